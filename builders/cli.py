@@ -1,0 +1,211 @@
+"""The command line. Nothing imports this module; heavy modules are imported inside the commands."""
+
+import contextlib
+import errno
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from builders.config import Config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,  # drawing boxes would take half of the time that --help may take
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Preference data for long-form writing: built in stages, versioned, and trained on, round after round.",
+)
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
+PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
+ParentsOption = Annotated[
+    bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
+]
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A user's mistake ends with one line on stderr and exit status 2; an interruption with 130."""
+    from scorers.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        typer.echo(f"error: {error.filename or 'the store'}: {error.strerror}; free room or give --store", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Config":
+    from builders.config import load_config
+
+    return load_config(config, overrides or [], store)
+
+
+@app.command("build")
+def build_command(
+    stage: Annotated[str, typer.Option("--stage", help="Last stage: seed, generate, sample, score or calibrate.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    round_: RoundOption = 1,
+    start: Annotated[str | None, typer.Option("--from", metavar="REF", help="Start at this dataset.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built and why.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even what is fresh.")] = False,
+    require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch in --from.")] = False,
+    push: PushOption = False,
+    private: PrivateOption = False,
+    parents: ParentsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Build what is missing or stale up to a stage, and nothing else."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders import report, run
+
+        if dry_run:
+            report.print_plan(run.dry_run(settings, stage, round_=round_, start=start), as_json=as_json)
+            return
+        from training.prepare import prepare
+
+        prepare(settings, stage, round_)
+        results = run.build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        published = None
+        if push:
+            from builders.publish import publish
+
+            published = publish(results[-1].revision, settings, private=private, parents=parents)
+        report.print_build(results, published, as_json=as_json)
+
+
+@app.command("train")
+def train_command(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Weights dataset: REPO or path.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="Supervised fine-tuning on the seed documents instead.")] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    round_: RoundOption = 1,
+    require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch.")] = False,
+    push: PushOption = False,
+    private: PrivateOption = False,
+    parents: ParentsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the round's policy on a weights dataset; without --dataset on the store's of this round."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from training.prepare import prepare_world
+        from training.stages import train_policy, train_sft
+
+        from builders import report
+
+        prepare_world(settings)
+        if sft:
+            result = train_sft(settings)
+        else:
+            reference = f"{dataset}@{revision}" if dataset and revision else dataset
+            result = train_policy(settings, round_, reference, require_pinned=require_pinned)
+        published = None
+        if push:
+            from builders.publish import publish
+
+            published = publish(result.revision, settings, private=private, parents=parents)
+        report.print_build([result], published, as_json=as_json)
+
+
+@app.command()
+def loop(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build and train, round after round; stops and resumes anywhere."""
+    with one_line_errors():
+        extra = [] if rounds is None else [f"loop.rounds={rounds}"]
+        settings = _load(config, [*(overrides or []), *extra], store)
+        from training.loop import run_loop
+
+        from builders import report
+
+        report.print_build(run_loop(settings), None, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="Policies to compare, REF each; default the first and every round's.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    output: Annotated[
+        str, typer.Option("--output", help="Folder for the JSON, Markdown and PNG.")
+    ] = ".grace/evaluation",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare policies on held-out queries."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from training.evaluate import evaluate_policies
+
+        evaluate_policies(settings, policies or [], output, as_json=as_json)
+
+
+@app.command()
+def status(
+    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """What the store holds of this configuration, round by round."""
+    with one_line_errors():
+        from builders import report
+        from builders.status import status_rows
+
+        report.print_status(status_rows(_load(config, overrides, store)), as_json=as_json)
+
+
+@app.command()
+def init(path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml") -> None:
+    """Write a commented configuration file."""
+    with one_line_errors():
+        from builders.init import write_config
+
+        typer.echo(f"wrote {write_config(path)}")
+
+
+def build_main() -> None:
+    """Entry point of the command `build`."""
+    _standalone(build_command)
+
+
+def train_main() -> None:
+    """Entry point of the command `train`."""
+    _standalone(train_command)
+
+
+def _standalone(command: object) -> None:
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command()(command)  # type: ignore[type-var]
+    single(prog_name=sys.argv[0].rsplit("/", 1)[-1])

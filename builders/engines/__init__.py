@@ -1,0 +1,243 @@
+"""Sampling engines: one interface over transformers and vLLM.
+
+Chat prompts, one seed a prompt and sampling settings go in; completions with token ids, log-probability and finish
+reason come out, aligned with the input. A row's randomness comes from its own seed alone. Importing this module loads
+neither torch nor vllm: `load_engine` imports the engine that is asked for.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from scorers.errors import UserError
+
+Message = dict[str, str]
+"""One chat message: `{"role": ..., "content": ...}`."""
+
+FinishReason = Literal["stop", "length"]
+KINDS = ("transformers", "vllm")
+SEED_RANGE = 2**63
+"""Seeds are taken modulo this, the range that both engines accept."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to draw tokens: temperature first, then the top-p filter. Raises UserError outside the stated ranges."""
+
+    max_new_tokens: int
+    """Largest number of generated tokens, the end-of-sequence token included; at least 1."""
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy decoding."""
+    top_p: float = 1.0
+    """In (0, 1]: draw from the smallest set of most probable tokens whose probabilities sum to at least this."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"sampling: max_new_tokens is {self.max_new_tokens}; set it to at least 1")
+        if not 0.0 <= self.temperature < float("inf"):
+            raise UserError(f"sampling: temperature is {self.temperature}; set it to 0 (greedy) or a positive number")
+        if not 0.0 < self.top_p <= 1.0:
+            raise UserError(f"sampling: top_p is {self.top_p}; set it above 0 and to at most 1 (1 keeps every token)")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated answer."""
+
+    text: str
+    """Decoded without special tokens."""
+    token_ids: list[int]
+    """The generated ids, including the end-of-sequence id when one ended the answer."""
+    logprob: float
+    """Sum of log p over `token_ids` under the model's full distribution at temperature 1, in nats."""
+    finish_reason: FinishReason
+    """"stop" when an end-of-sequence token was generated, else "length"."""
+
+
+class Engine(Protocol):
+    """What every engine offers."""
+
+    context_window: int
+    """Largest number of prompt and generated tokens together."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer (a transformers tokenizer)."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
+    ) -> list[Completion]:
+        """One completion a prompt, in the order of the prompts.
+
+        `seeds` has one integer a prompt, taken modulo 2**63; greedy decoding ignores them. The same call on the same
+        machine gives the same result. Raises UserError for a prompt that leaves no room in the context window and for
+        log-probabilities that are NaN or infinite; nothing is returned then.
+        """
+
+    def close(self) -> None:
+        """Release the model's memory; the engine cannot be used afterwards."""
+
+
+def load_engine(
+    kind: str,
+    model: str,
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 64,
+    context_window: int | None = None,
+    yarn_factor: float | None = None,
+    tensor_parallel_size: int = 1,
+) -> Engine:
+    """Load an engine of one of `KINDS`.
+
+    `model` is a folder or a Hub id at `revision` (None: the default branch), `adapter` a PEFT LoRA folder (None:
+    none), `device` "auto", "cpu" or "cuda", `dtype` "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+    `batch_size` is the largest number of rows decoded at once, `context_window` a smaller window than the model's
+    (None: the model's), `yarn_factor` stretches the window by YaRN (None: as configured), `tensor_parallel_size` is
+    the number of GPUs of the vllm engine. Raises UserError for an unknown kind, option value or model.
+    """
+    check_options(kind, device, dtype, batch_size, yarn_factor)
+    if kind == "transformers":
+        if tensor_parallel_size != 1:
+            raise UserError(
+                f"engine transformers: tensor_parallel_size is {tensor_parallel_size}, this engine runs on one device; "
+                "set it to 1 or use the engine vllm"
+            )
+        from builders.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
+            context_window=context_window, yarn_factor=yarn_factor,
+        )  # fmt: skip
+    from builders.engines.vllm_engine import VllmEngine
+
+    return VllmEngine(
+        model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
+        context_window=context_window, yarn_factor=yarn_factor, tensor_parallel_size=tensor_parallel_size,
+    )  # fmt: skip
+
+
+def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_factor: float | None) -> None:
+    """Raise UserError for a value outside what the engines take, with the close match."""
+    check_choice("engine", kind, KINDS)
+    check_choice("engine device", device, ("auto", "cpu", "cuda"))
+    check_choice("engine dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    if batch_size < 1:
+        raise UserError(f"engine: batch_size is {batch_size}; set it to at least 1")
+    if yarn_factor is not None and not 1.0 < yarn_factor < float("inf"):
+        raise UserError(f"engine: yarn_factor is {yarn_factor}; set it above 1, or leave it out for the model's window")
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise UserError when `value` is not among `allowed`."""
+    if value in allowed:
+        return
+    close = difflib.get_close_matches(value, allowed, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "use one of these"
+    raise UserError(f"{name} {value!r} is unknown; allowed are {', '.join(allowed)}; {hint}")
+
+
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], max_new_tokens: int, window: int
+) -> list[list[int]]:
+    """Token ids of the prompts under the chat template, ready for the assistant's answer.
+
+    Raises ValueError when prompts and seeds differ in number, UserError for a tokenizer without a chat template and
+    for a prompt that is empty or leaves no room for `max_new_tokens` in the window.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed a prompt is needed")
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"tokenizer of {tokenizer.name_or_path}: no chat template found; use an instruction-tuned model or add a "
+            "chat_template.jinja to its folder"
+        )
+    # Groups repeat a prompt m times: encode each distinct prompt once.
+    known: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    encoded = []
+    for row, prompt in enumerate(prompts):
+        key = tuple((message["role"], message["content"]) for message in prompt)
+        if key not in known:
+            known[key] = _encode(tokenizer, prompt, row, max_new_tokens, window)
+        encoded.append(known[key])
+    return encoded
+
+
+def _encode(tokenizer: Any, prompt: Sequence[Message], row: int, max_new_tokens: int, window: int) -> list[int]:
+    from jinja2 import TemplateError
+
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            list(prompt), tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+    except TemplateError as error:
+        raise UserError(
+            f"prompt of row {row}: the chat template of {tokenizer.name_or_path} refuses it ({error}); use the roles "
+            "the template knows"
+        ) from error
+    if not ids:
+        raise UserError(f"prompt of row {row}: 0 tokens under the chat template; give it at least one message")
+    if len(ids) + max_new_tokens > window:
+        raise UserError(
+            f"prompt of row {row}: {len(ids)} tokens + max_new_tokens {max_new_tokens} exceed the context window of "
+            f"{window}; shorten the prompt, lower max_new_tokens or use a model with a longer window (yarn_factor)"
+        )
+    return ids
+
+
+def end_token_ids(tokenizer: Any, generation_eos: int | Sequence[int] | None) -> list[int]:
+    """Every id that ends an answer: the tokenizer's and those of the model's generation settings, ascending."""
+    ids = (
+        set() if generation_eos is None else {generation_eos} if isinstance(generation_eos, int) else {*generation_eos}
+    )
+    if tokenizer.eos_token_id is not None:
+        ids.add(int(tokenizer.eos_token_id))
+    return sorted(ids)
+
+
+def yarn_overrides(config: Any, factor: float | None) -> dict[str, Any]:
+    """Configuration entries that stretch the window of a RoPE model `factor` times by YaRN (Peng et al., 2024).
+
+    Empty when `factor` is None. Raises UserError for a model without RoPE or with scaled RoPE already.
+    """
+    if factor is None:
+        return {}
+    rope = getattr(config, "rope_parameters", None)
+    if not rope or "rope_theta" not in rope or rope.get("rope_type", "default") != "default":
+        raise UserError(
+            f"engine: yarn_factor {factor} needs a model with plain RoPE, found rope_parameters {rope}; leave "
+            "yarn_factor out for this model"
+        )
+    original = int(config.max_position_embeddings)
+    # rope_theta is repeated on purpose: entries left out fall back to the library's default, not to the model's.
+    parameters = {
+        **rope,
+        "rope_type": "yarn",
+        "factor": float(factor),
+        "original_max_position_embeddings": original,
+    }
+    return {"max_position_embeddings": int(original * factor), "rope_parameters": parameters}
+
+
+def resolve_window(model_window: int, requested: int | None) -> int:
+    """The window to use: the requested one where given. Raises UserError when the model's is smaller."""
+    if requested is None:
+        return model_window
+    if not 1 < requested <= model_window:
+        raise UserError(
+            f"engine: context_window is {requested}, the model's is {model_window}; set it between 2 and "
+            f"{model_window}, or stretch the model's by yarn_factor"
+        )
+    return requested
+
+
+def not_finite(row: int) -> UserError:
+    """The error of a row whose log-probabilities are NaN or infinite."""
+    return UserError(
+        f"row {row}: the model gave NaN or infinite logits; check the checkpoint and adapter (a diverged training "
+        "run?), or load it with dtype float32"
+    )

@@ -1,0 +1,226 @@
+"""Batched decoding with a transformers model: rows join when places are free and leave when they finish.
+
+A prompt is prefilled once however many rows share it. Rows wait in one queue, longest prompt first, and join the
+running batch in groups; the last rows move into the places of finished ones, so a forward pass holds live rows only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from builders.engines import FinishReason, SamplingSettings, not_finite
+from builders.engines.forward import Forward
+from builders.engines.sampling import choose, row_uniforms
+
+if TYPE_CHECKING:
+    import torch
+
+PREFILL_TOKENS = 16_384
+"""Largest number of prompt tokens, padding included, in a prefill pass of more than one prompt."""
+FIRST_COLUMNS = 256
+"""Cache columns set aside for generated tokens at first; storage grows when rows turn out longer."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Generated ids, the sum of their log-probabilities, and why the row ended."""
+
+    token_ids: list[int]
+    logprob: float
+    finish_reason: FinishReason
+
+
+class Places:
+    """State of the live rows on the host: one array entry a place in the batch."""
+
+    def __init__(self, count: int, max_new_tokens: int) -> None:
+        self.row = np.zeros(count, np.int64)
+        self.start = np.zeros(count, np.int64)
+        """Cache column of the prompt's first token."""
+        self.step = np.zeros(count, np.int64)
+        """Tokens generated so far."""
+        self.logprob = np.zeros(count)
+        self.token_ids = np.zeros((count, max_new_tokens), np.int64)
+        self.uniforms = np.zeros((count, max_new_tokens))
+
+    def fill(self, place: int, row: int, start: int, uniforms: npt.NDArray[np.float64] | None) -> None:
+        """Begin a row; `uniforms` None leaves the random numbers alone (greedy)."""
+        self.row[place], self.start[place] = row, start
+        self.step[place], self.logprob[place] = 0, 0.0
+        if uniforms is not None:
+            self.uniforms[place] = uniforms
+
+    def move(self, holes: npt.NDArray[np.int64], movers: npt.NDArray[np.int64]) -> None:
+        """Copy the state of the places `movers` to the places `holes`."""
+        for array in (self.row, self.start, self.step, self.logprob, self.token_ids, self.uniforms):
+            array[holes] = array[movers]
+
+
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    settings: SamplingSettings,
+    end_ids: Sequence[int],
+    batch_size: int,
+) -> list[Decoded]:
+    """Generate after each prompt (token ids, at least one each), aligned with the prompts.
+
+    `seeds` lie in [0, 2**63); `end_ids` stop a row. Raises UserError for log-probabilities that are not finite.
+    """
+    import torch
+
+    if not prompts:
+        return []
+    with torch.inference_mode():
+        return Decoder(model, prompts, seeds, settings, end_ids, batch_size).run()
+
+
+class Decoder:
+    """One call of `decode`: its inputs, the queue, and the batch in flight."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+        end_ids: Sequence[int],
+        batch_size: int,
+    ) -> None:
+        import torch
+
+        from builders.engines.kv_cache import WindowCache
+
+        self.prompts, self.seeds, self.settings = prompts, seeds, settings
+        self.forward = Forward(model)
+        self.end_ids = np.array(end_ids, np.int64)
+        self.done: dict[int, Decoded] = {}
+        # Taken from the end: longest first, equal prompts side by side.
+        self.queue = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row], -row))
+        longest = len(prompts[self.queue[-1]])
+        self.count = min(batch_size, len(prompts))
+        self.places = Places(self.count, settings.max_new_tokens)
+        self.cache = WindowCache(self.count, longest + min(settings.max_new_tokens, FIRST_COLUMNS))
+        self.cache.window.cursor = longest
+        self.pending = torch.zeros(self.count, dtype=torch.long, device=self.forward.device)
+
+    def run(self) -> list[Decoded]:
+        """Decode every row."""
+        window = self.cache.window
+        while self.queue or window.live:
+            free = self.count - window.live
+            # Joining in groups keeps prefill passes few, at the price of up to a quarter of the places idle.
+            if self.queue and (4 * free >= self.count or free >= len(self.queue)):
+                self.join(self.next_group(free))
+            else:
+                self.advance()
+        return [self.done[row] for row in range(len(self.prompts))]
+
+    def next_group(self, free: int) -> list[int]:
+        """Take up to `free` rows from the queue whose distinct prompts fit one prefill pass."""
+        longest = len(self.prompts[self.queue[-1]])
+        distinct = max(1, PREFILL_TOKENS // longest)
+        group: list[int] = []
+        prompts: set[tuple[int, ...]] = set()
+        while self.queue and len(group) < free:
+            prompt = tuple(self.prompts[self.queue[-1]])
+            if prompt not in prompts and len(prompts) == distinct:
+                break
+            prompts.add(prompt)
+            group.append(self.queue.pop())
+        return group
+
+    def join(self, group: list[int]) -> None:
+        """Prefill the group's distinct prompts, add its rows to the batch and draw their first tokens."""
+        import torch
+
+        window = self.cache.window
+        first = window.live
+        index: dict[tuple[int, ...], int] = {}
+        source = [index.setdefault(tuple(self.prompts[row]), len(index)) for row in group]
+        logits, prefilled = self.forward.prefill(list(index))
+        if not first:
+            # Nobody else uses the columns: begin at the left edge again.
+            window.low, window.cursor = 0, len(self.prompts[group[0]])
+        window.low = min(window.low, window.cursor - len(self.prompts[group[0]]))
+        self.cache.insert(prefilled, source)
+        for place, row in enumerate(group, start=first):
+            uniforms = None
+            if self.settings.temperature > 0:
+                uniforms = row_uniforms(self.seeds[row], self.settings.max_new_tokens)
+            self.places.fill(place, row, window.cursor - len(self.prompts[row]), uniforms)
+        self.accept(first, logits[torch.tensor(source, device=logits.device)])
+
+    def advance(self) -> None:
+        """Run the live rows' pending tokens through the model and draw the next ones."""
+        self.make_room()
+        window = self.cache.window
+        window.low = int(self.places.start[: window.live].min())
+        logits = self.forward.step(self.pending[: window.live], self.places.start[: window.live], self.cache)
+        window.cursor += 1
+        self.accept(0, logits)
+
+    def make_room(self) -> None:
+        """See that the cursor's column exists: move the used columns left, or grow when too little is gained."""
+        window = self.cache.window
+        if window.cursor < window.columns:
+            return
+        # Never so far left that the longest waiting prompt would not fit before the cursor.
+        waiting = len(self.prompts[self.queue[-1]]) if self.queue else 0
+        distance = min(int(self.places.start[: window.live].min()), window.cursor - waiting)
+        if 4 * distance >= window.columns:
+            window.low = int(self.places.start[: window.live].min())
+            self.cache.shift(distance)
+            self.places.start -= distance
+        else:
+            columns = window.columns + max(FIRST_COLUMNS, window.columns // 2)
+            if not self.queue:
+                steps_left = self.settings.max_new_tokens - int(self.places.step[: window.live].min())
+                columns = min(columns, window.cursor + steps_left)
+            self.cache.grow(columns)
+
+    def accept(self, first: int, logits: "torch.Tensor") -> None:
+        """Draw one token for each place from `first` on, given its logits, record it and let finished rows leave."""
+        import torch
+
+        places, live = self.places, self.cache.window.live
+        at = np.arange(first, live)
+        uniforms = None
+        if self.settings.temperature > 0:
+            uniforms = torch.from_numpy(places.uniforms[at, places.step[at]]).to(logits.device)
+        drawn, drawn_logprobs = choose(logits, uniforms, self.settings.temperature, self.settings.top_p)
+        self.pending[first:live] = drawn
+        tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
+        if not np.isfinite(logprobs).all():
+            raise not_finite(int(places.row[at[~np.isfinite(logprobs)]].min()))
+        places.token_ids[at, places.step[at]] = tokens
+        places.logprob[at] += logprobs
+        places.step[at] += 1
+        ended = np.isin(tokens, self.end_ids)
+        finished = ended | (places.step[at] == self.settings.max_new_tokens)
+        if finished.any():
+            for place, stopped in zip(at[finished], ended[finished], strict=True):
+                self.record(int(place), bool(stopped))
+            self.leave(at[finished])
+
+    def record(self, place: int, stopped: bool) -> None:
+        """Keep a finished row's result."""
+        places = self.places
+        ids: list[int] = places.token_ids[place, : places.step[place]].tolist()
+        self.done[int(places.row[place])] = Decoded(ids, float(places.logprob[place]), "stop" if stopped else "length")
+
+    def leave(self, finished: npt.NDArray[np.int64]) -> None:
+        """Free these places: the last live rows move into the gaps before them."""
+        import torch
+
+        live = self.cache.window.live
+        left = live - len(finished)
+        holes = finished[finished < left]
+        movers = np.setdiff1d(np.arange(left, live), finished, assume_unique=True)
+        self.places.move(holes, movers)
+        self.pending[torch.from_numpy(holes)] = self.pending[torch.from_numpy(movers)]
+        self.cache.move(holes, movers, left)

@@ -1,0 +1,145 @@
+"""Forward passes of a transformers causal LM for decoding: prefill of prompts, and steps of one token a row.
+
+The network is transformers' own. Two things around it are chosen here: where every layer attends to the whole past, the
+additive mask is made once a step instead of by the model's mask code, and one-token queries of grouped-query attention
+(Ainslie et al., 2023) read the cached keys in place instead of repeating them for every head of a group.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scorers.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from builders.engines.kv_cache import WindowCache
+
+GROUPED = "grouped_sdpa"
+"""Name under which the attention function below is registered with transformers."""
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def grouped_attention(
+    module: Any,
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    attention_mask: "torch.Tensor | None",
+    **kwargs: Any,
+) -> "tuple[torch.Tensor, None]":
+    """transformers' `sdpa` attention; a one-token query takes its group's heads as query positions.
+
+    query (rows, heads, positions, dim); key and value (rows, key heads, columns, dim); returns (rows, positions,
+    heads, dim) as every attention function of transformers does.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, heads, positions, dim = query.shape
+    shared = attention_mask is not None and attention_mask.shape[1] == 1
+    if positions != 1 or not shared or kwargs.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+    # One mask row serves all heads of a group: all of them see the same columns.
+    grouped = query.view(rows, key.shape[1], heads // key.shape[1], dim)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, dropout_p=0.0, scale=kwargs.get("scaling")
+    )
+    return output.reshape(rows, 1, heads, value.shape[-1]), None
+
+
+def use_grouped_attention(model: Any) -> None:
+    """Switch a model that runs on transformers' `sdpa` attention to `grouped_attention`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if model.config._attn_implementation != "sdpa":
+        return
+    AttentionInterface.register(GROUPED, grouped_attention)
+    AttentionMaskInterface.register(GROUPED, sdpa_mask)
+    model.set_attn_implementation(GROUPED)
+
+
+def check_attention_only(config: Any, name: str) -> None:
+    """Raise UserError for a model with layers other than attention (a recurrent state cannot be left-padded)."""
+    text = config.get_text_config()
+    other = sorted(set(getattr(text, "layer_types", None) or ()) - ATTENTION_LAYERS)
+    if other or config.is_encoder_decoder:
+        found = ", ".join(other) or "an encoder and a decoder"
+        raise UserError(
+            f"model {name}: found {found}, the engine transformers takes decoders of attention layers only; use the "
+            "engine vllm or another model"
+        )
+
+
+class Forward:
+    """The two kinds of forward pass of one model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.device = model.device
+        config = model.config.get_text_config()
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        # Only plain RoPE models whose layers all see the whole past take one ready-made mask; others build their own
+        # (sliding windows, ALiBi) from the padding mask.
+        whole_past = set(getattr(config, "layer_types", None) or ("full_attention",)) == {"full_attention"}
+        bounded = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+        rope = getattr(config, "rope_parameters", None)
+        implementation = model.config._attn_implementation
+        self.ready_mask = bool(
+            whole_past
+            and not bounded
+            and rope
+            and self.takes_positions
+            and implementation in ("sdpa", "eager", GROUPED)
+        )
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> "tuple[torch.Tensor, Any]":
+        """Logits after each prompt (prompts, vocabulary), and the left-padded cache of all their tokens."""
+        import torch
+        from transformers import DynamicCache
+
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
+        # Without the model's configuration every layer of this cache keeps the whole past, sliding ones too.
+        return self._run(ids, mask, positions, DynamicCache())
+
+    def step(self, tokens: "torch.Tensor", starts: npt.NDArray[np.int64], cache: "WindowCache") -> "torch.Tensor":
+        """Logits (rows, vocabulary) after one more token a row, written at the cache's cursor.
+
+        `tokens` (rows,); `starts` (rows,) are the cache columns where the rows begin.
+        """
+        import torch
+
+        window = cache.window
+        columns = np.arange(window.low, window.cursor + 1)
+        positions = torch.from_numpy(window.cursor - starts).unsqueeze(-1)
+        if self.ready_mask:
+            # The lowest finite number, as in transformers' own masks: a row of -inf alone would give NaN.
+            lowest = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
+            hidden = (columns < starts[:, None]).astype(np.float32) * np.float32(lowest)
+            mask = torch.from_numpy(hidden)[:, None, None].to(self.model.dtype)
+        else:
+            mask = torch.from_numpy((columns >= starts[:, None]).astype(np.int64))
+        return self._run(tokens.unsqueeze(-1), mask, positions, cache)[0]
+
+    def _run(
+        self, ids: "torch.Tensor", mask: "torch.Tensor", positions: "torch.Tensor", cache: Any
+    ) -> "tuple[torch.Tensor, Any]":
+        place = {"position_ids": positions.to(self.device)} if self.takes_positions else {}
+        output = self.model(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), past_key_values=cache, use_cache=True,
+            **place, **self.options,
+        )  # fmt: skip
+        return output.logits[:, -1], output.past_key_values

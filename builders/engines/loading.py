@@ -1,0 +1,83 @@
+"""Loading of models, tokenizers and adapters for the engines, with errors a user can act on."""
+
+from pathlib import Path
+from typing import Any
+
+from scorers.errors import UserError
+
+
+def resolve_device(device: str) -> str:
+    """The device for "auto"; raises UserError when "cuda" is asked for and there is none."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("engine device 'cuda': PyTorch finds no GPU on this machine; use device cpu or auto")
+    return device
+
+
+def load_tokenizer_and_config(model: str, revision: str | None) -> tuple[Any, Any]:
+    """Tokenizer and configuration of a folder or Hub id; raises UserError when they cannot be read."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise unreadable_model(model, revision, error) from error
+    return tokenizer, config
+
+
+def load_model(model: str, revision: str | None, config: Any, device: str, dtype: str) -> Any:
+    """The model in evaluation mode; raises UserError when its weights cannot be read."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model, revision=revision, config=config, dtype=dtype, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise unreadable_model(model, revision, error) from error
+    return loaded.to(device).eval()
+
+
+def merge_adapter(model: Any, adapter: str) -> Any:
+    """The model with a LoRA adapter merged into its weights; raises UserError when the folder holds none."""
+    from peft import PeftModel
+
+    check_adapter(adapter)
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True).eval()
+    except (OSError, ValueError, RuntimeError) as error:  # no weights, NaN in them, or shapes of another model
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"adapter {adapter}: cannot be merged into the model ({reason}); give one trained on this model"
+        ) from error
+
+
+def check_adapter(adapter: str) -> None:
+    """Raise UserError unless the folder holds a PEFT adapter."""
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise UserError(
+            f"adapter {adapter}: no adapter_config.json found in this folder; give the folder that PEFT's "
+            "save_pretrained wrote"
+        )
+
+
+def unreadable_model(model: str, revision: str | None, error: Exception) -> UserError:
+    """The error of a model that transformers cannot load, on one line."""
+    reason = " ".join(str(error).split())[:300]
+    at = f"@{revision}" if revision else ""
+    return UserError(f"model {model}{at}: cannot be loaded ({reason}); give a model folder or a Hub id that exists")
+
+
+def load_end_ids(model: str, revision: str | None, config: Any) -> Any:
+    """End-of-sequence id or ids of the model's generation settings, else of its configuration; None when unset."""
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(model, revision=revision).eos_token_id
+    except OSError:  # a model without generation_config.json
+        ids = None
+    return config.get_text_config().eos_token_id if ids is None else ids

@@ -1,0 +1,75 @@
+"""The sampling engine that runs a causal LM by transformers, on CPU or one GPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from builders.engines import (
+    SEED_RANGE,
+    Completion,
+    Message,
+    SamplingSettings,
+    encode_prompts,
+    end_token_ids,
+    resolve_window,
+    yarn_overrides,
+)
+from builders.engines.loading import load_model, load_tokenizer_and_config, merge_adapter, resolve_device
+
+
+class TransformersEngine:
+    """A causal LM, its tokenizer and its context window; `load_engine` describes the arguments."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        adapter: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int = 64,
+        context_window: int | None = None,
+        yarn_factor: float | None = None,
+    ) -> None:
+        from builders.engines.forward import check_attention_only, use_grouped_attention
+
+        self._tokenizer, config = load_tokenizer_and_config(model, revision)
+        check_attention_only(config, model)
+        for name, value in yarn_overrides(config, yarn_factor).items():
+            setattr(config, name, value)
+        self.context_window = resolve_window(int(config.get_text_config().max_position_embeddings), context_window)
+        self._model: Any = load_model(model, revision, config, resolve_device(device), dtype)
+        if adapter is not None:
+            self._model = merge_adapter(self._model, adapter)
+        use_grouped_attention(self._model)
+        self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config.eos_token_id)
+        self._batch_size = batch_size
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
+    ) -> list[Completion]:
+        """One completion a prompt, in the order of the prompts; see `Engine.generate`."""
+        from builders.engines.decoding import decode
+
+        encoded = encode_prompts(self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window)
+        rows = decode(
+            self._model, encoded, [int(seed) % SEED_RANGE for seed in seeds], settings, self._end_ids, self._batch_size
+        )
+        return [Completion(self._text(row.token_ids), row.token_ids, row.logprob, row.finish_reason) for row in rows]
+
+    def _text(self, token_ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def close(self) -> None:
+        """Drop the model and, on a GPU, return its memory."""
+        import torch
+
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,44 @@
+"""Opening a REF: a path, a revision of the local store, or a dataset on the Hub."""
+
+from pathlib import Path
+
+from builders.manifest import content_digest, read_manifest
+from builders.store import Kind, Revision, Store, describe_files, is_commit, parse_ref
+from scorers.errors import UserError
+
+
+def open_revision(text: str, store: Store, kind: Kind = "dataset", *, require_pinned: bool = False) -> Revision:
+    """The revision a REF names, on disk.
+
+    A path is taken as it is. A name is looked up in the store first and then on the Hub, where it is resolved once to a
+    commit, downloaded and checked. Without a revision the newest round is taken.
+
+    Raises:
+        UserError: where nothing is found, or with `require_pinned` for a branch.
+    """
+    ref = parse_ref(text)
+    if ref.path is not None:
+        return _from_path(ref.path)
+    if require_pinned and not (ref.revision and is_commit(ref.revision)) and not _is_tag(ref.revision):
+        raise UserError(f"{text}: --require-pinned takes a tag or a 40-hex commit, not {ref.revision or 'the newest'}")
+    found = store.find(ref.repo, ref.revision, kind) if ref.revision else store.latest(ref.repo, kind)
+    if found is not None:
+        return found
+    from builders.hub import pull
+
+    return pull(ref, store, kind)
+
+
+def _is_tag(revision: str | None) -> bool:
+    return revision is not None and revision.startswith("round-")
+
+
+def _from_path(path: Path) -> Revision:
+    """A snapshot folder, any folder of Parquet files, or one Parquet file; its digest is its revision."""
+    manifest = read_manifest(path) if path.is_dir() else None
+    if manifest is not None:
+        return Revision(manifest.repo, manifest.revision, path, manifest)
+    root = path if path.is_dir() else path.parent
+    plain = Revision(path.stem, "", path, None)
+    digest = content_digest(describe_files(root, plain.data_files()))
+    return Revision(path.stem, digest[:40], path, None)

@@ -1,0 +1,139 @@
+"""The manifest of a revision: where it came from, how it was made, what is in it.
+
+It holds no clock time and no path of a machine, so the same inputs give the same manifest and the same revision.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from scorers.errors import UserError
+
+FILE_NAME = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parent(_Record):
+    """A dataset or model revision this one was made from."""
+
+    stage: str
+    repo: str
+    revision: str
+    digest: str
+
+
+class Model(_Record):
+    """A model that took part: its id, and its commit on the Hub or the digest of its files."""
+
+    id: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}"
+
+
+class Rows(_Record):
+    """Rows read, rows written, rows dropped by reason."""
+
+    read: int
+    written: int
+    dropped: dict[str, int] = {}
+
+
+class DataFile(_Record):
+    """One file of the revision, path relative to its root; rows is null for files without rows."""
+
+    path: str
+    size: int
+    sha256: str
+    rows: int | None = None
+
+
+class Summary(_Record):
+    """Distribution of one numeric column over its non-null rows; null counts those without a value."""
+
+    count: int
+    null: int
+    mean: float
+    std: float
+    min: float
+    q10: float
+    q25: float
+    median: float
+    q75: float
+    q90: float
+    max: float
+
+
+class Manifest(_Record):
+    """Everything a card, a reader or a later stage needs to know of a revision."""
+
+    format: Literal[1] = 1
+    kind: Literal["dataset", "model"] = "dataset"
+    stage: str
+    stage_version: int
+    code_version: str
+    repo: str
+    round: int
+    fingerprint: str
+    random_seed: int
+    configuration: dict[str, Any]
+    prompts: dict[str, str] = {}
+    parents: list[Parent] = []
+    models: dict[str, Model] = {}
+    rows: Rows
+    counts: dict[str, int] = {}
+    metrics: dict[str, Summary] = {}
+    results: dict[str, float] = {}
+    files: list[DataFile]
+    digest: str
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, so equal manifests are equal bytes."""
+        return json.dumps(self.model_dump(), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @property
+    def revision(self) -> str:
+        """The revision's name in the local store: SHA-1 of the manifest, 40 hex digits as a Hub commit."""
+        return hashlib.sha1(self.to_json().encode()).hexdigest()
+
+
+def fingerprint_of(value: object) -> str:
+    """SHA-256 of a JSON value; what decides whether a revision is stale."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def content_digest(files: Iterable[DataFile]) -> str:
+    """SHA-256 over the sorted (path, sha256) of the data files: equal digests mean equal content."""
+    lines = sorted(f"{file.path}\0{file.sha256}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a snapshot folder; None where there is none (somebody else's dataset).
+
+    Raises:
+        UserError: where the file is there but cannot be read as a manifest.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "it"
+        raise UserError(f"{path}: not a manifest: {where}: {fault['msg']}; fetch the revision again") from None

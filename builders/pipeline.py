@@ -1,0 +1,91 @@
+"""Pipelines: each a literal tuple of stages. GRACE-KTO is the first."""
+
+from builders import calibrate, generate, sample, schema, score, seed
+from builders.stage import Stage
+from scorers.errors import UserError
+
+GRACE_KTO = (
+    Stage(
+        name="seed",
+        dataset="seed",
+        version=seed.VERSION,
+        parent=None,
+        columns=schema.SEED_COLUMNS,
+        sections=("seed",),
+        plan=seed.plan,
+        build=seed.build,
+        source=seed.source_identity,
+        per_round=False,
+    ),
+    Stage(
+        name="generate",
+        dataset=generate.DATASET,
+        version=generate.VERSION,
+        parent="seed",
+        columns=schema.QUERIES_COLUMNS,
+        sections=("generate", "engine"),
+        plan=generate.plan,
+        build=generate.build,
+        roles=("policy",),
+        prompts=lambda config: [config.generate.prompt],
+        extra_inputs=generate.earlier_rounds,
+        sequential=True,
+    ),
+    Stage(
+        name="sample",
+        dataset="groups",
+        version=sample.VERSION,
+        parent="generate",
+        columns=schema.GROUPS_COLUMNS,
+        sections=("sample", "engine"),
+        plan=sample.plan,
+        build=sample.build,
+        roles=("policy",),
+        prompts=lambda config: [config.sample.system_prompt] if config.sample.system_prompt else [],
+        summaries=("num_tokens", "logprob"),
+    ),
+    Stage(
+        name="score",
+        dataset="scores",
+        version=score.VERSION,
+        parent="sample",
+        columns=schema.SCORES_COLUMNS,
+        sections=("score",),
+        plan=score.plan,
+        build=score.build,
+        roles=("tokenizer", "general", "domain", "relevance"),
+        summaries=schema.METRICS,
+    ),
+    Stage(
+        name="calibrate",
+        dataset="weights",
+        version=calibrate.VERSION,
+        parent="score",
+        columns=schema.WEIGHTS_COLUMNS,
+        sections=("calibrate",),
+        plan=calibrate.plan,
+        build=calibrate.build,
+        prompts=lambda config: [config.sample.system_prompt] if config.sample.system_prompt else [],
+        summaries=(*schema.METRICS, "rank_sum", "reward", "weight"),
+    ),
+)
+
+STAGE_NAMES = tuple(stage.name for stage in GRACE_KTO)
+
+
+def stage_named(name: str) -> Stage:
+    """A stage by name.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    for stage in GRACE_KTO:
+        if stage.name == name:
+            return stage
+    raise UserError(f"--stage {name}: unknown; stages: {', '.join(STAGE_NAMES)}")
+
+
+def stage_of_dataset(columns: set[str], below: Stage) -> Stage | None:
+    """The deepest stage above `below` whose columns are all there: what somebody else's dataset can stand for."""
+    above = GRACE_KTO[: STAGE_NAMES.index(below.name)]
+    return next((s for s in reversed(above) if {c.name for c in s.columns} <= columns), None)

@@ -1,0 +1,53 @@
+"""Split a response in the tagged form into summary, outline and document (GRACE-KTO, section 3.3).
+
+A response *matches* when each of the six tags occurs exactly once, in order, with only white space outside them and
+something else than white space inside each pair:
+
+    <summary>Trade on the river.</summary>
+    <outline>1. Background</outline>
+    <answer>1. Background
+    The harbour grew.</answer>
+
+Plain substring search: the time is linear in the length of the response, whatever a model wrote.
+"""
+
+from typing import NamedTuple
+
+PARTS = ("summary", "outline", "answer")
+TAGS = tuple(tag for part in PARTS for tag in (f"<{part}>", f"</{part}>"))
+
+
+class Extraction(NamedTuple):
+    """The three parts of a matched response, each without surrounding white space and never empty."""
+
+    summary: str
+    outline: str
+    document: str
+
+
+def extract(response: str) -> Extraction | None:
+    """Return the parts of `response`, or None where it does not match.
+
+    Tags are case-sensitive. White space around a part is layout of the tagged form, not text, and is removed; inside a
+    part nothing is changed. Never raises.
+
+    >>> extract("<summary>S</summary> <outline>O</outline> <answer> D </answer>")
+    Extraction(summary='S', outline='O', document='D')
+    >>> extract("<summary>S</summary> so far <outline>O</outline> <answer>D</answer>") is None
+    True
+    """
+    pieces = []  # text before each tag in turn, then the text after the last one
+    rest_from = 0
+    for tag in TAGS:
+        if response.count(tag) != 1:
+            return None
+        at = response.find(tag, rest_from)
+        if at < 0:  # it occurs, but before its predecessor
+            return None
+        pieces.append(response[rest_from:at].strip())
+        rest_from = at + len(tag)
+    pieces.append(response[rest_from:].strip())
+    outside, parts = pieces[0::2], pieces[1::2]
+    if any(outside) or not all(parts):
+        return None
+    return Extraction(*parts)

@@ -1,0 +1,224 @@
+"""Perplexity of a document under a causal language model, the raw material of professionalism (GRACE-KTO, eq. 3).
+
+Perplexity is exp(mean negative log-likelihood a token). The document stands alone: no prompt, no special tokens, and
+the first token, which nothing precedes, is not predicted. A document longer than the model's window is read in windows
+that advance by half a window; each token is predicted once, in the first window that holds it, so that every token with
+half a window of text before it is predicted from at least that much.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scorers.batching import by_length
+from scorers.errors import UserError
+from scorers.model_loading import load_error, local_folder, quiet_loading
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+# Rows of hidden states that pass through the LM head together. With a vocabulary of 152,000 words the float32 logits of
+# 256 rows take 156 MB; those of a whole batch would take 10 GB.
+HEAD_ROWS = 256
+PROBE_TOKENS = 16
+
+
+class Span(NamedTuple):
+    """A window of one text: tokens [start, stop), of which [predict_from, stop) are predicted."""
+
+    text: int
+    start: int
+    predict_from: int
+    stop: int
+
+
+def spans(text: int, length: int, window: int) -> list[Span]:
+    """Cut a text of `length` tokens into windows of at most `window` that advance by half a window.
+
+    The predicted ranges are disjoint and together cover tokens 1 … length-1.
+    """
+    result = [Span(text, 0, 1, min(window, length))]
+    while result[-1].stop < length:
+        previous = result[-1]
+        start = previous.start + window // 2
+        result.append(Span(text, start, previous.stop, min(start + window, length)))
+    return result
+
+
+class Perplexity:
+    """A causal language model that scores texts; loads once.
+
+    Args:
+        model: a folder with a model and its tokenizer, or the id of one on the Hub.
+        revision: branch, tag or commit, for a Hub id.
+        device: where it runs, in PyTorch's notation.
+        dtype: of weights and activations: float32, bfloat16 or float16. Log-likelihoods are float32, sums float64.
+        window: tokens read at once; None takes the model's own limit (`max_position_embeddings`).
+        tokens_per_batch: padded tokens of one forward pass.
+
+    Raises UserError where the model cannot be loaded, lacks weights, has no known window, looks ahead, or computes
+    its logits in a way this class does not reproduce.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        revision: str | None = None,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        window: int | None = None,
+        tokens_per_batch: int = 16_384,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise UserError(f"perplexity dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
+        self._name = str(model)
+        self._device = device
+        self._tokenizer, self._model = _load(self._name, revision, dtype)
+        config = self._model.config.get_text_config()
+        self.window = _window(self._name, config, window)
+        self._tokens_per_batch = 0 if _rope_depends_on_length(config) else tokens_per_batch  # 0: one text at a time
+        self._model.to(device).eval()
+        self._decoder = self._model.get_decoder()
+        self._head = self._model.get_output_embeddings()
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        self._check_model()
+
+    def score(self, texts: Sequence[str]) -> list[float | None]:
+        """Return the perplexity of each text, from 1 (certain) upwards; None for a text of fewer than two tokens.
+
+        A text's score does not depend on the other texts, up to the rounding error of batched arithmetic.
+        """
+        import torch
+
+        if not texts:
+            return []
+        encoded = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), self.window)]
+        total = [0.0] * len(texts)
+        with torch.inference_mode():
+            for chosen in by_length([span.stop - span.start for span in todo], self._tokens_per_batch):
+                batch = [todo[i] for i in chosen]
+                for span, nll in zip(batch, self._nll([encoded[s.text] for s in batch], batch), strict=True):
+                    total[span.text] += nll
+        return [_perplexity(nll, len(ids)) for nll, ids in zip(total, encoded, strict=True)]
+
+    def _nll(self, ids: Sequence[Sequence[int]], batch: Sequence[Span]) -> list[float]:
+        """Summed negative log-likelihood of the predicted tokens of each span."""
+        import torch
+
+        windows = [torch.tensor(row[span.start : span.stop]) for row, span in zip(ids, batch, strict=True)]
+        # Padding stands on the right, where a causal model cannot see it, so no attention mask is needed.
+        inputs = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True).to(self._device)  # (B, T)
+        hidden = self._hidden(inputs)  # (B, T, H)
+        firsts = [span.predict_from - span.start for span in batch]
+        rows = [
+            hidden[i, first - 1 : len(window) - 1]
+            for i, (first, window) in enumerate(zip(firsts, windows, strict=True))
+        ]
+        targets = [window[first:] for first, window in zip(firsts, windows, strict=True)]
+        nll = self._token_nll(torch.cat(rows), torch.cat(targets).to(self._device))  # (predicted tokens,)
+        return [float(part.sum()) for part in torch.split(nll, [len(target) for target in targets])]
+
+    def _hidden(self, inputs: "torch.Tensor") -> "torch.Tensor":
+        hidden: torch.Tensor = self._decoder(input_ids=inputs, use_cache=False).last_hidden_state
+        return hidden
+
+    def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
+        """(R, H) to (R, V), as the model's own forward pass does it."""
+        import torch
+
+        logits: torch.Tensor = self._head(hidden)
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def _token_nll(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+        """(R, H), (R,) to (R,) float64 on the CPU; logits exist for HEAD_ROWS rows at a time."""
+        import torch
+
+        parts = [
+            torch.nn.functional.cross_entropy(self._logits(rows).float(), wanted, reduction="none")
+            for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True)
+        ]
+        return torch.cat(parts).double().cpu()
+
+    def _check_model(self) -> None:
+        """Compare with the model's own logits on a few tokens, and see that a token to come changes none before it.
+
+        Some architectures scale their logits after the LM head; encoders loaded as language models look ahead.
+        """
+        import torch
+
+        if self._head is None:
+            raise UserError(f"perplexity model {self._name!r} has no LM head; give a causal language model")
+        size = min(PROBE_TOKENS, self.window, self._head.weight.shape[0] - 1)
+        probe = torch.arange(size, device=self._device)[None]
+        changed = torch.cat([probe[:, :-1], probe[:, -1:] + 1], dim=1)
+        with torch.inference_mode():
+            own = self._model(input_ids=probe, use_cache=False).logits[0].float()
+            ours = self._logits(self._hidden(probe)[0]).float()
+            ours_changed = self._logits(self._hidden(changed)[0]).float()
+        what = f"perplexity model {self._name!r} ({type(self._model).__name__})"
+        tolerance = (1e-4 if self._model.dtype == torch.float32 else 2e-2) * float(own.abs().max())
+        if not torch.allclose(ours[:-1], ours_changed[:-1], rtol=0, atol=tolerance):
+            raise UserError(f"{what} predicts a token from those after it; give a causal language model")
+        if ours.shape != own.shape or not torch.allclose(ours, own, rtol=0, atol=tolerance):
+            raise UserError(
+                f"{what} changes its logits after the LM head; supported are a plain head and final_logit_softcapping: "
+                "choose another model"
+            )
+
+
+def _perplexity(nll: float, length: int) -> float | None:
+    if length < 2:
+        return None
+    mean = nll / (length - 1)
+    try:
+        return math.exp(mean)
+    except OverflowError:  # a mean above 709: the caller reports the infinity
+        return math.inf
+
+
+def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+    """The tokenizer and the model with all its weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local_folder("perplexity", name)
+    with quiet_loading(warnings=False):  # missing weights are an error below
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                name, revision=revision, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            raise load_error("perplexity", name, revision, error) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"perplexity model {name!r} lacks {len(missing)} weights, the first is {missing[0]}; "
+            "without them it would score with random ones: give a complete causal language model"
+        )
+    return tokenizer, model
+
+
+def _window(name: str, config: Any, window: int | None) -> int:
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    chosen = limit if window is None else window
+    if chosen is None:
+        raise UserError(
+            f"perplexity model {name!r} states no max_position_embeddings; set the window (tokens) yourself"
+        )
+    if chosen < 2 or (limit is not None and chosen > limit):
+        upper = "any number from 2" if limit is None else f"2 to {limit}"
+        raise UserError(f"perplexity window is {chosen} tokens; model {name!r} allows {upper}: change the window")
+    return chosen
+
+
+def _rope_depends_on_length(config: Any) -> bool:
+    """LongRoPE picks its frequencies by the length of the batch, so padding would change a short text's score."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in rope.values() if isinstance(value, dict)]
+    return any(parameters.get("rope_type") == "longrope" for parameters in [rope, *by_layer_type])

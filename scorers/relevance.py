@@ -1,0 +1,219 @@
+"""Relevance R of a text to its query: the three similarities of BGE-M3 (GRACE-KTO, equations 4 and 13-15).
+
+With H the encoder's hidden states of a text:
+- dense: inner product of the two normalised [CLS] states (eq. 13);
+- lexical: each distinct token weighs max ReLU(W_lex · H) over its positions; sum over the tokens both texts hold of the
+  product of their weights, special tokens left out (eq. 14);
+- multi-vector: every state but [CLS] projected and normalised; mean over the query's vectors of the largest inner
+  product with a vector of the text (eq. 15).
+
+The network and its heads are FlagEmbedding's. Its `encode` is not used: it runs the first batch of every call twice,
+and answers an error of the network by trying ever smaller batches, down to an empty one, where the cause is lost.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scorers.batching import by_length
+from scorers.errors import UserError
+from scorers.model_loading import load_error, local_folder, quiet_loading
+
+if TYPE_CHECKING:
+    import torch
+
+HEADS = ("colbert_linear.pt", "sparse_linear.pt")
+# What a BGE-M3 repository holds for PyTorch; its ONNX copy of the weights is left out.
+FILES = ["*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt"]
+TOKENS_PER_BATCH = 16_384  # padded; bounds the memory of a forward pass over long documents
+SPECIAL = ("cls_token", "eos_token", "pad_token", "unk_token")  # never lexical matches
+# These count positions from the one after the padding token's, so the table is longer than the text can be.
+OFFSET_POSITIONS = ("xlm-roberta", "xlm-roberta-xl", "roberta", "camembert")
+
+
+class RelevanceScores(NamedTuple):
+    """Similarities of each pair: dense and multi-vector in [-1, 1], lexical from 0 upwards."""
+
+    dense: list[float]
+    lexical: list[float]
+    multivector: list[float]
+
+
+class _Vectors(NamedTuple):
+    """One text as BGE-M3 sees it."""
+
+    dense: "torch.Tensor"  # (H,)
+    lexical: dict[int, float]  # token id to weight above 0
+    multivector: "torch.Tensor"  # (T - 1, H)
+
+
+def combine(scores: RelevanceScores, weights: tuple[float, float, float]) -> list[float]:
+    """Weighted sum of dense, lexical and multi-vector similarity, in this order (eq. 4); not normalised.
+
+    >>> combine(RelevanceScores([0.5], [0.2], [0.7]), (1.0, 0.3, 1.0))
+    [1.26]
+    """
+    w_dense, w_lexical, w_multivector = weights
+    return [w_dense * d + w_lexical * x + w_multivector * m for d, x, m in zip(*scores, strict=True)]
+
+
+class Relevance:
+    """BGE-M3; loads once, scores pairs.
+
+    Args:
+        model: a folder in BGE-M3's layout or the id of one on the Hub.
+        revision: branch, tag or commit, for a Hub id.
+        device: where it runs, in PyTorch's notation; one device.
+        fp16: half precision, on a GPU only.
+        max_length: tokens after which a text is cut, special tokens included; lowered to what the encoder can take.
+        batch_size: texts of one forward pass at most; long texts make smaller batches.
+
+    Attributes:
+        max_length: the length in force.
+        truncated: texts cut so far: over the calls of `score`, the distinct texts of each that were cut.
+
+    Raises UserError where the model cannot be loaded, lacks a head, or `fp16` is asked for on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        fp16: bool = False,
+        max_length: int = 8192,
+        batch_size: int = 32,
+    ) -> None:
+        name = str(model)
+        if fp16 and device == "cpu":
+            raise UserError(f"relevance model {name!r}: fp16 needs a GPU, the device is 'cpu'; set fp16 to false")
+        self._embedder = _load(
+            name, revision, device, fp16
+        )  # kept: on its deletion it moves the network off the device
+        self._network = self._embedder.model.to(device).eval()
+        self._tokenizer = self._embedder.tokenizer
+        self._device = device
+        self._batch_size = batch_size
+        specials = self._tokenizer.special_tokens_map
+        self._special_ids = set(self._tokenizer.convert_tokens_to_ids([specials[s] for s in SPECIAL if s in specials]))
+        self.max_length = min(max_length, _positions(self._network.config))
+        self.truncated = 0
+        fewest = len(self._tokenizer("")["input_ids"])
+        if fewest < 2 or self.max_length <= fewest:
+            raise UserError(
+                f"relevance model {name!r}: {fewest} special tokens around a text cut at {self.max_length} tokens; "
+                "BGE-M3 adds 2: use its tokenizer and a larger max_length"
+            )
+
+    def score(self, queries: Sequence[str], texts: Sequence[str]) -> RelevanceScores:
+        """Score queries[i] against texts[i]; both sequences have the same length.
+
+        Each distinct text passes through the network once. The vectors of the distinct queries are held together, those
+        of the other texts one batch at a time.
+        """
+        if len(queries) != len(texts):
+            raise ValueError(f"{len(queries)} queries for {len(texts)} texts")
+        scores = RelevanceScores([0.0] * len(texts), [0.0] * len(texts), [0.0] * len(texts))
+        asked = dict(self._encode(list(dict.fromkeys(queries))))
+        pairs_of: dict[str, list[int]] = {}
+        for pair, text in enumerate(texts):
+            pairs_of.setdefault(text, []).append(pair)
+        for text, vectors in self._each_once(list(pairs_of), asked):
+            for pair in pairs_of[text]:
+                query = asked[queries[pair]]
+                scores.dense[pair] = float(query.dense @ vectors.dense)
+                scores.lexical[pair] = _lexical(query.lexical, vectors.lexical)
+                scores.multivector[pair] = _multivector(query.multivector, vectors.multivector)
+        return scores
+
+    def _each_once(self, texts: Sequence[str], known: dict[str, _Vectors]) -> Iterator[tuple[str, _Vectors]]:
+        yield from ((text, known[text]) for text in texts if text in known)
+        yield from self._encode([text for text in texts if text not in known])
+
+    def _encode(self, texts: Sequence[str]) -> Iterator[tuple[str, _Vectors]]:
+        """Yield the vectors of distinct texts, in batches of like length, longest first."""
+        ids = self._token_ids(texts)
+        for batch in by_length([len(row) for row in ids], TOKENS_PER_BATCH, self._batch_size):
+            yield from zip([texts[i] for i in batch], self._forward([ids[i] for i in batch]), strict=True)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with special tokens, cut at `max_length`; counts the texts that were cut."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self._tokenizer(list(texts), verbose=False)["input_ids"]
+        long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
+        self.truncated += len(long)
+        for i in long:
+            ids[i] = self._tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"]
+        return ids
+
+    def _forward(self, ids: Sequence[Sequence[int]]) -> list[_Vectors]:
+        import torch
+
+        rows = [torch.tensor(row) for row in ids]
+        pad = torch.nn.utils.rnn.pad_sequence
+        features = {
+            "input_ids": pad(rows, batch_first=True, padding_value=self._tokenizer.pad_token_id).to(self._device),
+            "attention_mask": pad([torch.ones_like(row) for row in rows], batch_first=True).to(self._device),
+        }  # (B, T) each
+        with torch.inference_mode():
+            out = self._network(features, return_dense=True, return_sparse=True, return_colbert_vecs=True)
+            dense, multivector = out["dense_vecs"].float(), out["colbert_vecs"].float()  # (B, H), (B, T - 1, H)
+            weights = out["sparse_vecs"].squeeze(-1).tolist()  # (B, T)
+        return [
+            _Vectors(dense[i], self._token_weights(row, weights[i]), multivector[i, : len(row) - 1])
+            for i, row in enumerate(ids)
+        ]
+
+    def _token_weights(self, ids: Sequence[int], weights: Sequence[float]) -> dict[int, float]:
+        result: dict[int, float] = {}
+        for token, weight in zip(ids, weights, strict=False):  # the weights go on over the padding
+            if token not in self._special_ids and weight > result.get(token, 0.0):
+                result[token] = weight
+        return result
+
+
+def _lexical(query: dict[int, float], text: dict[int, float]) -> float:
+    return sum((weight * text[token] for token, weight in query.items() if token in text), start=0.0)
+
+
+def _multivector(query: "torch.Tensor", text: "torch.Tensor") -> float:
+    return float((query @ text.T).amax(dim=1).mean())
+
+
+def _load(name: str, revision: str | None, device: str, fp16: bool) -> Any:
+    """FlagEmbedding's BGE-M3 with both heads."""
+    folder = _folder(name, revision)
+    missing = [head for head in HEADS if not (folder / head).is_file()]
+    if missing:
+        raise UserError(
+            f"relevance model {name!r} lacks {' and '.join(missing)}; BGE-M3 needs both heads ({', '.join(HEADS)}): "
+            "give a complete folder or the id BAAI/bge-m3"
+        )
+    from FlagEmbedding import BGEM3FlagModel
+
+    with quiet_loading(warnings=True):  # FlagEmbedding does not say which weights it found
+        try:
+            return BGEM3FlagModel(str(folder), use_fp16=fp16, devices=device)
+        except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise load_error("relevance", name, revision, error) from error
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    folder = local_folder("relevance", name)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+    except (OSError, ValueError) as error:
+        raise load_error("relevance", name, revision, error) from error
+
+
+def _positions(config: Any) -> int:
+    """Tokens the encoder has positions for."""
+    offset = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+    return int(config.max_position_embeddings) - offset

@@ -1,0 +1,126 @@
+"""Calibrate 1,000,000 groups of 8 rows in one process; compare with a plain numpy/scipy loop over groups.
+
+Writes the scores columns as Parquet shards, calibrates them exactly as the stage does (first pass for the totals, second
+pass shard by shard), and times the plain loop on a part of the same groups. Prints a table and one JSON line.
+
+    python scripts/bench_calibrate.py --groups 1000000
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.stats import rankdata
+
+from builders.calibrate import Totals, add_rewards, add_weights, totals_of
+from builders.config import RankCoefficients
+from builders.schema import RANKED
+
+COLUMNS = ["query_id", *RANKED]
+
+
+def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> list[Path]:
+    """Random metrics, 10 % of the rows unmatched."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for start in range(0, groups, shard_groups):
+        count = min(shard_groups, groups - start)
+        ids = np.repeat(np.arange(start, start + count), rows)
+        unmatched = rng.random(count * rows) < 0.1
+        frame = pl.DataFrame({"query_id": ids, **{m: rng.standard_normal(count * rows).round(2) for m in RANKED}})
+        frame = frame.with_columns(pl.format("{}", pl.col("query_id").cast(pl.String).str.zfill(16)).alias("query_id"))
+        frame = frame.with_columns(
+            pl.when(pl.Series(unmatched)).then(None).otherwise(pl.col(m)).alias(m) for m in RANKED
+        )
+        path = folder / f"scores-{start:08d}.parquet"
+        frame.write_parquet(path)
+        paths.append(path)
+    return paths
+
+
+def calibrate(paths: list[Path], out: Path) -> tuple[float, float]:
+    """Both passes, as the stage runs them; sums of positive and negative weights."""
+    coefficients = RankCoefficients()
+    totals = Totals()
+    for path in paths:
+        totals += totals_of(add_rewards(pl.read_parquet(path, columns=COLUMNS), coefficients)["reward"])
+    positive = negative = 0.0
+    for path in paths:
+        frame = add_weights(add_rewards(pl.read_parquet(path, columns=COLUMNS), coefficients), totals)
+        frame.write_parquet(out / path.name)
+        scored = frame.filter(pl.col("reward").is_not_null())
+        positive += scored.filter("label")["weight"].sum()
+        negative += scored.filter(~pl.col("label"))["weight"].sum()
+    return positive, negative
+
+
+def plain_loop(frame: pl.DataFrame) -> np.ndarray:
+    """The obvious program: for each group six scipy ranks, a sum, a standardisation; then the global weights."""
+    coefficients = RankCoefficients()
+    metrics = {m: frame[m].to_numpy() for m in RANKED}
+    ids = frame["query_id"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+    z = np.full(len(ids), np.nan)
+    for start, end in zip(starts, np.r_[starts[1:], len(ids)], strict=True):
+        matched = np.flatnonzero(~np.isnan(metrics["length"][start:end])) + start
+        if not len(matched):
+            continue
+        rho = sum(
+            getattr(coefficients, m) * rankdata(values[matched] if m == "ppl_domain" else -values[matched])
+            for m, values in metrics.items()
+        )
+        z[matched] = (rho.mean() - rho) / rho.std() if np.ptp(rho) > 1e-9 else 0.0
+    z[np.abs(z) < 1e-9] = 0.0
+    weights = np.where(np.isnan(z), -1.0, 0.0)
+    positive, negative = z >= 0, z < 0
+    weights[positive] = z[positive] * positive.sum() / z[positive].sum()
+    weights[negative] = -z[negative] * negative.sum() / z[negative].sum()
+    return weights
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--groups", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--shard-groups", type=int, default=25_000)
+    parser.add_argument("--loop-groups", type=int, default=20_000, help="groups the plain loop is timed on")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "scores", Path(folder) / "weights"
+        source.mkdir(), out.mkdir()
+        paths = write_shards(source, args.groups, args.rows, args.shard_groups)
+        began = time.perf_counter()
+        positive, negative = calibrate(paths, out)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        part = pl.read_parquet(paths[0], columns=COLUMNS).head(args.loop_groups * args.rows)
+        began = time.perf_counter()
+        weights = plain_loop(part)
+        loop = (time.perf_counter() - began) * args.groups * args.rows / part.height
+    rewards = add_rewards(part, RankCoefficients())
+    ours = add_weights(rewards, totals_of(rewards["reward"]))["weight"].to_numpy()
+    figures = {
+        "groups": args.groups,
+        "rows": args.groups * args.rows,
+        "seconds": round(seconds, 2),
+        "peak_gib": round(peak, 2),
+        "plain_loop_seconds": round(loop, 1),
+        "ratio": round(loop / seconds, 1),
+        "largest_difference": float(np.abs(ours - weights).max()),
+        "sum_positive": round(positive, 3),
+        "sum_negative": round(negative, 3),
+    }
+    for key, value in figures.items():
+        print(f"{key:>22}  {value}")
+    print(f"(plain loop timed on {part.height // args.rows} groups of the same data and scaled)")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Tokens per second of the sampling engines beside transformers' own `generate`, on one model and the same prompts.
+
+The model is a random Qwen2 of about 0.4 M parameters unless `--model` names a folder. Each round runs the engine first
+and then `generate`, which is made to stop every row at the length the engine's row had, so both produce the same number
+of tokens; rounds alternate, the median counts. CPU seconds tell how much of the wall time a busy machine cost. The last
+line on stdout is one JSON object.
+
+    python scripts/bench_engine.py                  # transformers engine beside generate
+    python scripts/bench_engine.py --vllm           # and vLLM
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from builders.engines import Completion, Engine, Message, SamplingSettings, load_engine
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+Times = tuple[float, float]
+"""Wall and CPU seconds."""
+TOPICS = ("river trade", "harbour dues", "glass making", "night trains", "salt roads", "paper mills")
+
+
+def main() -> None:
+    """Parse the command line, measure, print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="model folder or Hub id (default: a random tiny model)")
+    parser.add_argument("--queries", type=int, default=32, help="distinct prompts")
+    parser.add_argument("--responses", type=int, default=8, help="responses to each prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vllm", action="store_true", help="measure the vllm engine too, after the others")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or make_model(Path(folder))
+        report(options, measure(options, model))
+
+
+def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, float]]:
+    """Tokens, median seconds (wall, CPU) and tokens per second by name."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    prompts = make_prompts(options.queries, options.responses)
+    settings = SamplingSettings(options.max_new_tokens)
+    times: dict[str, list[Times]] = {}
+    tokens: dict[str, int] = {}
+    engine = load_engine("transformers", model, batch_size=options.batch_size)
+    plain = load_plain(model)
+    timed_engine(engine, prompts[:8], SamplingSettings(8))  # first calls pay for lazy set-up
+    for _ in range(options.rounds):
+        seconds, completions = timed_engine(engine, prompts, settings)
+        lengths = [len(completion.token_ids) for completion in completions]
+        add("engine transformers", seconds, sum(lengths), times, tokens)
+        seconds, produced = timed_generate(plain, engine.tokenizer, prompts, lengths, options.batch_size)
+        add("plain generate", seconds, produced, times, tokens)
+    engine.close()
+    if options.vllm:
+        engine = load_engine("vllm", model, batch_size=options.batch_size)
+        timed_engine(engine, prompts[:8], SamplingSettings(8))
+        for _ in range(options.rounds):
+            seconds, completions = timed_engine(engine, prompts, settings)
+            add("engine vllm", seconds, sum(len(completion.token_ids) for completion in completions), times, tokens)
+        engine.close()
+    return {name: summary(tokens[name], runs) for name, runs in times.items()}
+
+
+def summary(tokens: int, runs: list[Times]) -> dict[str, float]:
+    """Medians over the runs of one name."""
+    wall = statistics.median(run[0] for run in runs)
+    cpu = statistics.median(run[1] for run in runs)
+    return {"tokens": tokens, "seconds": wall, "cpu_seconds": cpu, "tokens_per_second": tokens / wall}
+
+
+def now() -> Times:
+    """The wall clock and this process's CPU clock."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(begin: Times) -> Times:
+    """What has passed on both clocks."""
+    wall, cpu = now()
+    return wall - begin[0], cpu - begin[1]
+
+
+def add(name: str, seconds: Times, produced: int, times: dict[str, list[Times]], tokens: dict[str, int]) -> None:
+    """Record one run; every run of a name produces the same tokens."""
+    times.setdefault(name, []).append(seconds)
+    tokens[name] = produced
+
+
+def timed_engine(
+    engine: Engine, prompts: list[list[Message]], settings: SamplingSettings
+) -> tuple[Times, list[Completion]]:
+    """Seconds and completions of one call."""
+    begin = now()
+    completions = engine.generate(prompts, range(len(prompts)), settings)
+    return since(begin), completions
+
+
+def load_plain(model: str) -> Any:
+    """The model as `generate` users load it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()
+    loaded.generation_config.eos_token_id = None  # rows end at the lengths given, not by chance
+    return loaded
+
+
+def timed_generate(
+    model: Any, tokenizer: Any, prompts: list[list[Message]], lengths: list[int], batch_size: int
+) -> tuple[Times, int]:
+    """Seconds and tokens of `model.generate` over batches in input order, each row ending at its given length."""
+    import torch
+
+    tokenizer.padding_side = "left"
+    begin = now()
+    produced = 0
+    for start in range(0, len(prompts), batch_size):
+        batch = tokenizer.apply_chat_template(
+            prompts[start : start + batch_size],
+            add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
+        ).to(model.device)  # fmt: skip
+        ends = torch.tensor(lengths[start : start + batch_size], device=model.device)
+        prompt_length = batch["input_ids"].shape[1]
+
+        def reached(ids: "torch.Tensor", scores: Any, ends: Any = ends, prompt: int = prompt_length) -> Any:
+            return ids.shape[1] - prompt >= ends
+
+        model.generate(
+            **batch, do_sample=True, top_k=0, max_new_tokens=int(ends.max()),
+            pad_token_id=tokenizer.pad_token_id, stopping_criteria=[reached],
+        )  # fmt: skip
+        produced += int(ends.sum())
+    return since(begin), produced
+
+
+def make_prompts(queries: int, responses: int) -> list[list[Message]]:
+    """Chat prompts of different lengths, `responses` copies of each."""
+    texts = [
+        f"Please write a report titled number {i}, covering the following sections: "
+        + ", ".join(TOPICS[(i + k) % len(TOPICS)] for k in range(1 + i % 5))
+        for i in range(queries)
+    ]
+    return [[{"role": "user", "content": text}] for text in texts for _ in range(responses)]
+
+
+def make_model(folder: Path) -> str:
+    """Save a random model whose rows end after about 100 tokens: each of 7 in 700 near-uniform ids ends a row."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([prompt[0]["content"] for prompt in make_prompts(64, 1)] * 4, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=700, hidden_size=96, intermediate_size=192, num_hidden_layers=4, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=[2, *range(694, 700)], pad_token_id=0,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    model.generation_config.eos_token_id = config.eos_token_id
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def report(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
+    """Print the table, then the JSON line."""
+    base = results["plain generate"]["tokens_per_second"]
+    print(f"{'':22}{'tokens':>10}{'seconds':>10}{'CPU s':>10}{'tokens/s':>12}{'ratio':>8}")
+    for name, result in results.items():
+        speed = result["tokens_per_second"]
+        seconds = f"{result['seconds']:>10.2f}{result['cpu_seconds']:>10.2f}"
+        print(f"{name:22}{result['tokens']:>10}{seconds}{speed:>12,.0f}{speed / base:>8.2f}")
+    sys.stdout.flush()
+    print(json.dumps({"benchmark": "engine", **vars(options), "results": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The engines' common interface: options, settings and what importing it costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.engines import SamplingSettings, end_token_ids, load_engine, yarn_overrides
+from scorers.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"kind": "transfomers"},
+            r"engine 'transfomers' is unknown; allowed are transformers, vllm; did you mean 'tran",
+        ),
+        ({"kind": "zzz"}, r"engine 'zzz' is unknown; allowed are transformers, vllm; use one of these"),
+        ({"device": "cdua"}, r"engine device 'cdua' is unknown; .* did you mean 'cuda'\?"),
+        ({"dtype": "float23"}, r"engine dtype 'float23' is unknown; .* did you mean 'float32'\?"),
+        ({"batch_size": 0}, r"batch_size is 0; set it to at least 1"),
+        ({"yarn_factor": 0.5}, r"yarn_factor is 0.5; set it above 1"),
+        ({"tensor_parallel_size": 2}, r"tensor_parallel_size is 2, this engine runs on one device"),
+    ],
+)
+def test_bad_options_are_named(causal_lm_dir: Path, options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"kind": "transformers", "model": str(causal_lm_dir), **options}
+    with pytest.raises(UserError, match=message):
+        load_engine(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": 1, "temperature": -1.0}, "temperature is -1.0"),
+        ({"max_new_tokens": 1, "temperature": float("nan")}, "temperature is nan"),
+        ({"max_new_tokens": 1, "top_p": 0.0}, "top_p is 0.0"),
+        ({"max_new_tokens": 1, "top_p": 1.5}, "top_p is 1.5"),
+    ],
+)
+def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SamplingSettings(**arguments)
+
+
+def test_importing_the_interface_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, builders.engines, builders.engines.decoding, builders.engines.transformers_engine, "
+        "builders.engines.vllm_engine; print({'torch', 'transformers', 'vllm', 'peft'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+class Settings:
+    """A tokenizer or configuration with these attributes."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+
+@pytest.mark.parametrize(
+    ("own", "generation", "expected"),
+    [(2, None, [2]), (2, 5, [2, 5]), (2, [7, 5], [2, 5, 7]), (None, [7], [7]), (None, None, []), (2, [2], [2])],
+)
+def test_end_tokens_are_joined(own: int | None, generation: int | list[int] | None, expected: list[int]) -> None:
+    assert end_token_ids(Settings(eos_token_id=own), generation) == expected
+
+
+def test_yarn_needs_plain_rope() -> None:
+    plain = Settings(rope_parameters={"rope_type": "default", "rope_theta": 1e6}, max_position_embeddings=4096)
+    assert yarn_overrides(plain, None) == {}
+    assert yarn_overrides(plain, 4.0) == {
+        "max_position_embeddings": 16384,
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 4096,
+        },
+    }  # fmt: skip
+    scaled = Settings(rope_parameters={"rope_type": "yarn", "rope_theta": 1e6}, max_position_embeddings=4096)
+    with pytest.raises(UserError, match=r"yarn_factor 4.0 needs a model with plain RoPE, found rope_parameters \{"):
+        yarn_overrides(scaled, 4.0)

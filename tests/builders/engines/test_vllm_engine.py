@@ -1,0 +1,199 @@
+"""The vLLM engine, real vLLM on the CPU, against the transformers engine on the same tiny model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import make_tokenizer
+
+from builders.engines import Completion, Engine, Message, SamplingSettings, load_engine
+from builders.engines.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, import_vllm, lora_rank
+from scorers.errors import UserError
+
+pytestmark = pytest.mark.slow
+
+GREEDY = SamplingSettings(24, temperature=0.0)
+SAMPLED = SamplingSettings(60)
+NARROW = SamplingSettings(30, temperature=0.7, top_p=0.8)
+PROMPTS: list[list[Message]] = [
+    [{"role": "user", "content": text}] for text in ("trade " * 9, "a", "harbour", "a", "river trade " * 6, "prices")
+]
+SEEDS = [2**63 + 5, 1, 2, 3, 4, 2**70]
+STRETCHED: list[list[Message]] = [[{"role": "user", "content": "river trade " * 250}]]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 with heads of 32 dimensions, the smallest that vLLM's CPU attention takes."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("vllm-model")
+    make_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, initializer_range=0.15, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    # A second end token, named in the generation settings only: a share of the sampled rows ends early.
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(300, 306)]
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), config)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
+    """Take back what the engine sets for vLLM."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*ENVIRONMENT, *CPU_ENVIRONMENT):
+            patch.delenv(name, raising=False)
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")  # the user's own choice
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(model_dir: Path) -> Engine:
+    return load_engine("transformers", str(model_dir), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def answers(model_dir: Path, environment: None) -> dict[str, list[Completion]]:
+    """Everything asked of one loaded engine, which is then closed: vLLM runs one model at a time in a process."""
+    engine = load_engine("vllm", str(model_dir), device="cpu", batch_size=8)
+    results = {
+        "greedy": engine.generate(PROMPTS, SEEDS, GREEDY),
+        "sampled": engine.generate(PROMPTS, SEEDS, SAMPLED),
+        "again": engine.generate(PROMPTS, SEEDS, SAMPLED),
+        "turned": engine.generate(PROMPTS[::-1], SEEDS[::-1], SAMPLED)[::-1],
+        "other seeds": engine.generate(PROMPTS, [seed + 1 for seed in SEEDS], SAMPLED),
+        "many": engine.generate(PROMPTS * 6, range(36), SAMPLED),
+        "narrow": engine.generate(PROMPTS, SEEDS, NARROW),
+        "none": engine.generate([], [], SAMPLED),
+    }
+    with pytest.raises(UserError, match=r"^prompt of row 0: \d+ tokens \+ max_new_tokens 60 exceed the context window"):
+        engine.generate(STRETCHED, [1], SAMPLED)
+    engine.close()
+    return results
+
+
+def logprobs_by_forward(reference: Any, prompts: list[list[Message]], completions: list[Completion]) -> list[float]:
+    """Log-probabilities of the completions from plain forward passes."""
+    import torch
+
+    sums = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ids = reference.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        with torch.no_grad():
+            scores = reference._model(torch.tensor([ids + completion.token_ids])).logits[0].double().log_softmax(-1)
+        sums.append(float(sum(scores[len(ids) - 1 + i, token] for i, token in enumerate(completion.token_ids))))
+    return sums
+
+
+def ids_of(completions: list[Completion]) -> list[list[int]]:
+    return [completion.token_ids for completion in completions]
+
+
+def test_greedy_equals_the_transformers_engine(answers: dict[str, list[Completion]], reference: Engine) -> None:
+    expected = reference.generate(PROMPTS, SEEDS, GREEDY)
+    assert ids_of(answers["greedy"]) == ids_of(expected)
+    for ours, other in zip(answers["greedy"], expected, strict=True):
+        assert (ours.text, ours.finish_reason) == (other.text, other.finish_reason)
+        assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sampled", "narrow"])
+def test_logprob_is_raw(answers: dict[str, list[Completion]], reference: Engine, name: str) -> None:
+    expected = logprobs_by_forward(reference, PROMPTS, answers[name])
+    assert [completion.logprob for completion in answers[name]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_seeds_reproduce_and_differ(answers: dict[str, list[Completion]]) -> None:
+    assert answers["again"] == answers["sampled"]
+    assert ids_of(answers["turned"]) == ids_of(answers["sampled"])
+    assert all(a != b for a, b in zip(ids_of(answers["other seeds"]), ids_of(answers["sampled"]), strict=True))
+    assert answers["sampled"][1].token_ids != answers["sampled"][3].token_ids, "same prompt, different seeds"
+
+
+def test_finish_reasons_and_every_end_token(answers: dict[str, list[Completion]], reference: Engine) -> None:
+    ends = {reference.tokenizer.eos_token_id, *range(300, 306)}
+    assert {completion.finish_reason for completion in answers["many"]} == {"stop", "length"}
+    for completion in answers["many"]:
+        assert (completion.token_ids[-1] in ends) == (completion.finish_reason == "stop")
+        assert not ends & set(completion.token_ids[:-1])
+        assert completion.finish_reason == "stop" or len(completion.token_ids) == 60
+        assert completion.text == reference.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+
+
+def test_no_prompts_give_no_completions(answers: dict[str, list[Completion]]) -> None:
+    assert answers["none"] == []
+
+
+def test_adapter_equals_the_transformers_engine(
+    answers: dict[str, list[Completion]], model_dir: Path, adapter_dir: Path
+) -> None:
+    engine = load_engine("vllm", str(model_dir), adapter=str(adapter_dir), device="cpu")
+    adapted = engine.generate(PROMPTS, SEEDS, GREEDY)
+    engine.close()
+    expected = load_engine("transformers", str(model_dir), adapter=str(adapter_dir)).generate(PROMPTS, SEEDS, GREEDY)
+    assert ids_of(adapted) == ids_of(expected) != ids_of(answers["greedy"])
+    assert [a.logprob for a in adapted] == pytest.approx([b.logprob for b in expected], abs=1e-3)
+
+
+def test_yarn_equals_the_transformers_engine(answers: dict[str, list[Completion]], model_dir: Path) -> None:
+    engine = load_engine("vllm", str(model_dir), device="cpu", yarn_factor=2.0, context_window=900)
+    assert engine.context_window == 900
+    stretched = engine.generate(STRETCHED, [1], GREEDY)
+    engine.close()
+    expected = load_engine("transformers", str(model_dir), yarn_factor=2.0).generate(STRETCHED, [1], GREEDY)
+    assert ids_of(stretched) == ids_of(expected)
+    assert stretched[0].logprob == pytest.approx(expected[0].logprob, abs=1e-3)
+
+
+def test_environment_is_set_but_not_overridden(answers: dict[str, list[Completion]]) -> None:
+    import os
+
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
+def test_a_build_for_another_device_is_named(answers: dict[str, list[Completion]]) -> None:
+    with pytest.raises(
+        UserError, match=r"device is cuda, the installed vLLM is built for cpu; install the other build"
+    ):
+        import_vllm("cuda")
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (64, 64), (512, 512)])
+def test_room_for_the_adapter_rank(tmp_path: Path, rank: int, room: int) -> None:
+    (tmp_path / "adapter_config.json").write_text(f'{{"peft_type": "LORA", "r": {rank}}}')
+    assert lora_rank(str(tmp_path)) == room
+
+
+def test_adapters_that_vllm_cannot_serve_are_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1024}')
+    with pytest.raises(UserError, match=r"type LORA of rank 1024; the engine vllm takes LORA of rank 1 to 512"):
+        lora_rank(str(tmp_path))

@@ -1,0 +1,24 @@
+"""Environment of every test (offline, quiet, few threads) and the session's tiny models."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_UPDATE_CHECK", "1")
+
+import pytest
+from tiny_models import make_bge_m3, make_causal_lm
+
+
+@pytest.fixture(scope="session")
+def causal_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 with a window of 512 tokens."""
+    return make_causal_lm(tmp_path_factory.mktemp("models") / "causal-lm")
+
+
+@pytest.fixture(scope="session")
+def bge_m3_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BGE-M3 with a window of 256 tokens."""
+    return make_bge_m3(tmp_path_factory.mktemp("models") / "bge-m3")

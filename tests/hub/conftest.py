@@ -1,0 +1,43 @@
+"""A Hub, a client and a repository for the tests of this folder."""
+
+from collections.abc import Iterator
+
+import pytest
+from hub_clients import TOKEN
+from hub_server import HubServer, Options, RemoteHub, serve_in_process
+from huggingface_hub import HfApi, constants
+
+
+@pytest.fixture
+def lfs_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upload through LFS in this process; Xet is tried in processes of its own, where the environment decides."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """A Hub with small limits: pages of two rows, LFS above 10 000 bytes, parts of 10 000 bytes above 40 000."""
+    options = Options(page_size=2, lfs_above=10_000, multipart_above=40_000, part_size=10_000)
+    with HubServer(options=options) as server:
+        server.add_token(TOKEN, "alice", orgs=("acme",))
+        server.add_token("hf_bob", "bob")
+        server.add_token("hf_reader", "alice", role="read")
+        yield server
+
+
+@pytest.fixture
+def api(hub: HubServer) -> HfApi:
+    return HfApi(endpoint=hub.endpoint, token=TOKEN)
+
+
+@pytest.fixture
+def repo(api: HfApi) -> str:
+    api.create_repo("alice/data", repo_type="dataset")
+    return "alice/data"
+
+
+@pytest.fixture
+def remote() -> Iterator[RemoteHub]:
+    with serve_in_process() as server:
+        server.add_token(TOKEN, "alice")
+        yield server

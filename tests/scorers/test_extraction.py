@@ -1,0 +1,100 @@
+"""The tagged form: what matches, what does not, and that no text a model writes can hurt."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scorers.extraction import TAGS, Extraction, extract
+
+GOOD = "<summary>S</summary>\n<outline>O</outline>\n<answer>D</answer>"
+
+
+@pytest.mark.parametrize(
+    ("response", "parts"),
+    [
+        (GOOD, ("S", "O", "D")),
+        ("\n\t " + GOOD + " \n", ("S", "O", "D")),
+        ("<summary>S</summary><outline>O</outline><answer>D</answer>", ("S", "O", "D")),
+        (GOOD.replace("D", "\n 1. A\n\n  b \n"), ("S", "O", "1. A\n\n  b")),
+        (GOOD.replace("D", "a < b <p>c</p> <Summary> </ answer>"), ("S", "O", "a < b <p>c</p> <Summary> </ answer>")),
+        (GOOD.replace("S", "国有企业").replace(">\n<", ">\u3000<"), ("国有企业", "O", "D")),
+    ],
+)
+def test_matched(response: str, parts: tuple[str, str, str]) -> None:
+    assert extract(response) == Extraction(*parts)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        "D",
+        "Sure! " + GOOD,
+        GOOD + "\nHope this helps.",
+        GOOD.replace("\n<outline>", "\nso\n<outline>"),
+        GOOD.replace("\n<answer>", "\nso\n<answer>"),
+        GOOD.replace("</answer>", ""),  # cut at the length limit
+        GOOD.replace("<outline>O</outline>\n", ""),
+        GOOD + "<answer>E</answer>",
+        GOOD.replace("D", "D <answer> E"),
+        GOOD.replace("D", "D </summary> E"),
+        GOOD.replace("S", " \n").replace("<summary> \n", "<summary> "),
+        GOOD.replace("O", ""),
+        GOOD.replace("D", "\u3000\t"),
+        GOOD.upper(),
+        "<outline>O</outline><summary>S</summary><answer>D</answer>",
+        "</summary>S<summary><outline>O</outline><answer>D</answer>",
+        "<summary>S<outline></summary>O</outline><answer>D</answer>",
+    ],
+)
+def test_unmatched(response: str) -> None:
+    assert extract(response) is None
+
+
+def by_regex(response: str) -> Extraction | None:
+    """The same definition, written independently."""
+    if any(len(re.findall(re.escape(tag), response)) != 1 for tag in TAGS):
+        return None
+    pattern = r"\s*".join(f"<{part}>(.*?)</{part}>" for part in ("summary", "outline", "answer"))
+    match = re.fullmatch(rf"\s*{pattern}\s*", response, re.DOTALL)
+    if match is None or not all(part.strip() for part in match.groups()):
+        return None
+    return Extraction(*(part.strip() for part in match.groups()))
+
+
+@given(st.lists(st.sampled_from([*TAGS, "x", " ", "\n", "<", "</answer"]), max_size=14).map("".join))
+def test_equals_a_regular_expression_on_jumbled_tags(response: str) -> None:
+    assert extract(response) == by_regex(response)
+
+
+@given(st.lists(st.sampled_from(["x", " ", "\n", "<", ">", "é"]), max_size=5).map("".join), st.sampled_from(range(7)))
+def test_equals_a_regular_expression_on_one_insertion(noise: str, gap: int) -> None:
+    pieces = ["", "<summary>S", "</summary>", "<outline>O", "</outline>", "<answer>D", "</answer>"]
+    pieces[gap] += noise
+    assert extract("".join(pieces)) == by_regex("".join(pieces))
+
+
+@given(st.text())
+def test_never_raises(response: str) -> None:
+    assert extract(response) is None  # no such text holds six tags
+
+
+@given(*[st.text(min_size=1).filter(lambda s: s.strip() and "<" not in s)] * 3)
+def test_gives_back_what_was_put_in(summary: str, outline: str, document: str) -> None:
+    response = f"<summary>{summary}</summary><outline>{outline}</outline><answer>{document}</answer>"
+    assert extract(response) == (summary.strip(), outline.strip(), document.strip())
+
+
+@pytest.mark.parametrize("unit", ["<summary>", "<", "<answer", " ", "</answer>", "<summary>S</summary>"])
+def test_a_megabyte_of_repeated_fragments_is_unmatched(unit: str) -> None:
+    assert extract(unit * (1_000_000 // len(unit))) is None
+
+
+@pytest.mark.parametrize("unit", ["<", "</answer", " <", "<summary"])
+def test_a_megabyte_of_fragments_inside_a_part_is_text(unit: str) -> None:
+    document = unit * (1_000_000 // len(unit))
+    extraction = extract(GOOD.replace("D", document))
+    assert extraction is not None
+    assert extraction.document == document.strip()

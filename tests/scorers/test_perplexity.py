@@ -1,0 +1,237 @@
+"""Perplexity against a plain loop over transformers, inside and beyond the window."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import make_causal_lm, make_tokenizer
+
+from scorers.errors import UserError
+from scorers.perplexity import HEAD_ROWS, Perplexity, Span, spans
+
+SENTENCE = "The harbour grew within a decade, and trade doubled; prices fell by a third. "
+# 1 to about 4,000 tokens; the model's window is 512.
+TEXTS = ["ab", SENTENCE, SENTENCE * 3, "国有企业改革", SENTENCE * 20, SENTENCE[::-1] * 40, SENTENCE * 2, SENTENCE * 110]
+
+
+@pytest.fixture(scope="module")
+def scorer(causal_lm_dir: Path) -> Perplexity:
+    return Perplexity(causal_lm_dir)
+
+
+def plain_perplexity(folder: Path, text: str, window: int) -> float | None:
+    """One text, one window, one token at a time from the whole model's own logits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    if len(ids) < 2:
+        return None
+    nll: dict[int, float] = {}
+    start = 0
+    while len(nll) < len(ids) - 1:
+        piece = ids[start : start + window]
+        with torch.no_grad():
+            log_probs = model(torch.tensor([piece])).logits[0].double().log_softmax(-1)
+        for position in range(1, len(piece)):
+            nll.setdefault(start + position, -float(log_probs[position - 1, piece[position]]))
+        start += window // 2
+    return math.exp(sum(nll.values()) / len(nll))
+
+
+@pytest.mark.parametrize("window", [None, 64, 33, 2])
+def test_equals_a_plain_loop(causal_lm_dir: Path, window: int | None) -> None:
+    texts = TEXTS if window is None or window > 2 else TEXTS[:3]
+    got = Perplexity(causal_lm_dir, window=window).score(texts)
+    expected = [plain_perplexity(causal_lm_dir, text, window or 512) for text in texts]
+    assert got == [pytest.approx(value, rel=1e-6) for value in expected]
+    assert len({round(value, 6) for value in got if value is not None}) == len(texts)
+
+
+def test_some_text_spans_several_windows_and_several_chunks_of_the_head(scorer: Perplexity) -> None:
+    lengths = [len(ids) for ids in scorer._tokenizer(TEXTS, add_special_tokens=False)["input_ids"]]
+    assert scorer.window == 512
+    assert max(lengths) > 2 * scorer.window
+    assert any(HEAD_ROWS < length < scorer.window for length in lengths)
+
+
+def test_uniform_model_has_the_vocabulary_size_as_perplexity(causal_lm_dir: Path) -> None:
+    scorer = Perplexity(causal_lm_dir)
+    scorer._head.weight.data.zero_()
+    assert scorer.score([SENTENCE]) == [pytest.approx(scorer._head.weight.shape[0], rel=1e-6)]
+
+
+def test_texts_too_short_are_not_scored(scorer: Perplexity) -> None:
+    assert scorer.score([]) == []
+    short, scored, one = scorer.score(["", "ab", "a"])
+    assert short is None
+    assert one is None
+    assert scored is not None
+
+
+def test_no_special_tokens(tmp_path: Path) -> None:
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    folder = make_causal_lm(tmp_path)
+    plain = Perplexity(folder).score([SENTENCE])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", pair="$A $B", special_tokens=[("<|im_start|>", 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    assert len(AutoTokenizer.from_pretrained(folder)("")["input_ids"]) == 1
+    assert Perplexity(folder).score([SENTENCE]) == plain
+
+
+@given(
+    st.lists(st.text(max_size=40) | st.sampled_from(TEXTS[:-1]), min_size=1, max_size=6),
+    st.sampled_from([1, 100, 10_000]),
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_score_does_not_depend_on_the_batch(scorer: Perplexity, texts: list[str], tokens_per_batch: int) -> None:
+    alone = [scorer.score([text])[0] for text in texts]
+    scorer._tokens_per_batch = tokens_per_batch
+    together = scorer.score(texts)
+    assert [value is None for value in alone] == [value is None for value in together]
+    for a, b in zip(alone, together, strict=True):
+        assert a is None or a == pytest.approx(b, rel=2e-6)
+
+
+def test_gold_spans() -> None:
+    assert spans(7, 5, 8) == [Span(7, 0, 1, 5)]
+    assert spans(7, 8, 8) == [Span(7, 0, 1, 8)]
+    assert spans(7, 13, 8) == [Span(7, 0, 1, 8), Span(7, 4, 8, 12), Span(7, 8, 12, 13)]
+    assert spans(0, 4, 2) == [Span(0, 0, 1, 2), Span(0, 1, 2, 3), Span(0, 2, 3, 4)]
+
+
+@given(st.integers(2, 400), st.integers(2, 60))
+def test_each_token_once_with_half_a_window_of_context(length: int, window: int) -> None:
+    cut = spans(0, length, window)
+    predicted = [token for span in cut for token in range(span.predict_from, span.stop)]
+    assert predicted == list(range(1, length))
+    for span in cut:
+        assert span.stop - span.start <= window
+        context = span.predict_from - span.start
+        assert context >= window // 2 or span.start == 0
+
+
+def save_model(kind: str, folder: Path, **changes: object) -> Path:
+    import torch
+    import transformers
+
+    make_tokenizer(folder)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, initializer_range=0.5, **changes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Gemma2", {"final_logit_softcapping": 5.0, "sliding_window": 64}),
+        ("Llama", {"tie_word_embeddings": False}),
+        ("Mistral", {"sliding_window": 32}),
+    ],
+)
+def test_other_architectures(tmp_path: Path, kind: str, changes: dict[str, object]) -> None:
+    folder = save_model(kind, tmp_path, **changes)
+    got = Perplexity(folder).score(TEXTS[:5])
+    assert got == [pytest.approx(plain_perplexity(folder, text, 256), rel=1e-6) for text in TEXTS[:5]]
+
+
+def test_gpt2(tmp_path: Path) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    make_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    got = Perplexity(tmp_path).score(TEXTS[:5])
+    assert got == [pytest.approx(plain_perplexity(tmp_path, text, 128), rel=1e-6) for text in TEXTS[:5]]
+
+
+def test_longrope_is_scored_one_text_at_a_time(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 9.0],
+        "original_max_position_embeddings": 64, "factor": 4.0,
+    }  # fmt: skip
+    folder = save_model("Llama", tmp_path, rope_parameters=rope)
+    got = Perplexity(folder).score([SENTENCE, SENTENCE * 5])
+    assert got == [pytest.approx(plain_perplexity(folder, text, 256), rel=1e-6) for text in (SENTENCE, SENTENCE * 5)]
+
+
+def test_bfloat16_is_near_float32(causal_lm_dir: Path, scorer: Perplexity) -> None:
+    half = Perplexity(causal_lm_dir, dtype="bfloat16").score([SENTENCE * 3])[0]
+    assert half == pytest.approx(scorer.score([SENTENCE * 3])[0], rel=0.1)
+
+
+def test_logits_scaled_after_the_head_are_refused(tmp_path: Path) -> None:
+    folder = save_model("Granite", tmp_path, logits_scaling=4.0)
+    with pytest.raises(UserError, match=r"GraniteForCausalLM\) changes its logits after the LM head"):
+        Perplexity(folder)
+
+
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    import torch
+    from transformers import BertConfig, BertLMHeadModel
+
+    make_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        initializer_range=0.3,
+    )  # fmt: skip
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="predicts a token from those after it"):
+        Perplexity(tmp_path)
+
+
+def test_an_infinite_perplexity_is_returned(causal_lm_dir: Path) -> None:
+    scorer = Perplexity(causal_lm_dir)
+    scorer._head.weight.data.mul_(1e6)
+    assert scorer.score([SENTENCE]) == [math.inf]
+
+
+def test_missing_weights(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    folder = save_model("Llama", tmp_path, tie_word_embeddings=False)
+    AutoModel.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(UserError, match=r"lacks 1 weights, the first is lm_head\.weight"):
+        Perplexity(folder)
+
+
+@pytest.mark.parametrize("window", [1, 0, 513])
+def test_window_out_of_range(causal_lm_dir: Path, window: int) -> None:
+    with pytest.raises(UserError, match=rf"perplexity window is {window} tokens; .* allows 2 to 512"):
+        Perplexity(causal_lm_dir, window=window)
+
+
+def test_unknown_dtype(causal_lm_dir: Path) -> None:
+    with pytest.raises(UserError, match="dtype is 'float8'; allowed are float32, bfloat16, float16"):
+        Perplexity(causal_lm_dir, dtype="float8")
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"perplexity model .* cannot be loaded") as caught:
+        Perplexity(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_path_that_does_not_exist() -> None:
+    with pytest.raises(UserError, match=r"perplexity model '\./nowhere/model' is no folder here and no Hub id"):
+        Perplexity("./nowhere/model")
+
+
+def test_nothing_is_printed(causal_lm_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Perplexity(causal_lm_dir).score(TEXTS)
+    assert capfd.readouterr() == ("", "")

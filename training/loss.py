@@ -1,0 +1,77 @@
+"""The weighted KTO loss (GRACE-KTO, eq. 11–12) as pure tensor functions.
+
+Per row, with Δ = log π_θ(A|Q) − log π_ref(A|Q) and y = +1 for a positive row, −1 for a negative one:
+
+    |W| · λ± · (1 − σ(β · y · (Δ − z_ref)))
+
+With W = ±1, λ± = 1 this is the KTO loss (Ethayarajh et al., 2024, eq. 7–8).
+"""
+
+from typing import TYPE_CHECKING
+
+from scorers.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def grace_kto_loss(
+    policy_logps: "Tensor",
+    reference_logps: "Tensor",
+    weights: "Tensor",
+    labels: "Tensor",
+    z_ref: "Tensor | float",
+    *,
+    beta: float,
+    lambda_positive: float,
+    lambda_negative: float,
+) -> "Tensor":
+    """The loss of each row, not averaged.
+
+    Args:
+        policy_logps: (B,) log π_θ of each completion, summed over its tokens, in nats, ≤ 0.
+        reference_logps: (B,) log π_ref of the same completions.
+        weights: (B,) signed weight W; only |W| enters, the sign of the pull is the label's.
+        labels: (B,) bool, True for a positive row.
+        z_ref: scalar estimate of KL(π_θ‖π_ref), ≥ 0, without gradient.
+        beta: β > 0.
+        lambda_positive: λ+ ≥ 0, of rows with label True.
+        lambda_negative: λ− ≥ 0, of the others.
+
+    Returns:
+        (B,) losses in [0, |W|·λ]; the gradient flows into `policy_logps` alone where the rest carries none.
+    """
+    import torch
+
+    number = policy_logps.new_tensor  # of the same precision and device
+    sign = torch.where(labels, number(1.0), number(-1.0))  # (B,)
+    scale = torch.where(labels, number(lambda_positive), number(lambda_negative))  # (B,)
+    margin = sign * (policy_logps - reference_logps - z_ref)  # (B,)
+    return weights.abs() * scale * (1 - torch.sigmoid(beta * margin))
+
+
+def lambdas(num_positive: int, num_negative: int) -> tuple[float, float]:
+    """λ+ = N/(2·N+) and λ− = N/(2·N−), so that λ+·N+ = λ−·N−; where one label is absent both are 1.
+
+    Raises:
+        UserError: there is no row at all.
+    """
+    total = num_positive + num_negative
+    if total == 0:
+        raise UserError("the dataset has no rows, so the loss has no class weights; build a dataset with rows")
+    if num_positive == 0 or num_negative == 0:
+        return 1.0, 1.0
+    return total / (2 * num_positive), total / (2 * num_negative)
+
+
+def kl_estimate(policy_kl_logps: "Tensor", reference_kl_logps: "Tensor") -> "Tensor":
+    """z_ref: mean of log π_θ − log π_ref over the given completions, at least 0, detached.
+
+    Args:
+        policy_kl_logps: (B,) log π_θ of the completions the estimate uses, over all devices.
+        reference_kl_logps: (B,) log π_ref of the same.
+
+    Returns:
+        A scalar tensor ≥ 0 in nats.
+    """
+    return (policy_kl_logps - reference_kl_logps).detach().mean().clamp(min=0)

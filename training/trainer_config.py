@@ -1,0 +1,60 @@
+"""Arguments and collator of `GraceKTOTrainer`.
+
+This module imports torch and TRL, so import it inside functions.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch  # noqa: TID253
+from trl import KTOConfig  # noqa: TID253
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference  # noqa: TID253
+
+from scorers.errors import UserError
+
+
+@dataclass
+class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
+    """`KTOConfig` with the settings of GRACE-KTO; TRL's `loss_type` and `*desirable_weight` are not used."""
+
+    beta: float = field(default=0.05, metadata={"help": "β of eq. 11."})
+    mu: float = field(default=0.1, metadata={"help": "Weight of the positives' mean token cross-entropy (eq. 12)."})
+    kl: str = field(default="mismatched", metadata={"help": "z_ref: 'mismatched', 'matched' or 'none'."})
+    lambda_positive: float | None = field(default=None, metadata={"help": "λ+; None: N/(2·N+)."})
+    lambda_negative: float | None = field(default=None, metadata={"help": "λ−; None: N/(2·N−)."})
+    reference: str = field(default="initial", metadata={"help": "With an adapter: 'initial' (off) or 'round' (as is)."})
+    reference_model: str | None = field(default=None, metadata={"help": "Reference model; None: the policy itself."})
+    reference_cache: str | None = field(default=None, metadata={"help": "NPZ file of reference log-probabilities."})
+    reference_key: str = field(default="", metadata={"help": "What the cache must have been computed for."})
+    initial_adapter: str | None = field(default=None, metadata={"help": "Adapter folder to start from."})
+    learning_rate_end: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
+    schedule_steps: int | None = field(default=None, metadata={"help": "Steps of the schedule; None: max_steps."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; None: the model's window."})
+    bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; None: where a GPU has bfloat16."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations."})
+
+    def __post_init__(self) -> None:
+        if self.kl not in ("mismatched", "matched", "none"):
+            raise UserError(f"kl is {self.kl!r}; allowed are mismatched, matched, none")
+        self.loss_type = "apo_zero_unpaired"  # in TRL: no KL pairs, no limit on the device batch
+        self.precompute_ref_log_probs = True  # in TRL: keep no reference model in memory
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        super().__post_init__()
+        if self.kl == "matched" and self.per_device_train_batch_size * self.world_size < 2:
+            raise UserError(
+                "kl=matched with 1 row per device batch would compare a row with itself; "
+                "use a device batch of at least 2, or kl=mismatched or kl=none"
+            )
+
+
+@dataclass
+class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
+    """TRL's collator, which also hands on each row's weight and its number in training order."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad a list of rows to tensors of shape (B, T), plus weight (B,) and row (B,)."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
+        batch["row"] = torch.tensor([example["row"] for example in examples])
+        return batch
