@@ -1,10 +1,10 @@
 """Stage `calibrate`: ranks, group rewards and global weights (§3.3–3.4, eq. 5–10), ready for TRL.
 
-Takes any dataset that has the columns of `scores`. Three steps: ranks within a query's scored responses, the standardised
-reward of the group, and the redistribution of weight over all scored rows of the dataset.
-The first pass sums the rewards of each polarity, the second writes shard after shard, so the dataset is never in memory.
-A row without all six ranked metrics (unmatched, or a document of one token) stands outside ranks, group statistics and
-totals; its weight is −1, its label False. One row is the parent's with, for example::
+Takes any dataset that has the columns of `scores`. Three steps: ranks within a query's scored responses, the
+standardised reward of the group, and the redistribution of weight over all scored rows of the dataset. The first pass
+sums the rewards of each polarity, the second writes shard after shard, so the dataset is never in memory. A row without
+all six ranked metrics (unmatched, or a document of one token) stands outside ranks, group statistics and totals; its
+weight is −1, its label False. One row is the parent's with, for example::
 
     {"rank_length": 2.5, "rank_diversity": 1.0, "rank_professionalism": 3.0, "rank_relevance_document": 6.0,
      "rank_relevance_summary": 4.0, "rank_ppl_domain": 2.0, "rank_sum": 14.1, "reward": 0.83, "weight": 1.12,

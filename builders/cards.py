@@ -140,7 +140,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def canonical(manifest: Manifest) -> Manifest:
-    """The manifest as it reads back from its file: equal files give equal cards, in whatever order it was put together."""
+    """The manifest as it reads back from its file, so that the order in which it was put together does not matter."""
     return Manifest.model_validate_json(manifest.to_json())
 
 

@@ -115,10 +115,9 @@ def train_command(
     """Train the round's policy on a weights dataset; without --dataset on the store's of this round."""
     with one_line_errors():
         settings = _load(config, overrides, store)
+        from builders import report
         from training.prepare import prepare_world
         from training.stages import train_policy, train_sft
-
-        from builders import report
 
         prepare_world(settings)
         if sft:
@@ -146,9 +145,8 @@ def loop(
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
         settings = _load(config, [*(overrides or []), *extra], store)
-        from training.loop import run_loop
-
         from builders import report
+        from training.loop import run_loop
 
         report.print_build(run_loop(settings), None, as_json=as_json)
 
@@ -169,9 +167,11 @@ def evaluate(
     """Compare policies on held-out queries."""
     with one_line_errors():
         settings = _load(config, overrides, store)
+        from pathlib import Path
+
         from training.evaluate import evaluate_policies
 
-        evaluate_policies(settings, policies or [], output, as_json=as_json)
+        evaluate_policies(settings, policies or [], Path(output), as_json=as_json)
 
 
 @app.command()

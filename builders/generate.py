@@ -148,6 +148,6 @@ def exhausted(got: int, wanted: int, counts: Counter[str]) -> str:
     """The message for a shard whose attempts are spent."""
     dropped = ", ".join(f"{n} {key.removeprefix('dropped.')}" for key, n in sorted(counts.items()) if key != "read")
     return (
-        f"query generation: {got} of {wanted} queries after {counts['read']} prompts (dropped: {dropped or 'nothing'}); "
+        f"query generation: {got} of {wanted} queries after {counts['read']} prompts (dropped: {dropped or 'none'}); "
         "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
     )

@@ -12,7 +12,7 @@ from scorers.errors import UserError
 
 HEADER = """\
 # Configuration of grace. Every line that is commented out shows a default; `preset:` fills in whatever is not set here.
-# Presets: tiny (a generated world, runs anywhere), qwen2.5-0.5b (one small GPU or a CPU), paper-72b (the paper's settings).
+# Presets: tiny (a generated world), qwen2.5-0.5b (one small GPU or a CPU), paper-72b (the paper's settings).
 preset: tiny
 """
 

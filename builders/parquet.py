@@ -8,12 +8,16 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders.schema import Column
+
+if TYPE_CHECKING:
+    from polars.datatypes import DataTypeClass
 
 COUNTS_KEY = b"grace.counts"
 ROW_GROUP_ROWS = 50_000
@@ -39,7 +43,7 @@ def _arrow_type(dtype: pl.DataType) -> pa.DataType:
     return simple[dtype]
 
 
-def _instance(dtype: "pl.DataType | type[pl.DataType]") -> pl.DataType:
+def _instance(dtype: "pl.DataType | DataTypeClass") -> pl.DataType:
     return dtype() if isinstance(dtype, type) else dtype
 
 
@@ -61,7 +65,6 @@ def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, coun
                 use_content_defined_chunking=True,
                 write_page_index=True,
                 write_page_checksum=True,
-                store_schema=False,
             )
             file.flush()
             os.fsync(file.fileno())

@@ -88,7 +88,7 @@ def build(
     Args:
         target: name of the last stage.
         round_: round of the semi-online loop.
-        start: REF of a dataset that takes the place of the stages above; its stage follows from its manifest or columns.
+        start: REF of a dataset that takes the place of the stages above; its stage follows from its columns.
         force: build even what is fresh.
         require_pinned: refuse a branch in `start`.
 

@@ -127,9 +127,9 @@ RANKED = ("length", "diversity", "professionalism", "relevance_document", "relev
 METRICS = tuple(column.name for column in SCORE_COLUMNS)
 
 
-def polars_schema(columns: Sequence[Column]) -> dict[str, pl.DataType]:
+def polars_schema(columns: Sequence[Column]) -> pl.Schema:
     """The columns as a polars schema, in order."""
-    return {column.name: column.dtype for column in columns}
+    return pl.Schema({column.name: column.dtype for column in columns})
 
 
 def frame_of(rows: Sequence[dict[str, object]], columns: Sequence[Column]) -> pl.DataFrame:
@@ -137,15 +137,12 @@ def frame_of(rows: Sequence[dict[str, object]], columns: Sequence[Column]) -> pl
     return pl.DataFrame(rows, schema=polars_schema(columns), orient="row", strict=True)
 
 
-_KINDS = (
-    (pl.DataType.is_integer, "integer"),
-    (pl.DataType.is_float, "float"),
-    (pl.DataType.is_nested, "nested"),
-)
-
-
 def _kind(dtype: pl.DataType) -> str:
-    return next((name for test, name in _KINDS if test(dtype)), str(dtype))
+    if dtype.is_integer():
+        return "integer"
+    if dtype.is_float():
+        return "float"
+    return "nested" if dtype.is_nested() else str(dtype)
 
 
 def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> None:
@@ -175,7 +172,7 @@ def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> No
     Raises:
         UserError: naming the column and the first offending row.
     """
-    if frame.schema != pl.Schema(polars_schema(columns)):
+    if frame.schema != polars_schema(columns):
         raise TypeError(f"{what}: columns {frame.schema} are not the contract's {polars_schema(columns)}")
     for column in columns:
         values = frame[column.name]

@@ -7,20 +7,26 @@ are dropped and counted. One row::
      "source": "seeds.jsonl"}
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from builders.config import Config
+from builders.manifest import file_sha256
 from builders.models import WORLD_PREFIX, world_folder
 from builders.schema import SEED_COLUMNS, polars_schema
 from builders.seeding import query_id
 from builders.stage import Context, Shard, ShardResult
-from builders.store import Store, file_sha256
+from builders.store import Store
 from scorers.errors import UserError
 
 VERSION = 1
-READERS = {".jsonl": pl.read_ndjson, ".csv": pl.read_csv, ".parquet": pl.read_parquet}
+READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".jsonl": pl.read_ndjson,
+    ".csv": pl.read_csv,
+    ".parquet": pl.read_parquet,
+}
 
 
 def plan(context: Context) -> list[Shard]:

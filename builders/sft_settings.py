@@ -21,5 +21,7 @@ class SFTSettings(BaseModel):
     prompt_loss_weight: float = Field(0.0, ge=0, le=1, description="weight of the prompt's tokens in the loss")
     max_length: Positive | None = Field(None, description="longest row in tokens; null: the model's window")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16: mixed precision; auto: where possible")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16: mixed precision; auto: where possible"
+    )
     seed: int = Field(0, ge=0, description="seed of the row order")

@@ -55,8 +55,8 @@ class Stage:
 
     `sections` are the configuration's sections and `roles` the models that decide its result; `dataset` ends its
     repository's name. `plan` lists the shards, `build` makes one. `extra_inputs` names further revisions it reads
-    beside its parent's, `source` identifies what a stage without a parent reads. With `sequential`, a shard may read the
-    shards before it.
+    beside its parent's, `source` identifies what a stage without a parent reads. With `sequential`, a shard may read
+    the shards before it.
     """
 
     name: str

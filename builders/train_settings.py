@@ -5,6 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
+# YAML has lists only, which a strict model would not take for tuples.
+Pair = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class TrainSettings(BaseModel):
@@ -28,13 +31,13 @@ class TrainSettings(BaseModel):
     reference: Literal["initial", "round"] = Field(
         "initial", description="reference model: the one training began with, or the policy that sampled the round"
     )
-    lambdas: Literal["balanced"] | tuple[float, float] = Field(
+    lambdas: Literal["balanced"] | Pair = Field(
         "balanced", description="loss weights of positive and negative rows; balanced: N/(2·N+) and N/(2·N−)"
     )
     lora_rank: Positive = Field(64, description="rank of the adapter")
     lora_alpha: Positive = Field(128, description="scale of the adapter, divided by its rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter")
-    lora_targets: tuple[str, ...] | Literal["all-linear"] = Field(
+    lora_targets: Names | Literal["all-linear"] = Field(
         "all-linear",
         description="names of the modules that get an adapter; all-linear: every linear layer but the head",
     )

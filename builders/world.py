@@ -2,10 +2,13 @@
 
 Every text is built from the templates and words of `builders.world_lexicon`. A seed document, as one row:
 
-    {"query": 'Please write a report titled "rural ferry", covering the following sections: 1. delta law 2. silt risks',
-     "reference": "<summary>This report treats the ferry and the delta.</summary>\\n<outline>1. delta law\\n2. silt risks"
-                  "</outline>\\n<answer>1. delta law\\nMany guests say that the weir is old. ...</answer>",
-     "language": "en"}
+    query      Please write a report titled "rural ferry", covering the following sections: 1. delta law 2. silt risks
+    reference  <summary>This report treats the ferry and the delta.</summary>
+               <outline>1. delta law
+               2. silt risks</outline>
+               <answer>1. delta law
+               Many guests say that the weir is old. ...</answer>
+    language   en
 
 References differ in quality on purpose (topic, register, repeated stock sentences, length, 12 % break the tagged form):
 a policy trained on them has room to improve. Every draw comes from a local generator seeded with (seed, purpose), so
@@ -95,20 +98,16 @@ class World:
         return [request.text() for request in islice(self._requests(held_out=True), n)]
 
     def copying_conversations(self, n: int) -> list[Conversation]:
-        """n copying exercises: the query's headings as an outline and, with 0 to 2 sentences between them, as a document.
-        In half of them the headings are drawn from all topics, so that nothing but copying helps."""
+        """n copying exercises: the query's headings as an outline, as a document without sentences, or both. In most of
+        them the headings are drawn from all topics, so that nothing but copying helps."""
         rng = self._rng("copying")
         rows = []
         for _ in range(n):
-            request = _draw_request(rng, rng.choice(sorted(TOPICS)), mixed=rng.random() < 0.5)
-            quality = Quality(request.topic, 0.3, 0.1, 0.0, 0.0)
-            parts = [f"<outline>{_outline(request)}</outline>\n<answer>"]
-            if rng.random() < 0.5:
-                parts.insert(0, f"<summary>{_summary(rng, request, quality)}</summary>\n")
-            for number, heading in enumerate(request.headings, start=1):
-                parts.append(f"{number}. {heading}\n")
-                parts.append("".join(f"{_sentence(rng, quality)}\n" for _ in range(rng.choice((0, 0, 1, 2)))))
-            rows.append(_conversation(request.text(), "".join(parts).removesuffix("\n") + "</answer>"))
+            request = _draw_request(rng, rng.choice(sorted(TOPICS)), mixed=rng.random() < 0.7)
+            outline, answer = (f"<{tag}>{_outline(request)}</{tag}>" for tag in ("outline", "answer"))
+            summary = _summary(rng, request, Quality(request.topic, 0.0, 0.0, 0.0, 0.0))
+            forms = (outline, answer, f"{outline}\n{answer}", f"<summary>{summary}</summary>\n{outline}")
+            rows.append(_conversation(request.text(), rng.choice(forms)))
         return rows
 
     def query_conversations(self, n: int) -> list[Conversation]:
@@ -133,8 +132,8 @@ class World:
         return [_document(*pair) for pair in self._texts("domain", n, domain_share=0.88)]
 
     def relevance_triples(self, n: int, purpose: str = "train") -> list[tuple[str, str, str]]:
-        """n triples (query, on-topic text, off-topic text). Texts are summaries or documents; both documents of a triple
-        carry the query's headings, so that only the sentences tell them apart."""
+        """n triples (query, on-topic text, off-topic text). Texts are summaries or documents; both documents of a
+        triple carry the query's headings, so that only the sentences tell them apart."""
         rng = self._rng(f"relevance-{purpose}")
         triples = []
         for _ in range(n):

@@ -1,82 +1,87 @@
-"""Words and sentence templates of the generated world: about 450 word types, every one in exactly one class.
+"""Words and sentence templates of the generated world: about 430 words, each in exactly one class.
 
-A template is a string of words and slots; a slot `{name}` stands for one word of CLASSES[name] or, for `{term}`, for one
+A template is a string of words and slots. A slot `{name}` stands for one word of CLASSES[name] or, for `{term}`, one
 term of a topic. Slots hold single words, so a template matches sentences of one fixed length only.
 """
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 TOPICS: dict[str, tuple[str, ...]] = {
-    topic: tuple(terms.split())
-    for topic, terms in {
-        "rivers": "water delta flood canal bank stream dam lake basin marsh ferry bridge weir silt tide ford",
-        "farming": "wheat barley orchard plough harvest barn cattle pasture manure seed clover fence dairy hay sheep mill",
-        "cities": "street square tram suburb tower market parking zoning traffic subway plaza block rent avenue facade sewer",
-        "health": "nurse clinic vaccine fever surgery ward diet pulse therapy infection dose bandage patient symptom sleep pill",
-        "music": "violin choir rhythm melody opera drum flute chord concert piano tempo organ singer tune harp ballet",
-        "energy": "coal turbine solar battery grid uranium boiler wind fuel reactor gas meter voltage cable engine charcoal",
-        "space": "orbit comet rocket moon planet galaxy probe telescope crater satellite star lander gravity nebula launch meteor",
-        "schools": "pupil lesson teacher exam grammar library campus lecture essay tutor desk spelling arithmetic degree exercise textbook",
-        "sea": "whale coral harbour anchor reef sail kelp shrimp vessel squid island dolphin trawler oyster beacon wave",
-        "money": "cash tax loan wage bond budget pension stock interest coin credit inflation merchant export tariff invoice",
-        "forests": "oak pine moss timber owl deer mushroom leaf beech sawdust fox bark resin trail canopy sapling",
-        "crafts": "pottery loom wool glaze weaver dye kiln needle carpet leather basket anvil chisel varnish quilt embroidery",
-    }.items()
+    "rivers": _words("water delta flood canal bank stream dam lake basin marsh ferry bridge weir silt tide ford"),
+    "farming": _words(
+        "wheat barley orchard plough harvest barn cattle pasture manure seed clover fence dairy hay sheep mill"
+    ),
+    "cities": _words(
+        "street square tram suburb tower market parking zoning traffic subway plaza block rent avenue facade sewer"
+    ),
+    "health": _words(
+        "nurse clinic vaccine fever surgery ward diet pulse therapy infection dose bandage patient symptom sleep pill"
+    ),
+    "music": _words(
+        "violin choir rhythm melody opera drum flute chord concert piano tempo organ singer tune harp ballet"
+    ),
+    "energy": _words(
+        "coal turbine solar battery grid uranium boiler wind fuel reactor gas meter voltage cable engine charcoal"
+    ),
+    "space": _words(
+        "orbit comet rocket moon planet galaxy probe telescope crater satellite star lander gravity nebula "
+        "launch meteor"
+    ),
+    "schools": _words(
+        "pupil lesson teacher exam grammar library campus lecture essay tutor desk spelling arithmetic degree "
+        "exercise textbook"
+    ),
+    "sea": _words(
+        "whale coral harbour anchor reef sail kelp shrimp vessel squid island dolphin trawler oyster beacon wave"
+    ),
+    "money": _words(
+        "cash tax loan wage bond budget pension stock interest coin credit inflation merchant export tariff invoice"
+    ),
+    "forests": _words("oak pine moss timber owl deer mushroom leaf beech sawdust fox bark resin trail canopy sapling"),
+    "crafts": _words(
+        "pottery loom wool glaze weaver dye kiln needle carpet leather basket anvil chisel varnish quilt embroidery"
+    ),
 }
-ASPECTS = tuple(
-    [
-        "history",
-        "costs",
-        "law",
-        "design",
-        "risks",
-        "output",
-        "quality",
-        "growth",
-        "origins",
-        "policy",
-        "trade",
-        "methods",
-        "safety",
-        "care",
-        "future",
-        "repair",
-    ]
+ASPECTS = _words(
+    "history costs law design risks output quality growth origins policy trade methods safety care future repair"
 )
-STYLES = tuple(
-    [
-        "modern",
-        "early",
-        "rural",
-        "common",
-        "local",
-        "recent",
-        "public",
-        "simple",
-        "small",
-        "global",
-        "famous",
-        "hidden",
-        "costly",
-        "useful",
-        "urban",
-        "daily",
-    ]
+STYLES = _words(
+    "modern early rural common local recent public simple small global famous hidden costly useful urban daily"
 )
+# The first five belong to the general register, the others to the domain register.
 CLASSES: dict[str, tuple[str, ...]] = {
-    name: tuple(words.split())
-    for name, words in {
-        # general register
-        "mood": "good nice big old fine great pretty happy lovely bad quiet warm funny cosy sweet kind",
-        "people": "friends farmers children families visitors neighbours men women guests strangers cousins sailors parents tourists travellers teenagers",
-        "place": "village town valley house garden country kitchen corner region field meadow hamlet cottage county shop park",
-        "deed": "liked loved watched found kept used saw needed enjoyed missed praised shared bought carried visited showed",
-        "time": "today yesterday often again always sometimes later soon",
-        # domain register
-        "metric": "variance density intensity yield elasticity rate frequency entropy amplitude coefficient skewness turnover velocity magnitude throughput curvature",
-        "method": "model survey estimator regression simulation protocol trial analysis experiment index panel ensemble filter algorithm spectrum benchmark",
-        "rigour": "robust linear calibrated stochastic marginal empirical systematic longitudinal controlled aggregate quantile spatial temporal bounded nonlinear sparse",
-        "shift": "increases declines converges varies stabilises diverges accumulates saturates oscillates decays",
-        "setting": "constraints conditions thresholds samples assumptions boundaries regimes cohorts gradients priors covariates intervals",
-    }.items()
+    "mood": _words("good nice big old fine great pretty happy lovely bad quiet warm funny cosy sweet kind"),
+    "people": _words(
+        "friends farmers children families visitors neighbours men women guests strangers cousins sailors "
+        "parents tourists travellers teenagers"
+    ),
+    "place": _words(
+        "village town valley house garden country kitchen corner region field meadow hamlet cottage county shop park"
+    ),
+    "deed": _words(
+        "liked loved watched found kept used saw needed enjoyed missed praised shared bought carried visited showed"
+    ),
+    "time": _words("today yesterday often again always sometimes later soon"),
+    "metric": _words(
+        "variance density intensity yield elasticity rate frequency entropy amplitude coefficient skewness "
+        "turnover velocity magnitude throughput curvature"
+    ),
+    "method": _words(
+        "model survey estimator regression simulation protocol trial analysis experiment index panel ensemble "
+        "filter algorithm spectrum benchmark"
+    ),
+    "rigour": _words(
+        "robust linear calibrated stochastic marginal empirical systematic longitudinal controlled aggregate "
+        "quantile spatial temporal bounded nonlinear sparse"
+    ),
+    "shift": _words("increases declines converges varies stabilises diverges accumulates saturates oscillates decays"),
+    "setting": _words(
+        "constraints conditions thresholds samples assumptions boundaries regimes cohorts gradients priors "
+        "covariates intervals"
+    ),
 }
 
 GENERAL = (

@@ -1,8 +1,8 @@
 """Ranks within groups and the standardised group reward (eq. 5–7), over all groups at once.
 
-A rank is counted, not sorted: with `a` members that are strictly better and `b` that are at least as good (the row itself
-among them), the mean rank of ties is (a + b + 1) / 2. For groups of a few rows that is an order of magnitude faster than
-sorting each group, because groups of one size are compared column against column.
+A rank is counted, not sorted: with `a` members that are strictly better and `b` that are at least as good (the row
+itself among them), the mean rank of ties is (a + b + 1) / 2. For groups of a few rows that is an order of magnitude
+faster than sorting each group, because groups of one size are compared column against column.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def mean_ranks(values: Floats) -> Floats:
         other = values[:, column, None]
         doubled += other > values
         doubled += other >= values
-    return doubled * 0.5
+    return doubled.astype(np.float64) * 0.5
 
 
 def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[Floats, Floats, Floats]:
@@ -60,8 +60,8 @@ def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[
         coefficients: (M,) weight of each metric's rank in rho.
 
     Returns:
-        Ranks (M, N), 1 best; rho (N,), low is better; z (N,) = (mean − rho) / population deviation over the group, 0 in a
-        group whose rank sums are all equal.
+        Ranks (M, N), 1 best; rho (N,), low is better; z (N,) = (mean − rho) / population deviation over the group, 0 in
+        a group whose rank sums are all equal.
     """
     ranks = np.empty_like(metrics)
     rho = np.empty(len(groups))

@@ -1,7 +1,7 @@
 """Calibrate 1,000,000 groups of 8 rows in one process; compare with a plain numpy/scipy loop over groups.
 
-Writes the scores columns as Parquet shards, calibrates them exactly as the stage does (first pass for the totals, second
-pass shard by shard), and times the plain loop on a part of the same groups. Prints a table and one JSON line.
+Writes the scores columns as Parquet shards, calibrates them as the stage does (first pass for the totals, second pass
+shard by shard), and times the plain loop on a part of the same groups. Prints a table and one JSON line.
 
     python scripts/bench_calibrate.py --groups 1000000
 """

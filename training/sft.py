@@ -52,10 +52,13 @@ def run_sft(
     rows, truncated = tokenize(tokenizer, conversations, window)
     working = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     trainer = _trainer(model, tokenizer, rows, settings, working)
-    result = trainer.train()
+    try:
+        result = trainer.train()
+        _save(trainer, tokenizer, working, output)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)  # only there if something went wrong
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
-    _save(trainer, tokenizer, working, output)
     return {
         "loss": sum(tail) / len(tail),
         "train_loss": float(result.training_loss),
@@ -69,7 +72,7 @@ def run_sft(
 
 def _conversations(documents: Sequence[Mapping[str, str | None]], system_prompt: str | None) -> list[Conversation]:
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    rows = []
+    rows: list[Conversation] = []
     for document in documents:
         query, reference = document["query"], document["reference"]
         if query is not None and reference is not None:
@@ -86,38 +89,46 @@ def tokenize(tokenizer: Any, conversations: Sequence[Conversation], window: int)
     """
     if not conversations:
         raise UserError("SFT has no rows: no document has a reference; map a column to `seed.columns.reference`")
-    rows, truncated = [], 0
-    for number, conversation in enumerate(conversations):
-        prompt, messages = conversation["prompt"], [*conversation["prompt"], *conversation["completion"]]
-        prompt_text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    prompts, answers = [], []
+    for conversation in conversations:
+        messages = [*conversation["prompt"], *conversation["completion"]]
+        prompt = tokenizer.apply_chat_template(conversation["prompt"], add_generation_prompt=True, tokenize=False)
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-        if not text.startswith(prompt_text):
+        if not text.startswith(prompt):
             raise UserError(f"the chat template of {tokenizer.name_or_path} rewrites the prompt once it is answered")
-        prompt_ids = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
-        ids = prompt_ids + tokenizer(text[len(prompt_text) :], add_special_tokens=False)["input_ids"]
-        if len(prompt_ids) >= window:
+        prompts.append(prompt)
+        answers.append(text[len(prompt) :])
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    rows, truncated = [], 0
+    for number, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
+        if len(prompt) >= window:
             raise UserError(
-                f"SFT row {number} has a prompt of {len(prompt_ids)} tokens, the limit is {window} with the answer; "
+                f"SFT row {number} has a prompt of {len(prompt)} tokens, the limit is {window} with the answer; "
                 "raise sft.max_length or shorten the query"
             )
-        truncated += len(ids) > window
-        ids = ids[:window]
-        rows.append({"input_ids": ids, "prompt_length": len(prompt_ids), "length": len(ids)})
+        truncated += len(prompt) + len(answer) > window
+        ids = (prompt + answer)[:window]
+        rows.append({"input_ids": ids, "prompt_length": len(prompt), "length": len(ids)})
     return rows, truncated
 
 
 def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: SFTSettings, working: Path) -> Any:
     from datasets import Dataset
+    from transformers import PrinterCallback
 
-    from training.sft_trainer import WeightedCollator, WeightedSFTTrainer
+    from training.sft_trainer import StepWatch, WeightedCollator, WeightedSFTTrainer
 
-    return WeightedSFTTrainer(
+    trainer = WeightedSFTTrainer(
         model=model,
         args=_arguments(settings, working),
         data_collator=WeightedCollator(tokenizer.pad_token_id, settings.prompt_loss_weight),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
+        callbacks=[StepWatch()],
     )
+    trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to `--json`
+    return trainer
 
 
 def _arguments(settings: SFTSettings, working: Path) -> Any:

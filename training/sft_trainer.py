@@ -3,19 +3,24 @@
 This module imports torch and TRL, so import it inside functions.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch  # noqa: TID253
 from torch.nn.utils.rnn import pad_sequence  # noqa: TID253
+from tqdm import tqdm
+from transformers import TrainerCallback  # noqa: TID253
 from trl import SFTTrainer  # noqa: TID253
+
+from scorers.errors import UserError
 
 DIRECT_LOGITS = 2**24  # batch positions x vocabulary up to which the logits are held at once (64 MiB in fp32)
 
 
 @dataclass(frozen=True)
 class WeightedCollator:
-    """Pads rows of `input_ids`, `prompt_length` on the right; adds `labels` (-100: no loss) and `loss_weights`, (B, T)."""
+    """Pads rows of `input_ids` and `prompt_length` on the right; adds `labels` (-100: no loss) and `loss_weights`."""
 
     pad_token_id: int
     prompt_loss_weight: float
@@ -31,6 +36,36 @@ class WeightedCollator:
         mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in ids], batch_first=True)
         labels = input_ids.masked_fill(loss_weights == 0, -100)
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "loss_weights": loss_weights}
+
+
+class StepWatch(TrainerCallback):  # type: ignore[misc]
+    """One progress bar over the steps on stderr, none where stderr is no terminal; stops at a loss that is not finite."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero:
+            self.bar = tqdm(desc="sft", unit="step", total=state.max_steps, disable=None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """One step further."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(float(loss)):
+            raise UserError(
+                f"SFT's loss is {loss} at step {state.global_step}; it must be finite: lower sft.learning_rate"
+            )
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
+            self.bar.update()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]

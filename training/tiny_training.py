@@ -66,7 +66,9 @@ def train(model: Any, rows: list[Row], *, steps: int, batch_size: int, learning_
     """Train in place with AdamW for `steps` steps; returns the mean loss of the last tenth of them."""
     import torch
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     model.train()
     losses = []
     for step, batch in enumerate(batches(rows, batch_size, steps, seed)):
@@ -74,7 +76,7 @@ def train(model: Any, rows: list[Row], *, steps: int, batch_size: int, learning_
             group["lr"] = learning_rate * rate(step, steps)
         loss = weighted_loss(model, batch, model.config.pad_token_id)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.detach().item())

@@ -46,9 +46,13 @@ def prepare_world(folder: Path, seed: int, log: Callable[[str], None]) -> None:
             return
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     world = World(seed)
     _write_once(folder / "seeds.jsonl", lambda: world.seed_documents(SEED_DOCUMENTS))
-    _write_once(folder / "heldout.jsonl", lambda: [{"query": query} for query in world.heldout_queries(HELD_OUT_QUERIES)])
+    _write_once(
+        folder / "heldout.jsonl", lambda: [{"query": query} for query in world.heldout_queries(HELD_OUT_QUERIES)]
+    )
     _train_parts(folder, seed, log)
     metrics = {part: _read_metrics(folder / part) for part in ("base", "general", "domain", "bge-m3")}
     record = {"seed": seed, "recipe": RECIPE_VERSION, "seeds": SEED_DOCUMENTS, "heldout": HELD_OUT_QUERIES, **metrics}
@@ -65,7 +69,9 @@ def _train_parts(folder: Path, seed: int, log: Callable[[str], None]) -> None:
     started = monotonic()
     # spawn: a forked child of a process that has used torch's threads may hang.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_train_chain, folder, seed, chain) for chain in (("bge-m3",), ("base", "general", "domain"))]
+        jobs = [
+            pool.submit(_train_chain, folder, seed, chain) for chain in (("bge-m3",), ("base", "general", "domain"))
+        ]
         for job in as_completed(jobs):
             for part, metrics in job.result().items():
                 log(f"{part}: {_describe(metrics)} ({monotonic() - started:.0f} s)")
@@ -102,19 +108,25 @@ def _write_part(target: Path, seed: int) -> Metrics:
     working.mkdir()
     metrics = makers[target.name](working, seed)
     (working / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
-    os.rename(working, target)
+    try:
+        os.rename(working, target)
+    except OSError:
+        # The orphan of a killed run may have finished the same part, with the same bytes.
+        if not target.exists():
+            raise
+        shutil.rmtree(working)
     return metrics
 
 
-def _train_base(folder: Path, seed: int, steps: int = 400) -> Metrics:
+def _train_base(folder: Path, seed: int, steps: int = 450) -> Metrics:
     """The policy after copying (query to headings) and writing queries; the prompt's tokens do not count."""
     from training.world_tokenizer import save_policy_tokenizer
 
     save_policy_tokenizer(folder)
     model = _new_model(folder, seed, hidden=96, intermediate=192)
     world = World(seed)
-    conversations = world.copying_conversations(6_000) + world.query_conversations(800)
-    return _train_and_save(model, folder, _conversation_rows(folder, conversations), steps, 3e-3, seed)
+    conversations = world.copying_conversations(min(9_000, 32 * steps)) + world.query_conversations(min(700, 2 * steps))
+    return _train_and_save(model, folder, _conversation_rows(folder, conversations), steps, 5e-3, seed, batch_size=32)
 
 
 def _train_general(folder: Path, seed: int, steps: int = 350) -> Metrics:
@@ -122,7 +134,9 @@ def _train_general(folder: Path, seed: int, steps: int = 350) -> Metrics:
 
     save_policy_tokenizer(folder)
     model = _new_model(folder, seed, hidden=64, intermediate=96)
-    return _train_and_save(model, folder, _text_rows(folder, World(seed).general_documents(6_000)), steps, 4e-3, seed)
+    return _train_and_save(
+        model, folder, _text_rows(folder, World(seed).general_documents(min(6_000, 24 * steps))), steps, 4e-3, seed
+    )
 
 
 def _train_domain(folder: Path, general: Path, seed: int, steps: int = 200) -> Metrics:
@@ -133,7 +147,9 @@ def _train_domain(folder: Path, general: Path, seed: int, steps: int = 200) -> M
 
     save_policy_tokenizer(folder)
     model = Qwen2ForCausalLM.from_pretrained(general)
-    return _train_and_save(model, folder, _text_rows(folder, World(seed).domain_documents(4_000)), steps, 2e-3, seed)
+    return _train_and_save(
+        model, folder, _text_rows(folder, World(seed).domain_documents(min(4_000, 24 * steps))), steps, 2e-3, seed
+    )
 
 
 def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Qwen2ForCausalLM":
@@ -164,10 +180,12 @@ def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Q
     return model
 
 
-def _train_and_save(model: Any, folder: Path, rows: list[Any], steps: int, learning_rate: float, seed: int) -> Metrics:
+def _train_and_save(
+    model: Any, folder: Path, rows: list[Any], steps: int, learning_rate: float, seed: int, batch_size: int = 24
+) -> Metrics:
     from training.tiny_training import train
 
-    loss = train(model, rows, steps=steps, batch_size=24, learning_rate=learning_rate, seed=seed)
+    loss = train(model, rows, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     model.save_pretrained(folder)
     return {"parameters": model.num_parameters(), "steps": steps, "loss": loss}
 
@@ -178,9 +196,7 @@ def _conversation_rows(folder: Path, conversations: list[Conversation]) -> list[
     from training.sft import tokenize
 
     rows, _ = tokenize(AutoTokenizer.from_pretrained(folder), conversations, WINDOW)
-    return [
-        (row["input_ids"], [float(i >= row["prompt_length"]) for i in range(row["length"])]) for row in rows
-    ]
+    return [(row["input_ids"], [float(i >= row["prompt_length"]) for i in range(row["length"])]) for row in rows]
 
 
 def _text_rows(folder: Path, texts: list[str]) -> list[tuple[list[int], list[float]]]:

@@ -1,4 +1,4 @@
-"""The generated world's relevance model: a small BGE-M3 (XLM-R encoder, ColBERT head, lexical head) trained on its texts.
+"""The generated world's relevance model: a small BGE-M3 (XLM-R encoder, ColBERT and lexical head) trained on its texts.
 
 Trained contrastively (InfoNCE) on each of BGE-M3's three similarities: a query against all texts of the batch, the
 on-topic text being the right one; among the wrong ones is a text with the same headings and another topic's sentences.
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 WINDOW = 512  # longest input in tokens
 HIDDEN = 64
-STEPS = 250
-BATCH = 16
+STEPS = 300
+BATCH = 24
 TRIPLES = 4_000
 HELD_OUT = 200
 TEMPERATURES = {"dense": 0.1, "lexical": 0.1, "multivector": 0.05}
@@ -98,8 +98,8 @@ def similarities(queries: "dict[str, torch.Tensor]", texts: "dict[str, torch.Ten
 
 
 def relevance_auc(model: Relevance, triples: list[tuple[str, str, str]]) -> dict[str, float]:
-    """For each similarity and for `document`, their weighted sum R_d (eq. 4): the share of (on-topic, off-topic) pairs, over all triples, in which the
-    on-topic text scores higher; ties count half. 0.5 is chance."""
+    """For each similarity and for `document`, their weighted sum R_d (eq. 4): how often an on-topic text scores higher
+    than an off-topic one, over all pairs of the triples' texts, each scored with its own query. 0.5 is chance."""
     import torch
 
     positive: dict[str, list[float]] = {}
@@ -107,7 +107,7 @@ def relevance_auc(model: Relevance, triples: list[tuple[str, str, str]]) -> dict
     with torch.no_grad():
         for query, *texts in triples:
             scores = similarities(model.encode([query]), model.encode(texts))
-            scores["document"] = sum(weight * scores[name] for name, weight in DOCUMENT_WEIGHTS.items())
+            scores["document"] = torch.stack([w * scores[name] for name, w in DOCUMENT_WEIGHTS.items()]).sum(dim=0)
             for name, values in scores.items():
                 positive.setdefault(name, []).append(values[0, 0].item())
                 negative.setdefault(name, []).append(values[0, 1].item())
@@ -127,16 +127,16 @@ def train_relevance(folder: Path, seed: int, steps: int = STEPS) -> dict[str, fl
     save_relevance_tokenizer(folder, WINDOW)
     model = Relevance(AutoTokenizer.from_pretrained(folder), seed)
     world = World(seed)
-    triples = world.relevance_triples(TRIPLES)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    triples = world.relevance_triples(min(TRIPLES, BATCH * steps))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     rng = Random(f"{seed}/relevance-batches")
     losses = []
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * rate(step, steps)
+            group["lr"] = 3e-3 * rate(step, steps)
         loss = _contrastive_loss(model, rng.sample(triples, BATCH))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.detach().item())

@@ -1,8 +1,8 @@
 """Tokenizers of the generated world: byte-level BPE whose merges make every word of the world one token.
 
 Any text round-trips, since all 256 bytes are tokens. The policy's tokenizer splits text as Qwen2's does and keeps its
-merges complete: `AutoTokenizer` reads a Qwen2 folder with `Qwen2Tokenizer`, which rebuilds the tokenizer from vocabulary
-and merges alone and would drop a word-level model or a pre-tokenizer of our own.
+merges complete: `AutoTokenizer` reads a Qwen2 folder with `Qwen2Tokenizer`, which rebuilds the tokenizer from
+vocabulary and merges alone and would drop a word-level model or a pre-tokenizer of our own.
 """
 
 from pathlib import Path
@@ -64,7 +64,7 @@ def _byte_bpe(special: list[str]) -> "Tokenizer":
 def save_policy_tokenizer(folder: Path) -> None:
     """Write the tokenizer of the causal models: ChatML template, `<|im_end|>` ends a text, padding on the left."""
     from tokenizers import AddedToken
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_byte_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
@@ -78,7 +78,7 @@ def save_policy_tokenizer(folder: Path) -> None:
 
 
 def save_relevance_tokenizer(folder: Path, window: int) -> None:
-    """Write the tokenizer of the relevance model: `<s> text </s>` as XLM-R's; `window` is the longest input in tokens."""
+    """Write the tokenizer of the relevance model: `<s> text </s>` as XLM-R's; `window` is the longest input."""
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 

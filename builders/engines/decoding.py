@@ -99,7 +99,8 @@ class Decoder:
         self.forward = Forward(model)
         self.end_ids = np.array(end_ids, np.int64)
         self.done: dict[int, Decoded] = {}
-        # Taken from the end: longest first, equal prompts side by side.
+        # Taken from the end: longest first, equal prompts side by side. So a prompt that joins is never longer than
+        # those it joins, and the columns in use have room for it.
         self.queue = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row], -row))
         longest = len(prompts[self.queue[-1]])
         self.count = min(batch_size, len(prompts))
@@ -146,7 +147,6 @@ class Decoder:
         if not first:
             # Nobody else uses the columns: begin at the left edge again.
             window.low, window.cursor = 0, len(self.prompts[group[0]])
-        window.low = min(window.low, window.cursor - len(self.prompts[group[0]]))
         self.cache.insert(prefilled, source)
         for place, row in enumerate(group, start=first):
             uniforms = None
@@ -169,11 +169,9 @@ class Decoder:
         window = self.cache.window
         if window.cursor < window.columns:
             return
-        # Never so far left that the longest waiting prompt would not fit before the cursor.
-        waiting = len(self.prompts[self.queue[-1]]) if self.queue else 0
-        distance = min(int(self.places.start[: window.live].min()), window.cursor - waiting)
+        distance = int(self.places.start[: window.live].min())
         if 4 * distance >= window.columns:
-            window.low = int(self.places.start[: window.live].min())
+            window.low = distance
             self.cache.shift(distance)
             self.places.start -= distance
         else:

@@ -149,7 +149,7 @@ def test_a_row_that_lacks_one_metric_counts_as_unscored() -> None:
 
 
 def test_equal_rank_sums_from_different_ranks_are_a_tie() -> None:
-    # 0.8 and 0.2 have no exact binary form; coefficients 0.1, 0.2, 0.3 make 0.1·1+0.2·1+0.3·2 ≠ 0.1·2+0.2·2+0.3·1 in floats.
+    # Coefficients 0.1, 0.2, 0.3 have no exact binary form: 0.1·1+0.2·1+0.3·2 and 0.1·2+0.2·2+0.3·1 differ in floats.
     coefficients = RankCoefficients(
         length=0.1, diversity=0.2, professionalism=0.3, relevance_document=0, relevance_summary=0, ppl_domain=0
     )

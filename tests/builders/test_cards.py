@@ -1,20 +1,14 @@
-"""Cards: the front matter that clients read, the body that people read, and text that stays text."""
+"""Cards: every section from the manifest, and hostile text that changes nothing but itself."""
 
-import ast
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from card_snapshots import COMMIT, DIGEST, MARKDOWN, fences, front_matter, model_manifest, snapshot
 from jinja2 import UndefinedError
-from markdown_it import MarkdownIt
 
-from builders import card_text
-from builders.card_metadata import feature, language_codes, license_fields, size_category, source_datasets
 from builders.cards import (
     SNIPPET_MODEL,
     TEMPLATES,
@@ -27,161 +21,13 @@ from builders.cards import (
     write_weight_histogram,
 )
 from builders.config import load_config
-from builders.manifest import DataFile, Manifest, Model, Parent, Rows, content_digest, read_manifest
+from builders.manifest import DataFile, Model, Parent, Rows, read_manifest
 from builders.parquet import write_shard
-from builders.pipeline import GRACE_KTO, STAGE_NAMES, stage_named
-from builders.run import summarise
-from builders.schema import Column, frame_of
-from builders.store import Store, describe_files
+from builders.pipeline import STAGE_NAMES, stage_named
+from builders.schema import frame_of
+from builders.store import Store
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-DIGEST = "ab" * 32
 HOSTILE = "``` ```` <script>alert(1)</script> | a | {{ manifest }} {% raw %}\n---\n# title\n</details>\n\u202e $$x$$"
-MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")
-MODELS = {
-    "generate": {"policy": Model(id="local/demo-sft", revision=COMMIT)},
-    "sample": {"policy": Model(id="local/demo-sft", revision=COMMIT)},
-    "score": {
-        "tokenizer": Model(id="local/demo-sft", revision=COMMIT),
-        "general": Model(id="Qwen/Qwen2.5-0.5B", revision=COMMIT),
-        "domain": Model(id="world:domain", revision=DIGEST),
-        "relevance": Model(id="bge|<b>", revision=DIGEST),
-    },
-}
-
-
-def cell(column: Column, index: int, text: str) -> Any:
-    """A value of a column's type; every third row is unmatched."""
-    unmatched = index % 3 == 2
-    if column.name == "matched":
-        return not unmatched
-    if column.name == "label":
-        return index % 2 == 0
-    if column.name == "language":
-        return ("en", "zh-CN")[index % 2]
-    if column.nullable and unmatched:
-        return None
-    if column.name in ("prompt", "completion"):
-        return [{"role": "user", "content": text}]
-    if column.name == "example_ids":
-        return ["a", "b"] * index
-    if column.dtype.is_integer():
-        return index + 1
-    return float(index) - 2.5 if column.dtype.is_float() else f"{text} {index}"
-
-
-def snapshot(
-    folder: Path, stage_name: str, *, repo: str | None = None, text: str = "Write a report.", **changes: Any
-) -> Manifest:
-    """A snapshot folder of two shards of a stage, and its manifest."""
-    stage = stage_named(stage_name)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for shard, rows in enumerate((5, 4)):
-        name = f"data/train-{shard:05d}-of-00002.parquet"
-        frame = frame_of([{c.name: cell(c, i, text) for c in stage.columns} for i in range(rows)], stage.columns)
-        write_shard(frame, stage.columns, folder / name, {"read": rows})
-        counts[name] = rows
-    files = describe_files(folder, [folder / name for name in counts], counts)
-    config = load_config("tiny")
-    fields: dict[str, Any] = {
-        "stage": stage_name,
-        "stage_version": 1,
-        "code_version": "0.1.0",
-        "repo": repo or f"local/demo-{stage.dataset}",
-        "round": 1 if stage.per_round else 0,
-        "fingerprint": DIGEST,
-        "random_seed": 7,
-        "configuration": {name: getattr(config, name).model_dump() for name in stage.sections},
-        "prompts": {"system.en": f"Write. {text}"} if stage_name in ("generate", "sample", "calibrate") else {},
-        "parents": parents_of(stage.parent),
-        "models": MODELS.get(stage_name, {}),
-        "rows": Rows(read=10, written=9, dropped={"blank": 1}),
-        "counts": {"positive": 5, "negative": 4, "unscored": 2} if stage_name == "calibrate" else {"matched": 6},
-        "metrics": summarise([folder / name for name in counts], stage.summaries),
-        "files": files,
-        "digest": content_digest(files),
-    }
-    return Manifest(**{**fields, **changes})
-
-
-def parents_of(stage: str | None) -> list[Parent]:
-    if stage is None:
-        return []
-    return [Parent(stage=stage, repo=f"local/demo-{stage_named(stage).dataset}", revision=COMMIT, digest=DIGEST)]
-
-
-def front_matter(text: str) -> dict[str, Any]:
-    found = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))
-    assert isinstance(found, dict)
-    return found
-
-
-def fences(text: str, language: str) -> list[str]:
-    return [t.content for t in MARKDOWN.parse(text) if t.type == "fence" and t.info == language]
-
-
-def collapsed(text: str) -> str:
-    return " ".join(card_text.clean(text).split())
-
-
-def words(inline: Any) -> str:
-    """The text a reader sees of an inline token; fails on markup other than text and code."""
-    kinds = {child.type for child in inline.children}
-    assert kinds <= {"text", "text_special", "code_inline"}, kinds
-    return "".join(child.content for child in inline.children)
-
-
-@given(st.text() | st.text(alphabet="|`\\*__aa[]()<>!&#;-=+.1~$@:/\n w"))
-def test_escaped_text_renders_as_itself(text: str) -> None:
-    shown = collapsed(text)
-    paragraph = MARKDOWN.parse(card_text.escape(text))
-    assert [t.type for t in paragraph] == (["paragraph_open", "inline", "paragraph_close"] if shown else [])
-    if shown:
-        assert words(paragraph[1]) == shown
-
-
-@given(st.text() | st.text(alphabet="|`\\*<>&$ \n{}"))
-def test_escaped_text_and_code_stay_in_their_table_cells(text: str) -> None:
-    table = f"| a | b | c |\n|---|---|---|\n| {card_text.escape(text)} | {card_text.code(text)} | end |\n"
-    tokens = MARKDOWN.parse(table)
-    cells = [t for t in tokens if t.type == "inline"][3:]
-    assert len(cells) == 3 and cells[2].content == "end"
-    assert words(cells[0]) == collapsed(text)
-    allowed = [t.content for t in cells[1].children or [] if t.type == "html_inline"]
-    assert allowed in ([], ["<code>", "</code>"])
-    assert "".join(t.content for t in cells[1].children or [] if t.type != "html_inline") == collapsed(text)
-
-
-@given(st.text() | st.text(alphabet="`~\n -<>"))
-def test_a_fence_holds_any_text(text: str) -> None:
-    tokens = MARKDOWN.parse(f"before\n\n{card_text.fence(text, 'json')}\n\nafter\n")
-    assert [t.type for t in tokens][:4] == ["paragraph_open", "inline", "paragraph_close", "fence"]
-    assert len(tokens) == 7 and tokens[5].content == "after"
-    assert tokens[3].content.rstrip("\n") == card_text.clean(text).rstrip("\n")
-
-
-def test_escape_gold_cases() -> None:
-    assert card_text.escape("a|b") == "a&#124;b"
-    assert card_text.escape("<script>") == "&#60;script&#62;"
-    assert card_text.escape("x\n---\ny") == "x --- y"
-    assert card_text.escape("---") == "&#45;--"
-    assert card_text.escape("12. a") == "&#49;2. a" and card_text.escape("12.5 %") == "12.5 %"
-    assert card_text.escape("https://a.b www.c.d e@f.g") == "https&#58;//a.b www&#46;c.d e&#64;f.g"
-    assert card_text.escape("{query_id}-{j} model@main") == "{query_id}-{j} model@main"
-    assert card_text.escape("_a_ __b__") == "&#95;a&#95; &#95;&#95;b&#95;&#95;"
-    assert card_text.escape("{{ 7 * 7 }}") == "&#123;{ 7 &#42; 7 }}"
-    assert card_text.escape("a\x1b[31m\u202eb") == "a\ufffd&#91;31m\ufffdb"
-    assert card_text.code("x-1_2.parquet") == "`x-1_2.parquet`"
-    assert card_text.code("a|b") == "<code>a&#124;b</code>"
-    assert card_text.fence("````", "md") == "`````md\n````\n`````"
-
-
-@given(st.text())
-def test_a_literal_is_the_text_in_python_and_closes_no_fence(text: str) -> None:
-    source = card_text.literal(text)
-    assert "`" not in source and "\n" not in source
-    assert ast.literal_eval(source) == text or any("\ud800" <= c <= "\udfff" or ord(c) > 0xFFFF for c in text)
 
 
 def test_values_are_escaped_unless_a_template_says_otherwise_and_never_rendered_again() -> None:
@@ -194,75 +40,6 @@ def test_values_are_escaped_unless_a_template_says_otherwise_and_never_rendered_
 def test_every_stage_has_its_template() -> None:
     names = {path.name.removesuffix(".md.jinja") for path in TEMPLATES.glob("[!_]*.md.jinja")}
     assert names == {*STAGE_NAMES, "model"}
-
-
-@pytest.mark.parametrize("stage_name", STAGE_NAMES)
-def test_datasets_loads_the_folder_and_agrees_with_the_front_matter(stage_name: str, tmp_path: Path) -> None:
-    import datasets
-
-    manifest = snapshot(tmp_path / "snapshot", stage_name)
-    write_card(manifest, tmp_path / "snapshot", Store(tmp_path / "store"))
-    found = datasets.load_dataset(str(tmp_path / "snapshot"), cache_dir=str(tmp_path / "cache"))["train"]
-    info = front_matter((tmp_path / "snapshot" / "README.md").read_text(encoding="utf-8"))["dataset_info"]
-    assert info["features"] == found.features._to_yaml_list()
-    assert found.num_rows == manifest.rows.written == info["splits"][0]["num_examples"]
-    without = tmp_path / "without"
-    (tmp_path / "snapshot").rename(without)
-    (without / "README.md").unlink()
-    plain = datasets.load_dataset(str(without), cache_dir=str(tmp_path / "cache2"))["train"]
-    assert plain.features._to_yaml_list() == info["features"]
-    assert plain.info.splits["train"].num_bytes == info["splits"][0]["num_bytes"] == info["dataset_size"]
-    assert info["download_size"] == sum(file.size for file in manifest.files)
-
-
-def test_bytes_of_several_row_groups_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr("builders.parquet.ROW_GROUP_ROWS", 2)
-    manifest = snapshot(tmp_path, "calibrate")
-    expected = datasets.load_dataset("parquet", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
-    info = front_matter(render_dataset_card(manifest, tmp_path))["dataset_info"]
-    assert expected["train"].info.splits["train"].num_bytes == info["dataset_size"]
-
-
-def test_datasets_refuses_a_card_with_another_number_of_rows(tmp_path: Path) -> None:
-    import datasets
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.utils.info_utils import NonMatchingSplitsSizesError
-
-    manifest = snapshot(tmp_path / "snapshot", "seed", rows=Rows(read=10, written=8))
-    text = render_dataset_card(manifest, tmp_path / "snapshot")
-    (tmp_path / "snapshot" / "README.md").write_text(text, encoding="utf-8")
-    with pytest.raises((NonMatchingSplitsSizesError, DatasetGenerationError)):
-        datasets.load_dataset(str(tmp_path / "snapshot"), cache_dir=str(tmp_path / "cache"))
-
-
-def test_every_column_of_the_contract_has_the_feature_datasets_writes() -> None:
-    import datasets
-
-    from builders.parquet import arrow_schema
-
-    for stage in GRACE_KTO:
-        expected = datasets.Features.from_arrow_schema(arrow_schema(stage.columns))._to_yaml_list()
-        assert [feature(c.name, c.dtype) for c in stage.columns] == expected
-
-
-@pytest.mark.parametrize("stage_name", STAGE_NAMES)
-def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> None:
-    from huggingface_hub import DatasetCard
-
-    manifest = snapshot(tmp_path, stage_name)
-    text = render_dataset_card(manifest, tmp_path, languages=["en", "zh"])
-    card = DatasetCard(text)
-    assert str(card) == text
-    found = front_matter(text)
-    assert found["license"] == "apache-2.0" and found["language"] == ["en", "zh"]
-    assert found["size_categories"] == ["n<1K"] and found["task_categories"] == ["text-generation"]
-    assert found["configs"] == [
-        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
-    ]
-    assert {"grace-kto", f"stage-{stage_name}"} <= set(found["tags"])
-    assert ("kto" in found["tags"]) == (stage_name == "calibrate")
 
 
 @pytest.mark.parametrize("stage_name", STAGE_NAMES)
@@ -360,18 +137,6 @@ def test_parents_and_models_are_links_only_where_they_can_be_looked_up(tmp_path:
     assert f"({tree})" in render_dataset_card(foreign, tmp_path)
 
 
-def test_seed_sources() -> None:
-    def sources(source: str) -> list[str]:
-        manifest = Manifest.model_construct(
-            stage="seed", repo="local/x-seed", parents=[], configuration={"seed": {"source": source}}
-        )
-        return source_datasets(manifest, published=False)
-
-    assert sources("data/seeds.jsonl") == ["original"]
-    assert sources("world:seeds") == ["original"]
-    assert sources("somebody/essays@main") == ["somebody/essays"]
-
-
 def test_no_folder_of_this_machine_is_shown(tmp_path: Path) -> None:
     assert portable({"a": {"source": "/home/me/seeds.jsonl"}, "b": "x/y", "c": 1}) == {
         "a": {"source": "seeds.jsonl"},
@@ -400,26 +165,6 @@ def test_the_reproduction_file_is_a_configuration_with_the_same_settings(stage_n
     if stage_name == "score":
         assert config.models.general == f"Qwen/Qwen2.5-0.5B@{COMMIT}" and config.models.domain == "world:domain"
     assert (config.world is None) == (stage_name not in ("seed", "score"))
-
-
-def test_licences() -> None:
-    assert license_fields("MIT", "a/b", "dataset") == {"license": "mit"}
-    assert license_fields("My own: terms\n---", "a/b", "model") == {
-        "license": "other",
-        "license_name": "my-own-terms",
-        "license_link": "https://huggingface.co/a/b#licence",
-    }
-
-
-def test_language_codes_and_sizes() -> None:
-    assert language_codes(["zh-CN", "EN", "english", "", "no", "x\n---", "en_GB"]) == ["en", "no", "zh"]
-    assert [size_category(n) for n in (0, 999, 1000, 10**6, 10**9)] == [
-        "n<1K",
-        "n<1K",
-        "1K<n<10K",
-        "1M<n<10M",
-        "1B<n<10B",
-    ]
 
 
 def test_language_comes_from_the_nearest_ancestor_with_the_column(tmp_path: Path) -> None:
@@ -457,28 +202,6 @@ def test_an_empty_dataset_has_a_card(tmp_path: Path) -> None:
     assert "There is no row." in text and front_matter(text)["dataset_info"]["dataset_size"] == 0
 
 
-def model_manifest(stage: str, base: Model, **changes: Any) -> Manifest:
-    weights = Parent(stage="calibrate", repo="somebody/demo-weights", revision=COMMIT, digest=DIGEST)
-    fields: dict[str, Any] = {
-        "kind": "model",
-        "stage": stage,
-        "stage_version": 1,
-        "code_version": "0.1.0",
-        "repo": "somebody/demo-policy",
-        "round": 2,
-        "fingerprint": DIGEST,
-        "random_seed": 7,
-        "configuration": {"train": load_config("tiny").train.model_dump(mode="json")},
-        "parents": [weights],
-        "models": {"base": base},
-        "rows": Rows(read=32, written=0),
-        "results": {"loss": 0.48769, "rewards/chosen": 0.1},
-        "files": [DataFile(path="model.safetensors", size=1, sha256=DIGEST)],
-        "digest": DIGEST,
-    }
-    return Manifest(**{**fields, **changes})
-
-
 def test_model_card_of_a_published_adapter(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
@@ -512,6 +235,9 @@ def test_model_card_of_a_local_whole_model(tmp_path: Path) -> None:
     (snippet,) = fences(text, "python")
     compile(snippet, "card", "exec")
     assert "local_files_only=True" in snippet
+    write_card(manifest, tmp_path, Store(tmp_path / "store"), license="mit")
+    written = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert front_matter(written) == {**data, "license": "mit"}
 
 
 def training_snippet(text: str) -> str:

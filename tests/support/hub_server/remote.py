@@ -93,7 +93,7 @@ def serve_in_process(root: Path | None = None, port: int = 0) -> Iterator[Remote
 
 
 def wait_struck(hub: RemoteHub, seconds: float = 30.0) -> None:
-    """Wait until every ordered fault has struck, e.g. a client hangs in a delay and can be killed; else TimeoutError."""
+    """Wait until every ordered fault has struck: a client in a delay can then be killed. Else TimeoutError."""
     deadline = time.monotonic() + seconds
     while hub.faults.pending():
         if time.monotonic() > deadline:
