@@ -28,6 +28,7 @@ from scorers.ranking import group_rewards
 VERSION = 1
 
 LOW_IS_BETTER = ("ppl_domain",)
+QUERIES_PER_SHARD = 5_000  # of a dataset whose files split groups
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def plan(context: Context) -> list[Shard]:
     """
     parent = context.inputs["score"]
     require_columns(parent.scan().collect_schema(), SCORES_COLUMNS, str(parent))
-    pieces = file_shards(parent) if groups_are_whole(parent) else query_shards(parent, context)
+    pieces = file_shards(parent) if groups_are_whole(parent) else query_shards(parent)
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
     totals = Totals()
@@ -121,11 +122,11 @@ def groups_are_whole(parent: Revision) -> bool:
     return bool(distinct == parent.scan().select(pl.col("query_id").n_unique()).collect().item())
 
 
-def query_shards(parent: Revision, context: Context) -> list[Shard]:
-    """Runs of `sample.shard_queries` queries in order of first appearance."""
+def query_shards(parent: Revision) -> list[Shard]:
+    """Runs of queries in order of first appearance."""
     ids = parent.scan().select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"].to_list()
-    size = context.config.sample.shard_queries
-    return [Shard(i, ids[start : start + size]) for i, start in enumerate(range(0, len(ids), size))]
+    starts = range(0, len(ids), QUERIES_PER_SHARD)
+    return [Shard(i, ids[start : start + QUERIES_PER_SHARD]) for i, start in enumerate(starts)]
 
 
 def read_scores(parent: Revision, piece: str | Sequence[str], columns: list[str]) -> pl.DataFrame:
@@ -139,7 +140,7 @@ def build(context: Context, shard: Shard) -> ShardResult:
     """Calibrate one shard with the totals of the whole dataset."""
     piece, totals = shard.spec
     schema = polars_schema(SCORES_COLUMNS)
-    scores = read_scores(context.inputs["score"], piece, list(schema)).cast(schema)
+    scores = read_scores(context.inputs["score"], piece, schema.names()).cast(schema)
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
     frame = frame.with_columns(*messages(context.config.sample.system_prompt))

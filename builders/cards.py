@@ -19,7 +19,7 @@ import builders
 from builders import card_text
 from builders.card_metadata import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.card_text import Markdown, is_public, reference, row_json, yaml_text
-from builders.manifest import Manifest, Model
+from builders.manifest import Manifest, Model, portable
 from builders.pipeline import GRACE_KTO, stage_named
 from builders.stage import Stage
 from builders.store import Store, round_tag, write_text
@@ -187,17 +187,6 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
         else:
             pairs.append((f"{prefix}{key}", item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)))
     return pairs
-
-
-def portable(value: Any) -> Any:
-    """A configuration without folders of the machine it ran on: an absolute path becomes its last part."""
-    if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
 
 
 def class_weights(manifest: Manifest) -> tuple[float, float] | None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -174,6 +175,43 @@ def evaluate(
         evaluate_policies(settings, policies or [], Path(output), as_json=as_json)
 
 
+@app.command("push")
+def push_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    private: PrivateOption = False,
+    parents: ParentsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a revision that exists on the Hugging Face Hub, under the tag of its round."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders import report
+        from builders.publish import push
+
+        report.print_push(push(ref, settings, private=private, parents=parents), as_json=as_json)
+
+
+@app.command("pull")
+def pull_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Revision on the Hub: REPO[@REVISION].")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    model: Annotated[bool, typer.Option("--model", help="The repository is a model's.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a revision from the Hugging Face Hub into the store, every file checked."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders import report
+        from builders.hub import pull_into
+
+        report.print_pull(pull_into(ref, settings, "model" if model else "dataset"), as_json=as_json)
+
+
 @app.command()
 def status(
     config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
@@ -184,6 +222,64 @@ def status(
         from builders.status import status_rows
 
         report.print_status(status_rows(_load(config, overrides, store)), as_json=as_json)
+
+
+@app.command("verify")
+def verify_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute a revision's digests and, of weights, ranks, rewards and weights; exit status 1 on a difference."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders import verify
+        from builders.store import Store
+
+        revision = verify.open_any(ref, Store(Path(settings.store)))
+        findings = verify.verify(revision)
+        verify.print_findings(revision, findings, as_json=as_json)
+        if findings:
+            raise typer.Exit(1)
+
+
+@app.command("lineage")
+def lineage_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a revision was made from, back to the seeds, in the store and on the Hub."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders import lineage
+        from builders.store import Store
+
+        lineage.print_lineage(lineage.lineage(ref, Store(Path(settings.store))), as_json=as_json)
+
+
+@app.command("diff")
+def diff_command(
+    first: Annotated[str, typer.Argument(metavar="REF", help="Dataset: repo[@revision] or a path.")],
+    second: Annotated[str, typer.Argument(metavar="REF", help="Dataset to compare it with.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two datasets: queries in common, drift of the metrics, labels and weights."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders import diff
+        from builders.inputs import open_revision
+        from builders.store import Store
+
+        found = Store(Path(settings.store))
+        diff.print_diff(diff.diff(open_revision(first, found), open_revision(second, found)), as_json=as_json)
 
 
 @app.command()

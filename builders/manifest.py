@@ -105,6 +105,17 @@ class Manifest(_Record):
         return hashlib.sha1(self.to_json().encode()).hexdigest()
 
 
+def portable(value: Any) -> Any:
+    """A configuration as JSON has it, without folders of the machine: an absolute path becomes its last part."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
 def fingerprint_of(value: object) -> str:
     """SHA-256 of a JSON value; what decides whether a revision is stale."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

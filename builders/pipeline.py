@@ -86,6 +86,13 @@ def stage_named(name: str) -> Stage:
 
 
 def stage_of_dataset(columns: set[str], below: Stage) -> Stage | None:
-    """The deepest stage above `below` whose columns are all there: what somebody else's dataset can stand for."""
+    """What somebody else's dataset stands for: the deepest stage above `below` that added one of its columns.
+
+    None where it has no column of any of them.
+    """
     above = GRACE_KTO[: STAGE_NAMES.index(below.name)]
-    return next((s for s in reversed(above) if {c.name for c in s.columns} <= columns), None)
+    for index in range(len(above) - 1, -1, -1):
+        inherited = {c.name for c in above[index - 1].columns} if index else set()
+        if ({c.name for c in above[index].columns} - inherited) & columns:
+            return above[index]
+    return None

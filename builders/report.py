@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from builders.run import StagePlan, StageResult
+from builders.store import Revision
 
 
 def print_json(value: object) -> None:
@@ -67,6 +68,25 @@ def print_build(results: Sequence[StageResult], published: dict[str, str] | None
     print_table("", ("stage", "revision", "rows", "dropped", "", "why", "seconds"), rows)
     if published is not None:
         print(f"published {published['repo']}@{published['revision']} as {published['tag']}: {published['url']}")
+
+
+def print_push(published: dict[str, Any], *, as_json: bool) -> None:
+    """Where a revision is on the Hub, and whether it was there already."""
+    if as_json:
+        print_json(published)
+        return
+    how = "published" if published["uploaded"] else "already there"
+    print(f"{how}: {published['repo']}@{published['revision']} as {published['tag']}: {published['url']}")
+
+
+def print_pull(revision: Revision, *, as_json: bool) -> None:
+    """What was brought into the store."""
+    if as_json:
+        rows = None if revision.manifest is None else revision.manifest.rows.written
+        found = {"repo": revision.repo, "revision": revision.revision, "digest": revision.digest, "rows": rows}
+        print_json({**found, "path": str(revision.path)})
+        return
+    print(f"{revision} in {revision.path}")
 
 
 def print_plan(plans: Sequence[StagePlan], *, as_json: bool) -> None:

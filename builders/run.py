@@ -20,13 +20,13 @@ import polars as pl
 from builders.cards import write_card
 from builders.config import Config
 from builders.inputs import open_revision
-from builders.manifest import Manifest, Model, Parent, Rows, Summary, content_digest, fingerprint_of
+from builders.manifest import Manifest, Model, Parent, Rows, Summary, content_digest, fingerprint_of, portable
 from builders.models import ModelNotReady, Models
 from builders.parquet import shard_counts, shard_is_whole, shard_rows, write_shard
 from builders.pipeline import GRACE_KTO, STAGE_NAMES, stage_named, stage_of_dataset
 from builders.progress import Progress
 from builders.prompting import prompt_text
-from builders.schema import check_frame
+from builders.schema import check_frame, require_columns
 from builders.stage import Context, Shard, Stage
 from builders.store import Revision, Store, describe_files, round_tag
 from scorers.errors import UserError
@@ -135,18 +135,19 @@ def chain(
     end = STAGE_NAMES.index(target) + 1
     if start is None:
         return list(GRACE_KTO[:end]), {}
+    if last.parent is None:
+        raise UserError(f"--from {start}: stage {target} starts from seed.source, not from a dataset")
     revision = open_revision(start, store, require_pinned=require_pinned)
-    columns = set(revision.scan().collect_schema().names())
-    origin = stage_of_dataset(columns, last)
+    schema = revision.scan().collect_schema()
+    origin = stage_of_dataset(set(schema.names()), last)
     if origin is None:
-        parent = stage_named(last.parent) if last.parent else None
-        if parent is None:
-            raise UserError(f"--from {start}: stage {target} starts from seed.source, not from a dataset")
-        missing = [c.name for c in parent.columns if c.name not in columns]
         raise UserError(
-            f"--from {start}: stage {target} needs a {parent.dataset} dataset, and column {', '.join(missing)} "
-            f"is missing; it has {', '.join(sorted(columns))}"
+            f"--from {start}: none of its columns ({', '.join(schema.names())}) is one that a stage above {target} "
+            f"adds; {target} takes a {stage_named(last.parent).dataset} dataset"
         )
+    require_columns(schema, origin.columns, f"--from {start}")
+    if revision.scan().select(pl.len()).collect().item() == 0:
+        raise UserError(f"--from {start} is empty; at least one row is needed")
     return list(GRACE_KTO[STAGE_NAMES.index(origin.name) + 1 : end]), {origin.name: revision}
 
 
@@ -165,7 +166,7 @@ def inputs_of(stage: Stage, config: Config, store: Store, round_: int, given: di
     parents |= stage.extra_inputs(config, store, round_)
     finder = Models(config, store, round_)
     models = {role: finder.find(role).record for role in stage.roles}
-    sections = {name: getattr(config, name).model_dump() for name in stage.sections}
+    sections = {name: portable(getattr(config, name).model_dump()) for name in stage.sections}
     recipe = {
         "stage": stage.name,
         "version": stage.version,
@@ -243,7 +244,7 @@ def _build_stage(stage: Stage, context: Context, inputs: Inputs) -> Revision:
     with Progress(stage.name, len(shards)) as progress:
         for shard in shards:
             path = _shard_path(context.work, shard)
-            if not (path.exists() and shard_is_whole(path)):
+            if not shard_is_whole(path):
                 _forget_following(stage, context.work, shard)
                 _build_shard(stage, context, shard, path)
             progress.advance(shard_rows(path), shard_counts(path).get("tokens", 0))

@@ -29,7 +29,7 @@ def plan(context: Context) -> list[Shard]:
 def build(context: Context, shard: Shard) -> ShardResult:
     """Score the matched rows of one file and leave the others null."""
     columns = polars_schema(GROUPS_COLUMNS)
-    parent = pl.read_parquet(shard.spec, columns=list(columns)).select(columns).cast(columns)
+    parent = pl.read_parquet(shard.spec, columns=columns.names()).select(columns.names()).cast(columns)
     matched = parent.filter("matched")
     relevance = context.models.relevance()
     cut_before = relevance.truncated

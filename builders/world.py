@@ -98,16 +98,22 @@ class World:
         return [request.text() for request in islice(self._requests(held_out=True), n)]
 
     def copying_conversations(self, n: int) -> list[Conversation]:
-        """n copying exercises: the query's headings as an outline, as a document without sentences, or both. In most of
-        them the headings are drawn from all topics, so that nothing but copying helps."""
+        """n copying exercises: the query's headings as an outline and as a document, with 1 or 2 sentences a section
+        in 40 % of them. In most of them the headings are drawn from all topics, so that nothing but copying helps."""
         rng = self._rng("copying")
         rows = []
         for _ in range(n):
-            request = _draw_request(rng, rng.choice(sorted(TOPICS)), mixed=rng.random() < 0.7)
-            outline, answer = (f"<{tag}>{_outline(request)}</{tag}>" for tag in ("outline", "answer"))
-            summary = _summary(rng, request, Quality(request.topic, 0.0, 0.0, 0.0, 0.0))
-            forms = (outline, answer, f"{outline}\n{answer}", f"<summary>{summary}</summary>\n{outline}")
-            rows.append(_conversation(request.text(), rng.choice(forms)))
+            request = _draw_request(rng, rng.choice(sorted(TOPICS)), mixed=rng.random() < 0.6)
+            quality = Quality(request.topic, 0.3, 0.1, 0.0, 0.0)
+            summary = f"<summary>{_summary(rng, request, quality)}</summary>\n" if rng.random() < 0.5 else ""
+            lengths = [rng.choice((1, 1, 2)) for _ in request.headings] if rng.random() < 0.4 else [0, 0]
+            lines = []
+            for number, (heading, length) in enumerate(zip(request.headings, lengths, strict=True), start=1):
+                lines.append(f"{number}. {heading}")
+                lines.extend([" ".join(_sentence(rng, quality) for _ in range(length))] if length else [])
+            answer = "\n".join(lines)
+            reply = f"{summary}<outline>{_outline(request)}</outline>\n<answer>{answer}</answer>"
+            rows.append(_conversation(request.text(), reply))
         return rows
 
     def query_conversations(self, n: int) -> list[Conversation]:

@@ -39,7 +39,7 @@ class WeightedCollator:
 
 
 class StepWatch(TrainerCallback):  # type: ignore[misc]
-    """One progress bar over the steps on stderr, none where stderr is no terminal; stops at a loss that is not finite."""
+    """A progress bar on stderr, none where stderr is no terminal; stops the run at a loss that is not finite."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None

@@ -16,7 +16,7 @@ from typing import Any
 from builders.cards import write_card
 from builders.config import Config
 from builders.inputs import open_revision
-from builders.manifest import FILE_NAME, Manifest, Model, Parent, Rows, content_digest, fingerprint_of
+from builders.manifest import FILE_NAME, Manifest, Model, Parent, Rows, content_digest, fingerprint_of, portable
 from builders.models import policy_model, policy_repo, resolve_model, sft_repo
 from builders.pipeline import stage_named
 from builders.prompting import prompt_text
@@ -78,7 +78,7 @@ def train_sft(config: Config) -> StageResult:
         stage="sft",
         repo=sft_repo(config),
         round=0,
-        configuration={"sft": config.sft.model_dump()},
+        configuration={"sft": portable(config.sft.model_dump())},
         parents={"seed": seeds},
         models={"base": base.record},
         extra={"system_prompt": system and prompt_text(system), "world": config.world and config.world.model_dump()},
@@ -146,7 +146,7 @@ def train_policy(
         stage="train",
         repo=policy_repo(config),
         round=round_,
-        configuration={"train": config.train.model_dump(), "loop": config.loop.model_dump()},
+        configuration=portable({"train": config.train.model_dump(), "loop": config.loop.model_dump()}),
         parents={"calibrate": weights},
         models={"base": first.record, "policy": policy.record},
     )

@@ -118,15 +118,17 @@ def _write_part(target: Path, seed: int) -> Metrics:
     return metrics
 
 
-def _train_base(folder: Path, seed: int, steps: int = 450) -> Metrics:
-    """The policy after copying (query to headings) and writing queries; the prompt's tokens do not count."""
+def _train_base(folder: Path, seed: int, steps: int = 400) -> Metrics:
+    """The policy after copying (query to headings) and writing queries. The queries shown as examples count a little:
+    from them it learns that the terms of one query share a topic."""
     from training.world_tokenizer import save_policy_tokenizer
 
     save_policy_tokenizer(folder)
     model = _new_model(folder, seed, hidden=96, intermediate=192)
     world = World(seed)
-    conversations = world.copying_conversations(min(9_000, 32 * steps)) + world.query_conversations(min(700, 2 * steps))
-    return _train_and_save(model, folder, _conversation_rows(folder, conversations), steps, 5e-3, seed, batch_size=32)
+    rows = _conversation_rows(folder, world.copying_conversations(min(9_000, 32 * steps)), prompt_weight=0.0)
+    rows += _conversation_rows(folder, world.query_conversations(min(900, 2 * steps)), prompt_weight=0.3)
+    return _train_and_save(model, folder, rows, steps, 4e-3, seed, batch_size=32)
 
 
 def _train_general(folder: Path, seed: int, steps: int = 350) -> Metrics:
@@ -167,7 +169,7 @@ def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Q
         num_key_value_heads=hidden // 32,
         max_position_embeddings=WINDOW,
         tie_word_embeddings=True,
-        initializer_range=0.05,
+        initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -190,13 +192,18 @@ def _train_and_save(
     return {"parameters": model.num_parameters(), "steps": steps, "loss": loss}
 
 
-def _conversation_rows(folder: Path, conversations: list[Conversation]) -> list[tuple[list[int], list[float]]]:
+def _conversation_rows(
+    folder: Path, conversations: list[Conversation], prompt_weight: float
+) -> list[tuple[list[int], list[float]]]:
     from transformers import AutoTokenizer
 
     from training.sft import tokenize
 
     rows, _ = tokenize(AutoTokenizer.from_pretrained(folder), conversations, WINDOW)
-    return [(row["input_ids"], [float(i >= row["prompt_length"]) for i in range(row["length"])]) for row in rows]
+    return [
+        (row["input_ids"], [prompt_weight if i < row["prompt_length"] else 1.0 for i in range(row["length"])])
+        for row in rows
+    ]
 
 
 def _text_rows(folder: Path, texts: list[str]) -> list[tuple[list[int], list[float]]]:

@@ -1,0 +1,199 @@
+"""Requests to the Hugging Face Hub: what is tried again, and every failure as one line for the user.
+
+huggingface_hub repeats downloads and uploads, but neither repository listings nor commits. Only requests that may be
+repeated go through `call`; a commit is repeated by `hub_commit`, which reads the head first.
+"""
+
+import errno
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from scorers.errors import UserError
+
+ATTEMPTS = 4
+LONGEST_WAIT = 300  # seconds; the Hub counts requests in windows of five minutes
+LONGEST_TEXT = 240  # characters of a server's message that are shown
+
+#: Everything the clients raise: HTTP and network errors, hf_xet's built-in ones, and an answer that cannot be read.
+CLIENT_ERRORS = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EntryNotFoundError,
+)
+_LASTING = (
+    OfflineModeIsEnabled,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")
+
+T = TypeVar("T")
+
+
+class NotOnHub(UserError):
+    """A repository or a revision that is missing, or that the token may not see."""
+
+
+def client() -> HfApi:
+    """The client for the endpoint and token of the environment (HF_ENDPOINT, HF_TOKEN or `hf auth login`)."""
+    return HfApi(endpoint=constants.ENDPOINT, library_name="grace-data")
+
+
+def endpoint() -> str:
+    """Address of the Hub in use."""
+    return constants.ENDPOINT
+
+
+def call(what: str, request: Callable[[], T]) -> T:
+    """Make a request that may be repeated.
+
+    Args:
+        what: the thing in question, for the error message, such as `dataset alice/demo-scores`.
+        request: asks the Hub; anything transient is tried `ATTEMPTS` times with growing, jittered waits.
+
+    Raises:
+        UserError: one line that says what is wrong; `NotOnHub` for what is missing.
+    """
+    try:
+        return Retrying(
+            retry=retry_if_exception(is_transient), stop=stop_after_attempt(ATTEMPTS), wait=wait, reraise=True
+        )(request)
+    except CLIENT_ERRORS as error:
+        raise as_user_error(what, error) from None
+
+
+def wait(state: RetryCallState) -> float:
+    """Seconds until the next attempt: what the Hub asks for, else about 1, 2, 4 … 30."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = _asked_wait(error)
+    return asked if asked is not None else wait_exponential_jitter(initial=1, max=30)(state)
+
+
+def _asked_wait(error: BaseException | None) -> float | None:
+    response = _response(error)
+    if response is None:
+        return None
+    found = re.search(r";t=(\d+)", response.headers.get("RateLimit", "")) if response.status_code == 429 else None
+    asked = found[1] if found else response.headers.get("Retry-After", "")
+    return min(int(asked) + 1, LONGEST_WAIT) if asked.isdecimal() else None
+
+
+def _response(error: BaseException | None) -> httpx2.Response | None:
+    """The refusal at the root of an error; uploads wrap it."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response
+        error = error.__cause__
+    return None
+
+
+def status_of(error: BaseException) -> int | None:
+    """HTTP status at the root of an error; None where there was no answer."""
+    response = _response(error)
+    return None if response is None else response.status_code
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request can succeed later: overload, a broken connection or a damaged answer."""
+    if isinstance(error, _LASTING) or not isinstance(error, CLIENT_ERRORS):
+        return False
+    status = status_of(error)
+    if status is not None:  # an upload that arrived damaged is a 400 inside a RuntimeError
+        return status in (408, 425, 429) or status >= 500 or (status == 400 and isinstance(error, RuntimeError))
+    if isinstance(error, LocalEntryNotFoundError):
+        return True
+    return not (isinstance(error, EntryNotFoundError | FileNotFoundError) or _is_local(error))
+
+
+def _is_local(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _LOCAL and not isinstance(error, HfHubHTTPError)
+
+
+def masked(text: str) -> str:
+    """One line of text without the token or anything that looks like one."""
+    token = get_token()
+    line = " ".join(text.split())
+    if token:
+        line = line.replace(token, "hf_***")
+    return _TOKEN.sub("hf_***", line)
+
+
+def as_user_error(what: str, error: BaseException) -> UserError:
+    """Say a client's error in one line, with the way out."""
+    kind = NotOnHub if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError) else UserError
+    return kind(masked(f"{what}: {_reason(error)}"))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, GatedRepoError):
+        return f"access is restricted; ask for it on {endpoint()}, then log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        who = "this token may not see it" if get_token() else "needs a token"
+        return f"not found on {endpoint()}, or it is private and {who}; check the name, or run `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return f"no such revision on {endpoint()}; give a branch, a tag such as round-001 or a 40-hex commit"
+    if isinstance(error, HFValidationError):
+        return f"the Hub does not allow this name: {_short(str(error))}; set name: or namespace: to another"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "offline mode is set; unset HF_HUB_OFFLINE, or use what the store holds"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "no token; run `hf auth login` or set HF_TOKEN"
+    if isinstance(error, OSError) and _is_local(error):
+        return f"{error.filename or 'the disk'}: {error.strerror}; free room or give --store another folder"
+    return _refusal(error) or f"no usable answer from {endpoint()} ({_short(str(error))}); run the command again"
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What a status code means to the user; None where there was none."""
+    response = _response(error)
+    if response is None:
+        return None
+    status = response.status_code
+    said = _short(response.headers.get("X-Error-Message") or _server_message(error) or str(error))
+    if status == 401:
+        return f"the Hub refuses the token ({said}); run `hf auth login` or set HF_TOKEN"
+    if status == 403:
+        return f"not allowed ({said}); use a token with write rights to this namespace, or set namespace:"
+    if status == 429:
+        return "too many requests; wait five minutes and run the command again"
+    if status >= 500:
+        return f"the Hub is not available (status {status}); run the command again"
+    return f"refused with status {status} ({said})"
+
+
+def _server_message(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.server_message
+        error = error.__cause__
+    return None
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"
