@@ -158,7 +158,8 @@ class EvaluateSettings(Section):
     source: str = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
     split: str = "test"
     column: str = "query"
-    queries: Positive = Field(128, description="queries taken, the first ones")
+    queries: Positive = Field(128, description="queries taken")
+    skip: int = Field(0, ge=0, description="queries of the source left out before those taken")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Share = 1.0
 

@@ -6,6 +6,7 @@ repeated go through `call`; a commit is repeated by `hub_commit`, which reads th
 
 import errno
 import re
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from scorers.errors import UserError
@@ -60,7 +62,12 @@ class NotOnHub(UserError):
 
 
 def client() -> HfApi:
-    """The client for the endpoint and token of the environment (HF_ENDPOINT, HF_TOKEN or `hf auth login`)."""
+    """The client for the endpoint and token of the environment (HF_ENDPOINT, HF_TOKEN or `hf auth login`).
+
+    Its progress bars are shown on a terminal only.
+    """
+    if not sys.stderr.isatty() and not are_progress_bars_disabled():
+        disable_progress_bars()
     return HfApi(endpoint=constants.ENDPOINT, library_name="grace-data")
 
 
@@ -125,9 +132,9 @@ def is_transient(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:  # an upload that arrived damaged is a 400 inside a RuntimeError
         return status in (408, 425, 429) or status >= 500 or (status == 400 and isinstance(error, RuntimeError))
-    if isinstance(error, LocalEntryNotFoundError):
-        return True
-    return not (isinstance(error, EntryNotFoundError | FileNotFoundError) or _is_local(error))
+    if isinstance(error, LocalEntryNotFoundError):  # the client tried for a while itself
+        return False
+    return not (isinstance(error, FileNotFoundError) or _is_local(error))
 
 
 def _is_local(error: BaseException) -> bool:

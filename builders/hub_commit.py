@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from builders.hub_client import CLIENT_ERRORS, NotOnHub, as_user_error, call, client, endpoint, is_transient, status_of
 from builders.hub_client import wait as wait_for_hub
@@ -20,7 +20,8 @@ from builders.manifest import DataFile, file_sha256
 from builders.store import Kind
 from scorers.errors import UserError
 
-ATTEMPTS = 12  # commits and tags; others that publish at the same moment take some of them
+ATTEMPTS = 5
+RACES = 20  # attempts while others publish to the same repository
 LOST_RACE = 412
 EXISTS = 409
 Content = Path | bytes
@@ -136,20 +137,24 @@ def _ensure_repo(release: Release, private: bool) -> None:
         )
 
 
+def _was_race(state: RetryCallState) -> bool:
+    """Whether an attempt failed because another process was faster."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error is not None and error.__cause__ is not None and status_of(error.__cause__) in (LOST_RACE, EXISTS)
+
+
 def _wait(state: RetryCallState) -> float:
     """After a lost race a random moment, else what the Hub asks for."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    cause = error.__cause__ if error is not None else None
-    if cause is not None and status_of(cause) in (LOST_RACE, EXISTS):
-        return float(wait_random_exponential(multiplier=0.2, max=5)(state))
-    return wait_for_hub(state)
+    return float(wait_random_exponential(multiplier=0.2, max=5)(state)) if _was_race(state) else wait_for_hub(state)
+
+
+def _stop(state: RetryCallState) -> bool:
+    return state.attempt_number >= (RACES if _was_race(state) else ATTEMPTS)
 
 
 def _repeat(release: Release, attempt: Callable[[], str]) -> str:
     """Call `attempt` until it returns a commit."""
-    retrying = Retrying(
-        retry=retry_if_exception_type(_Again), stop=stop_after_attempt(ATTEMPTS), wait=_wait, reraise=True
-    )
+    retrying = Retrying(retry=retry_if_exception_type(_Again), stop=_stop, wait=_wait, reraise=True)
     try:
         return retrying(attempt)
     except _Again as error:

@@ -12,14 +12,14 @@ from typing import Any
 
 from huggingface_hub import get_token
 
-from builders.cards import FIGURE, MODEL_STAGES, languages_of, portable, render_dataset_card, render_model_card
+from builders.cards import FIGURE, MODEL_STAGES, languages_of, render_dataset_card, render_model_card
 from builders.config import Config
 from builders.hub import is_local
 from builders.hub_client import NotOnHub, call, client, endpoint
 from builders.hub_commit import Content, Release, find_release, release_commit
 from builders.hub_listing import read_listing
 from builders.inputs import open_revision
-from builders.manifest import FILE_NAME, Manifest, Model, Parent
+from builders.manifest import FILE_NAME, Manifest, Model, Parent, portable
 from builders.store import Kind, Revision, Store, is_commit, parse_ref, round_tag, write_text
 from scorers.errors import UserError
 

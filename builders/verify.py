@@ -26,7 +26,7 @@ from builders.schema import RANKED, Column
 from builders.store import Kind, Revision, Store, parse_ref
 from scorers.errors import UserError
 
-TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
+TOLERANCE = 1e-3  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows that are listed of each column
 RUN_QUERIES = 4096  # queries recomputed together where a group is spread over files
 KINDS: tuple[Kind, ...] = ("dataset", "model")
@@ -133,7 +133,7 @@ def _payload(manifest: Manifest, root: Path) -> set[str]:
     base = root / "data" if manifest.kind == "dataset" else root
     names = {path.relative_to(root) for path in base.rglob("*") if path.is_file()}
     kept = (name for name in names if not any(part.startswith(".") for part in name.parts))
-    return {name.as_posix() for name in kept} - {FILE_NAME, "README.md"}
+    return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md")}
 
 
 def _check_rows(manifest: Manifest, root: Path) -> list[Finding]:

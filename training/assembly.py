@@ -166,7 +166,7 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         optim=settings.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        deepspeed=settings.deepspeed,
+        deepspeed=str(Path(__file__).with_name("zero2.json")) if settings.deepspeed == "zero2" else settings.deepspeed,
         ddp_find_unused_parameters=False,
         seed=settings.seed,
         model_init_kwargs={"dtype": dtype, "attn_implementation": settings.attention},

@@ -95,7 +95,7 @@ def evaluate_policies(config: Config, references: Sequence[str], output: Path, *
 
 
 def held_out_queries(config: Config, store: Store) -> list[str]:
-    """The first `evaluate.queries` queries of the held-out source.
+    """`evaluate.queries` queries of the held-out source, after `evaluate.skip` others.
 
     Raises:
         UserError: where the source, its column or enough queries are missing.
@@ -107,9 +107,11 @@ def held_out_queries(config: Config, store: Store) -> list[str]:
             f"evaluate.source {settings.source}: no column {settings.column}; it has {', '.join(frame.columns)}; "
             "set evaluate.column"
         )
-    queries = frame[settings.column].drop_nulls().unique(maintain_order=True).head(settings.queries).to_list()
+    queries = (
+        frame[settings.column].drop_nulls().unique(maintain_order=True).slice(settings.skip, settings.queries).to_list()
+    )
     if not queries:
-        raise UserError(f"evaluate.source {settings.source} holds no query")
+        raise UserError(f"evaluate.source {settings.source} holds no query after the first {settings.skip}")
     return queries
 
 

@@ -4,9 +4,12 @@ Like a dataset, a model revision has a manifest with the fingerprint of everythi
 there already is kept, and its parents say which dataset and which policy it came from.
 """
 
+import contextlib
 import importlib.metadata
 import json
+import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -157,7 +160,7 @@ def train_policy(
     began = time.monotonic()
     full = config.train.method == "full"
     run = fingerprint_of([recipe.configuration, first.record.model_dump()])
-    with store.lock():
+    with store.lock() if first_process() else contextlib.nullcontext():
         work = store.work_path(recipe.repo, run)
         output = work / f"policy-{recipe.fingerprint[:16]}"
         record = train_round(
@@ -171,14 +174,22 @@ def train_policy(
             total_rounds=max(config.loop.rounds, round_),
             reference_model=first.path if full and config.train.reference == "initial" else None,
         )
+        if not first_process():
+            sys.exit(0)  # of several processes under torchrun the first one writes to the store
         for warning in record["warnings"]:
             log(f"warning: {weights}: {warning}")
         _forget_paths(output, first.record)
         results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-        revision = _store_model(
-            store, recipe, output, int(record["rows"]), results, config, ["main", round_tag(round_)]
-        )
+        refs = ["main", round_tag(round_)]
+        revision = _store_model(store, recipe, output, int(record["rows"]), results, config, refs)
+        if round_ >= config.loop.rounds:
+            shutil.rmtree(work)  # no later round needs the optimizer's state
     return StageResult("train", revision, True, "missing or stale", time.monotonic() - began)
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _forget_paths(output: Path, base: Model) -> None:

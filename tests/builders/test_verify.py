@@ -6,12 +6,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from datasets_factory import add_dataset, add_model, scores_frame, weights_frame
+from datasets_factory import add_dataset, add_model, scores_frame, weights_frame, write_data
 from typer.testing import CliRunner
 
 from builders.cli import app
 from builders.manifest import DataFile, Manifest, content_digest
-from builders.parquet import write_shard
 from builders.schema import WEIGHTS_COLUMNS
 from builders.store import Revision, Store, describe_files
 from builders.verify import ROWS_SHOWN, Finding, inside, open_any, verify
@@ -32,7 +31,7 @@ def weights(store: Store) -> Revision:
 
 def altered(revision: Revision, frame: pl.DataFrame) -> Revision:
     """The revision with other rows in its first shard, and a manifest that describes them truly."""
-    write_shard(frame, WEIGHTS_COLUMNS, revision.path / SHARD, {"read": frame.height})
+    write_data(frame, WEIGHTS_COLUMNS, revision.path / SHARD)
     assert revision.manifest is not None
     rows = {file.path: int(file.rows or 0) for file in revision.manifest.files} | {SHARD: frame.height}
     files = describe_files(revision.path, [revision.path / name for name in rows], rows)

@@ -1,5 +1,6 @@
 """A Hub, a client and a repository for the tests of this folder."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -41,3 +42,15 @@ def remote() -> Iterator[RemoteHub]:
     with serve_in_process() as server:
         server.add_token(TOKEN, "alice")
         yield server
+
+
+@pytest.fixture
+def connected(hub: HubServer, lfs_uploads: None, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub as this process's own, with alice's token; nobody waits before trying again."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return hub

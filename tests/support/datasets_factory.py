@@ -19,7 +19,7 @@ LENGTHS = ((40, 55, 61, None), (70, 52, 52, 90))  # tokens of the responses to e
 
 def scores_frame(lengths: Sequence[Sequence[int | None]] = LENGTHS, **columns: Sequence[object]) -> pl.DataFrame:
     """A scores dataset: one query for each inner sequence, one response for each length; `columns` replace values."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for group, members in enumerate(lengths):
         for j, length in enumerate(members):
             rows.append(_scores_row(f"query{group}", j, length, len(rows)))
@@ -71,6 +71,12 @@ def plain_frame(columns: Sequence[Column], rows: int = 3) -> pl.DataFrame:
     )
 
 
+def write_data(frame: pl.DataFrame, columns: Sequence[Column], path: Path) -> None:
+    """Write one data file as a stage does, without the mark beside it that serves resuming only."""
+    write_shard(frame, columns, path, {"read": frame.height})
+    path.with_suffix(".sha256").unlink(missing_ok=True)
+
+
 def add_dataset(
     store: Store,
     stage_name: str,
@@ -95,7 +101,7 @@ def add_dataset(
     rows, start = {}, 0
     for index, size in enumerate(sizes):
         name = f"data/train-{index:05d}-of-{len(sizes):05d}.parquet"
-        write_shard(frame.slice(start, size), stage.columns, staged / name, {"read": size})
+        write_data(frame.slice(start, size), stage.columns, staged / name)
         rows[name], start = size, start + size
     configuration = {"calibrate": {"coefficients": RankCoefficients().model_dump(), "binary": False}}
     fields = {

@@ -22,9 +22,7 @@ def config_for(store: Store, namespace: str | None = None) -> Config:
 
 def parent_of(revision: Revision) -> Parent:
     assert revision.manifest is not None
-    return Parent(
-        stage=revision.manifest.stage, repo=revision.repo, revision=revision.revision, digest=revision.digest
-    )
+    return Parent(stage=revision.manifest.stage, repo=revision.repo, revision=revision.revision, digest=revision.digest)
 
 
 def add_dataset(
@@ -50,6 +48,8 @@ def add_dataset(
         parents=[parent_of(parent) for parent in parents],
         models=models,
     )
+    for marker in (staged / "data").glob("*.sha256"):  # of the build, not of the revision
+        marker.unlink()
     write_card(manifest, staged, store)
     return store.add(staged, manifest, ["main", round_tag(manifest.round)])
 

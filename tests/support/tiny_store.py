@@ -1,0 +1,36 @@
+"""A store with the generated world and its first policy, made once by the product itself and copied for each test.
+
+It lies in .grace/test-store of the checkout; a second run reuses it as far as it is fresh.
+"""
+
+import fcntl
+import shutil
+from pathlib import Path
+
+from builders.config import Config, load_config
+
+ROOT = Path(__file__).parents[2] / ".grace" / "test-store"
+SMALL = ("generate.queries=8", "generate.shard_queries=4", "sample.responses=4", "sample.shard_queries=2")
+SMALL_LOOP = (*SMALL, "loop.rounds=2", "train.batch_size=8", "train.device_batch_size=8", "train.save_steps=1")
+
+
+def prepared_store() -> Path:
+    """The shared store; the first process to ask makes it, others wait."""
+    from training.prepare import prepare
+
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with (ROOT.parent / "test-store.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepare(load_config("tiny", store=str(ROOT)), "calibrate", 1)
+    return ROOT
+
+
+def copy_store(target: Path) -> Path:
+    """A copy of the shared store to work in."""
+    shutil.copytree(prepared_store(), target, symlinks=True)
+    return target
+
+
+def small_config(store: Path, *overrides: str) -> Config:
+    """The tiny preset with two rounds of 32 rows."""
+    return load_config("tiny", [*SMALL_LOOP, *overrides], str(store))

@@ -1,0 +1,110 @@
+"""The semi-online loop end to end on the trained tiny world, undisturbed, repeated, and killed again and again."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny_store import copy_store, small_config
+
+from builders.config import Config
+from builders.run import StageResult, build, dry_run
+from builders.status import status_rows
+from builders.store import Revision
+from scorers.errors import UserError
+
+pytestmark = pytest.mark.slow
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[StageResult], float]:
+    """Two rounds undisturbed: configuration, results, seconds."""
+    from training.loop import run_loop
+
+    config = small_config(copy_store(tmp_path_factory.mktemp("loop") / "store"))
+    began = time.monotonic()
+    return config, run_loop(config), time.monotonic() - began
+
+
+def last(results: list[StageResult], stage: str) -> Revision:
+    return [result.revision for result in results if result.stage == stage][-1]
+
+
+def test_the_loop_builds_and_trains_every_round(finished: tuple[Config, list[StageResult], float]) -> None:
+    config, results, _ = finished
+    assert [r.stage for r in results] == ["seed", "generate", "sample", "score", "calibrate", "train"] * 2
+    assert all(row["state"] == "built" for row in status_rows(config))
+    weights = last(results, "calibrate").scan().collect()
+    assert weights.height == 32 and weights["round"].unique().to_list() == [2]
+    scored = weights.filter(pl.col("reward").is_not_null())
+    for label, sign in ((True, 1), (False, -1)):
+        rows = scored.filter(pl.col("label") == label)
+        assert rows["weight"].sum() == pytest.approx(sign * rows.height, abs=1e-6)
+
+
+def test_the_second_round_is_sampled_by_the_first_rounds_policy(
+    finished: tuple[Config, list[StageResult], float],
+) -> None:
+    _, results, _ = finished
+    trained = [result.revision for result in results if result.stage == "train"]
+    assert last(results, "sample").scan().collect()["policy"].unique().to_list() == [str(trained[0])]
+    queries = [set(r.revision.scan().collect()["query_id"]) for r in results if r.stage == "generate"]
+    assert not queries[0] & queries[1]
+    assert trained[1].manifest is not None and trained[1].manifest.models["policy"].revision == trained[0].revision
+
+
+def test_a_finished_loop_is_kept(finished: tuple[Config, list[StageResult], float]) -> None:
+    from training.loop import run_loop
+
+    config, results, _ = finished
+    again = run_loop(config)
+    assert not any(result.built for result in again)
+    assert [r.revision.revision for r in again] == [r.revision.revision for r in results]
+    assert {plan.action for plan in dry_run(config, "calibrate", round_=2)} == {"keep"}
+
+
+def test_only_what_a_change_touches_is_built_again(
+    finished: tuple[Config, list[StageResult], float], tmp_path: Path
+) -> None:
+    config, _, _ = finished
+    store = tmp_path / "store"
+    shutil.copytree(config.store, store)
+    changed = small_config(store, "calibrate.coefficients.length=2.0")
+    actions = [(plan.stage, plan.action) for plan in dry_run(changed, "calibrate")]
+    assert actions == [
+        ("seed", "keep"),
+        ("generate", "keep"),
+        ("sample", "keep"),
+        ("score", "keep"),
+        ("calibrate", "build"),
+    ]
+    assert [result.built for result in build(changed, "calibrate")] == [False] * 4 + [True]
+
+
+def test_a_round_before_its_policy_is_trained_is_refused(tmp_path: Path) -> None:
+    config = small_config(copy_store(tmp_path / "store"))
+    build(config, "generate")
+    with pytest.raises(UserError, match="policy of round 1, which is not trained"):
+        build(config, "sample", round_=2)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(
+    finished: tuple[Config, list[StageResult], float], tmp_path: Path
+) -> None:
+    _, results, seconds = finished
+    expected = (last(results, "calibrate").digest, last(results, "train").digest)
+    driver = Path(__file__).parents[1] / "support" / "kill_driver.py"
+    done = subprocess.run(
+        [sys.executable, str(driver), str(copy_store(tmp_path / "fresh")), str(tmp_path), str(seconds), str(KILLS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("finished")]
+    assert lines and all(tuple(line[1:3]) == expected for line in lines), done.stdout
+    assert f"kills {KILLS}" in done.stdout
