@@ -88,7 +88,7 @@ def build_command(
             return
         from training.prepare import prepare
 
-        prepare(settings, stage, round_)
+        prepare(settings, run.stages_for(settings, stage, start, require_pinned=require_pinned), round_)
         results = run.build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
         published = None
         if push:

@@ -151,6 +151,11 @@ def chain(
     return list(GRACE_KTO[STAGE_NAMES.index(origin.name) + 1 : end]), {origin.name: revision}
 
 
+def stages_for(config: Config, target: str, start: str | None = None, *, require_pinned: bool = False) -> list[Stage]:
+    """The stages that a build looks at."""
+    return chain(target, start, Store(Path(config.store)), require_pinned)[0]
+
+
 def tag_of(stage: Stage, round_: int) -> str:
     """The ref under which a stage's revision of a round is kept; the seeds are the same for all rounds."""
     return round_tag(round_ if stage.per_round else 0)

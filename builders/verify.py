@@ -26,7 +26,7 @@ from builders.schema import RANKED, Column
 from builders.store import Kind, Revision, Store, parse_ref
 from scorers.errors import UserError
 
-TOLERANCE = 1e-3  # a recomputed number may differ by this much, absolutely
+TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows that are listed of each column
 RUN_QUERIES = 4096  # queries recomputed together where a group is spread over files
 KINDS: tuple[Kind, ...] = ("dataset", "model")

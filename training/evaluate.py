@@ -18,6 +18,7 @@ from builders.engines import SamplingSettings
 from builders.inputs import open_revision
 from builders.manifest import fingerprint_of
 from builders.models import LocalModel, Models, from_store, load_policy_engine, policy_model, policy_repo
+from builders.pipeline import GRACE_KTO
 from builders.prompting import answer_messages
 from builders.report import print_json, print_table
 from builders.score import score_documents
@@ -67,7 +68,7 @@ def evaluate_policies(config: Config, references: Sequence[str], output: Path, *
         UserError: for a policy or a held-out source that is missing.
     """
     store = Store(Path(config.store))
-    prepare(config, "sample", 1)
+    prepare(config, GRACE_KTO, 1)
     set_threads(config)
     queries = held_out_queries(config, store)
     models = Models(config, store, 1)

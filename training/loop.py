@@ -4,6 +4,7 @@ Every part is kept when it is there and fresh, so the loop stops and resumes any
 """
 
 from builders.config import Config
+from builders.pipeline import GRACE_KTO
 from builders.run import StageResult, build
 from training.prepare import log, prepare
 from training.stages import train_policy
@@ -15,7 +16,7 @@ def run_loop(config: Config) -> list[StageResult]:
     Raises:
         UserError: for a user's mistake; what was finished before stays in the store.
     """
-    prepare(config, "calibrate", 1)
+    prepare(config, GRACE_KTO, 1)
     results: list[StageResult] = []
     for round_ in range(1, config.loop.rounds + 1):
         built = build(config, "calibrate", round_=round_)

@@ -1,10 +1,12 @@
 """Making what a build needs and nobody else makes: the generated world and the first policy."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from builders.config import Config
 from builders.models import ModelNotReady, policy_model, world_folder
+from builders.stage import Stage
 from builders.store import Store
 
 
@@ -33,10 +35,26 @@ def prepare_world(config: Config) -> None:
         make_world(world_folder(config, store), config.world.seed, log)
 
 
-def prepare(config: Config, stage: str, round_: int) -> None:
-    """Make the world, and train the first policy where a stage up to this one samples from it."""
+def prepare_texts(config: Config) -> None:
+    """Make the generated world's seed documents alone, which takes a second."""
+    if config.world is None:
+        return
+    from training.world_models import write_texts
+
+    store = Store(Path(config.store))
+    with store.lock():
+        write_texts(world_folder(config, store), config.world.seed)
+
+
+def prepare(config: Config, stages: Sequence[Stage], round_: int) -> None:
+    """Make what these stages need: the world's texts or models, and the first policy where one samples from it."""
+    roles = {role for stage in stages for role in stage.roles}
+    if not roles:
+        if any(stage.parent is None for stage in stages):
+            prepare_texts(config)
+        return
     prepare_world(config)
-    if stage == "seed" or round_ > 1 or config.models.policy != "sft":
+    if "policy" not in roles or round_ > 1 or config.models.policy != "sft":
         return
     try:
         policy_model(config, Store(Path(config.store)), round_)

@@ -41,22 +41,33 @@ def prepare_world(folder: Path, seed: int, log: Callable[[str], None]) -> None:
         log: receives one line for each part written.
     """
     summary = folder / "world.json"
-    if summary.exists():
-        if json.loads(summary.read_text("utf-8"))["recipe"] == RECIPE_VERSION:
-            return
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if summary.exists() and json.loads(summary.read_text("utf-8"))["recipe"] == RECIPE_VERSION:
+        return
+    write_texts(folder, seed)
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    _train_parts(folder, seed, log)
+    metrics = {part: _read_metrics(folder / part) for part in ("base", "general", "domain", "bge-m3")}
+    record = {"seed": seed, "recipe": RECIPE_VERSION, "seeds": SEED_DOCUMENTS, "heldout": HELD_OUT_QUERIES, **metrics}
+    _replace(summary, json.dumps(record, indent=2) + "\n")
+
+
+def write_texts(folder: Path, seed: int) -> None:
+    """Write the seed documents and the held-out queries, all that the stage `seed` needs of the world.
+
+    A folder that another recipe version began is replaced.
+    """
+    recipe = folder / "recipe.json"
+    if recipe.exists() and json.loads(recipe.read_text("utf-8")) != RECIPE_VERSION:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     world = World(seed)
     _write_once(folder / "seeds.jsonl", lambda: world.seed_documents(SEED_DOCUMENTS))
     _write_once(
         folder / "heldout.jsonl", lambda: [{"query": query} for query in world.heldout_queries(HELD_OUT_QUERIES)]
     )
-    _train_parts(folder, seed, log)
-    metrics = {part: _read_metrics(folder / part) for part in ("base", "general", "domain", "bge-m3")}
-    record = {"seed": seed, "recipe": RECIPE_VERSION, "seeds": SEED_DOCUMENTS, "heldout": HELD_OUT_QUERIES, **metrics}
-    _replace(summary, json.dumps(record, indent=2) + "\n")
+    if not recipe.exists():
+        _replace(recipe, json.dumps(RECIPE_VERSION))
 
 
 def query_conversations(seed: int) -> list[Conversation]:

@@ -172,6 +172,10 @@ def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
     nodes = lineage(str(with_parents(store, parent)), store)
     assert [node.state for node in nodes] == [FOUND, ALTERED]
     assert "(digest differs)" in tree_lines(nodes)[1]
+    true = parent.model_copy(update={"digest": groups.digest})
+    again = parent.model_copy(update={"stage": "again"})
+    assert lineage(str(with_parents(store, true)), store)[1].state == FOUND
+    assert lineage(str(with_parents(store, true, again)), store)[1].state == ALTERED
 
 
 def test_a_circle_ends(store: Store) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from builders.config import Config, load_config
+from builders.pipeline import GRACE_KTO
 
 ROOT = Path(__file__).parents[2] / ".grace" / "test-store"
 SMALL = ("generate.queries=8", "generate.shard_queries=4", "sample.responses=4", "sample.shard_queries=2")
@@ -21,7 +22,7 @@ def prepared_store() -> Path:
     ROOT.mkdir(parents=True, exist_ok=True)
     with (ROOT.parent / "test-store.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        prepare(load_config("tiny", store=str(ROOT)), "calibrate", 1)
+        prepare(load_config("tiny", store=str(ROOT)), GRACE_KTO, 1)
     return ROOT
 
 
