@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,10 @@ ParentsOption = Annotated[
 def one_line_errors() -> Iterator[None]:
     """A user's mistake ends with one line on stderr and exit status 2; an interruption with 130."""
     from scorers.errors import UserError
+
+    # One bar a stage is ours; a library's bar or warning for each model it loads would hide it.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
     try:
         yield

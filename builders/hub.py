@@ -217,7 +217,7 @@ def check_files(folder: Path, manifest: Manifest, what: str) -> None:
         if not path.is_file():
             raise UserError(f"{what}: {file.path} is missing; its manifest names it")
         if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
-            raise UserError(f"{what}: {file.path} is damaged: its SHA-256 is not the manifest's; fetch it again")
+            raise UserError(f"{what}: {file.path} is damaged: its SHA-256 is not the manifest's; pull or build it again")
     named = {file.path for file in manifest.files}
     found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet"))
     if extra := [path for path in found if path not in named]:

@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 from builders.hub_client import CLIENT_ERRORS, NotOnHub, as_user_error, call, client, endpoint, is_transient, status_of
 from builders.hub_client import wait as wait_for_hub
 from builders.hub_listing import RemoteFile, differing, read_head, read_listing, read_tags
-from builders.manifest import DataFile, file_sha256
+from builders.manifest import DataFile
 from builders.store import Kind
 from scorers.errors import UserError
 
@@ -171,7 +171,6 @@ def _commit(release: Release) -> tuple[str, bool]:
         listing = read_listing(release.repo, head, release.kind)
         if (found := _find(release, head, listing)) is not None:
             return found
-        _check_local(release, listing)
         sent = True
         with _mended(release, LOST_RACE, EXISTS):
             _send(release, head, listing)
@@ -210,15 +209,6 @@ def _landed(release: Release, head: str) -> str | None:
             if release.complete(listing):
                 return str(commit.commit_id)
     return None
-
-
-def _check_local(release: Release, listing: Mapping[str, RemoteFile]) -> None:
-    """What is about to be sent has to be what the manifest says."""
-    for path in differing(release.contents, listing, release.hashes):
-        file = release.data.get(path)
-        local = release.folder / path
-        if file is not None and (not local.is_file() or file_sha256(local) != file.sha256):
-            raise UserError(f"{local}: is not what its manifest says; build or pull the revision again")
 
 
 def _send(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> None:

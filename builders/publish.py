@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 
 from builders.cards import FIGURE, MODEL_STAGES, languages_of, render_dataset_card, render_model_card
 from builders.config import Config
-from builders.hub import is_local
+from builders.hub import check_files, is_local
 from builders.hub_client import NotOnHub, call, client, endpoint
 from builders.hub_commit import Content, Release, find_release, release_commit
 from builders.hub_listing import read_listing
@@ -135,6 +135,7 @@ class _Publisher:
         )
 
     def _release(self, revision: Revision) -> Publication:
+        check_files(revision.path, _manifest_of(revision), str(revision))
         manifest = self._published_manifest(revision)
         release = self._plain(revision, self._side_files(revision, manifest))
         commit, sent = release_commit(release, private=self.private)

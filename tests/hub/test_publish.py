@@ -216,7 +216,7 @@ def test_a_file_that_changed_since_it_was_made_is_not_sent(connected: HubServer,
     shard = made.data_files()[1]
     shard.chmod(shard.stat().st_mode | stat.S_IWUSR)
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet: is not what its manifest says"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is damaged: its SHA-256 is not the manifest"):
         publish(made, config_for(store))
     assert connected.log.count("commit", "lfs_put") == 0
 
