@@ -132,9 +132,7 @@ def main() -> None:
     }
     for key, value in figures.items():
         print(f"{key:>22}  {value}")
-    print(
-        f"(the plain loop neither reads nor writes; it is timed on {part.height // args.rows} groups of the same data and scaled)"
-    )
+    print(f"(the plain loop neither reads nor writes; timed on {part.height // args.rows} of the groups and scaled)")
     print(json.dumps(figures))
 
 

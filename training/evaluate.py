@@ -310,7 +310,7 @@ def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
         axes.plot([e.name for e in evaluations], (values - values.mean()) / scale, marker="o", label=metric)
     axes.set_ylabel("z-score over the policies")
     axes.axhline(0, color="grey", linewidth=0.5)
-    axes.legend(ncol=len(RANKED), fontsize="small")
+    axes.legend(ncol=len(RANKED), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
