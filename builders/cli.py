@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,9 +44,12 @@ def one_line_errors() -> Iterator[None]:
     """A user's mistake ends with one line on stderr and exit status 2; an interruption with 130."""
     from scorers.errors import UserError
 
-    # One bar a stage is ours; a library's bar or warning for each model it loads would hide it.
+    # One bar a stage is ours; the libraries' bars and hints for each model they load would hide it. TRL's hint on class
+    # weights does not apply: ours follow from the data.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for library in ("bitsandbytes", "trl"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="peft")
 
     try:
         yield

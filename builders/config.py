@@ -6,6 +6,7 @@ fingerprint, so changing it makes the stage stale and nothing else.
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,20 @@ DEFAULT_FILE = "grace.yaml"
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with 1e-3 a number as in YAML 1.2; YAML 1.1 asks for 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Parse YAML; raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
 
 
 class Section(BaseModel):
@@ -232,14 +247,14 @@ def _read(source: str | None) -> tuple[dict[str, Any], str]:
     if source is None:
         source = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else "tiny"
     if source in PRESETS:
-        return yaml.safe_load(preset_text(source)), f"preset {source}"
+        return read_yaml(preset_text(source)), f"preset {source}"
     path = Path(source)
     if not path.is_file():
         raise UserError(
             f"--config {source}: neither a file nor a preset{_close(source, PRESETS)}; presets: {', '.join(PRESETS)}"
         )
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -249,7 +264,7 @@ def _read(source: str | None) -> tuple[dict[str, Any], str]:
         return data, str(path)
     if base not in PRESETS:
         raise UserError(f"{path}: preset: {base} is unknown{_close(str(base), PRESETS)}; presets: {', '.join(PRESETS)}")
-    return _merge(yaml.safe_load(preset_text(base)), data), str(path)
+    return _merge(read_yaml(preset_text(base)), data), str(path)
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +288,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {section} is a value, not a section")
         data = child
     try:
-        data[key] = yaml.safe_load(text)
+        data[key] = read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from None
 

@@ -72,11 +72,7 @@ class Release:
 
 
 class _Again(Exception):
-    """An attempt that failed in a way that another one can mend."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.__cause__ = error
+    """An attempt that failed in a way that another one can mend; its cause says how."""
 
 
 def is_data(path: str, kind: Kind) -> bool:
@@ -177,7 +173,7 @@ def _commit(release: Release) -> tuple[str, bool]:
         head = read_head(release.repo, release.kind).commit
         if (found := _find(release, head, read_listing(release.repo, head, release.kind))) is not None:
             return found
-        raise _Again(RuntimeError("the commit cannot be read back as it was sent"))
+        raise _Again("the commit cannot be read back as it was sent")
 
     return _repeat(release, attempt), sent
 
@@ -189,7 +185,7 @@ def _mended(release: Release, *statuses: int) -> Iterator[None]:
         yield
     except CLIENT_ERRORS as error:
         if is_transient(error) or status_of(error) in statuses:
-            raise _Again(error) from None
+            raise _Again from error
         raise as_user_error(str(release), error) from None
 
 
@@ -243,6 +239,6 @@ def _tag(release: Release, commit: str) -> str:
             )
         if (found := find_release(release)) is not None:
             return found
-        raise _Again(RuntimeError(f"tag {release.tag} cannot be read back"))
+        raise _Again(f"tag {release.tag} cannot be read back")
 
     return _repeat(release, attempt)

@@ -24,8 +24,10 @@ def test_the_paper_preset_holds_the_papers_settings() -> None:
 
 
 def test_overrides_apply_to_nested_keys() -> None:
-    config = load_config("tiny", ["generate.queries=7", "train.mu=0.25", "sample.system_prompt=system.zh"])
+    overrides = ["generate.queries=7", "train.mu=0.25", "sample.system_prompt=system.zh", "train.learning_rate=1e-3"]
+    config = load_config("tiny", overrides)
     assert (config.generate.queries, config.train.mu, config.sample.system_prompt) == (7, 0.25, "system.zh")
+    assert config.train.learning_rate == 0.001
 
 
 def test_a_file_adds_to_a_preset(tmp_path: Path) -> None:
