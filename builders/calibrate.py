@@ -102,7 +102,7 @@ def plan(context: Context) -> list[Shard]:
     Each shard carries the totals of the whole dataset.
     """
     parent = context.inputs["score"]
-    require_columns(parent.scan().collect_schema(), SCORES_COLUMNS, str(parent))
+    require_columns(parent.schema(), SCORES_COLUMNS, str(parent))
     pieces = file_shards(parent) if groups_are_whole(parent) else query_shards(parent)
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")

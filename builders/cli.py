@@ -6,16 +6,50 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from builders.config import Config
 
+
+def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
+    """Run a command; a command line that cannot be read ends with one line on stderr and exit status 2."""
+    try:
+        status = main(*args, **(options | {"standalone_mode": False}))
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        typer.echo(f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}", err=True)
+        sys.exit(2)
+    sys.exit(status or 0)
+
+
+class Group(TyperGroup):
+    """Commands whose usage errors are one line."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run the command that is named and end the process."""
+        _run(super().main, *args, **options)
+
+
+class Single(TyperCommand):
+    """A command that stands alone, with usage errors of one line."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run the command and end the process."""
+        _run(super().main, *args, **options)
+
+
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,  # drawing boxes would take half of the time that --help may take
     add_completion=False,
@@ -59,7 +93,10 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        typer.echo(f"error: {error.filename or 'the store'}: {error.strerror}; free room or give --store", err=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "free room" if full else "change its permissions"
+        what = f"{error.filename or 'the store'}: {error.strerror}"
+        typer.echo(f"error: {what}; {way_out} or give --store another folder", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
@@ -126,14 +163,16 @@ def train_command(
     """Train the round's policy on a weights dataset; without --dataset on the store's of this round."""
     with one_line_errors():
         settings = _load(config, overrides, store)
+        _check_train_options(dataset, revision, sft=sft)
         from builders import report
-        from training.prepare import prepare_world
+        from training.prepare import prepare_policy, prepare_world
         from training.stages import train_policy, train_sft
 
-        prepare_world(settings)
         if sft:
+            prepare_world(settings)
             result = train_sft(settings)
         else:
+            prepare_policy(settings)
             reference = f"{dataset}@{revision}" if dataset and revision else dataset
             result = train_policy(settings, round_, reference, require_pinned=require_pinned)
         published = None
@@ -142,6 +181,15 @@ def train_command(
 
             published = publish(result.revision, settings, private=private, parents=parents)
         report.print_build([result], published, as_json=as_json)
+
+
+def _check_train_options(dataset: str | None, revision: str | None, *, sft: bool) -> None:
+    from scorers.errors import UserError
+
+    if sft and (dataset or revision):
+        raise UserError("train --sft reads the seed documents; leave out --dataset and --revision")
+    if revision and not dataset:
+        raise UserError(f"--revision {revision}: of which dataset? Give --dataset NAMESPACE/NAME too")
 
 
 @app.command()
@@ -178,8 +226,6 @@ def evaluate(
     """Compare policies on held-out queries."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from pathlib import Path
-
         from training.evaluate import evaluate_policies
 
         evaluate_policies(settings, policies or [], Path(output), as_json=as_json)
@@ -312,6 +358,6 @@ def train_main() -> None:
 
 
 def _standalone(command: object) -> None:
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command()(command)  # type: ignore[type-var]
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(cls=Single)(command)  # type: ignore[type-var]
     single(prog_name=sys.argv[0].rsplit("/", 1)[-1])

@@ -43,7 +43,7 @@ def read_yaml(text: str) -> Any:
 class Section(BaseModel):
     """Base of every section: no unknown keys, no coercion, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class WorldSettings(Section):
@@ -238,7 +238,7 @@ def load_config(source: str | None, overrides: Iterable[str] = (), store: str | 
     if store is not None:
         data["store"] = store
     try:
-        return Config.model_validate_json(json.dumps(data))
+        return Config.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise UserError(_describe(error, where)) from None
 

@@ -13,23 +13,20 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import polars as pl
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from builders.config import Config
-from builders.hub_client import CLIENT_ERRORS, as_user_error, call, client
+from builders.hub_client import CLIENT_ERRORS, as_user_error, call, client, masked, short, status_of
 from builders.hub_listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
 from builders.manifest import FILE_NAME, Manifest, content_digest, file_sha256, read_manifest
 from builders.store import Kind, Ref, Revision, Store, is_commit, parse_ref, valid_revision
 from scorers.errors import UserError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 DOWNLOADS = 8  # files at a time
+_UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
 ROUND_TAG = re.compile(r"round-(\d{3,})")
 SIDE_FILES = ("README.md", "weights.png")  # beside the data, not in the manifest
 MODEL_PATTERNS = (
@@ -78,15 +75,14 @@ def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
     from datasets.exceptions import DatasetsError
 
     commit = resolve_commit(repo, revision)
+    what = f"dataset {repo}@{commit}, split {split}"
     print(f"{repo} at {commit}", file=sys.stderr)
-
-    def request() -> "Dataset":
-        return datasets.load_dataset(repo, revision=commit, split=split)
-
-    try:
-        found = call(f"dataset {repo}@{commit}, split {split}", request)
-    except (DatasetsError, pl.exceptions.PolarsError) as error:
-        raise as_user_error(f"dataset {repo}@{commit}, split {split}", error) from None
+    try:  # datasets tries again by itself
+        found = datasets.load_dataset(repo, revision=commit, split=split)
+    except (*CLIENT_ERRORS, DatasetsError) as error:
+        if status_of(error) is None and isinstance(error, (DatasetsError, *_UNREADABLE)):
+            raise UserError(masked(f"{what}: datasets cannot read it: {short(str(error))}")) from None
+        raise as_user_error(what, error) from None
     frame = found.to_polars()
     return frame if isinstance(frame, pl.DataFrame) else pl.concat(frame)
 
@@ -102,8 +98,12 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     """
     what = f"model {repo}" + (f"@{revision}" if revision else "")
     if constants.HF_HUB_OFFLINE:
-        path = call(what, lambda: Path(client().snapshot_download(repo, revision=revision, local_files_only=True)))
-        return path, path.name
+        patterns = list(MODEL_PATTERNS)
+        found = call(
+            what,
+            lambda: client().snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True),
+        )
+        return Path(found), Path(found).name
     commit = resolve_commit(repo, revision, "model")
     listing = read_listing(repo, commit, "model")
     wanted = {path: file for path, file in listing.items() if _is_model_file(path)}
@@ -217,7 +217,7 @@ def check_files(folder: Path, manifest: Manifest, what: str) -> None:
         if not path.is_file():
             raise UserError(f"{what}: {file.path} is missing; its manifest names it")
         if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
-            raise UserError(f"{what}: {file.path} is damaged: its SHA-256 is not the manifest's; pull or build it again")
+            raise UserError(f"{what}: {file.path} is damaged: its SHA-256 is not the manifest's; pull or build again")
     named = {file.path for file in manifest.files}
     found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet"))
     if extra := [path for path in found if path not in named]:

@@ -165,14 +165,16 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"no such revision on {endpoint()}; give a branch, a tag such as round-001 or a 40-hex commit"
     if isinstance(error, HFValidationError):
-        return f"the Hub does not allow this name: {_short(str(error))}; set name: or namespace: to another"
+        return f"the Hub does not allow this name: {short(str(error))}; set name: or namespace: to another"
     if isinstance(error, OfflineModeIsEnabled):
         return "offline mode is set; unset HF_HUB_OFFLINE, or use what the store holds"
+    if isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
+        return "offline mode is set and the cache does not hold it whole; unset HF_HUB_OFFLINE"
     if isinstance(error, LocalTokenNotFoundError):
         return "no token; run `hf auth login` or set HF_TOKEN"
     if isinstance(error, OSError) and _is_local(error):
         return f"{error.filename or 'the disk'}: {error.strerror}; free room or give --store another folder"
-    return _refusal(error) or f"no usable answer from {endpoint()} ({_short(str(error))}); run the command again"
+    return _refusal(error) or f"no usable answer from {endpoint()} ({short(str(error))}); run the command again"
 
 
 def _refusal(error: BaseException) -> str | None:
@@ -181,7 +183,7 @@ def _refusal(error: BaseException) -> str | None:
     if response is None:
         return None
     status = response.status_code
-    said = _short(response.headers.get("X-Error-Message") or _server_message(error) or str(error))
+    said = short(response.headers.get("X-Error-Message") or _server_message(error) or str(error))
     if status == 401:
         return f"the Hub refuses the token ({said}); run `hf auth login` or set HF_TOKEN"
     if status == 403:
@@ -201,6 +203,7 @@ def _server_message(error: BaseException | None) -> str | None:
     return None
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """One line of somebody else's text, cut to `LONGEST_TEXT` characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"

@@ -1,5 +1,6 @@
 """`grace init`: a commented configuration file, made from the configuration model itself."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,23 +22,26 @@ def write_config(path: str) -> Path:
     """Write the file.
 
     Raises:
-        UserError: where it exists already.
+        UserError: where it exists already or its folder does not exist.
     """
     target = Path(path)
     if target.exists():
         raise UserError(f"{path} exists already; give another name or remove it")
+    if not target.parent.is_dir():
+        raise UserError(f"{path}: no folder {target.parent}; make it first or give another name")
     target.write_text(HEADER + "\n".join(_lines(Config, 0)) + "\n", encoding="utf-8")
     return target
 
 
-def _lines(model: type[BaseModel], depth: int) -> Iterator[str]:
+def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Iterator[str]:
     pad = "  " * depth
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+        default = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
         section = _section(field.annotation)
         if section is not None:
             yield f"# {pad}{name}:{_comment(field.description or section.__doc__)}"
-            yield from _lines(section, depth + 1)
+            # A section's default may differ from its class's, as the two relevance weights do.
+            yield from _lines(section, depth + 1, default if isinstance(default, section) else None)
             continue
         value = "…" if default is PydanticUndefined else _yaml(default)
         yield f"# {pad}{name}: {value}{_comment(field.description)}"
@@ -54,7 +58,7 @@ def _section(annotation: object) -> type[BaseModel] | None:
 
 def _yaml(value: object) -> str:
     plain = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, default_flow_style=True).removesuffix("\n...\n").strip()
+    return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
 
 
 def _comment(text: str | None) -> str:

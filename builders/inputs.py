@@ -1,5 +1,6 @@
-"""Opening a REF: a path, a revision of the local store, or a dataset on the Hub."""
+"""Opening a REF: a path, a revision of the local store, or a dataset or model on the Hub."""
 
+import re
 from pathlib import Path
 
 from builders.manifest import content_digest, read_manifest
@@ -30,7 +31,7 @@ def open_revision(text: str, store: Store, kind: Kind = "dataset", *, require_pi
 
 
 def _is_tag(revision: str | None) -> bool:
-    return revision is not None and revision.startswith("round-")
+    return revision is not None and re.fullmatch(r"round-\d{3,}", revision) is not None
 
 
 def _from_path(path: Path) -> Revision:

@@ -4,6 +4,7 @@ A model is identified by its id and its commit on the Hub, its revision in the s
 identity goes into fingerprints, manifests and the `policy` and `generator` columns.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from scorers.relevance import Relevance
 
 WORLD_PREFIX = "world:"
+_WORLD_NAME = re.compile(r"world:[a-z0-9][a-z0-9-]*")  # the name may come from a manifest on the Hub
 
 
 class ModelNotReady(UserError):
-    """A model that this project makes itself has not been made yet."""
+    """A model, or the generated world's texts, that this project makes itself has not been made yet."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def resolve_model(text: str, config: Config, store: Store) -> LocalModel:
         UserError: for a name that stands for nothing.
     """
     if text.startswith(WORLD_PREFIX):
+        if not _WORLD_NAME.fullmatch(text):
+            raise UserError(f"{text!r} names no model of the generated world, such as world:base")
         folder = world_folder(config, store) / text.removeprefix(WORLD_PREFIX)
         if not folder.is_dir():
             raise ModelNotReady(f"{text} is not made yet in {folder.parent}; `grace loop` or `build` makes it")
@@ -153,13 +157,19 @@ class Models:
     config: Config
     store: Store
     round: int
+    _found: dict[str, LocalModel] = field(default_factory=dict)
     _engine: "Engine | None" = None
     _tokenizer: "PreTrainedTokenizerBase | None" = None
     _perplexity: "dict[str, Perplexity]" = field(default_factory=dict)
     _relevance: "Relevance | None" = None
 
     def find(self, role: str) -> LocalModel:
-        """The model in a role: policy, tokenizer, general, domain or relevance."""
+        """The model in a role: policy, tokenizer, general, domain or relevance; a folder's files are hashed once."""
+        if role not in self._found:
+            self._found[role] = self._resolve(role)
+        return self._found[role]
+
+    def _resolve(self, role: str) -> LocalModel:
         if role == "policy":
             return policy_model(self.config, self.store, self.round)
         if role == "tokenizer":
@@ -177,7 +187,7 @@ class Models:
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.find("tokenizer").path)
+            self._tokenizer = AutoTokenizer.from_pretrained(self.find("tokenizer").path, trust_remote_code=False)
         return self._tokenizer
 
     def perplexity(self, role: str) -> "Perplexity":

@@ -77,7 +77,7 @@ def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, coun
 def shard_is_whole(path: Path) -> bool:
     """Whether a shard is there with the bytes that were written; one cut short or damaged is not."""
     expected = path.with_suffix(".sha256")
-    return path.is_file() and expected.is_file() and file_sha256(path) == expected.read_text(encoding="ascii")
+    return path.is_file() and expected.is_file() and file_sha256(path).encode() == expected.read_bytes()
 
 
 def shard_counts(path: Path) -> dict[str, int]:

@@ -60,7 +60,12 @@ def _read_list(text: str) -> list[str] | None:
             return None
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         return None
-    return value
+    return [_whole_characters(item) for item in value]
+
+
+def _whole_characters(text: str) -> str:
+    """Text that UTF-8 can hold: surrogate escapes joined to the character they spell, a single one replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _literal(text: str) -> object:

@@ -92,7 +92,7 @@ def print_pull(revision: Revision, *, as_json: bool) -> None:
 def print_plan(plans: Sequence[StagePlan], *, as_json: bool) -> None:
     """What a dry run found."""
     if as_json:
-        print_json([plan.__dict__ for plan in plans])
+        print_json({"plan": [plan.__dict__ for plan in plans]})
         return
     print_table("", ("stage", "dataset", "would", "why"), [(p.stage, p.repo, p.action, p.reason) for p in plans])
 
@@ -100,7 +100,7 @@ def print_plan(plans: Sequence[StagePlan], *, as_json: bool) -> None:
 def print_status(rows: Sequence[dict[str, object]], *, as_json: bool) -> None:
     """What the store holds."""
     if as_json:
-        print_json(list(rows))
+        print_json({"revisions": list(rows)})
         return
     columns = ("round", "stage", "state", "rows", "revision")
     print_table("", columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])

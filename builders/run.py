@@ -122,6 +122,8 @@ def _build_chain(
             given[stage.name] = existing
             yield StageResult(stage.name, existing, False, "fresh", 0.0)
             continue
+        if "policy" not in stage.roles:
+            models.close_engine()  # scoring needs the memory
         context = Context(config, store, round_, inputs.parents, models)
         given[stage.name] = _build_stage(stage, context, inputs)
         yield StageResult(stage.name, given[stage.name], True, reason or "missing", time.monotonic() - began)
@@ -138,7 +140,7 @@ def chain(
     if last.parent is None:
         raise UserError(f"--from {start}: stage {target} starts from seed.source, not from a dataset")
     revision = open_revision(start, store, require_pinned=require_pinned)
-    schema = revision.scan().collect_schema()
+    schema = revision.schema()
     origin = stage_of_dataset(set(schema.names()), last)
     if origin is None:
         raise UserError(
@@ -244,7 +246,7 @@ def _build_stage(stage: Stage, context: Context, inputs: Inputs) -> Revision:
     if not 1 <= len(shards) < MAX_SHARDS:
         raise UserError(
             f"stage {stage.name}: {len(shards)} shards; between 1 and {MAX_SHARDS - 1} are possible: "
-            f"change {stage.sections[0]}.shard_rows or shard_queries, or look at its parent"
+            "seed.shard_rows, generate.shard_queries and sample.shard_queries set their size; or look at its parent"
         )
     with Progress(stage.name, len(shards)) as progress:
         for shard in shards:

@@ -22,7 +22,7 @@ VERSION = 1
 def plan(context: Context) -> list[Shard]:
     """Ranges of `shard_queries` queries of the parent."""
     parent = context.inputs["generate"]
-    require_columns(parent.scan().collect_schema(), QUERIES_COLUMNS[:2], str(parent))
+    require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
     rows = parent.scan().select(pl.len()).collect().item()
     size = context.config.sample.shard_queries
     return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]

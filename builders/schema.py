@@ -134,7 +134,9 @@ def polars_schema(columns: Sequence[Column]) -> pl.Schema:
 
 def frame_of(rows: Sequence[dict[str, object]], columns: Sequence[Column]) -> pl.DataFrame:
     """Rows as a frame with exactly these columns; a missing key or a wrong type raises."""
-    return pl.DataFrame(rows, schema=polars_schema(columns), orient="row", strict=True)
+    # By column: from rows polars fills what is missing with null and turns numbers into text.
+    values = {c.name: [row[c.name] for row in rows] for c in columns}
+    return pl.DataFrame(values, schema=polars_schema(columns), strict=True)
 
 
 def _kind(dtype: pl.DataType) -> str:

@@ -14,6 +14,7 @@ from builders.models import Models
 from builders.schema import GROUPS_COLUMNS, SCORE_COLUMNS, SCORES_COLUMNS, polars_schema, require_columns
 from builders.stage import Context, Shard, ShardResult, file_shards
 from scorers.diversity import diversity
+from scorers.errors import UserError
 from scorers.length import lengths
 
 VERSION = 1
@@ -22,7 +23,7 @@ VERSION = 1
 def plan(context: Context) -> list[Shard]:
     """One shard for each file of the parent."""
     parent = context.inputs["sample"]
-    require_columns(parent.scan().collect_schema(), GROUPS_COLUMNS, str(parent))
+    require_columns(parent.schema(), GROUPS_COLUMNS, str(parent))
     return file_shards(parent)
 
 
@@ -30,7 +31,9 @@ def build(context: Context, shard: Shard) -> ShardResult:
     """Score the matched rows of one file and leave the others null."""
     columns = polars_schema(GROUPS_COLUMNS)
     parent = pl.read_parquet(shard.spec, columns=columns.names()).select(columns.names()).cast(columns)
+    parent = parent.with_row_index("row")  # response_id of somebody else's dataset may not be unique
     matched = parent.filter("matched")
+    check_texts(matched)
     relevance = context.models.relevance()
     cut_before = relevance.truncated
     scores = score_documents(
@@ -40,15 +43,23 @@ def build(context: Context, shard: Shard) -> ShardResult:
         context.models,
         context.config.score,
     )
-    frame = parent.join(
-        matched.select("response_id").hstack(scores), on="response_id", how="left", maintain_order="left"
-    )
+    frame = parent.join(matched.select("row").hstack(scores), on="row", how="left", maintain_order="left")
     counts = {
         "read": parent.height,
         "scored": matched.height,
         "texts cut for relevance": relevance.truncated - cut_before,
     }
     return ShardResult(frame.select(c.name for c in SCORES_COLUMNS), counts)
+
+
+def check_texts(matched: pl.DataFrame) -> None:
+    """Raise UserError for a matched row without summary or document, which other people's datasets may hold."""
+    lacking = matched.filter(pl.col("summary").is_null() | pl.col("document").is_null())
+    if lacking.height:
+        raise UserError(
+            f"stage score: {lacking['response_id'][0]} is matched but has no summary or no document; set matched to "
+            "false or give both texts"
+        )
 
 
 def score_documents(

@@ -14,7 +14,7 @@ import polars as pl
 
 from builders.config import Config
 from builders.manifest import file_sha256
-from builders.models import WORLD_PREFIX, world_folder
+from builders.models import WORLD_PREFIX, ModelNotReady, world_folder
 from builders.schema import SEED_COLUMNS, polars_schema
 from builders.seeding import query_id
 from builders.stage import Context, Shard, ShardResult
@@ -96,7 +96,7 @@ def source_path(source: str, config: Config, store: Store) -> Path | None:
     if source.startswith(WORLD_PREFIX):
         path = world_folder(config, store) / f"{source.removeprefix(WORLD_PREFIX)}.jsonl"
         if not path.is_file():
-            raise UserError(f"{source} is not made yet; `build` or `grace loop` makes the world first")
+            raise ModelNotReady(f"{source} is not made yet; `build` or `grace loop` makes the world first")
         return path
     path = Path(source)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""`grace status`: what the store holds of a configuration, and what is fresh, stale or missing."""
+"""`grace status`: what the store holds of a configuration, and what is still missing."""
 
 from pathlib import Path
 

@@ -75,6 +75,22 @@ class Revision:
         """All rows, lazily."""
         return pl.scan_parquet(self.data_files(), glob=False)
 
+    def schema(self) -> pl.Schema:
+        """The columns of all files.
+
+        Raises:
+            UserError: for a file that is no whole Parquet file, and for files whose columns differ.
+        """
+        files = self.data_files()
+        first = _file_schema(files[0])
+        for file in files[1:]:
+            if (other := _file_schema(file)) != first:
+                differ = sorted({name for name, _ in set(first.items()) ^ set(other.items())})
+                raise UserError(
+                    f"{self}: {file.name} and {files[0].name} differ in {', '.join(differ)}; make them alike"
+                )
+        return pl.Schema(first)
+
     @property
     def digest(self) -> str:
         """Content digest: the manifest's, or computed from the files where there is no manifest."""
@@ -84,6 +100,13 @@ class Revision:
         return content_digest(describe_files(root, self.data_files()))
 
 
+def _file_schema(file: Path) -> dict[str, pl.DataType]:
+    try:
+        return pl.read_parquet_schema(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{file}: not readable as Parquet: {' '.join(str(error).split())}; give it again") from None
+
+
 def parse_ref(text: str) -> Ref:
     """Read a REF: an existing path, or `repo[@revision]`.
 
@@ -91,7 +114,7 @@ def parse_ref(text: str) -> Ref:
         UserError: for a text that is neither.
     """
     path = Path(text)
-    if path.exists() and ("/" not in text or path.is_absolute() or not _REPO.fullmatch(text)):
+    if text and os.path.exists(text) and ("/" not in text or path.is_absolute() or not _REPO.fullmatch(text)):
         return Ref(repo=path.stem, revision=None, path=path)
     repo, at, revision = text.partition("@")
     if not _REPO.fullmatch(repo) or (at and not valid_revision(revision)):
@@ -208,8 +231,10 @@ class Store:
         """Hold the store against a second writer; the system releases the lock when the process ends.
 
         Raises:
-            UserError: where another process holds it.
+            UserError: where another process holds it, or a file stands in its place.
         """
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"store {self.root} is a file, a folder is needed; give --store another name")
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as file:
             try:

@@ -7,7 +7,7 @@ knows are printed too: grammaticality, duplicate sentences, on-topic share, head
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,10 +16,19 @@ import polars as pl
 from builders.config import Config
 from builders.engines import SamplingSettings
 from builders.inputs import open_revision
-from builders.manifest import fingerprint_of
-from builders.models import LocalModel, Models, from_store, load_policy_engine, policy_model, policy_repo
+from builders.manifest import fingerprint_of, read_manifest
+from builders.models import (
+    WORLD_PREFIX,
+    LocalModel,
+    Models,
+    from_store,
+    load_policy_engine,
+    policy_model,
+    policy_repo,
+    resolve_model,
+)
 from builders.pipeline import GRACE_KTO
-from builders.prompting import answer_messages
+from builders.prompting import answer_messages, prompt_text
 from builders.report import print_json, print_table
 from builders.score import score_documents
 from builders.seed import read_table
@@ -27,7 +36,7 @@ from builders.seeding import derive_seed, query_id
 from builders.store import Store, round_tag, write_text
 from scorers.errors import UserError
 from scorers.extraction import extract
-from training.prepare import log, prepare, set_threads
+from training.prepare import log, prepare, prepare_world, set_threads
 
 VERSION = 1
 RANKED = ("L", "E", "P", "R_s", "R_d")
@@ -68,7 +77,10 @@ def evaluate_policies(config: Config, references: Sequence[str], output: Path, *
         UserError: for a policy or a held-out source that is missing.
     """
     store = Store(Path(config.store))
-    prepare(config, GRACE_KTO, 1)
+    if references:
+        prepare_world(config)
+    else:
+        prepare(config, GRACE_KTO, 1)
     set_threads(config)
     queries = held_out_queries(config, store)
     models = Models(config, store, 1)
@@ -99,7 +111,7 @@ def held_out_queries(config: Config, store: Store) -> list[str]:
     """`evaluate.queries` queries of the held-out source, after `evaluate.skip` others.
 
     Raises:
-        UserError: where the source, its column or enough queries are missing.
+        UserError: where the source or its column is missing, or no query is left.
     """
     settings = config.evaluate
     frame = read_table(settings.source, settings.split, config, store)
@@ -108,9 +120,9 @@ def held_out_queries(config: Config, store: Store) -> list[str]:
             f"evaluate.source {settings.source}: no column {settings.column}; it has {', '.join(frame.columns)}; "
             "set evaluate.column"
         )
-    queries = (
-        frame[settings.column].drop_nulls().unique(maintain_order=True).slice(settings.skip, settings.queries).to_list()
-    )
+    texts = frame[settings.column].cast(pl.String).str.strip_chars()
+    distinct = texts.filter(texts != "").unique(maintain_order=True)
+    queries = distinct.slice(settings.skip, settings.queries).to_list()
     if not queries:
         raise UserError(f"evaluate.source {settings.source} holds no query after the first {settings.skip}")
     return queries
@@ -119,13 +131,21 @@ def held_out_queries(config: Config, store: Store) -> list[str]:
 def named_policies(config: Config, store: Store, references: Sequence[str]) -> list[tuple[str, LocalModel]]:
     """Policies with the names they have in the table."""
     if references:
-        return [(text, from_store(open_revision(text, store, "model"), config, store)) for text in references]
+        return [(text, _named(text, config, store)) for text in references]
     found = [("first", policy_model(config, store, 1))]
     for round_ in range(1, config.loop.rounds + 1):
         revision = store.find(policy_repo(config), round_tag(round_), "model")
         if revision is not None:
             found.append((f"round {round_}", from_store(revision, config, store)))
     return found
+
+
+def _named(text: str, config: Config, store: Store) -> LocalModel:
+    """A policy by REF, or any model folder, such as one that another program wrote."""
+    plain_folder = Path(text).is_dir() and read_manifest(Path(text)) is None
+    if plain_folder or text.startswith(WORLD_PREFIX):
+        return resolve_model(text, config, store)
+    return from_store(open_revision(text, store, "model"), config, store)
 
 
 def _cached(
@@ -141,6 +161,7 @@ def _cached(
             "configuration": {
                 section: getattr(config, section).model_dump() for section in ("evaluate", "sample", "score", "engine")
             },
+            "system_prompt": config.sample.system_prompt and prompt_text(config.sample.system_prompt),
             "random_seed": config.random_seed,
             "queries": queries,
         }
@@ -179,6 +200,7 @@ def evaluate(config: Config, models: Models, name: str, policy: LocalModel, quer
         config.score,
     )
     columns = {label: scores[column].cast(pl.Float64) for label, column in COLUMNS.items()}
+    check_finite(columns, name)
     if config.world is not None:
         columns |= world_columns([(query, part.document) for query, part in matched])
     return Evaluation(
@@ -197,8 +219,19 @@ def world_columns(documents: Sequence[tuple[str, str]]) -> dict[str, pl.Series]:
     from builders.world import measures
 
     rows = [measures(query, document) for query, document in documents]
-    names = list(rows[0]) if rows else []
+    names = list(measures("", ""))  # without a document too, so that every policy has the same columns
     return {name: pl.Series([row[name] for row in rows], dtype=pl.Float64) for name in names}
+
+
+def check_finite(columns: Mapping[str, pl.Series], policy: str) -> None:
+    """Raise UserError for a metric that is NaN or infinite, naming the matched response."""
+    for label, values in columns.items():
+        bad = ~values.is_finite().fill_null(True)
+        if bad.any():
+            raise UserError(
+                f"evaluation of {policy}: {label} is {values.filter(bad)[0]} for matched response {bad.arg_true()[0]}, "
+                "counted from 0; look at the model that scored it"
+            )
 
 
 def _mean(values: pl.Series) -> float | None:

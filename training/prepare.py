@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builders.config import Config
-from builders.models import ModelNotReady, policy_model, world_folder
+from builders.models import WORLD_PREFIX, ModelNotReady, policy_model, world_folder
 from builders.stage import Stage
 from builders.store import Store
 
@@ -50,16 +50,23 @@ def prepare(config: Config, stages: Sequence[Stage], round_: int) -> None:
     """Make what these stages need: the world's texts or models, and the first policy where one samples from it."""
     roles = {role for stage in stages for role in stage.roles}
     if not roles:
-        if any(stage.parent is None for stage in stages):
+        if config.seed.source.startswith(WORLD_PREFIX) and any(stage.parent is None for stage in stages):
             prepare_texts(config)
         return
     prepare_world(config)
-    if "policy" not in roles or round_ > 1 or config.models.policy != "sft":
-        return
-    try:
-        policy_model(config, Store(Path(config.store)), round_)
-    except ModelNotReady:
-        from training.stages import train_sft
+    if "policy" in roles and round_ == 1:
+        prepare_policy(config)
 
-        log("first policy: supervised fine-tuning on the seed documents")
-        train_sft(config)
+
+def prepare_policy(config: Config) -> None:
+    """Make the first policy, and the world it comes from, if it is not there."""
+    set_threads(config)
+    try:
+        policy_model(config, Store(Path(config.store)), 1)
+    except ModelNotReady:
+        prepare_world(config)
+        if config.models.policy == "sft":
+            from training.stages import train_sft
+
+            log("first policy: supervised fine-tuning on the seed documents")
+            train_sft(config)

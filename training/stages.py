@@ -90,7 +90,7 @@ def train_sft(config: Config) -> StageResult:
         return StageResult("sft", found, False, "fresh", 0.0)
     from training.sft import run_sft
 
-    require_columns(seeds.scan().collect_schema(), SEED_COLUMNS, str(seeds))
+    require_columns(seeds.schema(), SEED_COLUMNS, str(seeds))
     documents = seeds.scan().select("query", "reference").drop_nulls().collect()
     if documents.is_empty():
         raise UserError(f"{seeds}: no seed has a reference document; set seed.columns.reference, or models.policy")
@@ -142,7 +142,7 @@ def train_policy(
         require_pinned=require_pinned,
     )
     log(f"train: {weights.repo} at {weights.revision}")
-    require_columns(weights.scan().collect_schema(), WEIGHTS_COLUMNS[-4:], str(weights))
+    require_columns(weights.schema(), WEIGHTS_COLUMNS[-4:], str(weights))
     policy = policy_model(config, store, round_)
     first = policy_model(config, store, 1)
     recipe = ModelRecipe(

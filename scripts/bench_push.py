@@ -1,0 +1,144 @@
+"""Bytes that a push uploads: a first round, a second one of which half of the shards are unchanged, the same again.
+
+Publishes hand-made rows of the groups dataset on the test Hub of tests/support, by the ordinary clients, once through
+LFS and once through Xet. The third case changes a block of an eighth of the rows in every shard: only Xet profits,
+from the content-defined chunks of the Parquet files, and only where a shard has many pages.
+Prints a table and one JSON line.
+
+    python scripts/bench_push.py --shards 16 --rows 400
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from builders.config import Config, load_config
+from builders.manifest import Manifest, Rows, content_digest
+from builders.parquet import write_shard
+from builders.pipeline import stage_named
+from builders.publish import publish
+from builders.schema import GROUPS_COLUMNS, frame_of
+from builders.store import Revision, Store, describe_files, round_tag
+
+SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
+CASES = ("first", "half of the shards", "an eighth of each", "unchanged")
+TOKEN = "hf_bench_token"
+WORDS = 160  # in a response, about 1.2 kB
+
+
+def make_row(shard: int, row: int, version: int) -> dict[str, object]:
+    """One response; its text follows from the three numbers."""
+    rng = random.Random(f"{shard} {row} {version}")
+    text = " ".join(f"{rng.getrandbits(32):x}" for _ in range(WORDS))
+    values: dict[str, object] = {
+        "query_id": f"{shard:08d}{row // 8:08d}",
+        "query": f"Write a report on {shard}, {row // 8}.",
+        "round": 1,
+        "response_id": f"{shard:08d}{row // 8:08d}-{row % 8}",
+        "response": text,
+        "document": text,
+        "matched": True,
+        "finish_reason": "stop",
+        "num_tokens": WORDS,
+        "sample_seed": row,
+        "policy": "bench",
+    }
+    return {column.name: values.get(column.name) for column in GROUPS_COLUMNS}
+
+
+def version_of(case: str, shard: int, share: float) -> int:
+    """0 for what the first round had; `share` is the row's place in its shard, from 0 to 1."""
+    if case == "half of the shards":
+        return shard % 2
+    return 2 if case == "an eighth of each" and int(share * 8) == shard % 8 else 0
+
+
+def add_round(store: Store, config: Config, case: str, shards: int, rows: int) -> Revision:
+    """The groups dataset of one case as a round of its own."""
+    round_ = 1 if case == "unchanged" else 1 + CASES.index(case)
+    work, staged = store.root / ".work" / "shards", store.root / ".work" / "snapshot"
+    work.mkdir(parents=True, exist_ok=True)
+    (staged / "data").mkdir(parents=True)
+    counts = {}
+    for shard in range(shards):
+        name = f"data/train-{shard:05d}-of-{shards:05d}.parquet"
+        made = [make_row(shard, row, version_of(case, shard, row / rows)) for row in range(rows)]
+        write_shard(frame_of(made, GROUPS_COLUMNS), GROUPS_COLUMNS, work / "shard.parquet", {"read": rows})
+        (work / "shard.parquet").rename(staged / name)
+        counts[name] = rows
+    files = describe_files(staged, [staged / name for name in counts], counts)
+    manifest = Manifest(
+        stage="sample",
+        stage_version=stage_named("sample").version,
+        code_version="bench",
+        repo="local/bench-groups",
+        round=round_,
+        fingerprint="0" * 64,
+        random_seed=0,
+        configuration={"sample": config.sample.model_dump()},
+        rows=Rows(read=shards * rows, written=shards * rows),
+        files=files,
+        digest=content_digest(files),
+    )
+    return store.add(staged, manifest, [round_tag(round_)])
+
+
+def push_all(folder: Path, shards: int, rows: int) -> None:
+    """Publish the cases one after the other; the server's log of each goes to stdout as one line of JSON."""
+    sys.path.insert(0, str(SUPPORT))
+    from hub_server import RemoteHub
+
+    hub = RemoteHub(os.environ["HF_ENDPOINT"])
+    config = load_config("tiny", [], str(folder / "store"))
+    store = Store(folder / "store")
+    for case in CASES:
+        revision = add_round(store, config, case, shards, rows)
+        hub.clear_log()
+        publish(revision, config)
+        log = hub.log
+        size = sum(path.stat().st_size for path in revision.data_files())
+        found = {"case": case, "size": size, "uploaded": log.uploaded(), "commits": log.count("commit")}
+        print(json.dumps(found), flush=True)
+
+
+def measure(mode: str, shards: int, rows: int) -> list[dict[str, object]]:
+    """All cases in a process of its own, since the client reads its settings once."""
+    sys.path.insert(0, str(SUPPORT))
+    from hub_server import serve_in_process
+
+    with tempfile.TemporaryDirectory() as name, serve_in_process() as hub:
+        hub.add_token(TOKEN, "bench")
+        variables = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        variables |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": name, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1"}
+        variables |= {"HF_HUB_DISABLE_XET": "1"} if mode == "LFS" else {}
+        command = [sys.executable, __file__, "--folder", name, "--shards", str(shards), "--rows", str(rows)]
+        done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
+    return [{"mode": mode, **json.loads(line)} for line in done.stdout.splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=400, help="rows a shard")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # set in the process that pushes
+    options = parser.parse_args()
+    if options.folder is not None:
+        push_all(options.folder, options.shards, options.rows)
+        return
+    found = [row for mode in ("LFS", "Xet") for row in measure(mode, options.shards, options.rows)]
+    print(f"{'mode':6}{'what is new':22}{'size, bytes':>14}{'uploaded':>14}{'share':>8}{'commits':>9}")
+    for row in found:
+        share = int(str(row["uploaded"])) / int(str(row["size"]))
+        print(
+            f"{row['mode']:6}{row['case']:22}{row['size']:>14,}{row['uploaded']:>14,}{share:>8.1%}{row['commits']:>9}"
+        )
+    print(json.dumps({"benchmark": "push", "shards": options.shards, "rows": options.rows, "cases": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Evaluation: ranks, the sentence, the table, and a run on policies of which nothing matches."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from real_configs import SEEDS, config_on
+from tiny_models import make_causal_lm
+
+from builders.store import Store
+from scorers.errors import UserError
+from training.evaluate import (
+    COLUMNS,
+    RANKED,
+    Evaluation,
+    check_finite,
+    draw,
+    evaluate_policies,
+    held_out_queries,
+    markdown_table,
+    rank_policies,
+    verdict,
+    world_columns,
+)
+
+
+def evaluation(
+    name: str = "p", *, matched: float = 1.0, cut: float = 0.0, error: float = 0.0, **means: Any
+) -> Evaluation:
+    """An evaluation of 100 queries; metrics not given are 1."""
+    values = dict.fromkeys(COLUMNS, 1.0) | means
+    errors = {label: None if value is None else error for label, value in values.items()}
+    return Evaluation(name, f"{name}@rev", 100, matched, cut, values, errors)
+
+
+def test_ranks_with_ties_and_missing_values() -> None:
+    policies = [
+        evaluation("a", L=10.0, E=90.0, P=0.5, R_s=None, R_d=1.0),
+        evaluation("b", L=30.0, E=90.0, P=-0.5, R_s=2.0, R_d=1.0),
+        evaluation("c", L=20.0, E=80.0, P=None, R_s=None, R_d=1.0),
+    ]
+    ranks, average = rank_policies(policies)
+    assert ranks == [
+        {"L": 3.0, "E": 1.5, "P": 1.0, "R_s": 2.5, "R_d": 2.0},
+        {"L": 1.0, "E": 1.5, "P": 2.0, "R_s": 1.0, "R_d": 2.0},
+        {"L": 2.0, "E": 3.0, "P": 3.0, "R_s": 2.5, "R_d": 2.0},
+    ]
+    assert average == pytest.approx([2.0, 1.5, 2.5])
+    assert rank_policies([evaluation()]) == ([dict.fromkeys(RANKED, 1.0)], [1.0])
+
+
+VALUES = st.lists(st.one_of(st.none(), st.floats(-100, 100)), min_size=5, max_size=5)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=6))
+def test_ranks_of_a_metric_sum_to_the_places(rows: list[list[float | None]]) -> None:
+    ranks, average = rank_policies([evaluation(**dict(zip(RANKED, row, strict=True))) for row in rows])
+    places = len(rows) * (len(rows) + 1) / 2
+    assert all(sum(rank[metric] for rank in ranks) == places for metric in RANKED)
+    assert sum(average) == pytest.approx(places)
+
+
+def test_the_sentence_names_what_changed_by_more_than_two_standard_errors() -> None:
+    first = evaluation("first", L=50.0, E=90.0, P=0.0, R_s=0.5, R_d=0.5, ppl_D=9.0, error=0.1, matched=0.8)
+    last = evaluation("round 4", L=95.0, E=80.0, P=0.2, R_s=None, R_d=0.5, ppl_D=7.0, error=0.1, matched=0.95, cut=0.3)
+    # The errors of two policies add as sqrt(0.1² + 0.1²) = 0.141, so P's change of 0.2 is within two of them.
+    assert verdict([first, evaluation("between"), last]) == (
+        "From first to round 4, better: L 50.0 → 95.0, ppl_D 9.000 → 7.000, matched 0.800 → 0.950; "
+        "worse: E 90.0 → 80.0, cut 0.000 → 0.300; within two standard errors: P, R_d."
+    )
+
+
+def test_the_sentence_without_a_change_and_without_a_second_policy() -> None:
+    assert verdict([evaluation()]) == "One policy alone: nothing to compare."
+    sentence = verdict([evaluation("a"), evaluation("b")])
+    assert sentence.startswith("From a to b, better: nothing; worse: nothing; within two standard errors: L, E, P, ")
+
+
+def test_the_binomial_error_of_a_share() -> None:
+    # sqrt(0.5 · 0.5 / 100) = 0.05 and 0.048, together 0.0695: 0.13 is within two of them, 0.15 is not.
+    a = evaluation("a", matched=0.5)
+    assert "better: nothing" in verdict([a, evaluation("b", matched=0.63)])
+    assert "better: matched 0.500 → 0.650" in verdict([a, evaluation("b", matched=0.65)])
+
+
+def test_the_table_as_markdown() -> None:
+    policies = [evaluation("a|b", L=10.25, P=None, matched=0.5), evaluation("c", L=20.0, P=0.1234)]
+    lines = markdown_table(policies, *rank_policies(policies)).splitlines()
+    assert lines[0] == "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | ppl_D |"
+    assert lines[1] == "|" + "---|" * 10
+    assert (
+        lines[2] == "| a\\|b | 10.2 (2) | 1.0 (1.5) | – (2) | 1.000 (1.5) | 1.000 (1.5) | 1.7 | 0.500 | 0.000 | 1.000 |"
+    )
+    assert (
+        lines[3] == "| c | 20.0 (1) | 1.0 (1.5) | 0.123 (1) | 1.000 (1.5) | 1.000 (1.5) | 1.3 | 1.000 | 0.000 | 1.000 |"
+    )
+
+
+def test_the_worlds_measures_have_the_same_names_without_a_document() -> None:
+    empty = world_columns([])
+    some = world_columns([("Write about it.", "A sentence. A sentence.")])
+    assert list(empty) == list(some) != []
+    assert all(len(values) == 0 and values.mean() is None for values in empty.values())
+    assert some["duplicate_sentences"].to_list() == [0.5] and some["on_topic"].to_list() == [None]
+
+
+def test_a_metric_that_is_not_finite() -> None:
+    check_finite({"P": pl.Series([1.0, None])}, "p")
+    with pytest.raises(
+        UserError, match=r"evaluation of round 2: P is inf for matched response 2, counted from 0; look"
+    ):
+        check_finite({"L": pl.Series([1.0]), "P": pl.Series([1.0, None, math.inf, math.nan])}, "round 2")
+
+
+def test_a_figure_of_policies_without_values(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(COLUMNS)
+    for number, policies in enumerate(([evaluation()], [evaluation("a", **nothing), evaluation("b", **nothing)])):
+        draw(policies, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_held_out_queries(tmp_path: Path) -> None:
+    def held_out(*overrides: str) -> list[str]:
+        config = config_on(tmp_path, *overrides)
+        return held_out_queries(config, Store(Path(config.store)))
+
+    assert held_out() == list(SEEDS)
+    assert held_out("evaluate.queries=2", "evaluate.skip=1") == list(SEEDS[1:3])
+    source = tmp_path / "numbers.csv"
+    source.write_text("n,text\n3,\n3,\n5,  \n")
+    assert held_out(f"evaluate.source={source}", "evaluate.column=n") == ["3", "5"]
+    for overrides, words in (
+        (["evaluate.skip=6"], "holds no query after the first 6"),
+        ([f"evaluate.source={source}", "evaluate.column=text"], "holds no query after the first 0"),
+        ([f"evaluate.source={source}"], "no column query; it has n, text; set evaluate.column"),
+        (["evaluate.source=none.jsonl"], "none.jsonl: no such file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            held_out(*overrides)
+
+
+def test_policies_of_which_nothing_matches(
+    tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_causal_lm(tmp_path / "other", seed=5)
+    overrides = ("sample.max_new_tokens=5", "score.max_length=256", "loop.rounds=1")
+    config = config_on(tmp_path, *overrides, policy=causal_lm_dir, relevance=bge_m3_dir)
+    found = evaluate_policies(config, [str(causal_lm_dir), str(other)], tmp_path / "out", as_json=True)
+    output = capsys.readouterr()
+    printed = json.loads(output.out.splitlines()[-1], parse_constant=pytest.fail)
+    assert output.err.count("evaluate: ") == 2
+    assert [e.matched for e in found] == [0.0, 0.0] and all(0 < e.cut <= 1 for e in found)
+    assert all(e.queries == len(SEEDS) and set(e.means.values()) == {None} == set(e.errors.values()) for e in found)
+
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert printed["policies"] == record and printed["path"] == str(tmp_path / "out")
+    assert [policy["average_rank"] for policy in record] == [1.5, 1.5]
+    assert record[0]["policy"].startswith(f"{causal_lm_dir.name}@") and record[0]["policy"] != record[1]["policy"]
+    markdown = (tmp_path / "out" / "evaluation.md").read_text()
+    assert markdown.count("– (1.5)") == 10 and printed["verdict"] in markdown
+    assert "within two standard errors: matched" in printed["verdict"]
+    assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+    # The second call reads what the first one kept, and takes the first policy where none is named.
+    again = evaluate_policies(config, [], tmp_path / "out", as_json=False)
+    output = capsys.readouterr()
+    assert "evaluate: " not in output.err and "6 held-out queries" in output.out
+    assert again == [Evaluation(**{**found[0].__dict__, "name": "first"})]
+    evaluate_policies(
+        config_on(tmp_path, *overrides, "evaluate.temperature=0", policy=causal_lm_dir, relevance=bge_m3_dir),
+        [],
+        tmp_path / "out",
+        as_json=False,
+    )
+    assert "evaluate: first" in capsys.readouterr().err
