@@ -23,7 +23,8 @@ def open_revision(text: str, store: Store, kind: Kind = "dataset", *, require_pi
     if require_pinned and not (ref.revision and is_commit(ref.revision)) and not _is_tag(ref.revision):
         raise UserError(f"{text}: --require-pinned takes a tag or a 40-hex commit, not {ref.revision or 'the newest'}")
     found = store.find(ref.repo, ref.revision, kind) if ref.revision else store.latest(ref.repo, kind)
-    if found is not None:
+    # What was pulled may have a newer round on the Hub by now; what was made here is the newest itself.
+    if found is not None and (ref.revision or (found.manifest and found.manifest.revision == found.revision)):
         return found
     from builders.hub import pull
 

@@ -160,7 +160,10 @@ class _Publisher:
         changes = {
             "repo": target.repo,
             "parents": [self._published_parent(parent, str(revision)) for parent in manifest.parents],
-            "models": {role: self._published_model(model) for role, model in manifest.models.items()},
+            "models": {
+                role: self._published_model(model, needed=manifest.kind == "model" and role == "base")
+                for role, model in manifest.models.items()
+            },
             "configuration": portable(manifest.configuration),
         }
         return manifest.model_copy(update=changes)
@@ -194,10 +197,17 @@ class _Publisher:
         read_listing(parent.repo, parent.revision, _kind_of(parent))
         return parent
 
-    def _published_model(self, model: Model) -> Model:
-        """A model of the store that was published becomes its publication; any other stays as it is."""
+    def _published_model(self, model: Model, *, needed: bool) -> Model:
+        """A model of the store that was published becomes its publication; any other stays as it is.
+
+        The model that an adapter needs is published with it.
+        """
         if model.id.count("/") != 1 or not is_commit(model.revision):
             return model
+        local = self.store.find(model.id, model.revision, "model") if needed and self.parents else None
+        if local is not None and is_local(local):
+            there = self.publish(local)
+            return Model(id=there.repo, revision=there.revision)
         known = self._remembered(model)
         if known is None:
             return model

@@ -5,6 +5,7 @@ hash of these. The finished shard file is the marker of resume: a rerun checks t
 others, and yields the same bytes as an undisturbed run. The revision appears by one rename.
 """
 
+import errno
 import importlib.metadata
 import os
 import shutil
@@ -288,11 +289,21 @@ def _assemble(stage: Stage, context: Context, inputs: Inputs, paths: list[Path])
     rows = {}
     for index, path in enumerate(paths):
         name = f"data/train-{index:05d}-of-{len(paths):05d}.parquet"
-        os.link(path, staged / name)
+        _link(path, staged / name)
         rows[name] = shard_rows(path)
     manifest = _manifest(stage, context, inputs, staged, rows, paths)
     write_card(manifest, staged, context.store, license=context.config.publish.license)
     return context.store.add(staged, manifest, ["main", tag_of(stage, context.round)])
+
+
+def _link(path: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has no links."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(path, target)
 
 
 def _manifest(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builders.config import Config
-from builders.models import WORLD_PREFIX, ModelNotReady, policy_model, world_folder
+from builders.models import WORLD_PREFIX, world_folder
 from builders.stage import Stage
 from builders.store import Store
 
@@ -59,14 +59,12 @@ def prepare(config: Config, stages: Sequence[Stage], round_: int) -> None:
 
 
 def prepare_policy(config: Config) -> None:
-    """Make the first policy, and the world it comes from, if it is not there."""
+    """Make the first policy, and the world it comes from, where they are missing or stale."""
     set_threads(config)
-    try:
-        policy_model(config, Store(Path(config.store)), 1)
-    except ModelNotReady:
-        prepare_world(config)
-        if config.models.policy == "sft":
-            from training.stages import train_sft
+    if config.models.policy == "sft":
+        from training.stages import train_sft
 
-            log("first policy: supervised fine-tuning on the seed documents")
-            train_sft(config)
+        prepare_world(config)
+        train_sft(config)
+    elif config.models.policy.startswith(WORLD_PREFIX):
+        prepare_world(config)

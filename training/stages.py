@@ -95,6 +95,7 @@ def train_sft(config: Config) -> StageResult:
     if documents.is_empty():
         raise UserError(f"{seeds}: no seed has a reference document; set seed.columns.reference, or models.policy")
     began = time.monotonic()
+    log(f"sft: {base.record.id} on {documents.height} seed documents")
     with store.lock():
         work = store.work_path(recipe.repo, recipe.fingerprint)
         output = work / "model"
