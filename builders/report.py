@@ -27,7 +27,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_row(*(escape(str(cell)) for cell in row))
     console = Console(soft_wrap=False)
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=220)
     console.print(table)
 
 

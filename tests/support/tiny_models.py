@@ -3,7 +3,7 @@
 from pathlib import Path
 
 CORPUS = (
-    "Please write a report titled \"River Trade\", covering the following sections: 1. Background 2. Results.",
+    'Please write a report titled "River Trade", covering the following sections: 1. Background 2. Results.',
     "<summary>The report treats river trade.</summary><outline>1. Background\n2. Results</outline>",
     "<answer>1. Background\nThe harbour grew.\n2. Results\nTrade doubled within a decade, prices fell.</answer>",
 )
@@ -84,14 +84,28 @@ def make_bge_m3(folder: Path, seed: int = 0, window: int = 256) -> Path:
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
-        pad_token="<pad>", unk_token="<unk>", model_max_length=window,
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=window,
     )
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = XLMRobertaConfig(
-        vocab_size=len(fast), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=window + 2, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        vocab_size=len(fast),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=window + 2,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
         initializer_range=0.2,
     )
     XLMRobertaModel(config).save_pretrained(folder)
