@@ -90,7 +90,7 @@ class SeedSettings(Section):
     columns: SeedColumns = SeedColumns()
     language: str = Field("en", description="language code of rows without one")
     license: str = Field("other", description="licence of the source, for the cards")
-    shard_rows: Positive = Field(50_000, description="rows a shard")
+    shard_rows: Positive = Field(10_000, description="rows a shard; with long references 10 000 stay well below 500 MB")
 
 
 class GenerateSettings(Section):
