@@ -20,7 +20,7 @@ from builders.cards import write_card
 from builders.config import Config
 from builders.inputs import open_revision
 from builders.manifest import FILE_NAME, Manifest, Model, Parent, Rows, content_digest, fingerprint_of, portable
-from builders.models import policy_model, policy_repo, resolve_model, sft_repo
+from builders.models import LocalModel, policy_model, policy_repo, resolve_model, sft_repo
 from builders.pipeline import stage_named
 from builders.prompting import prompt_text
 from builders.run import StageResult, build, repo_of
@@ -156,36 +156,44 @@ def train_policy(
     )
     if (found := recipe.existing(store, round_tag(round_))) is not None:
         return StageResult("train", found, False, "fresh", 0.0)
+    began = time.monotonic()
+    with store.lock() if first_process() else contextlib.nullcontext():
+        revision = _train_round(config, store, recipe, weights, policy, first)
+    return StageResult("train", revision, True, "missing or stale", time.monotonic() - began)
+
+
+def _train_round(
+    config: Config, store: Store, recipe: ModelRecipe, weights: Revision, policy: LocalModel, first: LocalModel
+) -> Revision:
+    """Train from the newest checkpoint of the run and move the policy into the store."""
     from training.rounds import train_round
 
-    began = time.monotonic()
-    full = config.train.method == "full"
-    run = fingerprint_of([recipe.configuration, first.record.model_dump()])
-    with store.lock() if first_process() else contextlib.nullcontext():
-        work = store.work_path(recipe.repo, run)
-        output = work / f"policy-{recipe.fingerprint[:16]}"
-        record = train_round(
-            policy=policy.adapter or policy.path,
-            base_model=policy.path if policy.adapter else None,
-            output_dir=output,
-            run_dir=work / "run",
-            dataset=weights.data_files(),
-            settings=config.train,
-            round=round_,
-            total_rounds=max(config.loop.rounds, round_),
-            reference_model=first.path if full and config.train.reference == "initial" else None,
-        )
-        if not first_process():
-            sys.exit(0)  # of several processes under torchrun the first one writes to the store
-        for warning in record["warnings"]:
-            log(f"warning: {weights}: {warning}")
-        _forget_paths(output, first.record)
-        results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-        refs = ["main", round_tag(round_)]
-        revision = _store_model(store, recipe, output, int(record["rows"]), results, config, refs)
-        if round_ >= config.loop.rounds:
-            shutil.rmtree(work)  # no later round needs the optimizer's state
-    return StageResult("train", revision, True, "missing or stale", time.monotonic() - began)
+    settings = config.train
+    initial = settings.method == "full" and settings.reference == "initial"
+    work = store.work_path(recipe.repo, fingerprint_of([recipe.configuration, first.record.model_dump()]))
+    output = work / f"policy-{recipe.fingerprint[:16]}"
+    record = train_round(
+        policy=policy.adapter or policy.path,
+        base_model=policy.path if policy.adapter else None,
+        output_dir=output,
+        run_dir=work / "run",
+        dataset=weights.data_files(),
+        settings=settings,
+        round=recipe.round,
+        total_rounds=max(config.loop.rounds, recipe.round),
+        reference_model=first.path if initial else None,
+    )
+    if not first_process():
+        sys.exit(0)  # of several processes under torchrun the first one writes to the store
+    for warning in record["warnings"]:
+        log(f"warning: {weights}: {warning}")
+    _forget_paths(output, first.record)
+    results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
+    refs = ["main", round_tag(recipe.round)]
+    revision = _store_model(store, recipe, output, int(record["rows"]), results, config, refs)
+    if recipe.round >= config.loop.rounds:
+        shutil.rmtree(work)  # no later round needs the optimizer's state
+    return revision
 
 
 def first_process() -> bool:
