@@ -50,6 +50,9 @@ COLUMNS = {
 }
 #: What a metric's mean is worth noticing for: a change of this many standard errors.
 NOTABLE = 2.0
+#: Share of responses cut at the length limit, and rise of the domain model's perplexity, that call for a caution.
+RUNAWAY_SHARE = 0.05
+COLLAPSE_RATIO = 1.5
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,21 @@ def evaluate_policies(config: Config, references: Sequence[str], output: Path, *
     output.mkdir(parents=True, exist_ok=True)
     markdown = markdown_table(evaluations, ranks, average)
     sentence = verdict(evaluations)
+    warned = cautions(config, evaluations)
     record = [
         asdict(evaluation) | {"ranks": rank, "average_rank": mean}
         for evaluation, rank, mean in zip(evaluations, ranks, average, strict=True)
     ]
     write_text(output / "evaluation.json", json.dumps(record, indent=1) + "\n")
-    write_text(output / "evaluation.md", f"{markdown}\n{sentence}\n")
+    lines = [sentence, *(f"Caution: {line}." for line in warned)]
+    write_text(output / "evaluation.md", "\n".join([markdown, *lines]) + "\n")
     draw(evaluations, output / "evaluation.png")
     if as_json:
-        print_json({"policies": record, "verdict": sentence, "path": str(output)})
+        print_json({"policies": record, "verdict": sentence, "cautions": warned, "path": str(output)})
     else:
         header, rows = _cells(evaluations, ranks, average)
         print_table(f"{len(queries)} held-out queries, means over matched responses (rank)", header, rows)
-        print(f"\n{sentence}")
+        print("", *lines, sep="\n")
         print(f"written to {output}: evaluation.json, evaluation.md, evaluation.png")
     return evaluations
 
@@ -314,6 +319,29 @@ def verdict(evaluations: Sequence[Evaluation]) -> str:
         f"From {first.name} to {last.name}, better: {', '.join(better) or 'nothing'}; worse: "
         f"{', '.join(worse) or 'nothing'}; within two standard errors: {', '.join(same) or 'nothing'}."
     )
+
+
+def cautions(config: Config, evaluations: Sequence[Evaluation]) -> list[str]:
+    """One line for each known way to go wrong that shows: metrics that improve may hide it."""
+    first, last = evaluations[0], evaluations[-1]
+    lines = []
+    if last.cut > RUNAWAY_SHARE:
+        lines.append(
+            f"{last.cut:.0%} of {last.name}'s responses are cut at the length limit: length runs away; "
+            "raise train.mu, lower train.learning_rate, or raise sample.max_new_tokens"
+        )
+    before, after = _value(first, "ppl_D"), _value(last, "ppl_D")
+    if before is not None and after is not None and after > COLLAPSE_RATIO * before:
+        lines.append(
+            f"perplexity under the domain model rose from {before:.2f} to {after:.2f}: the language decays, which "
+            "length and relevance hide; lower train.learning_rate"
+        )
+    if config.sample.temperature < 1:
+        lines.append(
+            f"sample.temperature is {config.sample.temperature:g}: below 1 the responses to a query grow alike and "
+            "their ranks say little"
+        )
+    return lines
 
 
 def _value(evaluation: Evaluation, label: str) -> float | None:

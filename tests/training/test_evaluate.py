@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from real_configs import SEEDS, config_on
 from tiny_models import make_causal_lm
 
+from builders.config import load_config
 from builders.store import Store
 from scorers.errors import UserError
 from training.evaluate import (
     COLUMNS,
     RANKED,
     Evaluation,
+    cautions,
     check_finite,
     draw,
     evaluate_policies,
@@ -178,3 +180,15 @@ def test_policies_of_which_nothing_matches(
         as_json=False,
     )
     assert "evaluate: first" in capsys.readouterr().err
+
+
+def test_cautions_name_what_the_metrics_hide() -> None:
+    config = load_config("tiny")
+    first = evaluation("first", ppl_D=6.0)
+    assert cautions(config, [first, evaluation("last", ppl_D=8.9, cut=0.05)]) == []
+    runaway, decay = cautions(config, [first, evaluation("last", ppl_D=9.1, cut=0.06)])
+    assert "6% of last's responses are cut" in runaway and "length runs away" in runaway
+    assert "rose from 6.00 to 9.10" in decay
+    assert cautions(config, [first, evaluation("last", ppl_D=None)]) == []
+    (cold,) = cautions(load_config("tiny", ["sample.temperature=0.7"]), [first])
+    assert "sample.temperature is 0.7" in cold
