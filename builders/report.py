@@ -41,7 +41,7 @@ def describe(result: StageResult, published: dict[str, str] | None) -> dict[str,
         "digest": result.revision.digest,
         "rows": None if manifest is None else manifest.rows.written,
         "path": str(result.revision.path),
-        "pushed": published,
+        "pushed": published and {key: published[key] for key in ("repo", "revision", "tag", "url")},
     }
 
 

@@ -58,6 +58,7 @@ def test_two_rounds_from_the_loop_to_somebody_elses_training(remote: RemoteHub, 
     for round_ in ("1", "2"):
         built = writer.grace("build", "--stage", "calibrate", "--round", round_, "--push", settings=LORA)
         trained = writer.grace("train", "--round", round_, "--push", settings=LORA)
+        assert list(built["pushed"]) == list(trained["pushed"]) == ["repo", "revision", "tag", "url"]
         assert built["pushed"]["tag"] == trained["pushed"]["tag"] == f"round-00{round_}"
         pushed[round_] = (built, trained)
 
