@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from builders.config import RankCoefficients
-from builders.prompting import prompt_text
+from builders.prompting import system_prompts
 from builders.schema import MESSAGES, RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS, polars_schema, require_columns
 from builders.stage import Context, Shard, ShardResult, file_shards
 from builders.store import Revision
@@ -143,7 +143,8 @@ def build(context: Context, shard: Shard) -> ShardResult:
     scores = read_scores(context.inputs["score"], piece, schema.names()).cast(schema)
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
-    frame = frame.with_columns(*messages(context.config.sample.system_prompt))
+    system = system_prompts(context.config, context.inputs["score"].manifest)
+    frame = frame.with_columns(*messages(next(iter(system.values()), None)))
     counts = {
         "read": scores.height,
         "positive": int(frame["label"].sum()),
@@ -154,12 +155,12 @@ def build(context: Context, shard: Shard) -> ShardResult:
 
 
 def messages(system_prompt: str | None) -> list[pl.Expr]:
-    """`prompt` and `completion` as TRL's conversational columns."""
+    """`prompt` and `completion` as TRL's conversational columns; the text of the system prompt, or None."""
 
     def message(role: str, content: pl.Expr) -> pl.Expr:
         return pl.struct(pl.lit(role).alias("role"), content.alias("content"))
 
-    system = [] if system_prompt is None else [message("system", pl.lit(prompt_text(system_prompt)))]
+    system = [] if system_prompt is None else [message("system", pl.lit(system_prompt))]
     prompt = pl.concat_list(*system, message("user", pl.col("query")))
     completion = pl.concat_list(message("assistant", pl.col("response")))
     return [prompt.cast(MESSAGES).alias("prompt"), completion.cast(MESSAGES).alias("completion")]

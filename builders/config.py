@@ -112,7 +112,9 @@ class SampleSettings(Section):
     """Stage `sample` (§3.3)."""
 
     responses: Positive = Field(8, description="m, responses to one query")
-    system_prompt: str | None = Field("system.en", description="prompt file in builders/prompts; null for none")
+    system_prompt: str | None = Field(
+        "system.en", pattern=r"^system\.", description="prompt file in builders/prompts; null: none"
+    )
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 0.9
     max_new_tokens: Positive = 8192

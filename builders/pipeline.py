@@ -1,6 +1,7 @@
 """Pipelines: each a literal tuple of stages. GRACE-KTO is the first."""
 
 from builders import calibrate, generate, sample, schema, score, seed
+from builders.prompting import prompt_text, system_prompts
 from builders.stage import Stage
 from scorers.errors import UserError
 
@@ -27,7 +28,7 @@ GRACE_KTO = (
         plan=generate.plan,
         build=generate.build,
         roles=("policy",),
-        prompts=lambda config: [config.generate.prompt],
+        prompts=lambda config, inputs: {config.generate.prompt: prompt_text(config.generate.prompt)},
         extra_inputs=generate.earlier_rounds,
         sequential=True,
     ),
@@ -41,7 +42,7 @@ GRACE_KTO = (
         plan=sample.plan,
         build=sample.build,
         roles=("policy",),
-        prompts=lambda config: [config.sample.system_prompt] if config.sample.system_prompt else [],
+        prompts=lambda config, inputs: system_prompts(config, None),
         summaries=("num_tokens", "logprob"),
     ),
     Stage(
@@ -54,6 +55,7 @@ GRACE_KTO = (
         plan=score.plan,
         build=score.build,
         roles=("tokenizer", "general", "domain", "relevance"),
+        prompts=lambda config, inputs: system_prompts(config, inputs["sample"].manifest),
         summaries=schema.METRICS,
     ),
     Stage(
@@ -65,7 +67,7 @@ GRACE_KTO = (
         sections=("calibrate",),
         plan=calibrate.plan,
         build=calibrate.build,
-        prompts=lambda config: [config.sample.system_prompt] if config.sample.system_prompt else [],
+        prompts=lambda config, inputs: system_prompts(config, inputs["score"].manifest),
         summaries=(*schema.METRICS, "rank_sum", "reward", "weight"),
     ),
 )

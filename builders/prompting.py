@@ -2,13 +2,19 @@
 
 import functools
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from scorers.errors import UserError
 
+if TYPE_CHECKING:
+    from builders.config import Config
+    from builders.manifest import Manifest
+
 Message = dict[str, str]
+SYSTEM_PREFIX = "system."
 
 
 def prompt_names() -> list[str]:
@@ -33,6 +39,18 @@ def render(name: str, **values: object) -> str:
     """Render a prompt; values are text that is inserted, never a template."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(prompt_text(name)).render(**values)
+
+
+def system_prompts(config: "Config", manifest: "Manifest | None") -> dict[str, str]:
+    """The system prompt under which responses were sampled, by name; empty for none.
+
+    A dataset with a manifest says it itself, whatever the configuration is by now; without one (None) it is the
+    configuration's.
+    """
+    if manifest is not None:
+        return {name: text for name, text in manifest.prompts.items() if name.startswith(SYSTEM_PREFIX)}
+    name = config.sample.system_prompt
+    return {} if name is None else {name: prompt_text(name)}
 
 
 def answer_messages(query: str, system_prompt: str | None) -> list[Message]:

@@ -26,7 +26,6 @@ from builders.models import ModelNotReady, Models
 from builders.parquet import shard_counts, shard_is_whole, shard_rows, write_shard
 from builders.pipeline import GRACE_KTO, STAGE_NAMES, stage_named, stage_of_dataset
 from builders.progress import Progress
-from builders.prompting import prompt_text
 from builders.schema import check_frame, require_columns
 from builders.stage import Context, Shard, Stage
 from builders.store import Revision, Store, describe_files, round_tag
@@ -179,7 +178,7 @@ def inputs_of(stage: Stage, config: Config, store: Store, round_: int, given: di
         "stage": stage.name,
         "version": stage.version,
         "configuration": sections,
-        "prompts": {name: prompt_text(name) for name in stage.prompts(config)},
+        "prompts": stage.prompts(config, parents),
         "random_seed": config.random_seed,
         "round": round_ if stage.per_round else 0,
         "parents": {name: [parent.repo, parent.revision] for name, parent in parents.items()},

@@ -1,6 +1,6 @@
 """What a stage is: the parts that `run` needs to turn it into shards and one revision."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ class Stage:
 
     `sections` are the configuration's sections and `roles` the models that decide its result; `dataset` ends its
     repository's name. `plan` lists the shards, `build` makes one. `extra_inputs` names further revisions it reads
-    beside its parent's, `source` identifies what a stage without a parent reads. With `sequential`, a shard may read
-    the shards before it.
+    beside its parent's, `source` identifies what a stage without a parent reads, `prompts` are the texts by name that
+    the manifest keeps. With `sequential`, a shard may read the shards before it.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Stage:
     plan: Callable[[Context], list[Shard]]
     build: Callable[[Context, Shard], ShardResult]
     roles: Sequence[str] = ()
-    prompts: Callable[[Config], Iterable[str]] = lambda config: ()
+    prompts: Callable[[Config, Mapping[str, Revision]], dict[str, str]] = lambda config, inputs: {}
     extra_inputs: Callable[[Config, Store, int], dict[str, Revision]] = lambda config, store, round_: {}
     source: Callable[[Config, Store], str] | None = None
     summaries: Sequence[str] = ()

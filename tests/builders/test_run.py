@@ -254,3 +254,16 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left"):
         build(config, "seed")
     assert not list((tmp_path / "store").rglob("*.partial")) and not list((tmp_path / "store").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("recorded", [{"system.zh": "Schreibe."}, {}])
+def test_the_prompt_column_shows_what_was_answered_not_what_is_configured_now(
+    tmp_path: Path, recorded: dict[str, str]
+) -> None:
+    config = config_for(tmp_path, "sample.system_prompt=system.en")
+    scores = add_dataset(Store(Path(config.store)), "score", scores_frame(), prompts=recorded)
+    weights = build(config, "calibrate", start=str(scores))[-1].revision
+    roles = [[(m["role"], m["content"]) for m in prompt] for prompt in weights.scan().collect()["prompt"]]
+    expected = [("system", text) for text in recorded.values()]
+    assert all(messages[:-1] == expected and messages[-1][0] == "user" for messages in roles)
+    assert weights.manifest is not None and weights.manifest.prompts == recorded
