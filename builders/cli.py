@@ -165,6 +165,7 @@ def train_command(
         settings = _load(config, overrides, store)
         _check_train_options(dataset, revision, sft=sft)
         from builders import report
+        from builders.inputs import pin
         from training.prepare import prepare_policy, prepare_world
         from training.stages import train_policy, train_sft
 
@@ -172,8 +173,10 @@ def train_command(
             prepare_world(settings)
             result = train_sft(settings)
         else:
-            prepare_policy(settings)
             reference = f"{dataset}@{revision}" if dataset and revision else dataset
+            if reference is not None:  # a wrong name is told before minutes of preparation
+                reference = pin(reference, settings, require_pinned=require_pinned)
+            prepare_policy(settings)
             result = train_policy(settings, round_, reference, require_pinned=require_pinned)
         published = None
         if push:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from builders.config import Config
 from builders.manifest import content_digest, read_manifest
 from builders.store import Kind, Revision, Store, describe_files, is_commit, parse_ref
 from scorers.errors import UserError
@@ -29,6 +30,16 @@ def open_revision(text: str, store: Store, kind: Kind = "dataset", *, require_pi
     from builders.hub import pull
 
     return pull(ref, store, kind)
+
+
+def pin(text: str, config: Config, *, require_pinned: bool = False) -> str:
+    """A REF that names one revision for good: a name resolved once to its commit; a path as it is.
+
+    Raises:
+        UserError: as `open_revision`.
+    """
+    revision = open_revision(text, Store(Path(config.store)), require_pinned=require_pinned)
+    return text if parse_ref(text).path is not None else str(revision)
 
 
 def _is_tag(revision: str | None) -> bool:
