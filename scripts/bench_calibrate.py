@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from builders.calibrate import Totals, add_rewards, add_weights, totals_of
-from builders.config import RankCoefficients
-from builders.schema import RANKED
+from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
+from builders.grace_kto.columns import RANKED
+from builders.settings.load import RankCoefficients
 
 COLUMNS = ["query_id", *RANKED]
 

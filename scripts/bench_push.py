@@ -17,13 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from builders.config import Config, load_config
-from builders.manifest import Manifest, Rows, content_digest
-from builders.parquet import write_shard
-from builders.pipeline import stage_named
-from builders.publish import publish
-from builders.schema import GROUPS_COLUMNS, frame_of
-from builders.store import Revision, Store, describe_files, round_tag
+from builders.grace_kto.columns import GROUPS_COLUMNS, frame_of
+from builders.hub.publish import publish
+from builders.settings.load import Config, load_config
+from builders.store.manifest import Manifest, Rows, content_digest
+from builders.store.shards import write_shard
+from builders.store.store import Revision, Store, describe_files, round_tag
+from training.pipelines import stage_named
 
 SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
 CASES = ("first", "half of the shards", "an eighth of each", "unchanged")

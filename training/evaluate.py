@@ -13,11 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
-from builders.config import Config
-from builders.engines import SamplingSettings
-from builders.inputs import open_revision
-from builders.manifest import fingerprint_of, read_manifest
-from builders.models import (
+from builders.core.draws import derive_seed, query_id
+from builders.core.models import (
     WORLD_PREFIX,
     LocalModel,
     Models,
@@ -27,15 +24,18 @@ from builders.models import (
     policy_repo,
     resolve_model,
 )
-from builders.pipeline import GRACE_KTO
-from builders.prompting import answer_messages, prompt_text
-from builders.report import print_json, print_table
-from builders.score import score_documents
-from builders.seed import read_table
-from builders.seeding import derive_seed, query_id
-from builders.store import Store, round_tag, write_text
+from builders.core.prompting import answer_messages, prompt_text
+from builders.engines import SamplingSettings
+from builders.grace_kto.score import score_documents
+from builders.grace_kto.seed import read_table
+from builders.hub.refs import open_revision
+from builders.report.console import print_json, print_table
+from builders.settings.load import Config
+from builders.store.manifest import fingerprint_of, read_manifest
+from builders.store.store import Store, round_tag, write_text
 from scorers.errors import UserError
 from scorers.extraction import extract
+from training.pipelines import GRACE_KTO
 from training.prepare import log, prepare, prepare_world, set_threads
 
 VERSION = 1
@@ -221,7 +221,7 @@ def evaluate(config: Config, models: Models, name: str, policy: LocalModel, quer
 
 def world_columns(documents: Sequence[tuple[str, str]]) -> dict[str, pl.Series]:
     """The generated world's own measures, which no reward knows."""
-    from builders.world import measures
+    from training.world.texts import measures
 
     rows = [measures(query, document) for query, document in documents]
     names = list(measures("", ""))  # without a document too, so that every policy has the same columns

@@ -3,11 +3,11 @@
 Every part is kept when it is there and fresh, so the loop stops and resumes anywhere.
 """
 
-from builders.config import Config
-from builders.pipeline import GRACE_KTO
-from builders.run import StageResult, build
+from builders.core.run import StageResult, build
+from builders.settings.load import Config
+from training.kto.stage import train_policy
+from training.pipelines import GRACE_KTO
 from training.prepare import log, prepare
-from training.stages import train_policy
 
 
 def run_loop(config: Config) -> list[StageResult]:

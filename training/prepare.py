@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.config import Config
-from builders.models import WORLD_PREFIX, world_folder
-from builders.stage import Stage
-from builders.store import Store
+from builders.core.models import WORLD_PREFIX, world_folder
+from builders.core.stage import Stage
+from builders.settings.load import Config
+from builders.store.store import Store
 
 
 def log(line: str) -> None:
@@ -28,7 +28,7 @@ def prepare_world(config: Config) -> None:
     set_threads(config)
     if config.world is None:
         return
-    from training.world_models import prepare_world as make_world
+    from training.world.models import prepare_world as make_world
 
     store = Store(Path(config.store))
     with store.lock():
@@ -39,7 +39,7 @@ def prepare_texts(config: Config) -> None:
     """Make the generated world's seed documents alone, which takes a second."""
     if config.world is None:
         return
-    from training.world_models import write_texts
+    from training.world.models import write_texts
 
     store = Store(Path(config.store))
     with store.lock():
@@ -62,7 +62,7 @@ def prepare_policy(config: Config) -> None:
     """Make the first policy, and the world it comes from, where they are missing or stale."""
     set_threads(config)
     if config.models.policy == "sft":
-        from training.stages import train_sft
+        from training.kto.stage import train_sft
 
         prepare_world(config)
         train_sft(config)

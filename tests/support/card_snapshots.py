@@ -6,13 +6,13 @@ from typing import Any
 import yaml
 from markdown_it import MarkdownIt
 
-from builders.config import load_config
-from builders.manifest import DataFile, Manifest, Model, Parent, Rows, content_digest
-from builders.parquet import write_shard
-from builders.pipeline import stage_named
-from builders.run import summarise
-from builders.schema import Column, frame_of
-from builders.store import describe_files
+from builders.core.run import summarise
+from builders.grace_kto.columns import Column, frame_of
+from builders.settings.load import load_config
+from builders.store.manifest import DataFile, Manifest, Model, Parent, Rows, content_digest
+from builders.store.shards import write_shard
+from builders.store.store import describe_files
+from training.pipelines import stage_named
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "ab" * 32

@@ -6,13 +6,13 @@ from typing import Any
 
 import polars as pl
 
-from builders.calibrate import add_rewards, add_weights, messages, totals_of
-from builders.config import RankCoefficients
-from builders.manifest import Manifest, Model, Parent, Rows, content_digest
-from builders.parquet import write_shard
-from builders.pipeline import stage_named
-from builders.schema import Column, frame_of, polars_schema
-from builders.store import Revision, Store, describe_files, round_tag
+from builders.grace_kto.calibrate import add_rewards, add_weights, messages, totals_of
+from builders.grace_kto.columns import Column, frame_of, polars_schema
+from builders.settings.load import RankCoefficients
+from builders.store.manifest import Manifest, Model, Parent, Rows, content_digest
+from builders.store.shards import write_shard
+from builders.store.store import Revision, Store, describe_files, round_tag
+from training.pipelines import stage_named
 
 LENGTHS = ((40, 55, 61, None), (70, 52, 52, 90))  # tokens of the responses to each query; None is unmatched
 

@@ -19,14 +19,14 @@ import FlagEmbedding  # noqa: F401, TID253
 import torch  # noqa: TID253
 from tiny_store import small_config
 
-import training.assembly
 import training.evaluate
-import training.rounds  # noqa: F401
-from builders.models import policy_repo
-from builders.pipeline import stage_named
-from builders.run import repo_of
-from builders.store import Store
+import training.kto.assembly
+import training.kto.rounds  # noqa: F401
+from builders.core.models import policy_repo
+from builders.core.run import repo_of
+from builders.store.store import Store
 from training.loop import run_loop
+from training.pipelines import stage_named
 
 
 def start(store: Path) -> int:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.config import Config, load_config
+from builders.settings.load import Config, load_config
 
 SEEDS = tuple(f"Please write a report on harbour {n}." for n in range(6))
 

@@ -8,11 +8,11 @@ import numpy as np
 from card_snapshots import model_manifest, snapshot
 from safetensors.numpy import save_file
 
-from builders.cards import write_card
-from builders.config import Config, load_config
-from builders.manifest import Model, Parent, content_digest
-from builders.pipeline import GRACE_KTO, stage_named
-from builders.store import Revision, Store, describe_files, round_tag
+from builders.cards.render import write_card
+from builders.settings.load import Config, load_config
+from builders.store.manifest import Model, Parent, content_digest
+from builders.store.store import Revision, Store, describe_files, round_tag
+from training.pipelines import GRACE_KTO, stage_named
 
 
 def config_for(store: Store, namespace: str | None = None) -> Config:

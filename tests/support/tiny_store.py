@@ -7,8 +7,8 @@ import fcntl
 import shutil
 from pathlib import Path
 
-from builders.config import Config, load_config
-from builders.pipeline import GRACE_KTO
+from builders.settings.load import Config, load_config
+from training.pipelines import GRACE_KTO
 
 ROOT = Path(__file__).parents[2] / ".grace" / "test-store"
 SMALL = ("generate.queries=8", "generate.shard_queries=4", "sample.responses=4", "sample.shard_queries=2")

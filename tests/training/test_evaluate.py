@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from real_configs import SEEDS, config_on
 from tiny_models import make_causal_lm
 
-from builders.config import load_config
-from builders.store import Store
+from builders.settings.load import load_config
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.evaluate import (
     COLUMNS,

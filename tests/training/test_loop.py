@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from tiny_store import copy_store, small_config
 
-from builders.config import Config
-from builders.run import StageResult, build, dry_run
-from builders.status import status_rows
-from builders.store import Revision
+from builders.core.run import StageResult, build, dry_run
+from builders.inspect.status import status_rows
+from builders.settings.load import Config
+from builders.store.store import Revision
 from scorers.errors import UserError
 
 pytestmark = pytest.mark.slow

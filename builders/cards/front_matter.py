@@ -1,0 +1,179 @@
+"""The front matter of cards: what the Hub's search and viewer and `datasets` read.
+
+`dataset_info` is exact: `datasets` refuses a dataset whose number of rows differs from it.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from builders.cards.markdown import HUB, clean, is_public
+from builders.core.stage import Stage
+from builders.grace_kto.columns import Column
+from builders.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData, ModelCardData
+    from polars._typing import PolarsDataType
+
+PARQUET_GLOB = "data/train-*.parquet"
+MAX_LANGUAGES = 20
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+SIZES_ABOVE = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
+STAGE_TAGS = {
+    "seed": ("writing-prompts",),
+    "generate": ("writing-prompts", "synthetic"),
+    "sample": ("synthetic",),
+    "score": ("synthetic", "preference-data"),
+    "calibrate": ("synthetic", "preference-data", "kto", "trl"),
+}
+
+#: Licence ids the Hub knows (https://huggingface.co/docs/hub/repositories-licenses); any other name goes under `other`.
+_LICENSE_IDS = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+etalab-2.0 eupl-1.1 eupl-1.2 gemma gfdl gpl gpl-2.0 gpl-3.0 intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr
+llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail
+openrail++ osl-3.0 pddl postgresql unknown unlicense wtfpl zlib
+"""
+LICENSES = frozenset(_LICENSE_IDS.split())
+
+
+def license_fields(license_: str, repo: str, kind: str) -> dict[str, Any]:
+    """A known id as `license`; any other name as `other` with that name and a link to the card's own section."""
+    if license_.lower() in LICENSES:
+        return {"license": license_.lower()}
+    name = re.sub(r"[^a-z0-9.+-]+", "-", license_.lower()).strip("-") or "unknown"
+    path = f"datasets/{repo}" if kind == "dataset" else repo
+    return {"license": "other", "license_name": name, "license_link": f"{HUB}/{path}#licence"}
+
+
+def size_category(rows: int) -> str:
+    """The Hub's class of a number of rows."""
+    return next((name for limit, name in (*SIZES, *SIZES_ABOVE) if rows < limit), "100B<n<1T")
+
+
+def language_codes(values: Sequence[str]) -> list[str]:
+    """Primary subtags of language codes, two or three letters, each once, sorted; anything else is left out."""
+    primary = {value.strip().lower().replace("_", "-").partition("-")[0] for value in values}
+    return sorted(code for code in primary if re.fullmatch(r"[a-z]{2,3}", code))[:MAX_LANGUAGES]
+
+
+def feature(name: str, dtype: pl.DataType) -> dict[str, Any]:
+    """One column as `datasets.Features` writes it into YAML."""
+    if not isinstance(dtype, pl.List):
+        return {"name": name, "dtype": _value(dtype)}
+    inner = _instance(dtype.inner)
+    if isinstance(inner, pl.Struct):
+        return {"name": name, "list": [feature(field.name, _instance(field.dtype)) for field in inner.fields]}
+    return {"name": name, "list": _value(inner)}
+
+
+def _instance(dtype: "PolarsDataType") -> pl.DataType:
+    return dtype() if isinstance(dtype, type) else dtype
+
+
+def _value(dtype: pl.DataType) -> str:
+    return "bool" if dtype == pl.Boolean else str(dtype).lower()
+
+
+def type_name(dtype: pl.DataType) -> str:
+    """A column's type in words: int32, list of string, list of (role: string, content: string)."""
+    found = feature("", dtype)
+    if "dtype" in found:
+        return str(found["dtype"])
+    inner = found["list"]
+    if isinstance(inner, str):
+        return f"list of {inner}"
+    fields = ", ".join(f"{field['name']}: {field['dtype']}" for field in inner)
+    return f"list of ({fields})"
+
+
+def dataset_info(manifest: Manifest, folder: Path, columns: Sequence[Column]) -> dict[str, Any]:
+    """Features, rows and sizes as `datasets` would find them: bytes in Arrow, bytes of the files."""
+    size = sum(arrow_bytes(folder / file.path) for file in manifest.files if file.rows is not None)
+    return {
+        "features": [feature(column.name, column.dtype) for column in columns],
+        "splits": [{"name": "train", "num_bytes": size, "num_examples": manifest.rows.written}],
+        "download_size": sum(file.size for file in manifest.files if file.rows is not None),
+        "dataset_size": size,
+    }
+
+
+def arrow_bytes(path: Path) -> int:
+    """Bytes of a Parquet file's rows in Arrow, read one row group at a time, as `datasets` does."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    rows = file.metadata.row_group(0).num_rows if file.metadata.num_row_groups else 1
+    return sum(int(batch.nbytes) for batch in file.iter_batches(batch_size=max(rows, 1)))
+
+
+def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
+    """Repositories this one was made from that can be looked up; `original` for seeds from a file."""
+    sources = [p.repo for p in manifest.parents if is_public(p.repo, p.revision, manifest.repo, published=published)]
+    seed = str(manifest.configuration.get("seed", {}).get("source", ""))
+    repo, _, _ = seed.partition("@")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) and not _is_file(repo):
+        sources.append(repo)
+    return sorted(set(sources)) or (["original"] if manifest.stage == "seed" else [])
+
+
+def _is_file(source: str) -> bool:
+    return source.endswith((".jsonl", ".csv", ".parquet"))
+
+
+def dataset_card_data(
+    manifest: Manifest, folder: Path, stage: Stage, *, published: bool, license_: str, languages: Sequence[str]
+) -> "DatasetCardData":
+    """The front matter of a dataset card."""
+    from huggingface_hub import DatasetCardData
+
+    return DatasetCardData(
+        language=language_codes(languages) or None,
+        **license_fields(license_, manifest.repo, "dataset"),
+        annotations_creators=["machine-generated"] if manifest.stage in ("score", "calibrate") else None,
+        language_creators=["machine-generated"] if manifest.stage in ("generate", "sample") else None,
+        pretty_name=pretty_name(manifest),
+        size_categories=[size_category(manifest.rows.written)],
+        source_datasets=source_datasets(manifest, published=published) or None,
+        task_categories=["text-generation"],
+        tags=["grace-kto", f"stage-{stage.name}", "long-form-writing", *STAGE_TAGS.get(stage.name, ())],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_GLOB}]}],
+        dataset_info=dataset_info(manifest, folder, stage.columns),
+    )
+
+
+def pretty_name(manifest: Manifest) -> str:
+    """The repository's name with its round, one line."""
+    name = " ".join(clean(manifest.repo.rpartition("/")[2]).split())
+    return f"{name}, round {manifest.round}" if manifest.round else name
+
+
+def model_card_data(
+    manifest: Manifest, *, adapter: bool, published: bool, license_: str, languages: Sequence[str]
+) -> "ModelCardData":
+    """The front matter of a model card; a base model that is only local is left out, since the Hub looks it up."""
+    from huggingface_hub import ModelCardData
+
+    base = manifest.models.get("base")
+    public = base is not None and is_public(base.id, base.revision, manifest.repo, published=published)
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapter else "finetune"} if public else {}
+    return ModelCardData(
+        language=language_codes(languages) or None,
+        **license_fields(license_, manifest.repo, "model"),
+        base_model=base.id if base is not None and public else None,
+        **relation,
+        datasets=[p.repo for p in manifest.parents if is_public(p.repo, p.revision, manifest.repo, published=published)]
+        or None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["grace-kto", "trl", "sft" if manifest.stage == "sft" else "kto", "long-form-writing"],
+        model_name=manifest.repo.rpartition("/")[2],
+    )

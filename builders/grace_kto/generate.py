@@ -1,0 +1,153 @@
+"""Stage `generate`: the current policy writes new queries from five uniformly drawn seeds (§3.2).
+
+Replies are parsed, never evaluated. Blank, over-long, copied and duplicate queries are dropped and counted; prompting
+goes on until the shard is full or the attempts are spent. One row::
+
+    {"query_id": "03ad…", "query": "Please write a report titled …", "language": "en", "round": 1,
+     "example_ids": ["4be0…", …], "generator": "local/tiny-sft@77d0…"}
+"""
+
+import random
+from collections import Counter
+
+import polars as pl
+
+from builders.core.draws import derive_seed, query_id
+from builders.core.prompting import Message, render
+from builders.core.stage import Context, Shard, ShardResult
+from builders.engines import SamplingSettings
+from builders.grace_kto.columns import QUERIES_COLUMNS, frame_of
+from builders.grace_kto.query_parser import parse_queries
+from builders.settings.load import Config
+from builders.store.store import Revision, Store, round_tag
+from scorers.errors import UserError
+
+VERSION = 1
+DATASET = "queries"
+
+
+def plan(context: Context) -> list[Shard]:
+    """Shards of `shard_queries` queries until there are K."""
+    settings = context.config.generate
+    starts = range(0, settings.queries, settings.shard_queries)
+    return [Shard(i, min(settings.shard_queries, settings.queries - start)) for i, start in enumerate(starts)]
+
+
+def earlier_rounds(config: Config, store: Store, round_: int) -> dict[str, Revision]:
+    """The queries of every earlier round: none of them may come again.
+
+    Raises:
+        UserError: where an earlier round has none.
+    """
+    repo = f"{config.local_namespace}/{config.name}-{DATASET}"
+    found = {}
+    for earlier in range(1, round_):
+        revision = store.find(repo, round_tag(earlier))
+        if revision is None:
+            raise UserError(f"round {round_} needs the queries of round {earlier}; build --round {earlier} first")
+        found[f"queries {round_tag(earlier)}"] = revision
+    return found
+
+
+def build(context: Context, shard: Shard) -> ShardResult:
+    """Prompt the policy until the shard has its queries.
+
+    Raises:
+        UserError: where the attempts are spent before; it says what was dropped.
+    """
+    settings = context.config.generate
+    wanted: int = shard.spec
+    seeds = context.inputs["seed"].scan().select("query_id", "query", "language").collect()
+    known = known_ids(context)
+    rows: list[dict[str, object]] = []
+    counts: Counter[str] = Counter()
+    budget = settings.max_attempts * -(-wanted // settings.per_prompt)
+    while len(rows) < wanted and counts["read"] < budget:
+        missing = -(-(wanted - len(rows)) // settings.per_prompt)
+        attempts = range(counts["read"], min(counts["read"] + missing, budget))
+        for examples, reply in ask(context, seeds, shard.index, attempts):
+            counts["read"] += 1
+            accept(reply, examples, known, rows, counts, context)
+    if len(rows) < wanted:
+        raise UserError(exhausted(len(rows), wanted, counts))
+    counts["dropped.surplus"] += len(rows) - wanted
+    return ShardResult(frame_of(rows[:wanted], QUERIES_COLUMNS), {k: v for k, v in counts.items() if v})
+
+
+def known_ids(context: Context) -> set[str]:
+    """Queries that must not come again: the seeds', the earlier rounds' and the earlier shards'."""
+    known: set[str] = set()
+    for revision in context.inputs.values():
+        known.update(revision.scan().select("query_id").collect()["query_id"])
+    for path in context.finished_shards():
+        known.update(pl.read_parquet(path, columns=["query_id"])["query_id"])
+    return known
+
+
+def ask(context: Context, seeds: pl.DataFrame, shard: int, attempts: range) -> list[tuple[pl.DataFrame, str]]:
+    """Send one prompt for each attempt; the examples shown and the reply."""
+    config = context.config
+    settings = config.generate
+    prompts: list[list[Message]] = []
+    shown: list[pl.DataFrame] = []
+    draws = [derive_seed(config.random_seed, context.round, "generate", shard, attempt) for attempt in attempts]
+    for draw in draws:
+        picked = random.Random(draw).sample(range(seeds.height), min(settings.examples, seeds.height))
+        examples = seeds[picked]
+        text = render(settings.prompt, examples=examples["query"].to_list(), count=settings.per_prompt)
+        prompts.append([{"role": "user", "content": text}])
+        shown.append(examples)
+    sampling = SamplingSettings(
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
+    )
+    completions = context.models.engine().generate(prompts, draws, sampling)
+    return [(examples, completion.text) for examples, completion in zip(shown, completions, strict=True)]
+
+
+def accept(
+    reply: str,
+    examples: pl.DataFrame,
+    known: set[str],
+    rows: list[dict[str, object]],
+    counts: Counter[str],
+    context: Context,
+) -> None:
+    """Add a reply's usable queries to `rows` and `known`; count the others by reason."""
+    queries = parse_queries(reply)
+    if queries is None:
+        counts["dropped.reply without a list"] += 1
+        return
+    for query in (text.strip() for text in queries):
+        identity = query_id(query)
+        if reason := fault_of(query, identity, known, context.config.generate.max_query_chars):
+            counts[f"dropped.{reason}"] += 1
+            continue
+        known.add(identity)
+        rows.append(
+            {
+                "query_id": identity,
+                "query": query,
+                "language": examples["language"].mode().sort()[0],
+                "round": context.round,
+                "example_ids": examples["query_id"].to_list(),
+                "generator": str(context.models.find("policy").record),
+            }
+        )
+
+
+def fault_of(query: str, identity: str, known: set[str], max_chars: int) -> str | None:
+    """Why a query is not taken, or None."""
+    if not query:
+        return "blank"
+    if len(query) > max_chars:
+        return "over-long"
+    return "duplicate" if identity in known else None
+
+
+def exhausted(got: int, wanted: int, counts: Counter[str]) -> str:
+    """The message for a shard whose attempts are spent."""
+    dropped = ", ".join(f"{n} {key.removeprefix('dropped.')}" for key, n in sorted(counts.items()) if key != "read")
+    return (
+        f"query generation: {got} of {wanted} queries after {counts['read']} prompts (dropped: {dropped or 'none'}); "
+        "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
+    )

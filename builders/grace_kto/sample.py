@@ -1,0 +1,80 @@
+"""Stage `sample`: m responses to each query by the current policy, top-p sampling (§3.3), and their extraction.
+
+The responses to one query form a group and stand together. One row::
+
+    {"query_id": "03ad…", "query": "Please write …", "round": 1, "response_id": "03ad…-5", "response": "<summary>…",
+     "summary": "…", "outline": "…", "document": "…", "matched": True, "finish_reason": "stop", "num_tokens": 96,
+     "logprob": -101.3, "sample_seed": 8127…, "policy": "local/tiny-sft@77d0…"}
+"""
+
+import polars as pl
+
+from builders.core.draws import derive_seed
+from builders.core.prompting import answer_messages
+from builders.core.stage import Context, Shard, ShardResult
+from builders.engines import SamplingSettings
+from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS, frame_of, require_columns
+from scorers.extraction import extract
+
+VERSION = 1
+
+
+def plan(context: Context) -> list[Shard]:
+    """Ranges of `shard_queries` queries of the parent."""
+    parent = context.inputs["generate"]
+    require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
+    rows = parent.scan().select(pl.len()).collect().item()
+    size = context.config.sample.shard_queries
+    return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
+
+
+def build(context: Context, shard: Shard) -> ShardResult:
+    """Sample and extract the responses of one range of queries."""
+    config = context.config
+    settings = config.sample
+    start, size = shard.spec
+    queries = context.inputs["generate"].scan().slice(start, size).select("query_id", "query").collect()
+    asked = [(*row, j) for row in queries.iter_rows() for j in range(settings.responses)]
+    draws = [derive_seed(config.random_seed, context.round, identity, j) for identity, _, j in asked]
+    completions = context.models.engine().generate(
+        [answer_messages(query, settings.system_prompt) for _, query, _ in asked],
+        draws,
+        SamplingSettings(
+            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
+        ),
+    )
+    policy = str(context.models.find("policy").record)
+    rows: list[dict[str, object]] = []
+    for (identity, query, j), draw, completion in zip(asked, draws, completions, strict=True):
+        parts = extract(completion.text)
+        rows.append(
+            {
+                "query_id": identity,
+                "query": query,
+                "round": context.round,
+                "response_id": f"{identity}-{j}",
+                "response": completion.text,
+                "summary": parts and parts.summary,
+                "outline": parts and parts.outline,
+                "document": parts and parts.document,
+                "matched": parts is not None,
+                "finish_reason": completion.finish_reason,
+                "num_tokens": len(completion.token_ids),
+                "logprob": completion.logprob,
+                "sample_seed": draw,
+                "policy": policy,
+            }
+        )
+    frame = frame_of(rows, GROUPS_COLUMNS)
+    return ShardResult(frame, {"read": queries.height} | sampling_counts(frame))
+
+
+def sampling_counts(frame: pl.DataFrame) -> dict[str, int]:
+    """Matched and cut responses, groups without a matched response, tokens."""
+    groups = frame.group_by("query_id").agg(pl.col("matched").any())
+    return {
+        "matched": int(frame["matched"].sum()),
+        "cut at the length limit": int((frame["finish_reason"] == "length").sum()),
+        "groups without a matched response": int((~groups["matched"]).sum()),
+        "tokens": int(frame["num_tokens"].sum()),
+    }

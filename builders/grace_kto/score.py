@@ -1,0 +1,107 @@
+"""Stage `score`: the raw metrics of every matched response (eq. 1–4); unmatched rows keep null, never 0.
+
+One row is the parent's with, for example::
+
+    {"length": 61, "diversity": 97.4, "ppl_general": 8.1, "ppl_domain": 7.6, "professionalism": 0.5,
+     "dense_summary": 0.71, "lexical_summary": 0.2, "multivector_summary": 0.64, "relevance_summary": 1.41,
+     "dense_document": 0.69, "lexical_document": 0.31, "multivector_document": 0.7, "relevance_document": 0.5}
+"""
+
+import polars as pl
+
+from builders.core.models import Models
+from builders.core.stage import Context, Shard, ShardResult, file_shards
+from builders.grace_kto.columns import GROUPS_COLUMNS, SCORE_COLUMNS, SCORES_COLUMNS, polars_schema, require_columns
+from builders.settings.load import RelevanceWeights, ScoreSettings
+from scorers.diversity import diversity
+from scorers.errors import UserError
+from scorers.length import lengths
+
+VERSION = 1
+
+
+def plan(context: Context) -> list[Shard]:
+    """One shard for each file of the parent."""
+    parent = context.inputs["sample"]
+    require_columns(parent.schema(), GROUPS_COLUMNS, str(parent))
+    return file_shards(parent)
+
+
+def build(context: Context, shard: Shard) -> ShardResult:
+    """Score the matched rows of one file and leave the others null."""
+    columns = polars_schema(GROUPS_COLUMNS)
+    parent = pl.read_parquet(shard.spec, columns=columns.names()).select(columns.names()).cast(columns)
+    parent = parent.with_row_index("row")  # response_id of somebody else's dataset may not be unique
+    matched = parent.filter("matched")
+    check_texts(matched)
+    relevance = context.models.relevance()
+    cut_before = relevance.truncated
+    scores = score_documents(
+        matched["query"].to_list(),
+        matched["summary"].to_list(),
+        matched["document"].to_list(),
+        context.models,
+        context.config.score,
+    )
+    frame = parent.join(matched.select("row").hstack(scores), on="row", how="left", maintain_order="left")
+    counts = {
+        "read": parent.height,
+        "scored": matched.height,
+        "texts cut for relevance": relevance.truncated - cut_before,
+    }
+    return ShardResult(frame.select(c.name for c in SCORES_COLUMNS), counts)
+
+
+def check_texts(matched: pl.DataFrame) -> None:
+    """Raise UserError for a matched row without summary or document, which other people's datasets may hold."""
+    lacking = matched.filter(pl.col("summary").is_null() | pl.col("document").is_null())
+    if lacking.height:
+        raise UserError(
+            f"stage score: {lacking['response_id'][0]} is matched but has no summary or no document; set matched to "
+            "false or give both texts"
+        )
+
+
+def score_documents(
+    queries: list[str], summaries: list[str], documents: list[str], models: Models, settings: ScoreSettings
+) -> pl.DataFrame:
+    """All metrics of matched responses, one row each, in the order given."""
+    token_ids = models.tokenizer()(documents, add_special_tokens=False)["input_ids"] if documents else []
+    general = models.perplexity("general").score(documents)
+    domain = models.perplexity("domain").score(documents)
+    frame = pl.DataFrame(
+        {
+            "length": lengths(token_ids),
+            "diversity": diversity(token_ids, settings.ngram),
+            "ppl_general": general,
+            "ppl_domain": domain,
+        },
+        schema_overrides={
+            "length": pl.Int32,
+            "diversity": pl.Float64,
+            "ppl_general": pl.Float64,
+            "ppl_domain": pl.Float64,
+        },
+    ).with_columns(
+        (settings.general_weight * pl.col("ppl_general") - settings.domain_weight * pl.col("ppl_domain")).alias(
+            "professionalism"
+        )
+    )
+    both = models.relevance().score(queries * 2, summaries + documents)
+    similarities = pl.DataFrame(
+        {kind: getattr(both, kind) for kind in ("dense", "lexical", "multivector")},
+        schema=dict.fromkeys(("dense", "lexical", "multivector"), pl.Float64),
+    )
+    half = len(queries)
+    frame = frame.hstack(relevance_columns(similarities[:half], "summary", settings.summary_relevance))
+    frame = frame.hstack(relevance_columns(similarities[half:], "document", settings.document_relevance))
+    return frame.select(c.name for c in SCORE_COLUMNS).cast(polars_schema(SCORE_COLUMNS))
+
+
+def relevance_columns(similarities: pl.DataFrame, part: str, weights: RelevanceWeights) -> pl.DataFrame:
+    """The three similarities of one part and their weighted sum, not divided by the sum of the weights (eq. 4)."""
+    terms = [weight * pl.col(kind) for kind, weight in weights.model_dump().items()]
+    return similarities.select(
+        *(pl.col(kind).alias(f"{kind}_{part}") for kind in ("dense", "lexical", "multivector")),
+        (terms[0] + terms[1] + terms[2]).alias(f"relevance_{part}"),
+    )

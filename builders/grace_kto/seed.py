@@ -1,0 +1,150 @@
+"""Stage `seed`: the user's own writing requests become the first dataset.
+
+Reads a JSONL, CSV or Parquet file, any Hub dataset at a revision, or the generated world. Blank and duplicate queries
+are dropped and counted. One row::
+
+    {"query_id": "4be0…", "query": "Please write a report titled …", "reference": "<summary>…", "language": "en",
+     "source": "seeds.jsonl"}
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from builders.core.draws import query_id
+from builders.core.models import WORLD_PREFIX, ModelNotReady, world_folder
+from builders.core.stage import Context, Shard, ShardResult
+from builders.grace_kto.columns import SEED_COLUMNS, polars_schema
+from builders.settings.load import Config
+from builders.store.manifest import file_sha256
+from builders.store.store import Store
+from scorers.errors import UserError
+
+VERSION = 1
+READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".jsonl": pl.read_ndjson,
+    ".csv": pl.read_csv,
+    ".parquet": pl.read_parquet,
+}
+
+
+def plan(context: Context) -> list[Shard]:
+    """Ranges of rows of the source."""
+    rows = read_source(context.config, context.store).height
+    size = context.config.seed.shard_rows
+    return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
+
+
+def build(context: Context, shard: Shard) -> ShardResult:
+    """One range of the source with blanks and duplicates dropped."""
+    settings = context.config.seed
+    source = read_source(context.config, context.store)
+    start, size = shard.spec
+    rows = clean(source).filter(pl.col("row").is_between(start, start + size, closed="left"))
+    read = source.slice(start, size)
+    blank = read.filter(is_blank()).height
+    frame = rows.select(
+        pl.col("query").map_elements(query_id, return_dtype=pl.String).alias("query_id"),
+        "query",
+        "reference",
+        pl.col("language").fill_null(settings.language),
+        pl.lit(source_name(context.config)).alias("source"),
+    ).cast(polars_schema(SEED_COLUMNS))
+    counts = {"read": read.height, "dropped.blank": blank, "dropped.duplicate": read.height - blank - rows.height}
+    return ShardResult(frame, {key: value for key, value in counts.items() if value or key == "read"})
+
+
+def is_blank() -> pl.Expr:
+    """Whether a row has no query."""
+    return pl.col("query").is_null() | (pl.col("query").str.strip_chars() == "")
+
+
+def clean(source: pl.DataFrame) -> pl.DataFrame:
+    """Queries stripped, blanks dropped, the first of equal queries kept; `row` is the place in the source."""
+    return (
+        source.with_row_index("row")
+        .filter(~is_blank())
+        .with_columns(pl.col("query").str.strip_chars())
+        .unique("query", keep="first", maintain_order=True)
+    )
+
+
+def source_name(config: Config) -> str:
+    """The source as the `source` column shows it: no folder of this machine."""
+    source = config.seed.source
+    return Path(source).name if Path(source).is_file() else source
+
+
+def source_identity(config: Config, store: Store) -> str:
+    """What decides whether the source changed: its file's SHA-256, or the dataset's commit."""
+    path = source_path(config.seed.source, config, store)
+    if path is not None:
+        return file_sha256(path)
+    from builders.hub.pull import resolve_commit
+
+    repo, _, revision = config.seed.source.partition("@")
+    return resolve_commit(repo, revision or None)
+
+
+def source_path(source: str, config: Config, store: Store) -> Path | None:
+    """The file a source names, or None for a Hub dataset.
+
+    Raises:
+        UserError: for a file that is missing or of a kind that is not read.
+    """
+    if source.startswith(WORLD_PREFIX):
+        path = world_folder(config, store) / f"{source.removeprefix(WORLD_PREFIX)}.jsonl"
+        if not path.is_file():
+            raise ModelNotReady(f"{source} is not made yet; `build` or `grace loop` makes the world first")
+        return path
+    path = Path(source)
+    if path.is_file():
+        if path.suffix not in READERS:
+            raise UserError(
+                f"seed source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(READERS)} are read"
+            )
+        return path
+    if path.suffix in READERS or source.count("/") != 1:
+        raise UserError(
+            f"seed source {source}: no such file; give a {', '.join(READERS)} file or a dataset owner/name[@revision]"
+        )
+    return None
+
+
+def read_source(config: Config, store: Store) -> pl.DataFrame:
+    """The source's mapped columns: query, reference and language, the last two null where unmapped.
+
+    Raises:
+        UserError: for a source that is missing, unreadable, empty or lacks a mapped column.
+    """
+    settings = config.seed
+    frame = read_table(settings.source, settings.split, config, store)
+    mapping = settings.columns.model_dump(exclude_none=True)
+    missing = [f"{name} (for {role})" for role, name in mapping.items() if name not in frame.columns]
+    if missing:
+        raise UserError(
+            f"seed source {settings.source}: no column {', '.join(missing)}; it has {', '.join(frame.columns)}; "
+            "set seed.columns"
+        )
+    if frame.is_empty():
+        raise UserError(f"seed source {settings.source} is empty; at least one query is needed")
+    absent = [pl.lit(None, pl.String).alias(role) for role in ("reference", "language") if role not in mapping]
+    mapped = frame.select(*(pl.col(name).cast(pl.String).alias(role) for role, name in mapping.items()), *absent)
+    if mapped.filter(~is_blank()).is_empty():
+        raise UserError(f"seed source {settings.source}: every query is blank; check seed.columns.query")
+    return mapped
+
+
+def read_table(source: str, split: str, config: Config, store: Store) -> pl.DataFrame:
+    """A source as it stands."""
+    path = source_path(source, config, store)
+    if path is not None:
+        try:
+            return READERS[path.suffix](path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError(f"source {path} is not readable as {path.suffix}: {' '.join(str(error).split())}") from None
+    from builders.hub.pull import load_split
+
+    repo, _, revision = source.partition("@")
+    return load_split(repo, revision or None, split)

@@ -1,0 +1,244 @@
+"""One revision onto the Hub: a single commit on a head that was read, verified file by file, then a tag for good.
+
+A commit is never blindly repeated. Each attempt reads the head first and looks for the revision there and among the
+commits below it, so a commit that landed although its answer was lost, or that somebody else built upon meanwhile, is
+found and not made twice. The tag comes last: whatever stands under a tag has been compared with the local files.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+from builders.hub.client import CLIENT_ERRORS, NotOnHub, as_user_error, call, client, endpoint, is_transient, status_of
+from builders.hub.client import wait as wait_for_hub
+from builders.hub.listing import RemoteFile, differing, read_head, read_listing, read_tags
+from builders.store.manifest import DataFile
+from builders.store.store import Kind
+from scorers.errors import UserError
+
+ATTEMPTS = 5
+RACES = 20  # attempts while others publish to the same repository
+LOST_RACE = 412
+EXISTS = 409
+Content = Path | bytes
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is to stand under a tag.
+
+    `data` are the files that the manifest names, `side` those made for the Hub: card, manifest, figure. Paths are
+    relative to the repository.
+    """
+
+    repo: str
+    kind: Kind
+    tag: str
+    title: str
+    digest: str
+    data: Mapping[str, DataFile]
+    folder: Path
+    side: Mapping[str, Content]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.repo}"
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """All files by path."""
+        return {**{path: self.folder / path for path in self.data}, **self.side}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the data files, as the manifest has them."""
+        return {path: file.sha256 for path, file in self.data.items()}
+
+    def stale(self, listing: Mapping[str, RemoteFile]) -> list[str]:
+        """Files of a commit that would be taken for this revision's data and are not."""
+        return [path for path in listing if path not in self.data and is_data(path, self.kind)]
+
+    def same_data(self, listing: Mapping[str, RemoteFile]) -> bool:
+        """Whether a commit holds exactly this revision's data, whatever its card says."""
+        data = {path: content for path, content in self.contents.items() if path in self.data}
+        return not self.stale(listing) and not differing(data, listing, self.hashes)
+
+    def complete(self, listing: Mapping[str, RemoteFile]) -> bool:
+        """Whether a commit holds this revision, card and manifest included."""
+        return not self.stale(listing) and not differing(self.contents, listing, self.hashes)
+
+
+class _Again(Exception):
+    """An attempt that failed in a way that another one can mend; its cause says how."""
+
+
+def is_data(path: str, kind: Kind) -> bool:
+    """Whether a reader would take a file of a repository for data: a shard, or the weights of a model."""
+    if kind == "dataset":
+        return path.startswith("data/") or path.endswith(".parquet")
+    return path.endswith((".safetensors", ".safetensors.index.json")) or path == "adapter_config.json"
+
+
+def find_release(release: Release) -> str | None:
+    """The commit under the release's tag; None where the repository or the tag is missing.
+
+    Raises:
+        UserError: where the tag stands for other data: tags never move.
+    """
+    try:
+        commit = read_tags(release.repo, release.kind).get(release.tag)
+    except NotOnHub:
+        return None
+    if commit is None:
+        return None
+    for _ in range(2):  # an answer damaged on its way must not be taken for other data
+        if release.same_data(read_listing(release.repo, commit, release.kind)):
+            return commit
+    raise UserError(
+        f"{release}: tag {release.tag} on {endpoint()} stands for other data ({commit}), and tags never move; "
+        "publish under another name: or namespace:, or pull that revision"
+    )
+
+
+def release_commit(release: Release, *, private: bool) -> tuple[str, bool]:
+    """Create the repository where it is missing, commit what differs, verify, tag.
+
+    Returns:
+        The commit under the tag, and whether a commit was made now.
+
+    Raises:
+        UserError: for missing rights, a name that is not allowed, a tag with other data, or a Hub that does not answer.
+    """
+    _ensure_repo(release, private)
+    commit, sent = _commit(release)
+    return _tag(release, commit), sent
+
+
+def _ensure_repo(release: Release, private: bool) -> None:
+    try:
+        head = read_head(release.repo, release.kind)
+    except NotOnHub:
+        call(
+            str(release),
+            lambda: client().create_repo(release.repo, repo_type=release.kind, private=private, exist_ok=True),
+        )
+        return
+    if private and not head.private:
+        raise UserError(
+            f"{release}: exists and is public; --private decides only when a repository is created: "
+            "make it private in its settings on the Hub, or publish under another name"
+        )
+
+
+def _was_race(state: RetryCallState) -> bool:
+    """Whether an attempt failed because another process was faster."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error is not None and error.__cause__ is not None and status_of(error.__cause__) in (LOST_RACE, EXISTS)
+
+
+def _wait(state: RetryCallState) -> float:
+    """After a lost race a random moment, else what the Hub asks for."""
+    return float(wait_random_exponential(multiplier=0.2, max=5)(state)) if _was_race(state) else wait_for_hub(state)
+
+
+def _stop(state: RetryCallState) -> bool:
+    return state.attempt_number >= (RACES if _was_race(state) else ATTEMPTS)
+
+
+def _repeat(release: Release, attempt: Callable[[], str]) -> str:
+    """Call `attempt` until it returns a commit."""
+    retrying = Retrying(retry=retry_if_exception_type(_Again), stop=_stop, wait=_wait, reraise=True)
+    try:
+        return retrying(attempt)
+    except _Again as error:
+        raise as_user_error(str(release), error.__cause__ or error) from None
+
+
+def _commit(release: Release) -> tuple[str, bool]:
+    """The verified commit that holds the release, and whether it was made now."""
+    sent = False
+
+    def attempt() -> str:
+        nonlocal sent
+        head = read_head(release.repo, release.kind).commit
+        listing = read_listing(release.repo, head, release.kind)
+        if (found := _find(release, head, listing)) is not None:
+            return found
+        sent = True
+        with _mended(release, LOST_RACE, EXISTS):
+            _send(release, head, listing)
+        head = read_head(release.repo, release.kind).commit
+        if (found := _find(release, head, read_listing(release.repo, head, release.kind))) is not None:
+            return found
+        raise _Again("the commit cannot be read back as it was sent")
+
+    return _repeat(release, attempt), sent
+
+
+@contextmanager
+def _mended(release: Release, *statuses: int) -> Iterator[None]:
+    """Errors after which the head or the tag is read and the step is tried again; all others are the user's."""
+    try:
+        yield
+    except CLIENT_ERRORS as error:
+        if is_transient(error) or status_of(error) in statuses:
+            raise _Again from error
+        raise as_user_error(str(release), error) from None
+
+
+def _find(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> str | None:
+    """The commit that holds the release: the head, or one below it."""
+    return head if release.complete(listing) else _landed(release, head)
+
+
+def _landed(release: Release, head: str) -> str | None:
+    """A commit below the head that holds the release: its message carries the content digest."""
+    commits = call(
+        str(release), lambda: client().list_repo_commits(release.repo, revision=head, repo_type=release.kind)
+    )
+    for commit in commits:
+        if release.digest in commit.message and commit.title == release.title:
+            listing = read_listing(release.repo, commit.commit_id, release.kind)
+            if release.complete(listing):
+                return str(commit.commit_id)
+    return None
+
+
+def _send(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> None:
+    """Upload what differs, then commit it on the head that was read, and on no other."""
+    api, contents = client(), release.contents
+    adds = [CommitOperationAdd(path, contents[path]) for path in differing(contents, listing, release.hashes)]
+    deletes = [CommitOperationDelete(path, is_folder=False) for path in release.stale(listing)]
+    api.preupload_lfs_files(release.repo, adds, repo_type=release.kind, free_memory=False)
+    api.create_commit(
+        release.repo,
+        [*adds, *deletes],
+        commit_message=release.title,
+        commit_description=f"content digest {release.digest}",
+        repo_type=release.kind,
+        parent_commit=head,
+    )
+
+
+def _tag(release: Release, commit: str) -> str:
+    """Tag a verified commit; the commit under the tag, which is another's where that one was faster."""
+
+    def attempt() -> str:
+        if (found := find_release(release)) is not None:
+            return found
+        with _mended(release, EXISTS):
+            client().create_tag(
+                release.repo,
+                tag=release.tag,
+                tag_message=f"content digest {release.digest}",
+                revision=commit,
+                repo_type=release.kind,
+            )
+        if (found := find_release(release)) is not None:
+            return found
+        raise _Again(f"tag {release.tag} cannot be read back")
+
+    return _repeat(release, attempt)

@@ -1,0 +1,125 @@
+"""What a repository on the Hub holds: its tags, its head and the files of a commit with their hashes."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from builders.hub.client import call, client
+from builders.store.manifest import file_sha256
+from builders.store.store import Kind, is_commit
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a commit. `sha256` is null for a small text file, which has its git blob id alone."""
+
+    path: str
+    size: int
+    blob_id: str
+    sha256: str | None
+
+    def holds(self, content: "Path | bytes", sha256: str | None = None) -> bool:
+        """Whether it is this content; `sha256` is the content's if it is known already."""
+        if self.sha256 is None:
+            data = content if isinstance(content, bytes) else None
+            size = len(data) if data is not None else Path(str(content)).stat().st_size
+            return size == self.size and git_blob_id(content) == self.blob_id
+        return self.sha256 == (sha256 or sha256_of(content))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest commit of the branch main, and who may see the repository."""
+
+    commit: str
+    private: bool
+
+
+def sha256_of(content: "Path | bytes") -> str:
+    """SHA-256 of a file or of bytes."""
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
+
+
+def git_blob_id(content: "Path | bytes") -> str:
+    """Git's id of a file's content: SHA-1 over a header and the bytes."""
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def read_listing(repo: str, commit: str, kind: Kind) -> dict[str, RemoteFile]:
+    """All files of a commit by path.
+
+    Raises:
+        UserError: where the Hub does not answer; `NotOnHub` for a missing repository or commit.
+    """
+
+    def request() -> dict[str, RemoteFile]:
+        rows = client().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)
+        files = [row for row in rows if isinstance(row, RepoFile)]
+        return {
+            file.path: RemoteFile(file.path, file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
+            for file in files
+        }
+
+    return call(f"{kind} {repo}@{commit}", request)
+
+
+def read_tags(repo: str, kind: Kind) -> dict[str, str]:
+    """Tags of a repository with the commit each stands for."""
+
+    def request() -> dict[str, str]:
+        refs = client().list_repo_refs(repo, repo_type=kind)
+        damaged = [ref.name for ref in refs.tags if ref.ref != f"refs/tags/{ref.name}" or not is_commit(_text(ref))]
+        if damaged:
+            raise ValueError(f"the list of tags contradicts itself at {damaged[0]}")
+        return {ref.name: ref.target_commit for ref in refs.tags}
+
+    return call(f"{kind} {repo}", request)
+
+
+def _text(ref: object) -> str:
+    return str(getattr(ref, "target_commit", ""))
+
+
+def read_head(repo: str, kind: Kind) -> Head:
+    """The head of the default branch."""
+
+    def request() -> Head:
+        info = client().repo_info(repo, repo_type=kind)
+        if not is_commit(str(info.sha)):
+            raise ValueError("the answer names no commit")
+        return Head(str(info.sha), bool(info.private))
+
+    return call(f"{kind} {repo}", request)
+
+
+def read_file(repo: str, remote: RemoteFile, commit: str, kind: Kind, folder: Path) -> Path:
+    """Download one file into a folder, under its own path; its bytes are not checked here.
+
+    Raises:
+        UserError: where it cannot be had.
+    """
+
+    def request() -> Path:
+        found = client().hf_hub_download(repo, remote.path, revision=commit, repo_type=kind, local_dir=folder)
+        path = folder / remote.path
+        if Path(found).resolve() != path.resolve() or path.stat().st_size != remote.size:
+            raise EntryNotFoundError(f"{remote.path} did not arrive whole")
+        return path
+
+    return call(f"{kind} {repo}@{commit}, {remote.path}", request)
+
+
+def differing(
+    contents: Mapping[str, "Path | bytes"], listing: Mapping[str, RemoteFile], known: Mapping[str, str]
+) -> list[str]:
+    """Paths whose content a commit does not hold; `known` gives the SHA-256 of those that have one on record."""
+    return [
+        path
+        for path, content in contents.items()
+        if path not in listing or not listing[path].holds(content, known.get(path))
+    ]

@@ -1,0 +1,259 @@
+"""Publishing a revision of the store on the Hub, after the revisions it was made from.
+
+What is published differs from the local revision in its manifest and card alone: they name the repositories and
+commits on the Hub. The data files, and so the content digest, are the same bytes. Where a revision went is remembered
+beside it in the store, as a hint; whether it is there is always read from the Hub.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_token
+
+from builders.cards.render import FIGURE, MODEL_STAGES, languages_of, render_dataset_card, render_model_card
+from builders.hub.client import NotOnHub, call, client, endpoint
+from builders.hub.commit import Content, Release, find_release, release_commit
+from builders.hub.listing import read_listing
+from builders.hub.pull import check_files, is_local
+from builders.hub.refs import open_revision
+from builders.settings.load import Config
+from builders.store.manifest import FILE_NAME, Manifest, Model, Parent, portable
+from builders.store.store import Kind, Revision, Store, is_commit, parse_ref, round_tag, write_text
+from scorers.errors import UserError
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where a revision is on the Hub."""
+
+    repo: str
+    revision: str
+    tag: str
+    kind: Kind
+    uploaded: bool = False
+
+    def report(self) -> dict[str, Any]:
+        """The public JSON form."""
+        prefix = "datasets/" if self.kind == "dataset" else ""
+        return {
+            "repo": self.repo,
+            "revision": self.revision,
+            "tag": self.tag,
+            "url": f"{endpoint()}/{prefix}{self.repo}/tree/{self.revision}",
+            "uploaded": self.uploaded,
+        }
+
+
+def publish(revision: Revision, config: Config, *, private: bool = False, parents: bool = True) -> dict[str, Any]:
+    """Publish a revision under the tag of its round; the same content again is only looked up.
+
+    Args:
+        private: create repositories private, as `publish.private` does.
+        parents: publish parents that only the store has, too; else refuse, naming them.
+
+    Returns:
+        repo, revision (40-hex commit), tag, url, and uploaded: whether a commit was made now.
+
+    Raises:
+        UserError: for no token or missing rights, a parent that is nowhere, a tag that stands for other data, or a Hub
+            that does not answer.
+    """
+    if get_token() is None:
+        raise UserError("publishing needs a token with write rights: run `hf auth login`, or set HF_TOKEN")
+    publisher = _Publisher(
+        Store(Path(config.store)),
+        config.namespace or _own_name(),
+        config.publish.license,
+        private=private or config.publish.private,
+        parents=parents,
+    )
+    return publisher.publish(revision).report()
+
+
+def push(text: str, config: Config, *, private: bool = False, parents: bool = True) -> dict[str, Any]:
+    """Publish the revision a REF of the store names, dataset or model; see `publish`.
+
+    Raises:
+        UserError: also where the store does not hold it.
+    """
+    store = Store(Path(config.store))
+    ref = parse_ref(text)
+    if ref.path is not None:
+        return publish(open_revision(text, store), config, private=private, parents=parents)
+    kinds: tuple[Kind, ...] = ("dataset", "model")
+    for kind in kinds:
+        found = store.find(ref.repo, ref.revision, kind) if ref.revision else store.latest(ref.repo, kind)
+        if found is not None:
+            return publish(found, config, private=private, parents=parents)
+    raise UserError(f"{text}: not in the store {store.root}; `grace status` shows what is, `grace pull` brings more")
+
+
+def _own_name() -> str:
+    name = call("the token's user", lambda: str(client().whoami()["name"]))
+    return name
+
+
+@dataclass
+class _Publisher:
+    """One call of `publish`: where to, and what was published on the way."""
+
+    store: Store
+    namespace: str
+    license: str
+    private: bool
+    parents: bool
+    done: dict[str, Publication] = field(default_factory=dict)
+
+    def publish(self, revision: Revision) -> Publication:
+        """Publish a revision and first what it was made from."""
+        if str(revision) not in self.done:
+            found = self.find(revision)
+            self.done[str(revision)] = found or self._release(revision)
+            self._remember(revision, self.done[str(revision)])
+        return self.done[str(revision)]
+
+    def find(self, revision: Revision) -> Publication | None:
+        """Where the Hub has a revision already, under its tag; None where it has not."""
+        plain = self._plain(revision)
+        commit = find_release(plain)
+        return None if commit is None else Publication(plain.repo, commit, plain.tag, plain.kind)
+
+    def _plain(self, revision: Revision, side: dict[str, Content] | None = None) -> Release:
+        manifest = _manifest_of(revision)
+        tag = round_tag(manifest.round)
+        return Release(
+            repo=f"{self.namespace}/{manifest.repo.rpartition('/')[2]}",
+            kind=manifest.kind,
+            tag=tag,
+            title=f"{manifest.stage} {tag}",
+            digest=manifest.digest,
+            data={file.path: file for file in manifest.files},
+            folder=revision.path,
+            side=side or {},
+        )
+
+    def _release(self, revision: Revision) -> Publication:
+        check_files(revision.path, _manifest_of(revision), str(revision))
+        manifest = self._published_manifest(revision)
+        release = self._plain(revision, self._side_files(revision, manifest))
+        commit, sent = release_commit(release, private=self.private)
+        return Publication(release.repo, commit, release.tag, release.kind, uploaded=sent)
+
+    def _side_files(self, revision: Revision, manifest: Manifest) -> dict[str, Content]:
+        """Manifest and card as they are published, and the figure that the card shows."""
+        render = render_model_card if manifest.kind == "model" else render_dataset_card
+        languages = languages_of(_manifest_of(revision), revision.path, self.store)
+        card = render(manifest, revision.path, published=True, license=self.license, languages=languages)
+        side: dict[str, Content] = {FILE_NAME: manifest.to_json().encode(), "README.md": card.encode()}
+        if (revision.path / FIGURE).is_file():
+            side[FIGURE] = revision.path / FIGURE
+        return side
+
+    def _published_manifest(self, revision: Revision) -> Manifest:
+        """The manifest with repositories and commits of the Hub, and without folders of this machine."""
+        manifest = _manifest_of(revision)
+        target = self._plain(revision)
+        if not self.parents:
+            self._refuse_unpublished(target, manifest)
+        changes = {
+            "repo": target.repo,
+            "parents": [self._published_parent(parent, str(revision)) for parent in manifest.parents],
+            "models": {
+                role: self._published_model(model, needed=manifest.kind == "model" and role == "base")
+                for role, model in manifest.models.items()
+            },
+            "configuration": portable(manifest.configuration),
+        }
+        return manifest.model_copy(update=changes)
+
+    def _local_parent(self, parent: Parent) -> Revision | None:
+        """A parent that was made here; None for one that came from the Hub or is not in the store."""
+        if "/" not in parent.repo:
+            return None
+        found = self.store.find(parent.repo, parent.revision, _kind_of(parent))
+        return found if found is not None and is_local(found) else None
+
+    def _refuse_unpublished(self, release: Release, manifest: Manifest) -> None:
+        local = [found for parent in manifest.parents if (found := self._local_parent(parent)) is not None]
+        missing = [str(found) for found in local if self.find(found) is None]
+        if missing:
+            raise UserError(
+                f"{release}: not published, since --no-parents was given and these parents are only in the store: "
+                f"{', '.join(missing)}; publish them first, or leave --no-parents out"
+            )
+
+    def _published_parent(self, parent: Parent, child: str) -> Parent:
+        local = self._local_parent(parent)
+        if local is not None:
+            there = self.publish(local)
+            return parent.model_copy(update={"repo": there.repo, "revision": there.revision})
+        if "/" not in parent.repo or parent.repo.startswith("local/") or not is_commit(parent.revision):
+            raise UserError(
+                f"{child}: its parent {parent.repo}@{parent.revision} is neither on the Hub nor in the store, so its "
+                "origin cannot be shown; build it from a dataset that is"
+            )
+        read_listing(parent.repo, parent.revision, _kind_of(parent))
+        return parent
+
+    def _published_model(self, model: Model, *, needed: bool) -> Model:
+        """A model of the store that was published becomes its publication; any other stays as it is.
+
+        The model that an adapter needs is published with it.
+        """
+        if model.id.count("/") != 1 or not is_commit(model.revision):
+            return model
+        local = self.store.find(model.id, model.revision, "model") if needed and self.parents else None
+        if local is not None and is_local(local):
+            there = self.publish(local)
+            return Model(id=there.repo, revision=there.revision)
+        known = self._remembered(model)
+        if known is None:
+            return model
+        try:
+            read_listing(known.repo, known.revision, "model")
+        except NotOnHub:
+            return model
+        return Model(id=known.repo, revision=known.revision)
+
+    def _note(self, repo: str, revision: str, kind: Kind) -> Path:
+        return self.store.repo_path(repo, kind) / "published" / f"{revision}.json"
+
+    def _remembered(self, model: Model) -> Publication | None:
+        path = self._note(model.id, model.revision, "model")
+        known = _read_note(path).get(endpoint())
+        return None if known is None else Publication(known["repo"], known["revision"], known["tag"], "model")
+
+    def _remember(self, revision: Revision, there: Publication) -> None:
+        """Note where a revision went, by endpoint."""
+        if not is_local(revision) or self.store.find(revision.repo, revision.revision, there.kind) is None:
+            return
+        path = self._note(revision.repo, revision.revision, there.kind)
+        path.parent.mkdir(exist_ok=True)
+        entry = {"repo": there.repo, "revision": there.revision, "tag": there.tag}
+        notes = _read_note(path)
+        if notes.get(endpoint()) != entry:
+            write_text(path, json.dumps({**notes, endpoint(): entry}, sort_keys=True, indent=1) + "\n")
+
+
+def _read_note(path: Path) -> dict[str, dict[str, str]]:
+    """Publications of one revision by endpoint; empty where none is noted or the note is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    whole = isinstance(value, dict) and all(
+        isinstance(entry, dict) and {"repo", "revision", "tag"} <= entry.keys() for entry in value.values()
+    )
+    return value if whole else {}
+
+
+def _manifest_of(revision: Revision) -> Manifest:
+    if revision.manifest is None:
+        raise UserError(f"{revision}: has no manifest; only what this project made can be published")
+    return revision.manifest
+
+
+def _kind_of(parent: Parent) -> Kind:
+    return "model" if parent.stage in MODEL_STAGES else "dataset"

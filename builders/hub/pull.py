@@ -1,0 +1,310 @@
+"""Reading the Hub: resolve a revision once to its commit, download that, check every byte, keep it in the store.
+
+The client checks sizes only, so each downloaded file is compared with the commit's listing and with the manifest's
+SHA-256. Nothing that was downloaded is executed or unpickled, but for BGE-M3's two heads, which are read weights-only.
+"""
+
+import fcntl
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
+from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, masked, short, status_of
+from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
+from builders.settings.load import Config
+from builders.store.manifest import FILE_NAME, Manifest, content_digest, file_sha256, read_manifest
+from builders.store.store import Kind, Ref, Revision, Store, is_commit, parse_ref, valid_revision
+from scorers.errors import UserError
+
+DOWNLOADS = 8  # files at a time
+_UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
+ROUND_TAG = re.compile(r"round-(\d{3,})")
+SIDE_FILES = ("README.md", "weights.png")  # beside the data, not in the manifest
+MODEL_PATTERNS = (
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "colbert_linear.pt",
+    "sparse_linear.pt",
+)
+
+
+def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> str:
+    """The 40-hex commit of a branch, tag or commit; None is the newest tag round-NNN, else the default branch's head.
+
+    Raises:
+        UserError: for a repository or revision that is missing or may not be read.
+    """
+    if revision is None:
+        tags = read_tags(repo, kind)
+        rounds = {int(found[1]): name for name in tags if (found := ROUND_TAG.fullmatch(name))}
+        return tags[rounds[max(rounds)]] if rounds else read_head(repo, kind).commit
+    if not valid_revision(revision):
+        raise UserError(f"{kind} {repo}@{revision}: not a branch, a tag or a 40-hex commit")
+    if is_commit(revision):
+        return revision
+
+    def request() -> str:
+        commit = str(client().repo_info(repo, revision=revision, repo_type=kind).sha)
+        if not is_commit(commit):
+            raise ValueError("the answer names no commit")
+        return commit
+
+    return call(f"{kind} {repo}@{revision}", request)
+
+
+def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
+    """One split of a dataset of any format that `datasets` reads without code of its own, at the resolved commit.
+
+    Raises:
+        UserError: for a dataset or split that is missing, or data that `datasets` cannot read.
+    """
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    commit = resolve_commit(repo, revision)
+    what = f"dataset {repo}@{commit}, split {split}"
+    print(f"{repo} at {commit}", file=sys.stderr)
+    try:  # datasets tries again by itself
+        found = datasets.load_dataset(repo, revision=commit, split=split)
+    except (*CLIENT_ERRORS, DatasetsError) as error:
+        if status_of(error) is None and isinstance(error, (DatasetsError, *_UNREADABLE)):
+            raise UserError(masked(f"{what}: datasets cannot read it: {short(str(error))}")) from None
+        raise as_user_error(what, error) from None
+    frame = found.to_polars()
+    return frame if isinstance(frame, pl.DataFrame) else pl.concat(frame)
+
+
+def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
+    """A model's weights and tokenizer in the ordinary Hugging Face cache, and its commit.
+
+    Pickles and code are never downloaded. Files that were not in the cache before are compared with the commit's
+    hashes; a file that differs is removed again.
+
+    Raises:
+        UserError: for a model that is missing, may not be read, has no safetensors, or arrived damaged.
+    """
+    what = f"model {repo}" + (f"@{revision}" if revision else "")
+    if constants.HF_HUB_OFFLINE:
+        patterns = list(MODEL_PATTERNS)
+        found = call(
+            what,
+            lambda: client().snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True),
+        )
+        return Path(found), Path(found).name
+    commit = resolve_commit(repo, revision, "model")
+    listing = read_listing(repo, commit, "model")
+    wanted = {path: file for path, file in listing.items() if _is_model_file(path)}
+    if not any(path.endswith(".safetensors") for path in wanted):
+        raise UserError(f"model {repo}@{commit}: no .safetensors file; models saved as pickles are not read")
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
+    new = [path for path in wanted if not (cached / path).exists()]
+
+    def request() -> Path:
+        found = client().snapshot_download(repo, revision=commit, allow_patterns=list(MODEL_PATTERNS))
+        for path, file in wanted.items():
+            if not (Path(found) / path).is_file() or (Path(found) / path).stat().st_size != file.size:
+                raise RuntimeError(f"{path} did not arrive whole")
+        return Path(found)
+
+    folder = call(what, request)
+    for name in new:
+        if not wanted[name].holds(folder / name):
+            (folder / name).resolve().unlink()
+            (folder / name).unlink(missing_ok=True)
+            raise UserError(f"model {repo}@{commit}: {name} arrived damaged (its hash differs); run the command again")
+    return folder, commit
+
+
+def _is_model_file(path: str) -> bool:
+    """What snapshot_download takes with MODEL_PATTERNS: `*` matches folders too."""
+    return any(
+        PurePosixPath(path).match(pattern) and (pattern[0] == "*" or path == pattern) for pattern in MODEL_PATTERNS
+    )
+
+
+def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
+    """Bring a revision of the Hub into the store: resolved once, downloaded, checked, then there by one rename.
+
+    A commit that the store holds whole is used without network. A pull that was killed goes on where it stopped. Tags
+    become refs of the store; branches do not, since they move.
+
+    Raises:
+        UserError: for what is missing or may not be read, and for a file that differs from the manifest (which one).
+    """
+    commit = resolve_commit(ref.repo, ref.revision, kind)
+    print(f"{ref.repo} at {commit}", file=sys.stderr)
+    with _pulling(store, ref.repo, commit, kind) as work:
+        held = _held(store, ref.repo, commit, kind)
+        revision = held or _download(store, ref.repo, commit, kind, work)
+    if ref.revision is not None and ROUND_TAG.fullmatch(ref.revision):
+        _keep_tag(store, revision, ref.revision, kind)
+    return revision
+
+
+def pull_into(text: str, config: Config, kind: Kind) -> Revision:
+    """`pull` for a REF as the user wrote it, into the configuration's store.
+
+    Raises:
+        UserError: also for a path, which is on this machine already.
+    """
+    ref = parse_ref(text)
+    if ref.path is not None:
+        raise UserError(f"{text}: is a path on this machine; pull takes REPO or REPO@REVISION of the Hub")
+    return pull(ref, Store(Path(config.store)), kind)
+
+
+@contextmanager
+def _pulling(store: Store, repo: str, commit: str, kind: Kind) -> Iterator[Path]:
+    """The folder of an unfinished download; a second process that wants the same waits."""
+    folder = store.root / ".work" / f"pull-{kind}s--{repo.replace('/', '--')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{commit}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / commit
+
+
+def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
+    """The store's copy of a commit, if it is whole; a damaged one is moved out of the way."""
+    snapshot = store.repo_path(repo, kind) / "snapshots" / commit
+    if not snapshot.is_dir():
+        return None
+    try:
+        manifest = read_manifest(snapshot)
+        if manifest is not None:
+            check_files(snapshot, manifest, f"{kind} {repo}@{commit}")
+    except UserError as error:
+        print(f"{error}; fetching it again", file=sys.stderr)
+        shutil.rmtree(snapshot)
+        return None
+    return Revision(repo, commit, snapshot, manifest)
+
+
+def _keep_tag(store: Store, revision: Revision, tag: str, kind: Kind) -> None:
+    """Point the store's tag at a pulled revision, unless the tag stands for one that was built here."""
+    existing = store.find(revision.repo, tag, kind)
+    if existing is None or not is_local(existing):
+        store.set_refs(revision.repo, kind, revision.revision, [tag])
+
+
+def is_local(revision: Revision) -> bool:
+    """Whether a revision of the store was made here: its name is its manifest's hash, not a commit of the Hub."""
+    return revision.manifest is not None and revision.manifest.revision == revision.revision
+
+
+def check_files(folder: Path, manifest: Manifest, what: str) -> None:
+    """Compare every file that a manifest names, and its digest.
+
+    Raises:
+        UserError: naming the first file that is missing, differs or is not named.
+    """
+    if content_digest(manifest.files) != manifest.digest:
+        raise UserError(f"{what}: {FILE_NAME} contradicts itself: its digest is not that of its files")
+    for file in manifest.files:
+        path = folder / _safe(file.path, what)
+        if not path.is_file():
+            raise UserError(f"{what}: {file.path} is missing; its manifest names it")
+        if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
+            raise UserError(f"{what}: {file.path} is damaged: its SHA-256 is not the manifest's; pull or build again")
+    named = {file.path for file in manifest.files}
+    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet"))
+    if extra := [path for path in found if path not in named]:
+        raise UserError(f"{what}: {extra[0]} is not named in its manifest")
+
+
+def _safe(path: str, what: str) -> str:
+    """A path out of a manifest or a listing, if it stays inside its folder."""
+    parts = PurePosixPath(path).parts
+    if not parts or PurePosixPath(path).is_absolute() or ".." in parts or "\\" in path or "\0" in path:
+        raise UserError(f"{what}: file name {path!r} leaves its folder; not fetched")
+    return path
+
+
+def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> Revision:
+    what = f"{kind} {repo}@{commit}"
+    listing = read_listing(repo, commit, kind)
+    for path in listing:
+        _safe(path, what)
+    try:
+        manifest = _fetch_manifest(listing, repo, commit, kind, work)
+        names = _wanted(listing, manifest, kind, what)
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            list(pool.map(lambda name: read_file(repo, listing[name], commit, kind, work), names))
+        _check_download(work, listing, names, manifest, what)
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)  # whatever is wrong with it is not taken up again
+        raise
+    except CLIENT_ERRORS as error:  # such as a full disk
+        shutil.rmtree(work, ignore_errors=True)
+        raise as_user_error(what, error) from None
+    shutil.rmtree(work / ".cache", ignore_errors=True)
+    snapshot = store.repo_path(repo, kind) / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    work.rename(snapshot)
+    return Revision(repo, commit, snapshot, manifest)
+
+
+def _fetch_manifest(
+    listing: Mapping[str, RemoteFile], repo: str, commit: str, kind: Kind, work: Path
+) -> Manifest | None:
+    """The commit's manifest; None for data that this project did not make, whose own manifest.json is left out."""
+    if FILE_NAME not in listing:
+        return None
+    path = read_file(repo, listing[FILE_NAME], commit, kind, work)
+    what = f"{kind} {repo}@{commit}"
+    if not listing[FILE_NAME].holds(path):
+        raise UserError(f"{what}: {FILE_NAME} is damaged: its hash is not the commit's; fetch it again")
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{what}: {FILE_NAME} is not JSON; the dataset's owner has to publish it again") from None
+    if not isinstance(value, dict) or not {"stage", "digest", "files"} <= value.keys():
+        path.unlink()
+        return None
+    return read_manifest(work)
+
+
+def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: Kind, what: str) -> list[str]:
+    """The files to download: those of the manifest, or of somebody else's dataset its Parquet files."""
+    if manifest is not None and manifest.kind != kind:
+        raise UserError(f"{what}: its manifest says it is a {manifest.kind}")
+    data = [path for path in listing if path.endswith(".parquet")] if kind == "dataset" else []
+    if manifest is None:
+        found = data if kind == "dataset" else [path for path in listing if _is_model_file(path)]
+        if not found:
+            raise UserError(f"{what}: no {'Parquet' if kind == 'dataset' else 'model'} file in it")
+        return sorted({*found, *(set(SIDE_FILES) & listing.keys())})
+    named = {file.path for file in manifest.files}
+    if missing := sorted(named - listing.keys()):
+        raise UserError(f"{what}: {missing[0]} is missing; its manifest names it")
+    if extra := sorted(set(data) - named):
+        raise UserError(f"{what}: {extra[0]} is not named in its manifest")
+    if kind == "model" and (unread := sorted(path for path in named if not _is_model_file(path))):
+        raise UserError(f"{what}: {unread[0]} is not fetched; files that are read: {', '.join(MODEL_PATTERNS)}")
+    return sorted(named | (set(SIDE_FILES) & listing.keys()))
+
+
+def _check_download(
+    work: Path, listing: Mapping[str, RemoteFile], names: list[str], manifest: Manifest | None, what: str
+) -> None:
+    """Every byte against the commit's hashes, and against the manifest's."""
+    for name in names:
+        remote = listing[name]
+        if remote.sha256 is None and git_blob_id(work / name) != remote.blob_id:
+            raise UserError(f"{what}: {name} arrived damaged: its hash is not the commit's; fetch it again")
+        if remote.sha256 is not None and (manifest is None or name in SIDE_FILES) and not remote.holds(work / name):
+            raise UserError(f"{what}: {name} arrived damaged: its SHA-256 is not the commit's; fetch it again")
+    if manifest is not None:
+        check_files(work, manifest, what)

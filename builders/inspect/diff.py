@@ -1,0 +1,244 @@
+"""`grace diff`: what two datasets have in common and how their distributions differ.
+
+Datasets of different stages are compared in what they share. One column is in memory at a time, or the few that a
+correlation needs.
+
+- Standardised difference of a metric: (mean_b − mean_a) / s, where s² = (n_a·var_a + n_b·var_b) / (n_a + n_b) pools the
+  population variances; 0 where the means are equal, null where s is 0 and they are not.
+- Effective sample size of the weights W: (Σ|W|)² / Σ W², between 1 and the number of rows (Kish).
+- Length and weight: Pearson and Spearman correlation over the scored rows; null where one of them is constant.
+- Length and reward: Spearman correlation within a query's scored responses, averaged over the queries in which both
+  vary. From |rho| = 0.7 on, length alone explains the reward: half of the variance of its ranks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from builders.grace_kto.columns import METRICS
+from builders.report.console import print_json, print_table
+from builders.store.store import Revision
+from scorers.errors import UserError
+
+COMPARED = (*METRICS, "rank_sum", "reward", "weight")
+LENGTH_EXPLAINS = 0.7
+STATISTICS = ("mean", "std", "q10", "q50", "q90", "null")
+
+
+def diff(a: Revision, b: Revision) -> dict[str, Any]:
+    """Compare two datasets.
+
+    Returns:
+        `a`, `b`: repo, revision, digest, rows, queries, and null where the dataset has no such column: `labels`
+        (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson, spearman),
+        `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both have, `a` and
+        `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `warnings`: sentences.
+
+    Raises:
+        UserError: where the two share nothing that can be compared, or cannot be read.
+    """
+    try:
+        sides = [_Side(revision) for revision in (a, b)]
+        shared = [m for m in COMPARED if all(m in side.numeric for side in sides)]
+        with_queries = all(side.has_queries for side in sides)
+        if not shared and not with_queries:
+            raise UserError(
+                f"{a} and {b} share no column to compare: query_id or a metric ({', '.join(COMPARED)}) is needed; "
+                f"the first has {', '.join(sides[0].schema.names())}"
+            )
+        described = [side.describe() for side in sides]
+        return {
+            "a": described[0],
+            "b": described[1],
+            "queries_in_common": _common_queries(*sides) if with_queries else None,
+            "metrics": {name: _compare(sides[0].column(name), sides[1].column(name)) for name in shared},
+            "warnings": [text for side, values in zip(sides, described, strict=True) for text in _warn(side, values)],
+        }
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{a} or {b}: not readable as Parquet: {reason}; run `grace verify` on each") from None
+
+
+class _Side:
+    """One of the two datasets."""
+
+    def __init__(self, revision: Revision) -> None:
+        self.revision = revision
+        scan = revision.scan()
+        self.schema = scan.collect_schema()
+        self.numeric = {name for name in COMPARED if name in self.schema and self.schema[name].is_numeric()}
+        # NaN and infinity, which only other people's data can hold, count as null.
+        number = (pl.col(name).cast(pl.Float64) for name in sorted(self.numeric))
+        self.scan = scan.with_columns(pl.when(value.is_finite()).then(value) for value in number)
+        self.has_queries = "query_id" in self.schema
+
+    def column(self, name: str) -> pl.Series:
+        """One numeric column."""
+        return self.scan.select(name).collect()[name]
+
+    def query_ids(self) -> pl.LazyFrame:
+        return self.scan.select(pl.col("query_id").cast(pl.String)).unique()
+
+    def describe(self) -> dict[str, Any]:
+        """What is said of one dataset alone."""
+        weights = self.column("weight") if "weight" in self.numeric else None
+        return {
+            "repo": self.revision.repo,
+            "revision": self.revision.revision,
+            "digest": self.revision.digest,
+            "rows": self.scan.select(pl.len()).collect().item(),
+            "queries": self.query_ids().select(pl.len()).collect().item() if self.has_queries else None,
+            "labels": self._labels(),
+            "effective_sample_size": None if weights is None else effective_sample_size(weights),
+            "length_and_weight": self._length_and_weight(),
+            "length_and_reward": self._length_and_reward(),
+        }
+
+    def _labels(self) -> dict[str, float] | None:
+        if self.schema.get("label") != pl.Boolean:
+            return None
+        positive, negative = (
+            self.scan.select(pl.col("label").sum(), (~pl.col("label")).sum().alias("no")).collect().row(0)
+        )
+        share = positive / (positive + negative) if positive + negative else 0.0
+        return {"positive": positive, "negative": negative, "share": share}
+
+    def _length_and_weight(self) -> dict[str, float | None] | None:
+        if not {"length", "weight"} <= self.numeric:
+            return None
+        scored = ["length", "weight", *(["reward"] if "reward" in self.numeric else [])]
+        pair = self.scan.filter(pl.all_horizontal(pl.col(c).is_not_null() for c in scored)).select("length", "weight")
+        rows = pair.collect()
+        return {
+            "rows": rows.height,
+            "pearson": correlation(rows["length"], rows["weight"]),
+            "spearman": correlation(rows["length"].rank(), rows["weight"].rank()),
+        }
+
+    def _length_and_reward(self) -> dict[str, float | None] | None:
+        if not (self.has_queries and {"length", "reward"} <= self.numeric):
+            return None
+        rows = self.scan.select("query_id", "length", "reward").drop_nulls().collect()
+        queries, rho = spearman_within(rows, "length", "reward")
+        return {"queries": queries, "spearman": rho}
+
+
+def effective_sample_size(weights: pl.Series) -> float:
+    """(Σ|W|)² / Σ W²; 0 where every weight is 0.
+
+    >>> effective_sample_size(pl.Series([1.0, -1.0, 2.0]))
+    2.6666666666666665
+    """
+    absolute = weights.drop_nulls().abs().to_numpy()
+    squares = float(np.square(absolute).sum())
+    return float(absolute.sum()) ** 2 / squares if squares else 0.0
+
+
+def correlation(x: pl.Series, y: pl.Series) -> float | None:
+    """Pearson correlation of two columns without nulls; None where one is constant or there are fewer than two rows."""
+    a, b = (values.cast(pl.Float64).to_numpy() for values in (x, y))
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    a, b = a - a.mean(), b - b.mean()
+    return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+
+
+def spearman_within(rows: pl.DataFrame, x: str, y: str) -> tuple[int, float | None]:
+    """Number of queries in which both columns vary, and the mean over them of the Spearman correlation within each."""
+    ranks = rows.select("query_id", pl.col(x).rank().over("query_id"), pl.col(y).rank().over("query_id"))
+    varying = ranks.filter(((pl.col(c).max() > pl.col(c).min()).over("query_id")) for c in (x, y))
+    each = varying.group_by("query_id").agg(pl.corr(x, y).alias("rho"))["rho"]
+    return len(each), float(each.mean()) if len(each) else None  # type: ignore[arg-type]
+
+
+def _common_queries(a: _Side, b: _Side) -> int:
+    joined = a.query_ids().join(b.query_ids(), on="query_id", how="semi")
+    return int(joined.select(pl.len()).collect().item())
+
+
+def _compare(a: pl.Series, b: pl.Series) -> dict[str, Any]:
+    first, second = _summary(a), _summary(b)
+    return {"a": first, "b": second, "standardised_difference": standardised_difference(a, b)}
+
+
+def _summary(values: pl.Series) -> dict[str, float | None]:
+    present = values.drop_nulls()
+    if present.is_empty():
+        return dict.fromkeys(STATISTICS[:-1]) | {"null": values.null_count()}
+    numbers = present.to_numpy()
+    q10, q50, q90 = (float(q) for q in np.quantile(numbers, (0.1, 0.5, 0.9)))
+    mean, std = float(numbers.mean()), float(numbers.std())
+    return {"mean": mean, "std": std, "q10": q10, "q50": q50, "q90": q90, "null": values.null_count()}
+
+
+def standardised_difference(a: pl.Series, b: pl.Series) -> float | None:
+    """(mean_b − mean_a) over the pooled population standard deviation; see the module. None where either is empty."""
+    first, second = (values.drop_nulls().to_numpy() for values in (a, b))
+    if not len(first) or not len(second):
+        return None
+    difference = float(second.mean() - first.mean())
+    pooled = (len(first) * first.var() + len(second) * second.var()) / (len(first) + len(second))
+    if pooled == 0:
+        return 0.0 if difference == 0 else None
+    return difference / float(np.sqrt(pooled))
+
+
+def _warn(side: _Side, values: dict[str, Any]) -> list[str]:
+    found = values["length_and_reward"]
+    rho = found["spearman"] if found else None
+    if rho is None or abs(rho) < LENGTH_EXPLAINS:
+        return []
+    direction = "longer" if rho > 0 else "shorter"
+    return [
+        f"{side.revision}: length alone explains the reward: within a query the {direction} response has the "
+        f"higher reward (mean Spearman correlation {rho:.2f} over {found['queries']} queries, "
+        f"{LENGTH_EXPLAINS} or more counts as explained)"
+    ]
+
+
+def print_diff(result: dict[str, Any], *, as_json: bool) -> None:
+    """A table of the datasets, one of the metrics, and the warnings."""
+    if as_json:
+        print_json(result)
+        return
+    sides = (result["a"], result["b"])
+    print_table("", ("", "a", "b"), [(name, *(_text(get(side)) for side in sides)) for name, get in _LINES])
+    print(f"\nqueries in common: {_text(result['queries_in_common'])}\n")
+    rows = [
+        (
+            name,
+            *(f"{_text(pair['a'][s])} → {_text(pair['b'][s])}" for s in STATISTICS),
+            _text(pair["standardised_difference"]),
+        )
+        for name, pair in result["metrics"].items()
+    ]
+    if rows:
+        print_table("a → b", ("metric", *STATISTICS, "std. difference"), rows)
+    for text in result["warnings"]:
+        print(f"warning: {text}")
+
+
+def _part(key: str, name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda side: side[key][name] if side[key] else None
+
+
+_LINES: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
+    ("dataset", lambda side: f"{side['repo']}@{side['revision'][:12]}"),
+    ("rows", lambda side: side["rows"]),
+    ("queries", lambda side: side["queries"]),
+    ("positive rows", _part("labels", "positive")),
+    ("negative rows", _part("labels", "negative")),
+    ("positive share", _part("labels", "share")),
+    ("effective sample size (Σ|W|)²/ΣW²", lambda side: side["effective_sample_size"]),
+    ("length and weight, Pearson", _part("length_and_weight", "pearson")),
+    ("length and weight, Spearman", _part("length_and_weight", "spearman")),
+    ("length and reward within a query, Spearman", _part("length_and_reward", "spearman")),
+)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

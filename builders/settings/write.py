@@ -1,0 +1,65 @@
+"""`grace init`: a commented configuration file, made from the configuration model itself."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from builders.settings.load import Config
+from scorers.errors import UserError
+
+HEADER = """\
+# Configuration of grace. Every line that is commented out shows a default; `preset:` fills in whatever is not set here.
+# Presets: tiny (a generated world), qwen2.5-0.5b (one small GPU or a CPU), paper-72b (the paper's settings).
+preset: tiny
+"""
+
+
+def write_config(path: str) -> Path:
+    """Write the file.
+
+    Raises:
+        UserError: where it exists already or its folder does not exist.
+    """
+    target = Path(path)
+    if target.exists():
+        raise UserError(f"{path} exists already; give another name or remove it")
+    if not target.parent.is_dir():
+        raise UserError(f"{path}: no folder {target.parent}; make it first or give another name")
+    target.write_text(HEADER + "\n".join(_lines(Config, 0)) + "\n", encoding="utf-8")
+    return target
+
+
+def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Iterator[str]:
+    pad = "  " * depth
+    for name, field in model.model_fields.items():
+        default = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
+        section = _section(field.annotation)
+        if section is not None:
+            yield f"# {pad}{name}:{_comment(field.description or section.__doc__)}"
+            # A section's default may differ from its class's, as the two relevance weights do.
+            yield from _lines(section, depth + 1, default if isinstance(default, section) else None)
+            continue
+        value = "…" if default is PydanticUndefined else _yaml(default)
+        yield f"# {pad}{name}: {value}{_comment(field.description)}"
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    from typing import get_args
+
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _yaml(value: object) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
+
+
+def _comment(text: str | None) -> str:
+    return f"  # {' '.join(text.split())}" if text else ""

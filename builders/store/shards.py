@@ -1,0 +1,92 @@
+"""Parquet shards: written whole or not at all, and checked when read again.
+
+Content-defined chunking keeps unchanged pages byte-identical between versions, so the Hub uploads only what is new; the
+page index lets its viewer read single pages.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builders.grace_kto.columns import Column
+from builders.store.manifest import file_sha256
+
+if TYPE_CHECKING:
+    from polars.datatypes import DataTypeClass
+
+COUNTS_KEY = b"grace.counts"
+ROW_GROUP_ROWS = 50_000
+
+
+def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The columns as an Arrow schema with plain (32-bit offset) strings and lists, as every reader knows them."""
+    return pa.schema([pa.field(c.name, _arrow_type(c.dtype), nullable=c.nullable) for c in columns])
+
+
+def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+    if isinstance(dtype, pl.List):
+        return pa.list_(_arrow_type(_instance(dtype.inner)))
+    if isinstance(dtype, pl.Struct):
+        return pa.struct([pa.field(f.name, _arrow_type(_instance(f.dtype))) for f in dtype.fields])
+    simple = {
+        pl.String(): pa.string(),
+        pl.Int32(): pa.int32(),
+        pl.Int64(): pa.int64(),
+        pl.Float64(): pa.float64(),
+        pl.Boolean(): pa.bool_(),
+    }
+    return simple[dtype]
+
+
+def _instance(dtype: "pl.DataType | DataTypeClass") -> pl.DataType:
+    return dtype() if isinstance(dtype, type) else dtype
+
+
+def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, counts: dict[str, int]) -> None:
+    """Write one shard to a temporary name, flush it to disk and rename it into place, its SHA-256 beside it.
+
+    `counts` (rows read, drops by reason, …) travel in the file's metadata, so a resumed run has them too.
+    """
+    schema = arrow_schema(columns).with_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
+    table = frame.select([c.name for c in columns]).to_arrow().cast(schema)
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(
+                table,
+                file,
+                compression="zstd",
+                row_group_size=ROW_GROUP_ROWS,
+                use_content_defined_chunking=True,
+                write_page_index=True,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".sha256").write_text(file_sha256(partial), encoding="ascii")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def shard_is_whole(path: Path) -> bool:
+    """Whether a shard is there with the bytes that were written; one cut short or damaged is not."""
+    expected = path.with_suffix(".sha256")
+    return path.is_file() and expected.is_file() and file_sha256(path).encode() == expected.read_bytes()
+
+
+def shard_counts(path: Path) -> dict[str, int]:
+    """The counts that were written with a shard."""
+    metadata = pq.read_metadata(path).metadata or {}
+    counts: dict[str, int] = json.loads(metadata[COUNTS_KEY])
+    return counts
+
+
+def shard_rows(path: Path) -> int:
+    """Rows of a shard, from its footer."""
+    return int(pq.read_metadata(path).num_rows)

@@ -1,0 +1,246 @@
+"""The local store: immutable revisions in the layout of the Hugging Face cache.
+
+::
+
+    <store>/datasets--local--tiny-scores/snapshots/<40 hex>/{data/*.parquet, manifest.json, README.md}
+                                        /refs/{main,round-001}
+    <store>/models--local--tiny-policy/…
+    <store>/.work/<repo>/<fingerprint>/…       shards of a stage that is being built
+
+so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it. A revision appears by one rename.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from builders.store.manifest import FILE_NAME, DataFile, Manifest, content_digest, file_sha256, read_manifest
+from scorers.errors import UserError
+
+Kind = Literal["dataset", "model"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """`repo[@revision]` or a path, as the user wrote it; revision None stands for the newest."""
+
+    repo: str
+    revision: str | None
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return str(self.path)
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One dataset or model on disk. `manifest` is None for data that this project did not make."""
+
+    repo: str
+    revision: str
+    path: Path
+    manifest: Manifest | None
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
+    def data_files(self) -> list[Path]:
+        """The Parquet files in their stable order.
+
+        Raises:
+            UserError: where there is none.
+        """
+        if self.path.is_file():
+            return [self.path]
+        files = sorted((self.path / "data").glob("*.parquet")) or sorted(self.path.rglob("*.parquet"))
+        if not files:
+            raise UserError(f"{self}: no Parquet file in it; a dataset of this project has data/train-*.parquet")
+        return files
+
+    def scan(self) -> pl.LazyFrame:
+        """All rows, lazily."""
+        return pl.scan_parquet(self.data_files(), glob=False)
+
+    def schema(self) -> pl.Schema:
+        """The columns of all files.
+
+        Raises:
+            UserError: for a file that is no whole Parquet file, and for files whose columns differ.
+        """
+        files = self.data_files()
+        first = _file_schema(files[0])
+        for file in files[1:]:
+            if (other := _file_schema(file)) != first:
+                differ = sorted({name for name, _ in set(first.items()) ^ set(other.items())})
+                raise UserError(
+                    f"{self}: {file.name} and {files[0].name} differ in {', '.join(differ)}; make them alike"
+                )
+        return pl.Schema(first)
+
+    @property
+    def digest(self) -> str:
+        """Content digest: the manifest's, or computed from the files where there is no manifest."""
+        if self.manifest is not None:
+            return self.manifest.digest
+        root = self.path if self.path.is_dir() else self.path.parent
+        return content_digest(describe_files(root, self.data_files()))
+
+
+def _file_schema(file: Path) -> dict[str, pl.DataType]:
+    try:
+        return pl.read_parquet_schema(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{file}: not readable as Parquet: {' '.join(str(error).split())}; give it again") from None
+
+
+def parse_ref(text: str) -> Ref:
+    """Read a REF: an existing path, or `repo[@revision]`.
+
+    Raises:
+        UserError: for a text that is neither.
+    """
+    path = Path(text)
+    if text and os.path.exists(text) and ("/" not in text or path.is_absolute() or not _REPO.fullmatch(text)):
+        return Ref(repo=path.stem, revision=None, path=path)
+    repo, at, revision = text.partition("@")
+    if not _REPO.fullmatch(repo) or (at and not valid_revision(revision)):
+        raise UserError(
+            f"{text!r} names no dataset: expected namespace/name, namespace/name@revision or an existing path"
+        )
+    return Ref(repo, revision or None)
+
+
+def valid_revision(revision: str) -> bool:
+    """Whether a text can name a branch, tag or commit and is safe as a file name under refs/."""
+    return bool(_REVISION.fullmatch(revision)) and ".." not in revision and "//" not in revision
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a full 40-hex commit, which never moves."""
+    return bool(_COMMIT.fullmatch(revision))
+
+
+def round_tag(round_: int) -> str:
+    """The ref of a round, such as round-001."""
+    return f"round-{round_:03d}"
+
+
+def describe_files(root: Path, files: list[Path], rows: dict[str, int] | None = None) -> list[DataFile]:
+    """Path relative to root, size and SHA-256 of each file."""
+    described = []
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        described.append(
+            DataFile(path=name, size=file.stat().st_size, sha256=file_sha256(file), rows=(rows or {}).get(name))
+        )
+    return described
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class Store:
+    """A folder of revisions."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def repo_path(self, repo: str, kind: Kind = "dataset") -> Path:
+        """Folder of a repository."""
+        if not _REPO.fullmatch(repo):
+            raise UserError(f"{repo!r} is no repository name: letters, digits, '.', '_', '-', at most one '/'")
+        return self.root / f"{kind}s--{repo.replace('/', '--')}"
+
+    def refs(self, repo: str, kind: Kind = "dataset") -> dict[str, str]:
+        """Branch and tag names with the revision each stands for."""
+        folder = self.repo_path(repo, kind) / "refs"
+        return {
+            path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8").strip()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.endswith(".partial")
+        }
+
+    def find(self, repo: str, revision: str, kind: Kind = "dataset") -> Revision | None:
+        """A revision by commit, branch or tag; None where the store does not hold it."""
+        folder = self.repo_path(repo, kind)
+        if not valid_revision(revision):
+            return None
+        ref = folder / "refs" / revision
+        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+        snapshot = folder / "snapshots" / commit
+        if not is_commit(commit) or not snapshot.is_dir():
+            return None
+        return Revision(repo, commit, snapshot, read_manifest(snapshot))
+
+    def latest(self, repo: str, kind: Kind = "dataset") -> Revision | None:
+        """The newest round's revision, else `main`; None where the store has neither."""
+        rounds = [name for name in self.refs(repo, kind) if re.fullmatch(r"round-\d{3,}", name)]
+        newest = max(rounds, key=lambda name: int(name[6:]), default="main")
+        return self.find(repo, newest, kind)
+
+    def add(self, staged: Path, manifest: Manifest, refs: list[str]) -> Revision:
+        """Move a staged folder into the store as one revision and point refs at it.
+
+        The rename makes it visible at once and whole; an equal revision that is there already is kept.
+        """
+        folder = self.repo_path(manifest.repo, manifest.kind)
+        write_text(staged / FILE_NAME, manifest.to_json())
+        snapshot = folder / "snapshots" / manifest.revision
+        snapshot.parent.mkdir(parents=True, exist_ok=True)
+        if snapshot.exists():
+            shutil.rmtree(staged)
+        else:
+            staged.rename(snapshot)
+        self.set_refs(manifest.repo, manifest.kind, manifest.revision, refs)
+        return Revision(manifest.repo, manifest.revision, snapshot, manifest)
+
+    def set_refs(self, repo: str, kind: Kind, revision: str, refs: list[str]) -> None:
+        """Point branches or tags of the store at a revision."""
+        for ref in refs:
+            path = self.repo_path(repo, kind) / "refs" / ref
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, revision)
+
+    def work_path(self, repo: str, fingerprint: str) -> Path:
+        """Folder for the unfinished shards of one stage, one configuration and one set of parents."""
+        return self.root / ".work" / repo.replace("/", "--") / fingerprint[:16]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store against a second writer; the system releases the lock when the process ends.
+
+        Raises:
+            UserError: where another process holds it, or a file stands in its place.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"store {self.root} is a file, a folder is needed; give --store another name")
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"store {self.root} is in use by another run; wait for it to end or give --store another folder"
+                ) from None
+            yield

@@ -1,0 +1,116 @@
+"""Front matter: what `datasets` finds in a folder and what the Hub knows."""
+
+from pathlib import Path
+
+import pytest
+from card_snapshots import front_matter, snapshot
+
+from builders.cards.front_matter import feature, language_codes, license_fields, size_category, source_datasets
+from builders.cards.render import (
+    render_dataset_card,
+    write_card,
+)
+from builders.store.manifest import Manifest, Rows
+from builders.store.store import Store
+from training.pipelines import GRACE_KTO, STAGE_NAMES
+
+
+@pytest.mark.parametrize("stage_name", STAGE_NAMES)
+def test_datasets_loads_the_folder_and_agrees_with_the_front_matter(stage_name: str, tmp_path: Path) -> None:
+    import datasets
+
+    manifest = snapshot(tmp_path / "snapshot", stage_name)
+    write_card(manifest, tmp_path / "snapshot", Store(tmp_path / "store"))
+    found = datasets.load_dataset(str(tmp_path / "snapshot"), cache_dir=str(tmp_path / "cache"))["train"]
+    info = front_matter((tmp_path / "snapshot" / "README.md").read_text(encoding="utf-8"))["dataset_info"]
+    assert info["features"] == found.features._to_yaml_list()
+    assert found.num_rows == manifest.rows.written == info["splits"][0]["num_examples"]
+    without = tmp_path / "without"
+    (tmp_path / "snapshot").rename(without)
+    (without / "README.md").unlink()
+    plain = datasets.load_dataset(str(without), cache_dir=str(tmp_path / "cache2"))["train"]
+    assert plain.features._to_yaml_list() == info["features"]
+    assert plain.info.splits["train"].num_bytes == info["splits"][0]["num_bytes"] == info["dataset_size"]
+    assert info["download_size"] == sum(file.size for file in manifest.files)
+
+
+def test_bytes_of_several_row_groups_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr("builders.store.shards.ROW_GROUP_ROWS", 2)
+    manifest = snapshot(tmp_path, "calibrate")
+    expected = datasets.load_dataset("parquet", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+    info = front_matter(render_dataset_card(manifest, tmp_path))["dataset_info"]
+    assert expected["train"].info.splits["train"].num_bytes == info["dataset_size"]
+
+
+def test_datasets_refuses_a_card_with_another_number_of_rows(tmp_path: Path) -> None:
+    import datasets
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.utils.info_utils import NonMatchingSplitsSizesError
+
+    manifest = snapshot(tmp_path / "snapshot", "seed", rows=Rows(read=10, written=8))
+    text = render_dataset_card(manifest, tmp_path / "snapshot")
+    (tmp_path / "snapshot" / "README.md").write_text(text, encoding="utf-8")
+    with pytest.raises((NonMatchingSplitsSizesError, DatasetGenerationError)):
+        datasets.load_dataset(str(tmp_path / "snapshot"), cache_dir=str(tmp_path / "cache"))
+
+
+def test_every_column_of_the_contract_has_the_feature_datasets_writes() -> None:
+    import datasets
+
+    from builders.store.shards import arrow_schema
+
+    for stage in GRACE_KTO:
+        expected = datasets.Features.from_arrow_schema(arrow_schema(stage.columns))._to_yaml_list()
+        assert [feature(c.name, c.dtype) for c in stage.columns] == expected
+
+
+@pytest.mark.parametrize("stage_name", STAGE_NAMES)
+def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> None:
+    from huggingface_hub import DatasetCard
+
+    manifest = snapshot(tmp_path, stage_name)
+    text = render_dataset_card(manifest, tmp_path, languages=["en", "zh"])
+    card = DatasetCard(text)
+    assert str(card) == text
+    found = front_matter(text)
+    assert found["license"] == "apache-2.0" and found["language"] == ["en", "zh"]
+    assert found["size_categories"] == ["n<1K"] and found["task_categories"] == ["text-generation"]
+    assert found["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    assert {"grace-kto", f"stage-{stage_name}"} <= set(found["tags"])
+    assert ("kto" in found["tags"]) == (stage_name == "calibrate")
+
+
+def test_seed_sources() -> None:
+    def sources(source: str) -> list[str]:
+        manifest = Manifest.model_construct(
+            stage="seed", repo="local/x-seed", parents=[], configuration={"seed": {"source": source}}
+        )
+        return source_datasets(manifest, published=False)
+
+    assert sources("data/seeds.jsonl") == ["original"]
+    assert sources("world:seeds") == ["original"]
+    assert sources("somebody/essays@main") == ["somebody/essays"]
+
+
+def test_licences() -> None:
+    assert license_fields("MIT", "a/b", "dataset") == {"license": "mit"}
+    assert license_fields("My own: terms\n---", "a/b", "model") == {
+        "license": "other",
+        "license_name": "my-own-terms",
+        "license_link": "https://huggingface.co/a/b#licence",
+    }
+
+
+def test_language_codes_and_sizes() -> None:
+    assert language_codes(["zh-CN", "EN", "english", "", "no", "x\n---", "en_GB"]) == ["en", "no", "zh"]
+    assert [size_category(n) for n in (0, 999, 1000, 10**6, 10**9)] == [
+        "n<1K",
+        "n<1K",
+        "1K<n<10K",
+        "1M<n<10M",
+        "1B<n<10B",
+    ]

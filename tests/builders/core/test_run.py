@@ -1,0 +1,269 @@
+"""Stages as revisions: staleness, resume, damage, what is never half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from datasets_factory import add_dataset, scores_frame
+
+from builders.core import run as run_module
+from builders.core.run import StageResult, build, dry_run, repo_of
+from builders.grace_kto import seed as seed_stage
+from builders.settings.load import Config, load_config
+from builders.store.manifest import file_sha256
+from builders.store.store import Revision, Store
+from scorers.errors import UserError
+from training.pipelines import GRACE_KTO
+
+SEEDS = [{"query": f"Please write report {n}.", "reference": None} for n in range(10)]
+
+
+def config_for(folder: Path, *overrides: str, rows: list[dict[str, Any]] = SEEDS) -> Config:
+    """The tiny preset on a file of seeds, three rows a shard."""
+    source = folder / "seeds.jsonl"
+    if not source.exists():
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_config(
+        "tiny",
+        [f"seed.source={source}", "seed.columns={query: query}", "seed.shard_rows=3", *overrides],
+        str(folder / "store"),
+    )
+
+
+def seed_of(results: list[StageResult]) -> Revision:
+    assert [result.stage for result in results] == ["seed"]
+    return results[0].revision
+
+
+def digests(revision: Revision) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in revision.data_files()}
+
+
+def test_a_revision_is_built_once_and_then_kept(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    first = build(config, "seed")
+    again = build(config, "seed")
+    assert first[0].built and not again[0].built
+    assert seed_of(again).revision == seed_of(first).revision
+    assert len(seed_of(first).data_files()) == 4
+    assert not (tmp_path / "store" / ".work" / "local--tiny-seed").exists() or not list(
+        (tmp_path / "store" / ".work" / "local--tiny-seed").iterdir()
+    )
+
+
+def test_it_is_stale_when_configuration_source_or_version_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path)
+    build(config, "seed")
+    assert dry_run(config, "seed")[0].action == "keep"
+    other = config_for(tmp_path, "seed.language=zh")
+    assert dry_run(other, "seed")[0].reason == "configuration changed: seed.language"
+    assert dry_run(config_for(tmp_path, "sample.top_p=0.5"), "seed")[0].action == "keep"
+    with (tmp_path / "seeds.jsonl").open("a") as file:
+        file.write(json.dumps({"query": "One more."}) + "\n")
+    assert dry_run(config, "seed")[0].reason == "source, prompt or seed changed"
+    assert build(config, "seed")[0].built
+    newer = tuple(
+        stage if stage.name != "seed" else type(stage)(**{**stage.__dict__, "version": 99}) for stage in GRACE_KTO
+    )
+    monkeypatch.setattr(run_module, "GRACE_KTO", newer)
+    assert dry_run(config, "seed")[0].reason == f"stage version {seed_stage.VERSION} → 99"
+
+
+def test_a_dry_run_says_what_waits_for_what_and_writes_nothing(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    plans = dry_run(config, "calibrate")
+    assert [plan.action for plan in plans] == ["build"] * 5
+    assert [plan.reason for plan in plans] == ["missing"] + [
+        f"{above} is built first" for above in ("seed", "generate", "sample", "score")
+    ]
+    assert not (tmp_path / "store").exists()
+
+
+def test_readers_of_the_hugging_face_cache_layout_find_it(tmp_path: Path) -> None:
+    revision = seed_of(build(config_for(tmp_path), "seed"))
+    code = """
+import sys
+from datasets import load_dataset
+from huggingface_hub import snapshot_download
+folder = snapshot_download("local/tiny-seed", repo_type="dataset", cache_dir=sys.argv[1], local_files_only=True)
+tagged = snapshot_download(
+    "local/tiny-seed", repo_type="dataset", revision="round-000", cache_dir=sys.argv[1], local_files_only=True
+)
+assert folder == tagged == sys.argv[2], (folder, tagged)
+rows = load_dataset(folder, split="train", cache_dir=sys.argv[3])
+print(rows.num_rows, rows.column_names)
+"""
+    store = str(tmp_path / "store")
+    done = subprocess.run(
+        [sys.executable, "-c", code, store, str(revision.path), str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(maxsplit=1) == ["10", "['query_id', 'query', 'reference', 'language', 'source']\n"]
+
+
+def test_an_interrupted_build_goes_on_and_yields_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    undisturbed = seed_of(build(config_for(tmp_path / "a"), "seed"))
+    config = config_for(tmp_path / "b")
+    made: list[int] = []
+    original = run_module.write_shard
+
+    def stop_at_the_third(*args: Any) -> None:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        original(*args)
+
+    monkeypatch.setattr(run_module, "write_shard", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        build(config, "seed")
+    store = Store(tmp_path / "b" / "store")
+    assert store.find("local/tiny-seed", "main") is None
+    made.clear()
+    monkeypatch.setattr(run_module, "write_shard", lambda *args: (made.append(1), original(*args)))
+    resumed = seed_of(build(config, "seed"))
+    assert len(made) == 2
+    assert digests(resumed) == digests(undisturbed)
+    assert resumed.digest == undisturbed.digest
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "a flipped byte", "empty"])
+def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    (tmp_path / "a").mkdir()
+    undisturbed = seed_of(build(config_for(tmp_path / "a"), "seed"))
+    config = config_for(tmp_path)
+    monkeypatch.setattr(run_module, "_assemble", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(config, "seed")
+    shard = next((tmp_path / "store" / ".work").rglob("shard-00001.parquet"))
+    data = bytearray(shard.read_bytes())
+    if damage == "a flipped byte":
+        data[len(data) // 3] ^= 1
+    shard.write_bytes({"cut in half": data[: len(data) // 2], "empty": b""}.get(damage, data))
+    monkeypatch.undo()
+    assert seed_of(build(config, "seed")).digest == undisturbed.digest
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_metric_that_is_not_finite_names_the_row_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path)
+    store = Store(Path(config.store))
+    scores = add_dataset(store, "score", scores_frame())
+    stages = {stage.name: stage for stage in GRACE_KTO}
+    broken = stages["calibrate"]
+    original = broken.build
+
+    def with_nan(context: Any, shard: Any) -> Any:
+        result = original(context, shard)
+        frame = result.frame.with_columns(
+            pl.when(pl.int_range(pl.len()) == 1).then(float("nan")).otherwise("weight").alias("weight")
+        )
+        return type(result)(frame, result.counts)
+
+    monkeypatch.setattr(
+        run_module, "GRACE_KTO", (*GRACE_KTO[:4], type(broken)(**{**broken.__dict__, "build": with_nan}))
+    )
+    row = scores.scan().select("response_id").collect()["response_id"][1]
+    with pytest.raises(UserError, match=f"weight is NaN in response_id {row}"):
+        build(config, "calibrate", start=f"{scores.repo}@{scores.revision}")
+    assert store.find(repo_of(broken, config), "main") is None
+
+
+def test_calibration_starts_from_anybodys_dataset(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    frame = scores_frame()
+    frame.write_parquet(folder / "rows.parquet")
+    built = build(config, "calibrate", start=str(folder))
+    assert [result.stage for result in built] == ["calibrate"]
+    weights = built[0].revision.scan().collect()
+    assert weights.height == frame.height
+    # The same rows with every group spread over two files give the same weights.
+    spread = tmp_path / "spread"
+    spread.mkdir()
+    frame.gather_every(2).write_parquet(spread / "a.parquet")
+    frame.gather_every(2, 1).write_parquet(spread / "b.parquet")
+    again = build(config, "calibrate", start=str(spread))[0].revision.scan().collect()
+    both = weights.join(again, on="response_id", suffix="_again")
+    assert both.height == frame.height
+    assert (both["weight"] - both["weight_again"]).abs().max() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda frame: frame.drop("ppl_domain"), ["missing ppl_domain", "it needs query_id"]),
+        (lambda frame: frame.with_columns(pl.col("length").cast(pl.String)), ["length is String", "not Int32"]),
+        (lambda frame: frame.head(0), ["empty"]),
+    ],
+)
+def test_a_dataset_that_does_not_fit(tmp_path: Path, change: Any, words: list[str]) -> None:
+    path = tmp_path / "rows.parquet"
+    change(scores_frame()).write_parquet(path)
+    with pytest.raises(UserError) as error:
+        build(config_for(tmp_path), "calibrate", start=str(path))
+    assert all(word in str(error.value) for word in words), error.value
+    assert Store(tmp_path / "store").refs("local/tiny-weights") == {}
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("no/such", ["no/such"]),
+        ("../up", ["names no dataset", "namespace/name"]),
+    ],
+)
+def test_a_reference_to_nothing(tmp_path: Path, start: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError) as error:
+        build(config_for(tmp_path), "calibrate", start=start)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    with Store(Path(config.store)).lock(), pytest.raises(UserError, match="in use by another run"):
+        build(config, "seed")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(tmp_path)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(config, "seed")
+    assert not list((tmp_path / "store").rglob("*.partial")) and not list((tmp_path / "store").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("recorded", [{"system.zh": "Schreibe."}, {}])
+def test_the_prompt_column_shows_what_was_answered_not_what_is_configured_now(
+    tmp_path: Path, recorded: dict[str, str]
+) -> None:
+    config = config_for(tmp_path, "sample.system_prompt=system.en")
+    scores = add_dataset(Store(Path(config.store)), "score", scores_frame(), prompts=recorded)
+    weights = build(config, "calibrate", start=str(scores))[-1].revision
+    roles = [[(m["role"], m["content"]) for m in prompt] for prompt in weights.scan().collect()["prompt"]]
+    expected = [("system", text) for text in recorded.values()]
+    assert all(messages[:-1] == expected and messages[-1][0] == "user" for messages in roles)
+    assert weights.manifest is not None and weights.manifest.prompts == recorded

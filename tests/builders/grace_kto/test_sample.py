@@ -1,0 +1,136 @@
+"""Sampling with the real engine on a random policy: groups, seeds, log-probabilities, and policies that misbehave."""
+
+import math
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from datasets_factory import add_dataset
+from real_configs import config_on
+
+from builders.core.draws import derive_seed, query_id
+from builders.core.models import Models
+from builders.core.prompting import answer_messages
+from builders.core.run import build
+from builders.engines import SamplingSettings
+from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS, check_frame, frame_of
+from builders.store.store import Store
+from scorers.errors import UserError
+
+QUERIES = [f"Write about pier {n}." for n in range(3)]
+SMALL = "sample={responses: 3, system_prompt: null, max_new_tokens: 6, shard_queries: 2}"
+
+
+def add_queries(store: Store) -> str:
+    rows = [
+        {"query_id": query_id(q), "query": q, "language": "en", "round": 1, "example_ids": [], "generator": "m@r"}
+        for q in QUERIES
+    ]
+    made = add_dataset(store, "generate", frame_of(rows, QUERIES_COLUMNS))
+    return f"{made.repo}@{made.revision}"
+
+
+def changed_policy(source: Path, folder: Path, scale: float) -> Path:
+    """A copy of a policy with its last normalisation scaled: 0 makes every logit 0, NaN every logit NaN."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(source, folder)
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        model.model.norm.weight *= scale
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_groups_of_a_random_policy(tmp_path: Path, causal_lm_dir: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
+    store = Store(Path(config.store))
+    built = build(config, "sample", start=add_queries(store))
+    assert [result.stage for result in built] == ["sample"]
+    revision = built[-1].revision
+    rows = revision.scan().collect()
+    check_frame(rows, GROUPS_COLUMNS, "groups")
+    asked = [(query, j) for query in QUERIES for j in range(3)]
+    assert rows["query"].to_list() == [query for query, _ in asked]
+    assert rows["response_id"].to_list() == [f"{query_id(query)}-{j}" for query, j in asked]
+    draws = [derive_seed(0, 1, query_id(query), j) for query, j in asked]
+    assert rows["sample_seed"].to_list() == draws and len(set(draws)) == 9
+    assert len(revision.data_files()) == 2 and rows["response"].n_unique() > 6
+
+    # The same draws once more give the token ids; a plain forward pass gives their log-probabilities.
+    engine = Models(config, store, 1).engine()
+    settings = SamplingSettings(max_new_tokens=6, temperature=1.0, top_p=config.sample.top_p)
+    again = engine.generate([answer_messages(query, None) for query, _ in asked], draws, settings)
+    assert [completion.text for completion in again] == rows["response"].to_list()
+    model = AutoModelForCausalLM.from_pretrained(causal_lm_dir)
+    for (query, _), completion, logprob in zip(asked, again, rows["logprob"], strict=True):
+        prompt = engine.tokenizer.apply_chat_template(
+            answer_messages(query, None), add_generation_prompt=True, return_dict=False
+        )
+        ids = torch.tensor([prompt + completion.token_ids])
+        with torch.inference_mode():
+            steps = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        expected = steps.gather(1, ids[0, len(prompt) :, None]).sum().item()
+        assert logprob == pytest.approx(expected, abs=1e-4)
+
+    manifest = revision.manifest
+    assert manifest is not None
+    assert manifest.rows.read == 3 and manifest.rows.written == 9 and manifest.rows.dropped == {}
+    assert manifest.counts["matched"] == 0 and manifest.counts["groups without a matched response"] == 3
+    assert manifest.counts["tokens"] == rows["num_tokens"].sum()
+    assert not rows["matched"].any() and rows.select("summary", "outline", "document").null_count().row(0) == (9, 9, 9)
+
+
+def test_the_system_prompt_is_part_of_what_is_answered(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
+    start = add_queries(Store(Path(config.store)))
+    plain = build(config, "sample", start=start)[-1]
+    assert not build(config, "sample", start=start)[-1].built
+    changed = config_on(tmp_path, SMALL, "sample.system_prompt=system.zh", policy=causal_lm_dir)
+    again = build(changed, "sample", start=start)[-1]
+    assert again.reason == "configuration changed: sample.system_prompt"
+    both = [result.revision.scan().collect()["logprob"].to_list() for result in (plain, again)]
+    assert both[0] != both[1]
+
+
+def test_an_over_long_prompt(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_on(tmp_path, SMALL, "sample.max_new_tokens=500", policy=causal_lm_dir)
+    with pytest.raises(
+        UserError, match=r"prompt of row 0: \d+ tokens \+ max_new_tokens 500 exceed the context window of 512"
+    ):
+        build(config, "sample", start=add_queries(Store(Path(config.store))))
+    assert Store(Path(config.store)).refs("local/tiny-groups") == {}
+
+
+def test_a_policy_that_never_ends_its_answer(tmp_path: Path, causal_lm_dir: Path) -> None:
+    # All logits are 0, so greedy decoding takes the first token for ever, at log-probability -log(vocabulary).
+    policy = changed_policy(causal_lm_dir, tmp_path / "endless", 0.0)
+    config = config_on(tmp_path, SMALL, "sample.temperature=0", policy=policy)
+    revision = build(config, "sample", start=add_queries(Store(Path(config.store))))[-1].revision
+    rows = revision.scan().collect()
+    assert rows["finish_reason"].to_list() == ["length"] * 9
+    assert rows["num_tokens"].to_list() == [6] * 9
+    vocabulary = len(Models(config, Store(Path(config.store)), 1).engine().tokenizer)
+    assert rows["logprob"].to_list() == pytest.approx([-6 * math.log(vocabulary)] * 9, abs=1e-4)
+    assert revision.manifest is not None and revision.manifest.counts["cut at the length limit"] == 9
+
+
+def test_a_policy_with_nan_logits_names_the_row_and_writes_nothing(tmp_path: Path, causal_lm_dir: Path) -> None:
+    policy = changed_policy(causal_lm_dir, tmp_path / "broken", math.nan)
+    config = config_on(tmp_path, SMALL, policy=policy)
+    store = Store(Path(config.store))
+    with pytest.raises(UserError, match=r"row \d+: the model gave NaN or infinite logits; check the checkpoint"):
+        build(config, "sample", start=add_queries(store))
+    assert store.refs("local/tiny-groups") == {}
+    assert not list((store.root / ".work").rglob("*.parquet"))
+
+
+def test_queries_without_their_columns(tmp_path: Path, causal_lm_dir: Path) -> None:
+    pl.DataFrame({"question": ["Write A."]}).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(UserError, match=r"none of its columns \(question\) is one that a stage above sample adds"):
+        build(config_on(tmp_path, SMALL, policy=causal_lm_dir), "sample", start=str(tmp_path / "other.parquet"))

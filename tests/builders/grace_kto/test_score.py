@@ -1,0 +1,178 @@
+"""Scoring with real scorers on random models: every metric equals its scorer, and unmatched rows stay null."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from datasets_factory import add_dataset
+from real_configs import config_on
+from tiny_models import make_causal_lm
+
+from builders.core.run import build
+from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS, check_frame, frame_of
+from builders.grace_kto.score import relevance_columns
+from builders.settings.load import Config, RelevanceWeights
+from builders.store.store import Revision, Store
+from scorers.errors import UserError
+
+TEXTS: list[tuple[str, str] | None] = [
+    ("Trade on the river.", "The harbour grew. The harbour grew. The harbour grew. Trade doubled within a decade."),
+    None,
+    ("Prices.", "1. Background\nPrices fell, then rose again; 写."),
+    ("One token.", "a"),
+    None,
+    None,
+    ("The harbour.", "The harbour grew."),
+    ("Trade on the river.", "River trade " * 150),
+]
+GROUPS = ["p", "p", "p", "p", "q", "q", "r", "r"]  # nothing of q matched
+
+
+@pytest.fixture(scope="module")
+def domain_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_causal_lm(tmp_path_factory.mktemp("domain") / "domain-lm", seed=1)
+
+
+def groups_frame(**changes: Any) -> pl.DataFrame:
+    rows = []
+    for index, (group, texts) in enumerate(zip(GROUPS, TEXTS, strict=True)):
+        summary, document = texts or (None, None)
+        rows.append(
+            {
+                "query_id": group,
+                "query": f"Please write about {group} and river trade.",
+                "round": 1,
+                "response_id": f"{group}-{index}",
+                "response": "text",
+                "summary": summary,
+                "outline": summary,
+                "document": document,
+                "matched": texts is not None,
+                "finish_reason": "stop",
+                "num_tokens": 9,
+                "logprob": -3.0,
+                "sample_seed": index,
+                "policy": "m@r",
+            }
+        )
+    return frame_of(rows, GROUPS_COLUMNS).with_columns(**changes)
+
+
+def config_for(tmp_path: Path, policy: Path, domain: Path, relevance: Path, *overrides: str) -> Config:
+    return config_on(tmp_path, "score.max_length=256", *overrides, policy=policy, domain=domain, relevance=relevance)
+
+
+def score(config: Config, frame: pl.DataFrame, shards: list[int] | None = None) -> Revision:
+    made = add_dataset(Store(Path(config.store)), "sample", frame, shards=shards)
+    return build(config, "score", start=f"{made.repo}@{made.revision}")[-1].revision
+
+
+def test_metrics_equal_their_scorers(tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from scorers.diversity import diversity
+    from scorers.perplexity import Perplexity
+    from scorers.relevance import Relevance
+
+    revision = score(config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir), groups_frame(), [4, 2, 2])
+    rows = revision.scan().collect()
+    check_frame(rows, SCORES_COLUMNS, "scores")
+    assert rows.select(c.name for c in GROUPS_COLUMNS).equals(groups_frame())
+    assert len(revision.data_files()) == 3
+
+    unmatched = rows.filter(~pl.col("matched"))
+    assert unmatched.height == 3 and unmatched.select(METRICS).null_count().row(0) == (3,) * len(METRICS)
+
+    matched = rows.filter("matched")
+    documents, summaries = matched["document"].to_list(), matched["summary"].to_list()
+    ids = AutoTokenizer.from_pretrained(causal_lm_dir)(documents, add_special_tokens=False)["input_ids"]
+    assert matched["length"].to_list() == [len(row) for row in ids]
+    assert matched["diversity"].to_list() == diversity(ids, 4)
+    general, domain = (Perplexity(folder).score(documents) for folder in (causal_lm_dir, domain_dir))
+    one = documents.index("a")
+    assert general[one] is None and matched["length"][one] == 1 and matched["diversity"][one] == 100.0
+    for column, values in (("ppl_general", general), ("ppl_domain", domain)):
+        assert matched[column].to_list() == [None if v is None else pytest.approx(v, rel=1e-5) for v in values]
+    differences = [
+        None if g is None or d is None else pytest.approx(g - d, rel=1e-4) for g, d in zip(general, domain, strict=True)
+    ]
+    assert matched["professionalism"].to_list() == differences
+    relevance = Relevance(bge_m3_dir, max_length=256)
+    for part, texts in (("summary", summaries), ("document", documents)):
+        expected = relevance.score(matched["query"].to_list(), texts)
+        for kind in ("dense", "lexical", "multivector"):
+            assert matched[f"{kind}_{part}"].to_list() == pytest.approx(getattr(expected, kind), abs=1e-5)
+
+    manifest = revision.manifest
+    assert manifest is not None
+    assert manifest.rows.read == manifest.rows.written == 8
+    assert manifest.counts == {"scored": 5, "texts cut for relevance": 1}
+    assert manifest.metrics["ppl_domain"].count == 4 and manifest.metrics["ppl_domain"].null == 4
+    assert manifest.metrics["length"].count == 5
+
+
+def test_the_weights_of_the_metrics_are_settings(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path
+) -> None:
+    overrides = ("score.general_weight=0.5", "score.domain_weight=-2", "score.ngram=1", "score.window=64")
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir, *overrides)
+    rows = score(config, groups_frame()).scan().collect()
+    assert (rows["professionalism"] - 0.5 * rows["ppl_general"] - 2 * rows["ppl_domain"]).abs().max() < 1e-9
+    repeated = rows.filter(pl.col("document").str.starts_with("River trade"))
+    assert repeated["diversity"][0] < 10
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (RelevanceWeights(dense=1.0, lexical=0.3, multivector=1.0), [0.5 + 0.3 * 0.2 + 0.25, -1.0 + 0.3 * 4.0]),
+        (RelevanceWeights(dense=0.15, lexical=0.5, multivector=0.35), [0.075 + 0.1 + 0.0875, -0.15 + 2.0]),
+    ],
+)
+def test_relevance_is_a_plain_weighted_sum(weights: RelevanceWeights, expected: list[float]) -> None:
+    similarities = pl.DataFrame({"dense": [0.5, -1.0], "lexical": [0.2, 4.0], "multivector": [0.25, 0.0]})
+    frame = relevance_columns(similarities, "summary", weights)
+    assert frame.columns == ["dense_summary", "lexical_summary", "multivector_summary", "relevance_summary"]
+    assert frame["relevance_summary"].to_list() == pytest.approx(expected, abs=1e-12)
+    assert frame["dense_summary"].to_list() == [0.5, -1.0]
+
+
+def test_somebody_elses_groups(tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path) -> None:
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir)
+    # Rows are told apart by their place: names that repeat neither multiply rows nor mix up their scores.
+    same = score(config, groups_frame(response_id=pl.lit("x"))).scan().collect()
+    assert same.height == 8 and same["length"].null_count() == 3 and same["length"].n_unique() == 6
+    with pytest.raises(UserError, match=r"p-2 is matched but has no summary or no document; set matched to false"):
+        score(config, groups_frame(document=pl.when(pl.col("response_id") != "p-2").then("document")))
+
+
+def test_a_dataset_of_which_nothing_matched(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path
+) -> None:
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir)
+    frame = groups_frame(
+        matched=pl.lit(False), **dict.fromkeys(("summary", "outline", "document"), pl.lit(None, pl.String))
+    )
+    revision = score(config, frame)
+    assert revision.scan().select(METRICS).collect().null_count().row(0) == (8,) * len(METRICS)
+    assert revision.manifest is not None and revision.manifest.metrics == {}
+    with pytest.raises(UserError, match="no response is scored, so there is nothing to rank"):
+        build(config, "calibrate", start=str(revision.path))
+
+
+def test_a_score_that_is_not_finite_names_the_response(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path
+) -> None:
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir, "score.general_weight=1.0e308")
+    with pytest.raises(
+        UserError, match=r"stage score, shard 0: professionalism is inf in response_id p-0; metrics must"
+    ):
+        score(config, groups_frame())
+    assert Store(Path(config.store)).refs("local/tiny-scores") == {}
+
+
+def test_a_relevance_folder_without_its_heads(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_for(tmp_path, causal_lm_dir, causal_lm_dir, causal_lm_dir)
+    with pytest.raises(UserError, match=r"lacks colbert_linear.pt and sparse_linear.pt"):
+        score(config, groups_frame())

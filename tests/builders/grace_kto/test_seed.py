@@ -1,0 +1,85 @@
+"""Stage `seed`: readers, column mapping, drops and messages."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from builders.core.draws import query_id
+from builders.core.run import build
+from builders.settings.load import load_config
+from builders.store.store import Revision
+from scorers.errors import UserError
+
+ROWS = [
+    {"q": "  Write A. ", "ref": "text", "lang": "en"},
+    {"q": "Write A.", "ref": "other", "lang": "en"},
+    {"q": "   ", "ref": None, "lang": "en"},
+    {"q": None, "ref": None, "lang": None},
+    {"q": "写一份报告", "ref": None, "lang": "zh"},
+    {"q": "Write B.", "ref": None, "lang": None},
+]
+
+
+def seed(folder: Path, source: Path, *overrides: str) -> Revision:
+    columns = "seed.columns={query: q, reference: ref, language: lang}"
+    config = load_config("tiny", [f"seed.source={source}", columns, *overrides], str(folder / "store"))
+    return build(config, "seed")[-1].revision
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("shard_rows", [2, 100])
+def test_every_reader_maps_drops_and_counts(tmp_path: Path, ending: str, shard_rows: int) -> None:
+    path = tmp_path / f"seeds.{ending}"
+    frame = pl.DataFrame(ROWS)
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    elif ending == "csv":
+        frame.write_csv(path)
+    else:
+        frame.write_parquet(path)
+    revision = seed(tmp_path, path, f"seed.shard_rows={shard_rows}")
+    rows = revision.scan().collect()
+    assert rows["query"].to_list() == ["Write A.", "写一份报告", "Write B."]
+    assert rows["reference"].to_list() == ["text", None, None]
+    assert rows["language"].to_list() == ["en", "zh", "en"]
+    assert rows["query_id"].to_list() == [query_id(query) for query in rows["query"]]
+    assert set(rows["source"]) == {path.name}
+    assert revision.manifest is not None
+    assert revision.manifest.rows.model_dump() == {
+        "read": 6,
+        "written": 3,
+        "dropped": {"blank": 2, "duplicate": 1},
+    }
+
+
+def test_no_folder_of_this_machine_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    revision = seed(tmp_path, path)
+    for file in revision.path.rglob("*"):
+        if file.is_file():
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("seeds.txt", "x", [".txt", ".jsonl, .csv, .parquet"]),
+        ("missing.jsonl", None, ["missing.jsonl", "no such file"]),
+        ("seeds.jsonl", '{"q": "a", "ref": ', ["not readable"]),
+        ("seeds.csv", "a,b\n1,2\n", ["no column q (for query)", "it has a, b", "seed.columns"]),
+        ("seeds.csv", "q,ref,lang\n", ["is empty"]),
+        ("seeds.csv", "q,ref,lang\n ,x,en\n", ["every query is blank"]),
+        ("seeds.parquet", "no parquet", ["not readable as .parquet"]),
+    ],
+)
+def test_mistakes(tmp_path: Path, name: str, text: str | None, words: list[str]) -> None:
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        seed(tmp_path, path)
+    assert all(word in str(error.value) for word in words), error.value
+    assert not (tmp_path / "store" / "datasets--local--tiny-seed").exists()

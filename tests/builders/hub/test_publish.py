@@ -1,0 +1,326 @@
+"""Publishing: what stands under a tag, what is sent, what is refused."""
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_clients import TOKEN, client, environment
+from hub_server import HubServer, RemoteHub
+from huggingface_hub import HfApi
+from store_chains import add_dataset, add_model, add_rounds, config_for, files_of
+
+from builders.cards.render import write_card
+from builders.hub.publish import publish, push
+from builders.store.manifest import Manifest, content_digest
+from builders.store.store import Revision, Store, describe_files, round_tag
+from scorers.errors import UserError
+
+GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
+PUBLISH = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from store_chains import add_rounds, config_for
+from builders.hub.publish import publish
+from builders.store.store import Store
+store = Store(Path(sys.argv[1]))
+made = add_rounds(store)
+for key in [("train", 1), ("train", 2)]:
+    publish(made[key], config_for(store))
+"""
+READ = """
+import json
+import sys
+from pathlib import Path
+from datasets import load_dataset
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+found = {}
+for name, tag in json.loads(sys.argv[1]):
+    rows = load_dataset(f"alice/demo-{name}", revision=tag, split="train")
+    stream = load_dataset(f"alice/demo-{name}", revision=tag, split="train", streaming=True)
+    found[f"{name} {tag}"] = [rows.num_rows, rows["query"][0], [row["query"] for row in stream] == rows["query"][:]]
+for tag in ("round-001", "round-002"):
+    folder = Path(snapshot_download("alice/demo-policy", revision=tag))
+    with safe_open(folder / "adapter_model.safetensors", "np") as file:
+        found[tag] = float(file.get_tensor("lora_A.weight")[0, 0])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def tree(hub: HubServer, repo: str, revision: str, kind: str = "dataset") -> dict[str, bytes]:
+    """Every file of a revision on the Hub but its .gitattributes."""
+    names = hub.commit(repo, revision, kind).files
+    return {name: hub.read(repo, name, revision, kind) for name in names if name != ".gitattributes"}
+
+
+def data_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.startswith("data/")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "default"])
+def test_two_rounds_load_by_tag_and_stream_in_a_fresh_process(remote: RemoteHub, tmp_path: Path, xet: bool) -> None:
+    support = str(Path(__file__).parents[1] / "support")
+    client(PUBLISH, environment(remote.endpoint, tmp_path / "writer", xet), str(tmp_path / "store"), support)
+    assert (remote.log.count("lfs_put") == 0) == xet and (remote.log.count("xet_shard") > 0) == xet
+    names = [("seed", "round-000")]
+    names += [(name, round_tag(r)) for r in (1, 2) for name in ("queries", "groups", "scores", "weights")]
+    read = json.loads(client(READ, environment(remote.endpoint, tmp_path / "reader", xet), json.dumps(names)))
+    for name, tag in names:
+        round_ = "" if name == "seed" else f" ({int(tag[6:])})"
+        assert read[f"{name} {tag}"] == [9, f"Write a report.{round_} 0", True]
+    assert (read["round-001"], read["round-002"]) == (1.0, 2.0)
+
+
+def test_parents_come_first_and_manifest_and_card_name_their_commits(connected: HubServer, store: Store) -> None:
+    made = add_rounds(store, rounds=1)
+    there = publish(made["train", 1], config_for(store))
+    commits = {repo.id: repo.tags for repo in connected.hub.store.repos.values()}
+    assert {repo: set(tags) for repo, tags in commits.items()} == {
+        "alice/demo-seed": {"round-000"},
+        **{f"alice/demo-{name}": {"round-001"} for name in ("queries", "groups", "scores", "weights", "policy")},
+    }
+    assert there["revision"] == commits["alice/demo-policy"]["round-001"] and there["uploaded"]
+    assert there["url"] == f"{connected.endpoint}/alice/demo-policy/tree/{there['revision']}"
+    chain = [("weights", "dataset"), ("scores", "dataset"), ("groups", "dataset"), ("queries", "dataset")]
+    for (name, kind), parent in zip(chain, ["scores", "groups", "queries", "seed"], strict=True):
+        files = tree(connected, f"alice/demo-{name}", "round-001", kind)
+        manifest = Manifest.model_validate_json(files["manifest.json"])
+        stage = {"seed": "seed", "queries": "generate", "groups": "sample", "scores": "score"}[parent]
+        local = made[stage, 0 if parent == "seed" else 1]
+        expected = next(iter(commits[f"alice/demo-{parent}"].values()))
+        assert (manifest.repo, manifest.parents[0].repo) == (f"alice/demo-{name}", f"alice/demo-{parent}")
+        assert (manifest.parents[0].revision, manifest.parents[0].digest) == (expected, local.digest)
+        assert f"/datasets/alice/demo-{parent}/tree/{expected}" in files["README.md"].decode()
+    weights = tree(connected, "alice/demo-weights", "round-001")
+    local_files = files_of(made["calibrate", 1].path)
+    assert data_of(weights) == data_of(local_files) and weights["weights.png"] == local_files["weights.png"]
+    assert Manifest.model_validate_json(weights["manifest.json"]).digest == made["calibrate", 1].digest
+
+
+def test_one_commit_for_a_revision_of_many_files(connected: HubServer, store: Store) -> None:
+    publish(add_dataset(store, "calibrate"), config_for(store))
+    history = connected.repo("alice/demo-weights").history("main")
+    assert [commit.title for commit in history] == ["calibrate round-001", "initial commit"]
+    assert f"content digest {store.latest('local/demo-weights').digest}" in history[0].message  # type: ignore[union-attr]
+
+
+def test_the_same_content_again_is_looked_up_and_not_sent(connected: HubServer, store: Store) -> None:
+    made = add_rounds(store, rounds=1)
+    first = publish(made["calibrate", 1], config_for(store))
+    connected.log.clear()
+    again = publish(made["calibrate", 1], config_for(store))
+    assert again == first | {"uploaded": False}
+    routes = {entry.route for entry in connected.log.of()}
+    assert routes == {"whoami", "refs", "tree"} and connected.log.uploaded() == 0
+
+
+def test_an_older_round_is_found_when_the_head_moved_on(connected: HubServer, store: Store) -> None:
+    made = [add_dataset(store, "sample", round_=round_) for round_ in (1, 2)]
+    first, second = (publish(revision, config_for(store)) for revision in made)
+    connected.log.clear()
+    assert publish(made[0], config_for(store))["revision"] == first["revision"] != second["revision"]
+    assert connected.log.count("commit", "lfs_put", "preupload") == 0
+
+
+def test_a_tag_with_other_data_is_refused_and_stays(connected: HubServer, store: Store) -> None:
+    first = publish(add_dataset(store, "sample"), config_for(store))
+    other = add_dataset(store, "sample", text="Write a poem.")
+    with pytest.raises(UserError, match=r"demo-groups: tag round-001 .* other data .* tags never move; publish under"):
+        publish(other, config_for(store))
+    assert connected.repo("alice/demo-groups").tags == {"round-001": first["revision"]}
+    assert len(connected.repo("alice/demo-groups").commits) == 2
+
+
+def test_without_parents_the_unpublished_ones_are_named(connected: HubServer, store: Store) -> None:
+    made = add_rounds(store, rounds=1)
+    with pytest.raises(UserError, match=f"only in the store: {made['generate', 1]}; publish them first"):
+        publish(made["sample", 1], config_for(store), parents=False)
+    assert connected.hub.store.repos == {}
+    publish(made["generate", 1], config_for(store))
+    assert publish(made["sample", 1], config_for(store), parents=False)["uploaded"]
+
+
+def test_stale_shards_go_in_the_same_commit_and_other_files_stay(connected: HubServer, store: Store) -> None:
+    publish(add_dataset(store, "sample"), config_for(store))
+    api = HfApi(endpoint=connected.endpoint, token=TOKEN)
+    for path in ("data/train-00002-of-00003.parquet", "notes.txt"):
+        api.upload_file(path_or_fileobj=b"old", path_in_repo=path, repo_id="alice/demo-groups", repo_type="dataset")
+    second = add_dataset(store, "sample", round_=2)
+    publish(second, config_for(store))
+    files = tree(connected, "alice/demo-groups", "round-002")
+    assert data_of(files) == data_of(files_of(second.path)) and files["notes.txt"] == b"old"
+    assert len(connected.repo("alice/demo-groups").history("main")) == 5
+
+
+def test_only_shards_that_are_new_are_sent(connected: HubServer, store: Store) -> None:
+    first = add_dataset(store, "sample")
+    publish(first, config_for(store))
+    assert first.manifest is not None
+    staged = store.root / ".work" / "half"
+    (staged / "data").mkdir(parents=True)
+    kept, changed = (file.path for file in first.manifest.files)
+    (staged / kept).write_bytes((first.path / kept).read_bytes())
+    other = add_dataset(store, "sample", round_=2)
+    (staged / changed).write_bytes((other.path / changed).read_bytes())
+    files = describe_files(
+        staged, sorted((staged / "data").iterdir()), {f.path: f.rows or 0 for f in first.manifest.files}
+    )
+    manifest = first.manifest.model_copy(update={"round": 2, "files": files, "digest": content_digest(files)})
+    write_card(manifest, staged, store)
+    half = store.add(staged, manifest, ["half"])
+    connected.log.clear()
+    publish(half, config_for(store))
+    assert [entry.content_bytes for entry in connected.log.of("lfs_put")] == [(half.path / changed).stat().st_size]
+
+
+def test_models_that_were_published_are_named_by_their_commit(connected: HubServer, store: Store) -> None:
+    policy = add_model(store, add_dataset(store, "calibrate"))
+    before = add_dataset(store, "sample", round_=2, policy=policy)
+    publish(before, config_for(store))
+    there = publish(policy, config_for(store))
+    after = add_dataset(store, "sample", round_=3, policy=policy)
+    publish(after, config_for(store))
+    ids = [
+        Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", tag)).models["policy"]
+        for tag in ("round-002", "round-003")
+    ]
+    assert [str(model) for model in ids] == [str(policy), f"alice/demo-policy@{there['revision']}"]
+
+
+def test_a_remembered_publication_that_is_gone_is_not_believed(connected: HubServer, store: Store) -> None:
+    policy = add_model(store, add_dataset(store, "calibrate"))
+    publish(policy, config_for(store))
+    note = store.repo_path(policy.repo, "model") / "published" / f"{policy.revision}.json"
+    assert json.loads(note.read_text())[connected.endpoint]["tag"] == "round-001"
+    connected.hub.store.repos.clear()
+    publish(add_dataset(store, "sample", round_=2, policy=policy), config_for(store))
+    manifest = Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", "round-002"))
+    assert str(manifest.models["policy"]) == str(policy)
+    note.write_text("{damaged")
+    assert publish(policy, config_for(store))["uploaded"]
+    assert connected.endpoint in json.loads(note.read_text())
+
+
+def test_a_file_that_changed_since_it_was_made_is_not_sent(connected: HubServer, store: Store) -> None:
+    made = add_dataset(store, "sample")
+    shard = made.data_files()[1]
+    shard.chmod(shard.stat().st_mode | stat.S_IWUSR)
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is damaged: its SHA-256 is not the manifest"):
+        publish(made, config_for(store))
+    assert connected.log.count("commit", "lfs_put") == 0
+
+
+def test_private_is_honoured_and_never_promised_for_a_public_repository(connected: HubServer, store: Store) -> None:
+    publish(add_dataset(store, "sample"), config_for(store), private=True)
+    assert connected.repo("alice/demo-groups").private
+    publish(add_dataset(store, "score"), config_for(store))
+    with pytest.raises(UserError, match=r"demo-scores: exists and is public; --private decides only when"):
+        publish(add_dataset(store, "score", round_=2), config_for(store), private=True)
+    assert set(connected.repo("alice/demo-scores").tags) == {"round-001"}
+
+
+def test_a_namespace_takes_the_place_of_the_users(connected: HubServer, store: Store) -> None:
+    assert push("local/demo-groups", config_for(store, "acme")) if add_dataset(store, "sample") else None
+    assert set(connected.repo("acme/demo-groups").tags) == {"round-001"} and connected.log.count("whoami") == 0
+
+
+def test_no_folder_of_this_machine_is_published(connected: HubServer, store: Store) -> None:
+    made = add_dataset(store, "seed")
+    assert made.manifest is not None
+    staged = store.root / ".work" / "moved"
+    (staged / "data").mkdir(parents=True)
+    for name, content in data_of(files_of(made.path)).items():
+        (staged / name).write_bytes(content)
+    configuration = {"seed": {**made.manifest.configuration["seed"], "source": f"{store.root}/seeds.jsonl"}}
+    manifest = made.manifest.model_copy(update={"configuration": configuration})
+    write_card(manifest, staged, store)
+    publish(store.add(staged, manifest, ["moved"]), config_for(store))
+    sent = b"".join(tree(connected, "alice/demo-seed", "round-000").values())
+    assert b'"source": "seeds.jsonl"' in sent and str(store.root).encode() not in sent
+
+
+def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, store: Store, tmp_path: Path) -> None:
+    made = add_dataset(store, "sample")
+    plain = Revision("plain", "0" * 40, made.path, None)
+    with pytest.raises(UserError, match=r"plain@0{40}: has no manifest"):
+        publish(plain, config_for(store))
+    orphan = add_dataset(store, "score", [plain_parent := Revision("file", "1" * 40, made.path, made.manifest)])
+    with pytest.raises(UserError, match=f"parent {plain_parent} is neither on the Hub nor in the store"):
+        publish(orphan, config_for(store))
+    with pytest.raises(UserError, match="local/none: not in the store"):
+        push("local/none", config_for(store))
+
+
+def test_without_a_token_nothing_is_tried(
+    connected: HubServer, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "none-stored"))
+    with pytest.raises(UserError, match="publishing needs a token with write rights"):
+        publish(add_dataset(store, "sample"), config_for(store))
+    assert connected.log.count() == 0
+
+
+# the command line
+
+
+def grace(arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*GRACE, *arguments], env=variables, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    add_dataset(store, "sample")
+    add_dataset(store, "sample", name="a--b")
+    remote.add_token("hf_reader_secret", "alice", role="read")
+    remote.add_token("hf_bob_secret", "bob")
+    variables = environment(remote.endpoint, tmp_path / "home", xet=False)
+    at = ["--store", str(store.root), "--config", "tiny"]
+    done = grace(["push", "local/demo-groups", *at, "--private", "--json"], variables)
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout.splitlines()[-1])
+    assert set(there) == {"repo", "revision", "tag", "url", "uploaded"} and there["repo"] == "alice/demo-groups"
+    pulled = grace(["pull", "alice/demo-groups@round-001", "--store", str(tmp_path / "other"), "--json"], variables)
+    assert f"alice/demo-groups at {there['revision']}\n" in pulled.stderr
+    assert json.loads(pulled.stdout.splitlines()[-1])["revision"] == there["revision"]
+    reader, bob = variables | {"HF_TOKEN": "hf_reader_secret"}, variables | {"HF_TOKEN": "hf_bob_secret"}
+    wrong = variables | {"HF_TOKEN": "hf_unknown_secret"}
+    cases = [
+        (["push", "local/a--b-groups", *at], variables, "a--b-groups: the Hub does not allow this name"),
+        (["push", "local/demo-groups", *at, "--set", "namespace=bob"], variables, "bob/demo-groups: not allowed"),
+        (["push", "local/a--b-groups", *at, "--set", "namespace=acme"], reader, "the Hub does not allow this name"),
+        (["push", "local/demo-groups", *at, "--set", "name=x"], wrong, "refuses the token"),
+        (["pull", "alice/none", *at], variables, "dataset alice/none: not found on"),
+        (["pull", "alice/demo-groups@v9", *at], variables, "alice/demo-groups@v9: no such revision"),
+        (["pull", "alice/demo-groups", *at], bob, "alice/demo-groups: not found on"),
+        (["build", "--stage", "score", "--from", "alice/demo-groups@round-001", *at], bob, "not found on"),
+        (["pull", "alice/demo-groups", *at], variables | {"HF_HUB_OFFLINE": "1"}, "offline mode is set"),
+    ]
+    output = done.stdout + done.stderr + pulled.stdout + pulled.stderr
+    for arguments, given, message in cases:
+        refused = grace(arguments, given)
+        lines = refused.stderr.strip().splitlines()
+        assert refused.returncode == 2 and lines[-1].startswith("error: ") and message in lines[-1], refused.stderr
+        assert "Traceback" not in refused.stderr
+        output += refused.stdout + refused.stderr
+    add_dataset(store, "sample", round_=2)
+    read_only = grace(["push", "local/demo-groups@round-002", *at], reader)
+    assert read_only.returncode == 2 and "not allowed (You need a token with write rights" in read_only.stderr
+    written = b"".join(files_of(tmp_path).values()) + (output + read_only.stderr).encode()
+    for token in (TOKEN, "hf_reader_secret", "hf_bob_secret", "hf_unknown_secret"):
+        assert token.encode() not in written

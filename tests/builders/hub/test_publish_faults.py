@@ -1,0 +1,246 @@
+"""Faults at every step of a push and a pull, and killed pushes: nothing partly visible, nothing wrong accepted.
+
+After each fault the command is run again, and what then stands under the tag has the local digest.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_clients import TOKEN, environment
+from hub_server import HubServer, Options, RemoteHub, wait_struck
+from huggingface_hub import HfApi, constants
+from store_chains import add_dataset, config_for, files_of
+
+from builders.hub.publish import publish
+from builders.hub.pull import pull
+from builders.store.manifest import Manifest, content_digest, read_manifest
+from builders.store.store import Ref, Revision, Store, describe_files
+from scorers.errors import UserError
+
+KINDS = (503, 500, 429, 408, 403, 412, "drop", "reset", "lost", "truncate", "corrupt", "corrupt_request", "delay")
+PUSH_STEPS = (
+    *((route, 1) for route in ("whoami", "create", "validate_yaml", "preupload", "lfs_batch", "lfs_put", "lfs_part")),
+    *((route, 1) for route in ("lfs_complete", "commit", "tag", "commits", "refs", "info", "tree")),
+    *((route, 2) for route in ("refs", "info", "tree", "lfs_part")),
+    *((route, 3) for route in ("refs", "info", "tree")),
+)
+PULL_STEPS = (
+    ("info", 1),
+    ("tree", 1),
+    ("tree", 2),
+    *((f"resolve_{way}", n) for way in ("head", "get") for n in (1, 3)),
+)
+
+
+@pytest.fixture(scope="module")
+def revision(tmp_path_factory: pytest.TempPathFactory) -> Revision:
+    return add_dataset(Store(tmp_path_factory.mktemp("local") / "store"), "score")
+
+
+@pytest.fixture(scope="module")
+def server(revision: Revision) -> Iterator[HubServer]:
+    """One Hub for all faults; one of the two shards is sent in parts, pages hold three rows."""
+    smaller = min(path.stat().st_size for path in revision.data_files())
+    with HubServer(options=Options(page_size=3, multipart_above=smaller, part_size=6_000)) as hub:
+        hub.add_token(TOKEN, "alice")
+        yield hub
+
+
+@pytest.fixture
+def hub(server: HubServer) -> Iterator[HubServer]:
+    server.faults.clear()
+    server.log.clear()
+    server.hub.store.repos.clear()
+    yield server
+
+
+def order(hub: HubServer, route: str, kind: str | int, nth: int) -> None:
+    hub.faults.add(route, kind, nth=nth, seconds=0.01)
+
+
+def check_tags(hub: HubServer, local: Revision) -> None:
+    """Whatever stands under a tag is whole: card, manifest and exactly the local data."""
+    for repo in list(hub.hub.store.repos.values()):
+        for tag in repo.tags:
+            files = {name: hub.read(repo.id, name, tag) for name in hub.commit(repo.id, tag).files}
+            assert local.manifest is not None and files["README.md"].startswith(b"---\n")
+            manifest = Manifest.model_validate_json(files["manifest.json"])
+            assert (manifest.repo, manifest.digest) == ("alice/demo-scores", local.digest)
+            data = {name: content for name, content in files.items() if name.startswith("data/")}
+            assert data == {file.path: (local.path / file.path).read_bytes() for file in local.manifest.files}
+
+
+def attempt_push(local: Revision, store: Store) -> bool:
+    try:
+        publish(local, config_for(store))
+    except UserError as error:
+        assert "\n" not in str(error) and TOKEN not in str(error)
+        return False
+    return True
+
+
+def push_under_fault(hub: HubServer, local: Revision, store: Store, *, several: bool = False) -> None:
+    """Push under the ordered faults and again without; of several, the first may leave the others without a turn."""
+    whole = attempt_push(local, store)
+    if hub.faults.pending():
+        assert several
+    if whole:
+        assert hub.repo("alice/demo-scores").tags.keys() >= {"round-001"}
+    check_tags(hub, local)
+    hub.faults.clear()
+    there = publish(local, config_for(store))
+    assert hub.repo("alice/demo-scores").tags["round-001"] == there["revision"]
+    check_tags(hub, local)
+
+
+def store_of(local: Revision) -> Store:
+    return Store(local.path.parents[2])
+
+
+def test_every_step_is_reached_by_an_undisturbed_push_and_pull(
+    connected: HubServer, revision: Revision, tmp_path: Path
+) -> None:
+    publish(revision, config_for(store_of(revision)))
+    pushed = {route: connected.log.count(route) for route, _ in (*PUSH_STEPS, *PULL_STEPS)}
+    connected.log.clear()
+    pull(Ref("alice/demo-scores", "round-001"), Store(tmp_path))
+    pulled = {route: connected.log.count(route) for route, _ in PULL_STEPS}
+    assert [step for step in PUSH_STEPS if pushed[step[0]] < step[1]] == []
+    assert [step for step in PULL_STEPS if pulled[step[0]] < step[1]] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("route", "nth"), PUSH_STEPS, ids=[f"{route}-{nth}" for route, nth in PUSH_STEPS])
+def test_push_under_a_fault(connected: HubServer, revision: Revision, route: str, nth: int, kind: str | int) -> None:
+    order(connected, route, kind, nth)
+    push_under_fault(connected, revision, store_of(revision))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_push_under_several_faults(connected: HubServer, revision: Revision, seed: int) -> None:
+    rng = random.Random(seed)
+    for route, nth in rng.sample(PUSH_STEPS, 4):
+        order(connected, route, rng.choice(KINDS), nth)
+    push_under_fault(connected, revision, store_of(revision), several=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("route", "nth"), PULL_STEPS, ids=[f"{route}-{nth}" for route, nth in PULL_STEPS])
+def test_pull_under_a_fault(
+    connected: HubServer, revision: Revision, tmp_path: Path, route: str, nth: int, kind: str | int
+) -> None:
+    there = publish(revision, config_for(store_of(revision)))
+    order(connected, route, kind, nth)
+    store = Store(tmp_path / "other")
+    ref = Ref("alice/demo-scores", "round-001")
+    try:
+        pulled = pull(ref, store)
+    except UserError as error:
+        assert "\n" not in str(error) and TOKEN not in str(error)
+        assert not list(store.root.rglob("snapshots/*"))
+    else:
+        assert pulled.revision == there["revision"]
+    assert connected.faults.pending() == []
+    pulled = pull(ref, store)
+    manifest = read_manifest(pulled.path)
+    assert manifest is not None and manifest.digest == revision.digest
+    assert content_digest(describe_files(pulled.path, pulled.data_files())) == revision.digest
+    names = {name for name in connected.commit("alice/demo-scores", "round-001").files if name != ".gitattributes"}
+    assert {name: connected.read("alice/demo-scores", name, "round-001") for name in names} == files_of(pulled.path)
+
+
+# lost answers and killed processes
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(connected: HubServer, revision: Revision) -> None:
+    order(connected, "commit", "lost", 1)
+    publish(revision, config_for(store_of(revision)))
+    titles = [commit.title for commit in connected.repo("alice/demo-scores").history("main")]
+    assert titles == ["score round-001", "initial commit"]
+
+
+def test_a_lost_commit_that_another_built_upon_is_found_below_the_head(
+    connected: HubServer, revision: Revision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = HfApi.create_commit
+
+    def lost_and_followed(self: HfApi, *args: object, **options: object) -> object:
+        monkeypatch.setattr(HfApi, "create_commit", sent)
+        first = sent(self, *args, **options)  # type: ignore[arg-type]
+        self.upload_file(
+            path_or_fileobj=b"x", path_in_repo="data/new.parquet", repo_id="alice/demo-scores", repo_type="dataset"
+        )
+        raise ConnectionError(f"no answer for {first}")
+
+    monkeypatch.setattr(HfApi, "create_commit", lost_and_followed)
+    there = publish(revision, config_for(store_of(revision)))
+    history = [commit.oid for commit in connected.repo("alice/demo-scores").history("main")]
+    assert len(history) == 3 and history[1] == there["revision"]
+    check_tags(connected, revision)
+
+
+def test_a_hub_that_stays_away_ends_with_one_line(connected: HubServer, revision: Revision) -> None:
+    connected.faults.add("commit", 503, times=1000)
+    with pytest.raises(UserError, match=r"alice/demo-scores: the Hub is not available \(status 503\); run the command"):
+        publish(revision, config_for(store_of(revision)))
+    assert connected.log.count("commit") == 5
+
+
+KILLED = [("preupload", 1), ("lfs_put", 1), ("commit", 1), ("info", 3), ("tag", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("xet", "route", "nth"),
+    [*((False, *step) for step in KILLED), (True, "xet_shard", 1), (True, "commit", 1)],
+    ids=lambda value: str(value),
+)
+def test_a_killed_push_is_completed_by_the_next(
+    remote: RemoteHub, revision: Revision, tmp_path: Path, xet: bool, route: str, nth: int
+) -> None:
+    command = [sys.executable, "-c", "from training.cli import app; app()", "push", "local/demo-scores"]
+    command += ["--store", str(store_of(revision).root), "--config", "tiny", "--json"]
+    variables = environment(remote.endpoint, tmp_path / "home", xet)
+    remote.faults.add(route, "delay", nth=nth, seconds=600)
+    with subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL) as process:
+        wait_struck(remote)
+        process.send_signal(signal.SIGKILL)
+    api = HfApi(endpoint=remote.endpoint, token=TOKEN)
+    assert api.list_repo_refs("alice/demo-scores", repo_type="dataset").tags == []
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tags = api.list_repo_refs("alice/demo-scores", repo_type="dataset").tags
+    rows = api.list_repo_tree("alice/demo-scores", "data", revision=tags[0].target_commit, repo_type="dataset")
+    assert revision.manifest is not None and [tag.name for tag in tags] == ["round-001"]
+    hashes = {row.path: row.lfs.sha256 for row in rows if hasattr(row, "lfs") and row.lfs}
+    assert hashes == {file.path: file.sha256 for file in revision.manifest.files}
+
+
+def test_downloads_are_not_resumed_from_a_damaged_file(
+    connected: HubServer, revision: Revision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull that was killed leaves files behind; one that was damaged meanwhile is fetched again."""
+    publish(revision, config_for(store_of(revision)))
+    store = Store(tmp_path / "other")
+    connected.faults.add("resolve_get", 403, path="README.md")
+    removed = monkeypatch.setattr("builders.hub.pull.shutil.rmtree", lambda *args, **options: None)
+    assert removed is None
+    with pytest.raises(UserError, match=r"README\.md: not allowed"):
+        pull(Ref("alice/demo-scores", "round-001"), store)
+    monkeypatch.undo()
+    left = sorted(path for path in store.root.rglob("*.parquet"))
+    assert left
+    left[0].write_bytes(left[0].read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(constants, "ENDPOINT", connected.endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", connected.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(UserError, match=f"{left[0].name} is damaged"):
+        pull(Ref("alice/demo-scores", "round-001"), store)
+    assert pull(Ref("alice/demo-scores", "round-001"), store).digest == revision.digest

@@ -1,0 +1,358 @@
+"""`grace lineage`: the chain over two rounds, what is shared, missing, altered or circular."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from datasets_factory import add_dataset, add_model, model_of, plain_frame, scores_frame, weights_frame
+from hub_clients import TOKEN, push
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
+from typer.testing import CliRunner
+
+from builders.hub.client import NotOnHub
+from builders.inspect import lineage as module
+from builders.inspect.lineage import (
+    ALTERED,
+    EXTERNAL,
+    FOUND,
+    NOT_FOLLOWED,
+    NOT_FOUND,
+    UNREACHABLE,
+    UNREADABLE,
+    HubUnreachable,
+    Node,
+    lineage,
+    lineage_tree,
+)
+from builders.store.manifest import Manifest, Model, Parent, read_manifest
+from builders.store.store import Kind, Revision, Store
+from scorers.errors import UserError
+from training.cli import app
+from training.pipelines import stage_named
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+DOMAIN = Model(id="world:domain", revision="ab" * 32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@dataclass
+class Chain:
+    """Two rounds: the seeds, the fine-tuned model, and by stage and round what came of them."""
+
+    seed: Revision
+    sft: Revision
+    made: dict[tuple[str, int], Revision]
+
+
+@pytest.fixture
+def two_rounds(store: Store) -> Chain:
+    seed = add_dataset(store, "seed", plain_frame(stage_named("seed").columns), round_=0)
+    sft = add_model(store, "local/demo-sft", round_=0, parents=[seed], models={"base": DOMAIN})
+    made: dict[tuple[str, int], Revision] = {}
+    policy = sft
+    for round_ in (1, 2):
+        models = {"policy": model_of(policy)}
+        queries = plain_frame(stage_named("generate").columns)
+        made["generate", round_] = add_dataset(store, "generate", queries, round_=round_, parents=[seed], models=models)
+        groups = scores_frame().select(c.name for c in stage_named("sample").columns)
+        parents = [made["generate", round_]]
+        made["sample", round_] = add_dataset(store, "sample", groups, round_=round_, parents=parents, models=models)
+        scoring = {"tokenizer": model_of(sft), "domain": DOMAIN}
+        parents = [made["sample", round_]]
+        made["score", round_] = add_dataset(
+            store, "score", scores_frame(), round_=round_, parents=parents, models=scoring
+        )
+        weights = weights_frame(scores_frame())
+        made["calibrate", round_] = add_dataset(
+            store, "calibrate", weights, round_=round_, parents=[made["score", round_]]
+        )
+        policy = made["train", round_] = add_model(
+            store,
+            "local/demo-policy",
+            round_=round_,
+            parents=[made["calibrate", round_]],
+            models={"base": model_of(sft), "policy": model_of(policy)},
+        )
+    return Chain(seed, sft, made)
+
+
+def by_stage(nodes: list[Node]) -> dict[tuple[str | None, int | None], Node]:
+    return {(node.stage, node.round): node for node in nodes}
+
+
+def tree_lines(nodes: list[Node]) -> list[str]:
+    """The labels of the tree, two blanks for each level."""
+    tree, _, _ = lineage_tree(nodes)
+    lines = []
+    waiting = [(tree, 0)]
+    while waiting:
+        branch, depth = waiting.pop()
+        lines.append("  " * depth + str(branch.label))
+        waiting += [(child, depth + 1) for child in reversed(branch.children)]
+    return lines
+
+
+def with_parents(store: Store, *parents: Parent, **changes: object) -> Revision:
+    return add_dataset(store, "score", scores_frame(), **({"parents": list(parents)} | changes))
+
+
+def test_the_chain_of_two_rounds_is_complete(store: Store, two_rounds: Chain) -> None:
+    nodes = lineage("local/demo-policy@round-002", store)
+    found = by_stage(nodes)
+    expected = {("seed", 0): two_rounds.seed, ("sft", 0): two_rounds.sft, **two_rounds.made}
+    for key, revision in expected.items():
+        node = found[key]
+        assert (node.state, node.repo, node.revision, node.digest) == (
+            FOUND,
+            revision.repo,
+            revision.revision,
+            revision.digest,
+        )
+        assert revision.manifest is not None
+        assert node.rows == revision.manifest.rows.written
+    outside = [node for node in nodes if node.stage is None]
+    assert [(node.repo, node.state, node.kind) for node in outside] == [("world:domain", EXTERNAL, "model")]
+    assert len(nodes) == len(expected) + 1
+    assert nodes[0].revision == two_rounds.made["train", 2].revision
+
+
+def test_shared_ancestors_appear_once_and_are_referenced(store: Store, two_rounds: Chain) -> None:
+    nodes = lineage("local/demo-weights@round-002", store)
+    ids = [node.id for node in nodes]
+    assert len(set(ids)) == len(ids)
+    assert {id_ for node in nodes for id_ in (*node.parents.values(), *node.models.values())} <= set(ids)
+    found = by_stage(nodes)
+    seed = f"dataset:{two_rounds.seed}"
+    assert found["generate", 1].parents == found["generate", 2].parents == found["sft", 0].parents == {"seed": seed}
+    assert found["generate", 2].models == {"policy": f"model:{two_rounds.made['train', 1]}"}
+    assert found["train", 1].models["policy"] == found["score", 2].models["tokenizer"] == f"model:{two_rounds.sft}"
+
+
+def test_the_tree_shows_each_revision_s_origin_once(store: Store, two_rounds: Chain) -> None:
+    lines = tree_lines(lineage("local/demo-weights@round-001", store))
+    names = [line.split("@")[0] for line in lines]
+    assert names == [
+        "calibrate, round 1  local/demo-weights",
+        "  score, round 1  local/demo-scores",
+        "    sample, round 1  local/demo-groups",
+        "      generate, round 1  local/demo-queries",
+        "        seed, round 0  local/demo-seed",
+        "        policy: sft, round 0  local/demo-sft",
+        "          seed, round 0  local/demo-seed",
+        "          base: world:domain",
+        "      policy: sft, round 0  local/demo-sft",
+        "    domain: world:domain",
+        "    tokenizer: sft, round 0  local/demo-sft",
+    ]
+    assert lines[0].endswith(f"8 rows, digest {two_rounds.made['calibrate', 1].digest[:12]}")
+    assert [line.endswith("(see above)") for line in lines] == [False] * 8 + [True, False, True]
+
+
+def test_a_parent_that_is_nowhere_stays_in_the_tree(store: Store) -> None:
+    gone = Parent(stage="sample", repo="local/demo-groups", revision=COMMIT, digest="c" * 64)
+    folder = Parent(stage="seed", repo="my data/<b>", revision="d" * 40, digest="d" * 64)
+    revision = with_parents(store, gone, folder, models={"general": Model(id="../x [red]", revision="e" * 64)})
+    nodes = lineage(str(revision), store)
+    assert [node.state for node in nodes] == [FOUND, NOT_FOUND, NOT_FOUND, EXTERNAL]
+    lines = tree_lines(nodes)
+    assert lines[1] == "  sample: local/demo-groups@0123456789ab  (not found)"
+    assert lines[3] == "  general: ../x [red]@eeeeeeeeeeee"
+
+
+def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
+    groups = add_dataset(store, "sample", scores_frame().select(c.name for c in stage_named("sample").columns))
+    parent = Parent(stage="sample", repo=groups.repo, revision=groups.revision, digest="f" * 64)
+    nodes = lineage(str(with_parents(store, parent)), store)
+    assert [node.state for node in nodes] == [FOUND, ALTERED]
+    assert "(digest differs)" in tree_lines(nodes)[1]
+    true = parent.model_copy(update={"digest": groups.digest})
+    again = parent.model_copy(update={"stage": "again"})
+    assert lineage(str(with_parents(store, true)), store)[1].state == FOUND
+    assert lineage(str(with_parents(store, true, again)), store)[1].state == ALTERED
+
+
+def test_a_circle_ends(store: Store) -> None:
+    """A manifest's revision is its hash, so a circle is only possible on the Hub or in an altered store."""
+    first = with_parents(store, repo="ns/a")
+    back = Parent(stage="score", repo=first.repo, revision=first.revision, digest=first.digest)
+    second = with_parents(store, back, repo="ns/b")
+    assert first.manifest is not None
+    to_second = Parent(stage="score", repo=second.repo, revision=second.revision, digest=second.digest)
+    altered = first.manifest.model_copy(update={"parents": [to_second]})
+    (first.path / "manifest.json").write_text(altered.to_json(), encoding="utf-8")
+    nodes = lineage(str(first), store)
+    assert [node.repo for node in nodes] == ["ns/a", "ns/b"]
+    assert [line.split("@")[0].strip() for line in tree_lines(nodes)] == [
+        "score, round 1  ns/a",
+        "score, round 1  ns/b",
+        "score, round 1  ns/a",
+    ]
+
+
+def test_a_chain_without_end_is_cut(store: Store, two_rounds: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_NODES", 2)
+    nodes = lineage("local/demo-weights@round-001", store)
+    assert [node.state for node in nodes] == [FOUND, FOUND, NOT_FOLLOWED, NOT_FOLLOWED, NOT_FOLLOWED]
+
+
+def test_a_chain_deeper_than_the_recursion_limit(
+    store: Store, two_rounds: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = lineage("local/demo-seed", store)[0]
+    ids = [f"dataset:ns/x@{i:040x}" for i in range(1500)]
+    nodes = [
+        Node(id_, FOUND, "dataset", "ns/x", id_[-40:], "seed", 1, template.digest, 1, {"p": after} if after else {})
+        for id_, after in zip(ids, [*ids[1:], ""], strict=True)
+    ]
+    _, depth, _ = lineage_tree(nodes)
+    assert depth == 1499
+    module.print_lineage([*nodes[:200], Node(ids[200], NOT_FOUND, "dataset", "ns/x", ids[200][-40:])], as_json=False)
+    assert len(capsys.readouterr().out.splitlines()) == 201
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Manifest | UserError | None]) -> list[str]:
+    """Let the Hub hold these manifests by repository; the list of what was asked for."""
+    asked = []
+
+    def fetch(repo: str, revision: str, kind: Kind) -> Manifest | None:
+        asked.append(f"{kind}:{repo}@{revision}")
+        answer = answers.get(repo, NotOnHub("not there"))
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(module, "fetch_manifest", fetch)
+    return asked
+
+
+def test_what_the_store_lacks_is_looked_up_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = Store(store.root / "elsewhere")
+    queries = plain_frame(stage_named("generate").columns)
+    remote = add_dataset(elsewhere, "generate", queries, repo="ns/demo-queries").manifest
+    assert remote is not None
+    parents = [
+        Parent(stage="generate", repo="ns/demo-queries", revision=COMMIT, digest=remote.digest),
+        Parent(stage="seed", repo="ns/foreign", revision=COMMIT, digest="0" * 64),
+        Parent(stage="seed", repo="ns/gone", revision=COMMIT, digest="0" * 64),
+        Parent(stage="seed", repo="ns/unpinned", revision="main", digest="0" * 64),
+        Parent(stage="seed", repo="local/never", revision=COMMIT, digest="0" * 64),
+    ]
+    revision = add_dataset(store, "seed", plain_frame(stage_named("seed").columns), parents=[])
+    assert revision.manifest is not None
+    asked = hub(monkeypatch, {"ns/demo-queries": remote, "ns/foreign": None})
+    states = []
+    for parent in parents:
+        manifest = revision.manifest.model_copy(update={"parents": [parent]})
+        (revision.path / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        states.append(lineage(str(revision), store)[1].state)
+    assert states == [FOUND, EXTERNAL, NOT_FOUND, NOT_FOUND, NOT_FOUND]
+    assert asked == [f"dataset:{repo}@{COMMIT}" for repo in ("ns/demo-queries", "ns/foreign", "ns/gone")]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = hub(monkeypatch, {name: HubUnreachable("no answer") for name in ("ns/a", "ns/b")})
+    models = {name: Model(id=f"ns/{name}", revision=COMMIT) for name in ("a", "b")}
+    nodes = lineage(str(with_parents(store, models=models)), store)
+    assert [node.state for node in nodes] == [FOUND, UNREACHABLE, UNREACHABLE]
+    assert asked == [f"model:ns/a@{COMMIT}"]
+
+
+def test_a_manifest_that_cannot_be_read_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = add_dataset(store, "sample", scores_frame().select(c.name for c in stage_named("sample").columns))
+    parent = Parent(stage="sample", repo=groups.repo, revision=groups.revision, digest=groups.digest)
+    (groups.path / "manifest.json").write_text('{"stage": 1}', encoding="utf-8")
+    hub(monkeypatch, {"ns/x": UserError("not a manifest")})
+    models = {"policy": Model(id="ns/x", revision=COMMIT)}
+    nodes = lineage(str(with_parents(store, parent, models=models)), store)
+    assert [node.state for node in nodes] == [FOUND, UNREADABLE, UNREADABLE]
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HfApi]:
+    """A client of an empty Hub with an empty cache; what the code under test calls is the same Hub."""
+    with HubServer() as server:
+        server.add_token(TOKEN, "alice")
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield HfApi(endpoint=server.endpoint, token=TOKEN)
+
+
+def publish(api: HfApi, repo: str, files: dict[str, bytes], tag: str | None = None) -> str:
+    api.create_repo(repo, repo_type="dataset")
+    commit = push(api, repo, files)
+    if tag:
+        api.create_tag(repo, tag=tag, repo_type="dataset")
+    return commit
+
+
+def test_the_chain_is_read_from_the_hub_without_its_data(store: Store, tmp_path: Path, api: HfApi) -> None:
+    seed = add_dataset(store, "seed", plain_frame(stage_named("seed").columns), repo="alice/demo-seed", round_=0)
+    foreign = publish(api, "alice/foreign", {"data.txt": b"x"})
+    other = publish(api, "alice/other", {"manifest.json": b'{"name": "an app"}'})
+    assert seed.manifest is not None
+    commit = publish(api, "alice/demo-seed", {"manifest.json": seed.manifest.to_json().encode()})
+    parents = [
+        Parent(stage="seed", repo="alice/demo-seed", revision=commit, digest=seed.digest),
+        Parent(stage="foreign", repo="alice/foreign", revision=foreign, digest="0" * 64),
+        Parent(stage="other", repo="alice/other", revision=other, digest="0" * 64),
+        Parent(stage="gone", repo="alice/gone", revision=COMMIT, digest="0" * 64),
+        Parent(stage="commit", repo="alice/foreign", revision=COMMIT, digest="0" * 64),
+    ]
+    manifest = seed.manifest.model_copy(update={"stage": "generate", "parents": parents, "repo": "alice/demo-queries"})
+    head = publish(api, "alice/demo-queries", {"manifest.json": manifest.to_json().encode()}, tag="round-001")
+    empty = Store(tmp_path / "empty")
+    for ref in ("alice/demo-queries", "alice/demo-queries@round-001", f"alice/demo-queries@{head}"):
+        nodes = lineage(ref, empty)
+        assert (nodes[0].stage, nodes[0].revision) == ("generate", head)
+        assert [node.state for node in nodes[1:]] == [FOUND, EXTERNAL, EXTERNAL, NOT_FOUND, NOT_FOUND]
+        assert (nodes[1].revision, nodes[1].digest, nodes[1].rows) == (commit, seed.digest, 3)
+    with pytest.raises(UserError, match="alice/nothing"):
+        lineage("alice/nothing", empty)
+    with pytest.raises(UserError, match="nothing is known of where it came from"):
+        lineage("alice/foreign", empty)
+
+
+def test_a_path_is_a_ref_too(store: Store, two_rounds: Chain, tmp_path: Path) -> None:
+    weights = two_rounds.made["calibrate", 2]
+    assert lineage(str(weights.path), store) == lineage("local/demo-weights", store)
+    (tmp_path / "plain").mkdir()
+    scores_frame().write_parquet(tmp_path / "plain/a.parquet")
+    with pytest.raises(UserError, match="nothing is known of where it came from"):
+        lineage(str(tmp_path / "plain"), store)
+
+
+def test_the_command(store: Store, two_rounds: Chain) -> None:
+    args = ["lineage", "local/demo-policy@round-002", "--config", "tiny", "--store", str(store.root)]
+    shown = CliRunner().invoke(app, args)
+    assert shown.exit_code == 0, shown.output
+    for name in ("seed", "sft", "queries", "groups", "scores", "weights", "policy"):
+        assert f"local/demo-{name}@" in shown.output
+    assert shown.output.startswith("train, round 2  local/demo-policy@")
+    value = json.loads(CliRunner().invoke(app, [*args, "--json"]).output.splitlines()[-1])
+    assert value["ref"] == value["nodes"][0]["id"]
+    assert len(value["nodes"]) == 13
+    read = read_manifest(two_rounds.sft.path)
+    assert read is not None
+    assert {"stage": "sft", "digest": read.digest}.items() <= next(
+        n for n in value["nodes"] if n["stage"] == "sft"
+    ).items()
+
+
+def test_text_of_a_manifest_is_neither_markup_nor_control_sequence(store: Store) -> None:
+    parent = Parent(stage="[bold]\x1b[31m", repo="local/x", revision=COMMIT, digest="0" * 64)
+    revision = with_parents(store, parent)
+    args = ["lineage", str(revision), "--config", "tiny", "--store", str(store.root)]
+    output = CliRunner().invoke(app, args).output
+    assert "\x1b" not in output
+    assert "[bold]\\x1b[31m: local/x" in output

@@ -1,0 +1,96 @@
+"""Shards on disk: schema, counts, damage, bytes that repeat, pages that stay when rows are added."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets_factory import plain_frame, scores_frame, weights_frame
+
+from builders.grace_kto.columns import SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS, polars_schema
+from builders.store.shards import arrow_schema, shard_counts, shard_is_whole, shard_rows, write_shard
+from training.pipelines import GRACE_KTO
+
+
+@pytest.mark.parametrize("stage", GRACE_KTO, ids=lambda stage: stage.name)
+def test_every_contract_comes_back_as_it_was_written(tmp_path: Path, stage: Any) -> None:
+    scores = scores_frame()
+    frame = {"score": scores, "calibrate": weights_frame(scores)}.get(stage.name)
+    if frame is None:
+        frame = plain_frame(stage.columns)
+    path = tmp_path / "a.parquet"
+    write_shard(frame, stage.columns, path, {"read": 4, "dropped.blank": 1})
+    assert pl.read_parquet(path).equals(frame)
+    assert pl.read_parquet_schema(path) == polars_schema(stage.columns)
+    assert pq.read_schema(path).remove_metadata() == arrow_schema(stage.columns)
+    assert shard_counts(path) == {"read": 4, "dropped.blank": 1}
+    assert shard_rows(path) == frame.height
+    assert shard_is_whole(path)
+
+
+def test_strings_are_plain_and_nullability_is_kept() -> None:
+    schema = arrow_schema(WEIGHTS_COLUMNS)
+    assert schema.field("query").type == pa.string() and not schema.field("query").nullable
+    assert schema.field("document").nullable and schema.field("logprob").type == pa.float64()
+    assert schema.field("prompt").type == pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def test_the_same_rows_are_the_same_bytes_and_nothing_else_is_left(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_shard(scores_frame(), SCORES_COLUMNS, tmp_path / f"{name}.parquet", {"read": 8})
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet", ".sha256"}
+
+
+def test_a_page_index_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_shard(scores_frame(), SCORES_COLUMNS, path, {})
+    column = pq.read_metadata(path).row_group(0).column(0)
+    assert column.has_offset_index and column.has_column_index
+
+
+def test_appending_rows_keeps_most_bytes(tmp_path: Path) -> None:
+    rows = [{c.name: f"{c.name} {i} " + "x" * 50 * (i % 7) for c in SEED_COLUMNS} for i in range(40_000)]
+    frame = pl.DataFrame(rows, schema=polars_schema(SEED_COLUMNS))
+    write_shard(frame, SEED_COLUMNS, tmp_path / "a.parquet", {})
+    write_shard(pl.concat([frame[:100], frame[200:]]), SEED_COLUMNS, tmp_path / "b.parquet", {})
+    first, second = (pages(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    assert len(first) > 3
+    assert len(first & second) >= len(first) // 2
+
+
+def pages(path: Path) -> set[bytes]:
+    """The longest column's data, cut where its data pages begin."""
+    metadata = pq.read_metadata(path)
+    column = max(
+        (metadata.row_group(0).column(i) for i in range(metadata.num_columns)), key=lambda c: c.total_compressed_size
+    )
+    data = path.read_bytes()[column.data_page_offset : column.data_page_offset + column.total_compressed_size]
+    magic = b"\x28\xb5\x2f\xfd"  # a zstd frame: the payload of one page
+    return set(data.split(magic)[1:])
+
+
+@pytest.mark.parametrize("damage", ["no file", "no mark", "short", "longer", "flipped", "mark is noise"])
+def test_a_damaged_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.parquet"
+    write_shard(scores_frame(), SCORES_COLUMNS, path, {})
+    data = bytearray(path.read_bytes())
+    if damage == "no file":
+        path.unlink()
+    elif damage == "no mark":
+        path.with_suffix(".sha256").unlink()
+    elif damage == "mark is noise":
+        path.with_suffix(".sha256").write_bytes(b"\xff\x00")
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes({"short": data[:-1], "longer": data + b"\0", "flipped": data}[damage])
+    assert not shard_is_whole(path)
+
+
+def test_a_null_that_is_not_allowed_leaves_no_file(tmp_path: Path) -> None:
+    frame = scores_frame(query=[None] * 8)
+    with pytest.raises((pa.ArrowInvalid, ValueError)):
+        write_shard(frame, SCORES_COLUMNS, tmp_path / "a.parquet", {})
+    assert list(tmp_path.iterdir()) == []

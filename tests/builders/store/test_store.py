@@ -1,0 +1,212 @@
+"""The local store: references, refs, revisions that never change, one writer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets_factory import add_dataset, add_model, scores_frame
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders.store.store import Store, is_commit, parse_ref, round_tag, valid_revision, write_text
+from scorers.errors import UserError
+
+HOSTILE = [
+    "../x",
+    "..",
+    "a/../b",
+    "/etc/passwd",
+    "a//b",
+    ".hidden",
+    "-f",
+    "a\nb",
+    "a\0b",
+    "a b",
+    "~",
+    "",
+    "x" * 200,
+    "é",
+]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("text", "repo", "revision"),
+    [
+        ("ns/x", "ns/x", None),
+        ("x", "x", None),
+        ("ns/x@main", "ns/x", "main"),
+        (f"ns/x@{COMMIT}", "ns/x", COMMIT),
+        ("ns/x@round-001", "ns/x", "round-001"),
+        ("ns/x@refs/pr/1", "ns/x", "refs/pr/1"),
+    ],
+)
+def test_references(text: str, repo: str, revision: str | None) -> None:
+    ref = parse_ref(text)
+    assert (ref.repo, ref.revision, ref.path) == (repo, revision, None)
+    assert str(ref) == text
+
+
+@pytest.mark.parametrize(
+    "text", [*(f"ns/x@{revision}" for revision in HOSTILE), "", "../x", "a/b/c", "a b", "@main", "/no/such", "x" * 5000]
+)
+def test_what_names_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"names no dataset: expected namespace/name, namespace/name@revision or an exi"
+    ):
+        parse_ref(text)
+
+
+def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ns" / "x").mkdir(parents=True)
+    (tmp_path / "rows.parquet").touch()
+    monkeypatch.chdir(tmp_path)
+    assert parse_ref(str(tmp_path / "ns")).path == tmp_path / "ns"
+    assert parse_ref("./ns/x").path == Path("ns/x")
+    assert parse_ref("rows.parquet").path == Path("rows.parquet")
+    # namespace/name is the name of a repository even where a folder of that name lies about.
+    assert parse_ref("ns/x").path is None
+
+
+@given(st.text(max_size=60))
+def test_a_valid_revision_stays_inside_its_folder(text: str) -> None:
+    if valid_revision(text):
+        root = Path("/refs")
+        assert (root / text).resolve().is_relative_to(root) and text.isprintable()
+    assert is_commit(text) <= valid_revision(text)
+
+
+@pytest.mark.parametrize("revision", HOSTILE)
+def test_a_hostile_revision_is_found_nowhere(tmp_path: Path, revision: str) -> None:
+    store = Store(tmp_path / "store")
+    found = add_dataset(store, "score", scores_frame())
+    (tmp_path / "store" / "x").write_text(found.revision)
+    (tmp_path / "store" / "datasets--local--demo-scores" / "x").write_text(found.revision)
+    assert store.find(found.repo, revision) is None
+
+
+@pytest.mark.parametrize("repo", ["../x", "a/b/c", "", "a/..", "/abs", "a\\b/..", "a b"])
+def test_a_hostile_repository_name(tmp_path: Path, repo: str) -> None:
+    with pytest.raises(UserError, match="is no repository name"):
+        Store(tmp_path).repo_path(repo)
+
+
+def test_refs_move_and_revisions_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.refs("local/demo-scores") == {} and store.latest("local/demo-scores") is None
+    first = add_dataset(store, "score", scores_frame())
+    second = add_dataset(store, "score", scores_frame(((10, 20),)), round_=2)
+    assert store.refs(first.repo) == {
+        "main": second.revision,
+        "round-001": first.revision,
+        "round-002": second.revision,
+    }
+    assert store.find(first.repo, "round-001") == first == store.find(first.repo, first.revision)
+    assert store.find(first.repo, "main") == second
+    assert store.find(first.repo, "round-003") is None
+    assert store.find(first.repo, "round-001", "model") is None
+
+
+def test_the_newest_round_counts_by_number(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = {n: add_model(store, "local/demo-policy", round_=n) for n in (2, 999, 1000, 10)}
+    latest = store.latest("local/demo-policy", "model")
+    assert latest == made[1000]
+    store.set_refs("local/demo-policy", "model", made[2].revision, ["round-2000x", "v1/beta"])
+    assert store.latest("local/demo-policy", "model") == made[1000]
+    assert store.refs("local/demo-policy", "model")["v1/beta"] == made[2].revision
+
+
+def test_main_serves_where_there_is_no_round(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = add_model(store, "local/demo-sft", round_=0)
+    (store.repo_path("local/demo-sft", "model") / "refs" / "round-000").unlink()
+    assert store.latest("local/demo-sft", "model") == made
+
+
+def test_adding_an_equal_revision_keeps_the_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = add_dataset(store, "score", scores_frame())
+    before = {path: path.stat().st_mtime_ns for path in first.path.rglob("*")}
+    again = add_dataset(store, "score", scores_frame())
+    assert again == first
+    assert {path: path.stat().st_mtime_ns for path in first.path.rglob("*")} == before
+    assert not (tmp_path / ".staged").exists()
+    assert len(list(first.path.parent.iterdir())) == 1
+
+
+def test_a_ref_that_is_broken_stands_for_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = add_dataset(store, "score", scores_frame())
+    refs = store.repo_path(made.repo) / "refs"
+    (refs / "main").write_text("../../../etc")
+    (refs / "round-001").write_text(COMMIT)
+    assert store.find(made.repo, "main") is None and store.find(made.repo, "round-001") is None
+
+
+def test_one_writer_at_a_time_and_a_dead_one_lets_go(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from builders.store.store import Store
+with Store(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match=r"is in use by another run; wait .* or give --store"), Store(tmp_path).lock():
+        raise AssertionError("two writers")
+    holder.kill()
+    holder.communicate()
+    with Store(tmp_path).lock():
+        assert (tmp_path / ".lock").exists()
+
+
+def test_writing_text_replaces_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ref"
+    write_text(path, "one")
+    write_text(path, "two")
+    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+
+
+def test_data_files_of_folders_and_files(tmp_path: Path) -> None:
+    made = add_dataset(Store(tmp_path / "store"), "score", scores_frame(), shards=[3, 5])
+    assert [path.name for path in made.data_files()] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    assert made.scan().collect().equals(scores_frame())
+    assert made.schema() == scores_frame().schema
+    assert round_tag(7) == "round-007"
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (b"no parquet", ["b.parquet: not readable as Parquet", "give it again"]),
+        (b"", ["b.parquet: not readable as Parquet"]),
+        ("drop", ["b.parquet and a.parquet differ in round"]),
+        ("cast", ["b.parquet and a.parquet differ in length"]),
+    ],
+)
+def test_files_that_do_not_make_one_dataset(tmp_path: Path, second: bytes | str, words: list[str]) -> None:
+    import polars as pl
+
+    from builders.hub.refs import open_revision
+
+    frame = scores_frame()
+    frame.write_parquet(tmp_path / "a.parquet")
+    if isinstance(second, bytes):
+        (tmp_path / "b.parquet").write_bytes(second)
+    else:
+        other = frame.drop("round") if second == "drop" else frame.with_columns(pl.col("length").cast(pl.Int64))
+        other.write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError) as error:
+        open_revision(str(tmp_path), Store(tmp_path / "store")).schema()
+    assert all(word in str(error.value) for word in words), error.value
+    (tmp_path / "a.parquet").unlink()
+    (tmp_path / "b.parquet").unlink()
+    with pytest.raises(UserError, match="no Parquet file in it"):
+        open_revision(str(tmp_path), Store(tmp_path / "store"))

@@ -1,0 +1,266 @@
+"""Rounds: one schedule, resume without a trace, policies written whole, mistakes named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders.settings.kto import TrainSettings
+from scorers.errors import UserError
+from training.kto.rounds import train_round
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
+
+
+def weights_frame(seed, queries=6, responses=4):
+    generator = np.random.default_rng(seed)
+    rows = []
+    for q in range(queries):
+        for j in range(responses):
+            label = bool((q + j) % 2)
+            size = float(generator.uniform(0.1, 2))
+            text = " ".join(generator.choice(WORDS, 8 + 2 * j))
+            rows.append(
+                {
+                    "query_id": f"q{q}",
+                    "response_id": f"q{q}-{j}",
+                    "prompt": [{"role": "user", "content": f"Please write report {seed} {q}"}],
+                    "completion": [{"role": "assistant", "content": text}],
+                    "label": label,
+                    "weight": size if label else -size,
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def settings(**changes):
+    values = {
+        "method": "full",
+        "batch_size": 8,
+        "device_batch_size": 4,
+        "learning_rate": 1e-3,
+        "learning_rate_end": 1e-4,
+        "reference": "round",
+        "save_steps": 2,
+        "lora_rank": 4,
+        "lora_alpha": 8,
+        "precision": "fp32",
+    }
+    return TrainSettings.model_validate(values | changes)
+
+
+def run_rounds(folder, model, options, rounds=(1, 2), **kwargs):
+    """Train the rounds (24 rows, 3 steps each); returns the records."""
+    records = []
+    for number in rounds:
+        records.append(
+            train_round(
+                policy=model if number == 1 else folder / f"policy-{number - 1}",
+                output_dir=folder / f"policy-{number}",
+                run_dir=folder / "run",
+                dataset=weights_frame(number),
+                settings=options,
+                round=number,
+                total_rounds=2,
+                **kwargs,
+            )
+        )
+    return records
+
+
+def weights_file(folder):
+    (file,) = folder.glob("*.safetensors")
+    return file
+
+
+def stop_at(step):
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    return Stop()
+
+
+@pytest.mark.parametrize(
+    "options", [settings(), settings(method="lora", lora_dropout=0.1, reference="initial")], ids=["full", "lora"]
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(options, causal_lm_dir, tmp_path):
+    whole = run_rounds(tmp_path / "whole", causal_lm_dir, options)
+    broken = tmp_path / "broken"
+    for number, step in ((1, 3), (2, 5)):  # in round 1 before the last checkpoint, in round 2 after one in its middle
+        with pytest.raises(KeyboardInterrupt):
+            run_rounds(broken, causal_lm_dir, options, (number,), callbacks=[stop_at(step)])
+        assert not (broken / f"policy-{number}").exists()
+        run_rounds(broken, causal_lm_dir, options, (number,))
+    for number in (1, 2):
+        first, second = (tmp_path / run / f"policy-{number}" for run in ("whole", "broken"))
+        assert weights_file(first).read_bytes() == weights_file(second).read_bytes()
+        assert json.loads((first / "training.json").read_text()) == json.loads((second / "training.json").read_text())
+    assert whole[0]["learning_rate"] > whole[1]["learning_rate"]
+    assert (
+        weights_file(tmp_path / "whole/policy-1").read_bytes() != weights_file(tmp_path / "whole/policy-2").read_bytes()
+    )
+
+
+def test_one_schedule_spans_the_rounds(causal_lm_dir, tmp_path):
+    from training.kto.schedule import learning_rate_factor
+
+    run_rounds(tmp_path, causal_lm_dir, settings())
+    state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
+    rates = [entry["learning_rate"] for entry in state["log_history"] if "loss" in entry]
+    assert rates == pytest.approx([1e-3 * learning_rate_factor(step, 1, 6, 0.1) for step in range(6)])
+    kept = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert kept == {"checkpoint-3", "checkpoint-6"}
+
+
+def test_a_checkpoint_cut_short_is_not_used(causal_lm_dir, tmp_path, monkeypatch):
+    from training.kto.assembly import RoundTrainer
+
+    whole = run_rounds(tmp_path / "whole", causal_lm_dir, settings(), (1,))
+
+    def fail(self, folder):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundTrainer, "_save_rng_state", fail)
+        with pytest.raises(OSError, match="no space"):
+            run_rounds(tmp_path / "broken", causal_lm_dir, settings(), (1,))
+    assert (tmp_path / "broken/run/checkpoint-2/model.safetensors").is_file()
+    assert run_rounds(tmp_path / "broken", causal_lm_dir, settings(), (1,)) == whole
+    assert (
+        weights_file(tmp_path / "broken/policy-1").read_bytes()
+        == weights_file(tmp_path / "whole/policy-1").read_bytes()
+    )
+
+
+def test_a_finished_round_is_not_trained_again(causal_lm_dir, tmp_path):
+    first = run_rounds(tmp_path, causal_lm_dir, settings(), (1,))
+    assert run_rounds(tmp_path, causal_lm_dir, settings(), (1,)) == first
+    with pytest.raises(UserError, match="policy-1 exists and is not this round's result"):
+        run_rounds(tmp_path, causal_lm_dir, settings(beta=0.2), (1,))
+
+
+def test_the_policy_loads_and_carries_no_pickle(causal_lm_dir, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (record,) = run_rounds(tmp_path, causal_lm_dir, settings(), (1,))
+    policy = tmp_path / "policy-1"
+    AutoModelForCausalLM.from_pretrained(policy)
+    assert AutoTokenizer.from_pretrained(policy).chat_template
+    assert not {path.suffix for path in policy.iterdir()} & {".bin", ".pt", ".pth", ".md"}
+    assert (record["first_step"], record["last_step"], record["rows"]) == (0, 3, 24)
+    assert {"loss", "kl", "cross_entropy", "rewards/chosen", "rewards/rejected"} <= record.keys()
+
+
+def test_the_reference_of_the_first_round_can_be_kept(causal_lm_dir, tmp_path):
+    options = settings(reference="initial")
+    with pytest.raises(UserError, match="reference=initial in round 2 of full fine-tuning needs the model"):
+        run_rounds(tmp_path, causal_lm_dir, options)
+    kept = run_rounds(tmp_path, causal_lm_dir, options, (2,), reference_model=causal_lm_dir)[0]
+    with np.load(tmp_path / "run/reference.npz") as cache:
+        assert cache["ref_logps"].shape == (24,)
+    assert kept["rewards/chosen"] != 0
+
+
+def test_mistakes_are_named(causal_lm_dir, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        run_rounds(tmp_path, causal_lm_dir, settings(), (2,))
+    with pytest.raises(UserError, match="24 rows, 3 steps of 8, but the schedule has 4"):
+        run_rounds(tmp_path, causal_lm_dir, settings(), (1,), steps_per_round=4)
+    with pytest.raises(UserError, match="round 3 is outside 1 to 2"):
+        run_rounds(tmp_path, causal_lm_dir, settings(), (3,))
+    run_rounds(tmp_path, causal_lm_dir, settings(), (1,))
+    with pytest.raises(UserError, match=r"began with mu 0\.1, now it is 0\.5"):
+        run_rounds(tmp_path, causal_lm_dir, settings(mu=0.5), (2,))
+    weights_file(tmp_path / "policy-1").write_bytes(weights_file(causal_lm_dir).read_bytes())
+    with pytest.raises(UserError, match="are not those the round before ended with"):
+        run_rounds(tmp_path, causal_lm_dir, settings(), (2,))
+
+
+def test_an_adapter_is_continued_with_its_own_shape(causal_lm_dir, tmp_path):
+    run_rounds(tmp_path, causal_lm_dir, settings(method="lora"), (1,))
+    common = {"policy": tmp_path / "policy-1", "dataset": weights_frame(1), "run_dir": tmp_path / "other"}
+    with pytest.raises(UserError, match="has rank 4, the settings say lora_rank 8"):
+        train_round(**common, output_dir=tmp_path / "x", settings=settings(method="lora", lora_rank=8))
+    with pytest.raises(UserError, match="is an adapter, which method=full cannot train"):
+        train_round(**common, output_dir=tmp_path / "x", settings=settings())
+    assert not (tmp_path / "x").exists()
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from pathlib import Path
+import test_rounds
+from transformers import Trainer, TrainerCallback
+
+where = {where!r}
+if where == "saving":
+    Trainer._save_rng_state = lambda self, folder: os.kill(os.getpid(), signal.SIGKILL)
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if where == str(state.global_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+test_rounds.run_rounds(Path({folder!r}), Path({model!r}), test_rounds.settings(), callbacks=[Kill()])
+"""
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_bytes(causal_lm_dir, tmp_path):
+    run_rounds(tmp_path / "whole", causal_lm_dir, settings())
+    broken = tmp_path / "broken"
+    for where in ("1", "saving", "3", "5"):
+        script = KILLED.format(
+            tests=str(Path(__file__).parent), root=str(ROOT), where=where, folder=str(broken), model=str(causal_lm_dir)
+        )
+        killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=300)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    run_rounds(broken, causal_lm_dir, settings())
+    for number in (1, 2):
+        first, second = (weights_file(tmp_path / run / f"policy-{number}") for run in ("whole", "broken"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+ONE_OF_TWO = """
+import sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from pathlib import Path
+import test_rounds
+
+options = test_rounds.settings(device_batch_size=2, mu=0.2)
+test_rounds.run_rounds(Path({folder!r}), Path({model!r}), options)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_policy(causal_lm_dir, tmp_path):
+    run_rounds(tmp_path / "one", causal_lm_dir, settings(device_batch_size=8, mu=0.2))
+    script = tmp_path / "one_of_two.py"
+    paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path / "two")}
+    script.write_text(ONE_OF_TWO.format(**paths, model=str(causal_lm_dir)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    for number in (1, 2):
+        first, second = (load_numpy(weights_file(tmp_path / run / f"policy-{number}")) for run in ("one", "two"))
+        for name, value in first.items():
+            np.testing.assert_allclose(value, second[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+def load_numpy(file):
+    from safetensors.numpy import load_file
+
+    return load_file(file)

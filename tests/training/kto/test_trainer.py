@@ -1,0 +1,357 @@
+"""`GraceKTOTrainer` against TRL's own trainer, an independent computation, and its own promises.
+
+Learning rates here are far above practice, so that a difference would show within a few steps.
+"""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from scorers.errors import UserError
+
+WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
+
+
+def weights_frame(queries=8, responses=4, unit=True, seed=0, length=12):
+    generator = np.random.default_rng(seed)
+    rows = []
+    for q in range(queries):
+        for j in range(responses):
+            label = bool((q + j) % 2)
+            size = 1.0 if unit else float(generator.uniform(0.1, 2))
+            text = " ".join(generator.choice(WORDS, length + 3 * j))
+            rows.append(
+                {
+                    "query_id": f"q{q}",
+                    "response_id": f"q{q}-{j}",
+                    "prompt": [{"role": "user", "content": f"Please write report {q}"}],
+                    "completion": [{"role": "assistant", "content": text}],
+                    "label": label,
+                    "weight": size if label else -size,
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def make_dataset(frame=None, **kwargs):
+    from training.kto.data import load_weights_dataset
+
+    return load_weights_dataset(weights_frame(**kwargs) if frame is None else frame)[0]
+
+
+def lora_config():
+    from peft import LoraConfig
+
+    # With both factors random the adapter is not zero, so policy and reference differ from the first step.
+    return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+
+
+COMMON = {
+    "learning_rate": 1e-3,
+    "bf16": False,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "beta": 0.05,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+}
+
+
+@pytest.fixture
+def make_trainer(causal_lm_dir, tmp_path):
+    def make(dataset=None, device_batch=4, accumulation=1, peft_config=None, model=None, **options):
+        from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
+
+        settings = (
+            {"mu": 0.0, "learning_rate_end": options.get("learning_rate", 1e-3), "max_steps": 6, "seed": 0}
+            | COMMON
+            | options
+        )
+        config = GraceKTOConfig(
+            str(tmp_path / "ours"),
+            per_device_train_batch_size=device_batch,
+            gradient_accumulation_steps=accumulation,
+            **settings,
+        )
+        rows = make_dataset() if dataset is None else dataset
+        return GraceKTOTrainer(str(model or causal_lm_dir), config, rows, peft_config=peft_config)
+
+    return make
+
+
+# The update is the gradient itself, so a wrong normalisation shows in the parameters.
+PLAIN_SGD = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}
+
+
+def parameters(trainer):
+    return {name: value.detach().numpy().copy() for name, value in trainer.model.named_parameters()}
+
+
+def assert_same_parameters(first, second, atol):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_allclose(value, second[name], rtol=0, atol=atol, err_msg=name)
+
+
+def logged(trainer, name):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def count_forwards(trainer):
+    calls = []
+    base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+    base.model.register_forward_hook(lambda module, args, output: calls.append(None))
+    return calls
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_equals_trl_with_unit_weights(method, make_trainer, causal_lm_dir, tmp_path):
+    from trl import KTOConfig, KTOTrainer
+
+    from training.kto.data import order_rows
+
+    peft = (lambda: lora_config()) if method == "lora" else (lambda: None)
+    ours = make_trainer(peft_config=peft(), lambda_positive=1.0, lambda_negative=1.0)
+    start = parameters(ours)
+    ours.train()
+    dataset = make_dataset()
+    stock = KTOTrainer(
+        str(causal_lm_dir),
+        args=KTOConfig(
+            str(tmp_path / "stock"),
+            per_device_train_batch_size=4,
+            max_steps=6,
+            max_length=None,
+            lr_scheduler_type="constant",
+            seed=0,
+            **COMMON,
+        ),
+        train_dataset=dataset.select(order_rows(dataset["query_id"][:], 4, 0)),
+        peft_config=peft(),
+    )
+    stock.train()
+    np.testing.assert_allclose(logged(ours, "loss"), logged(stock, "loss"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(logged(ours, "kl"), logged(stock, "kl"), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logged(ours, "grad_norm"), logged(stock, "grad_norm"), rtol=1e-4)
+    assert max(logged(ours, "kl")) > 0
+    assert_same_parameters(parameters(ours), parameters(stock), 1e-6)
+    assert any((value != start[name]).any() for name, value in parameters(ours).items())
+
+
+def independent_log_probabilities(model_dir, rows):
+    """Per token log-probabilities of the completions, one row at a time, from the full logits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    result = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+        whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([whole])).logits[0]
+        logps = torch.log_softmax(logits.double(), -1)
+        result.append([logps[t - 1, whole[t]].item() for t in range(len(prompt), len(whole))])
+    return result
+
+
+def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer, causal_lm_dir):
+    dataset = make_dataset(unit=False, queries=5, responses=3)
+    trainer = make_trainer(dataset, device_batch=15, mu=0.3, kl="none", max_steps=1)
+    trainer.train()
+    logps = independent_log_probabilities(causal_lm_dir, dataset)
+    labels, weights = np.array(dataset["label"][:]), np.array(dataset["weight"][:])
+    scale = np.where(labels, len(labels) / (2 * labels.sum()), len(labels) / (2 * (~labels).sum()))
+    kto = np.mean(np.abs(weights) * scale * 0.5)  # policy = reference before the first step
+    tokens = np.concatenate([row for row, label in zip(logps, labels, strict=True) if label])
+    assert logged(trainer, "loss")[0] == pytest.approx(kto - 0.3 * tokens.mean(), abs=1e-5)
+    assert logged(trainer, "cross_entropy")[0] == pytest.approx(-tokens.mean(), abs=1e-5)
+
+
+def test_reference_log_probabilities_are_the_models_own(make_trainer, causal_lm_dir):
+    trainer = make_trainer()
+    by_id = dict(zip(trainer._response_ids, trainer.train_dataset["ref_logps"], strict=True))
+    dataset = make_dataset()
+    for response_id, logps in zip(
+        dataset["response_id"], independent_log_probabilities(causal_lm_dir, dataset), strict=True
+    ):
+        assert by_id[response_id] == pytest.approx(sum(logps), abs=1e-3)
+
+
+@pytest.mark.parametrize(("kl", "per_step"), [("none", 1), ("matched", 1), ("mismatched", 2)])
+def test_forward_passes_per_step(kl, per_step, make_trainer):
+    trainer = make_trainer(kl=kl, max_steps=3, mu=0.1)
+    calls = count_forwards(trainer)
+    trainer.train()
+    assert len(calls) == 3 * per_step
+
+
+def test_matched_uses_the_batchs_own_log_ratios(make_trainer):
+    trainer = make_trainer(kl="matched", max_steps=4)
+    trainer.train()
+    chosen, rejected = logged(trainer, "rewards/chosen"), logged(trainer, "rewards/rejected")
+    z = logged(trainer, "kl")
+    assert max(z) > 0
+    labels = trainer.train_dataset["label"][:]
+    for step in range(4):
+        share = np.mean(labels[4 * step : 4 * step + 4])
+        mean = 0.0
+        if share > 0:
+            mean += share * chosen.pop(0) / 0.05
+        if share < 1:
+            mean += (1 - share) * rejected.pop(0) / 0.05
+        assert z[step] == pytest.approx(max(mean, 0), abs=1e-3)
+
+
+def test_borrowed_completions_are_of_other_queries(make_trainer):
+    trainer = make_trainer(device_batch=1, accumulation=8)
+    rows = trainer.train_dataset
+    owner = {tuple(c): r.split("-")[0] for c, r in zip(rows["completion_ids"], trainer._response_ids, strict=True)}
+    for response_id, borrowed in zip(trainer._response_ids, rows["KL_completion_ids"], strict=True):
+        assert owner[tuple(borrowed)] != response_id.split("-")[0]
+
+
+@pytest.mark.parametrize("kl", ["none", "mismatched"])
+def test_accumulation_changes_nothing(kl, make_trainer):
+    """z_ref too is taken over the optimizer batch; kl=matched is the exception, it sees its device batch only."""
+    results = []
+    for device_batch, accumulation in ((8, 1), (1, 8)):
+        trainer = make_trainer(
+            make_dataset(unit=False), device_batch, accumulation, kl=kl, mu=0.2, max_steps=4, **PLAIN_SGD
+        )
+        trainer.train()
+        series = [logged(trainer, name) for name in ("loss", "cross_entropy", "kl")]
+        results.append((parameters(trainer), series))
+    for first, second in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
+    assert_same_parameters(results[0][0], results[1][0], 2e-6)
+
+
+def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer):
+    dataset = make_dataset(unit=False, queries=7, responses=3)  # 21 rows: 12 and 9
+    results = []
+    for device_batch, accumulation in ((12, 1), (4, 3), (2, 6)):
+        trainer = make_trainer(dataset, device_batch, accumulation, mu=0.2, max_steps=2, **PLAIN_SGD)
+        trainer.train()
+        results.append(parameters(trainer))
+    assert_same_parameters(results[0], results[1], 2e-6)
+    assert_same_parameters(results[0], results[2], 2e-6)
+
+
+def test_reference_of_an_adapter(make_trainer, causal_lm_dir, tmp_path):
+    """initial: the base model; round: the adapter as loaded; a named model: that model."""
+    from safetensors.torch import save_file
+    from tiny_models import make_causal_lm
+
+    plain = make_trainer(peft_config=lora_config(), reference="initial")
+    base = make_trainer()
+    assert plain.train_dataset["ref_logps"][:] == base.train_dataset["ref_logps"][:]
+
+    adapter = tmp_path / "adapter"
+    plain.model.save_pretrained(adapter)
+    loaded = make_trainer(peft_config=lora_config(), reference="round", initial_adapter=str(adapter), max_steps=1)
+    loaded.train()
+    assert loaded.train_dataset["ref_logps"][:] != base.train_dataset["ref_logps"][:]
+    assert logged(loaded, "rewards/chosen")[0] == pytest.approx(0, abs=1e-6)  # policy = reference at the first step
+
+    other = make_causal_lm(tmp_path / "other", seed=5)
+    named = make_trainer(peft_config=lora_config(), reference_model=str(other))
+    direct = make_trainer(model=other)
+    assert named.train_dataset["ref_logps"][:] == direct.train_dataset["ref_logps"][:]
+
+    save_file({"base_model.model.elsewhere": plain.model.get_input_embeddings().weight}, tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").rename(adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="does not fit this model"):
+        make_trainer(peft_config=lora_config(), initial_adapter=str(adapter))
+    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
+        make_trainer(peft_config=lora_config(), initial_adapter=str(causal_lm_dir))
+
+
+def test_the_cache_spares_the_reference_passes(make_trainer, tmp_path, monkeypatch):
+    from training.kto.trainer import GraceKTOTrainer
+
+    cache = {"reference_cache": str(tmp_path / "reference.npz"), "reference_key": "one"}
+    first = make_trainer(**cache).train_dataset
+
+    def refuse(*args):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GraceKTOTrainer, "_compute_reference", refuse)
+        second = make_trainer(**cache).train_dataset
+        with pytest.raises(AssertionError, match="computed again"):
+            make_trainer(**(cache | {"reference_key": "two"}))
+    assert first["ref_logps"][:] == second["ref_logps"][:]
+    assert first["ref_KL_logps"][:] == second["ref_KL_logps"][:]
+
+
+def test_nothing_is_cut(make_trainer):
+    with pytest.raises(UserError, match=r"q\d-\d has \d+ tokens with its prompt, the limit is 60 \(\d+ rows"):
+        make_trainer(make_dataset(length=40), max_length=60)
+
+
+def test_a_borrowed_completion_is_cut_to_the_window(make_trainer):
+    frame = weights_frame(queries=2, responses=2)
+    long_prompt = [{"role": "user", "content": "Please " * 100}]
+    frame = frame.with_columns(prompt=pl.Series([long_prompt, long_prompt, *frame["prompt"].to_list()[2:]]))
+    dataset = make_dataset(frame)
+    longest = max(len(p) + len(c) for p, c in _token_ids(make_trainer(dataset)))
+    trainer = make_trainer(dataset, max_length=longest)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert batch["KL_input_ids"].shape[1] <= longest
+
+
+def _token_ids(trainer):
+    return list(zip(trainer.train_dataset["prompt_ids"], trainer.train_dataset["completion_ids"], strict=True))
+
+
+def test_log_probabilities_that_are_not_finite_name_the_row(make_trainer, causal_lm_dir, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    broken = AutoModelForCausalLM.from_pretrained(causal_lm_dir)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(causal_lm_dir).save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError, match=r"reference ref_logps of q\d-\d is nan"):
+        make_trainer(model=tmp_path / "broken")
+
+    trainer = make_trainer(kl="none", save_strategy="steps", save_steps=1)
+    with torch.no_grad():
+        trainer.model.model.norm.weight.fill_(float("inf"))
+    with pytest.raises(UserError, match=r"policy log-probability of q\d-\d is nan at step 0"):
+        trainer.train()
+    with pytest.raises(UserError, match=r"weight model\.norm\.weight is not finite"):
+        trainer.require_finite_weights()
+    assert not list((tmp_path / "ours").glob("checkpoint-*"))
+
+
+def test_one_query_and_one_row_device_batches(make_trainer):
+    with pytest.raises(UserError, match="kl=mismatched has no other query"):
+        make_trainer(make_dataset(queries=1))
+    with pytest.raises(UserError, match="kl=matched with 1 row per device batch"):
+        make_trainer(device_batch=1, kl="matched")
+    with pytest.raises(UserError, match="kl is 'sibling'"):
+        make_trainer(kl="sibling")
+
+
+def test_one_label_leaves_lambda_at_one(make_trainer):
+    frame = weights_frame().with_columns(label=pl.lit(False), weight=pl.lit(-1.0))
+    trainer = make_trainer(make_dataset(frame), mu=0.1, max_steps=1)
+    trainer.train()
+    assert trainer.desirable_weight == trainer.undesirable_weight == 1.0
+    assert logged(trainer, "loss")[0] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_gradient_checkpointing_gives_the_same_parameters(make_trainer):
+    results = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(max_steps=2, gradient_checkpointing=checkpointing)
+        trainer.train()
+        results.append(parameters(trainer))
+    assert_same_parameters(results[0], results[1], 1e-6)

@@ -1,0 +1,155 @@
+"""Supervised fine-tuning: token weights, the loss against an independent computation, messages of a user's mistakes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders.settings.sft import SFTSettings
+from scorers.errors import UserError
+from training.sft.finetune import run_sft, tokenize
+
+DOCUMENTS = [
+    {"query": f"Please write report {i}.", "reference": f"<summary>River {i}.</summary>" + " Trade grew." * (i % 4)}
+    for i in range(12)
+]
+
+
+def _settings(**values: Any) -> SFTSettings:
+    return SFTSettings(**{"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup_ratio": 0.0} | values)
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_rows_are_prompt_and_completion(causal_lm_dir: Path) -> None:
+    tokenizer = _tokenizer(causal_lm_dir)
+    conversation = {
+        "prompt": [{"role": "user", "content": "River?"}],
+        "completion": [{"role": "assistant", "content": "Trade."}],
+    }
+    rows, truncated = tokenize(tokenizer, [conversation], 512)
+    ids, length = rows[0]["input_ids"], rows[0]["prompt_length"]
+    assert tokenizer.decode(ids[:length]) == "<|im_start|>user\nRiver?<|im_end|><|im_start|>assistant\n"
+    assert tokenizer.decode(ids[length:]) == "Trade.<|im_end|>" and truncated == 0
+    assert tokenize(tokenizer, [conversation], length + 1)[1] == 1
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=4), st.sampled_from([0.0, 0.1, 1.0])
+)
+def test_collator_weights(shapes: list[tuple[int, int]], weight: float) -> None:
+    """Completion 1, prompt `weight`, padding 0; labels are ids exactly where the weight is not 0."""
+    from training.sft.trainer import WeightedCollator
+
+    rows = [{"input_ids": list(range(1, p + c + 1)), "prompt_length": p} for p, c in shapes]
+    batch = WeightedCollator(0, weight)(rows)
+    width = max(p + c for p, c in shapes)
+    assert batch["input_ids"].shape == (len(rows), width)
+    for i, (p, c) in enumerate(shapes):
+        expected = [weight] * p + [1.0] * c + [0.0] * (width - p - c)
+        assert batch["loss_weights"][i].tolist() == pytest.approx(expected)
+        assert batch["attention_mask"][i].sum() == p + c
+    counted = batch["loss_weights"] > 0
+    assert bool((batch["labels"][counted] == batch["input_ids"][counted]).all())
+    assert bool((batch["labels"][~counted] == -100).all())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+@pytest.mark.parametrize("device_batch", [12, 4])
+def test_loss_equals_a_plain_computation(
+    causal_lm_dir: Path, tmp_path: Path, weight: float, device_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Σ w·nll / Σ w over the 12 rows, one by one, also when the step is cut into device batches."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    sft = _settings(steps=1, batch_size=12, device_batch_size=device_batch, prompt_loss_weight=weight)
+    metrics = run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=sft)
+    tokenizer, model = _tokenizer(causal_lm_dir), AutoModelForCausalLM.from_pretrained(causal_lm_dir)
+    total = norm = 0.0
+    for document in DOCUMENTS:
+        prompt = [{"role": "user", "content": document["query"]}]
+        start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        prompt_length = len(tokenizer(start)["input_ids"])
+        ids = torch.tensor([tokenizer(f"{start}{document['reference']}<|im_end|>")["input_ids"]])
+        with torch.no_grad():
+            log_probs = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        weights = torch.tensor([weight if i < prompt_length else 1.0 for i in range(1, ids.shape[1])])
+        total, norm = total - (log_probs * weights).sum().item(), norm + weights.sum().item()
+    assert metrics["loss"] == pytest.approx(total / norm, rel=1e-5)
+
+
+def test_direct_and_tiled_losses_agree(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import training.sft.trainer
+
+    sft = _settings(steps=3, prompt_loss_weight=0.1)
+    direct = run_sft(base=causal_lm_dir, output=tmp_path / "a", documents=DOCUMENTS, settings=sft)
+    monkeypatch.setattr(training.sft.trainer, "DIRECT_LOGITS", 0)
+    tiled = run_sft(base=causal_lm_dir, output=tmp_path / "b", documents=DOCUMENTS, settings=sft)
+    assert direct["train_loss"] == pytest.approx(tiled["train_loss"], rel=1e-5)
+
+
+def test_output_is_a_trained_model_and_reproducible(causal_lm_dir: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run_sft(base=causal_lm_dir, output=tmp_path / name, documents=DOCUMENTS, settings=_settings())
+    weights = (tmp_path / "a" / "model.safetensors").read_bytes()
+    assert weights == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert weights != (causal_lm_dir / "model.safetensors").read_bytes()
+    assert _tokenizer(tmp_path / "a")("River")["input_ids"] == _tokenizer(causal_lm_dir)("River")["input_ids"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    assert not (tmp_path / "a" / "training_args.bin").exists()
+
+
+def test_epochs_count_every_row_and_skip_missing_references(causal_lm_dir: Path, tmp_path: Path) -> None:
+    documents = [*DOCUMENTS, {"query": "Without", "reference": None}]
+    extra = [{"prompt": [{"role": "user", "content": "A"}], "completion": [{"role": "assistant", "content": "B"}]}]
+    metrics = run_sft(
+        base=causal_lm_dir,
+        output=tmp_path / "out",
+        documents=documents,
+        extra_conversations=extra,
+        settings=_settings(steps=None, epochs=2.0),
+        system_prompt="Use tags.",
+    )
+    assert (metrics["rows"], metrics["steps"]) == (13, 8)
+
+
+def test_no_rows_message(causal_lm_dir: Path, tmp_path: Path) -> None:
+    documents = [{"query": "Q", "reference": None}]
+    with pytest.raises(UserError, match=r"no document has a reference; map a column to `seed.columns.reference`"):
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=documents, settings=_settings())
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_prompt_message(causal_lm_dir: Path, tmp_path: Path) -> None:
+    documents = [*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}]
+    with pytest.raises(UserError, match=r"SFT row 12 has a prompt of \d+ tokens, the limit is 512"):
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=documents, settings=_settings())
+
+
+def test_batch_size_message(causal_lm_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sft.batch_size 4 is not a multiple of sft.device_batch_size 3"):
+        run_sft(
+            base=causal_lm_dir,
+            output=tmp_path / "out",
+            documents=DOCUMENTS,
+            settings=_settings(device_batch_size=3),
+        )
+
+
+def test_infinite_loss_message(causal_lm_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"SFT's loss is .* at step \d+"):
+        run_sft(
+            base=causal_lm_dir,
+            output=tmp_path / "out",
+            documents=DOCUMENTS,
+            settings=_settings(steps=20, learning_rate=1e30),
+        )
+    assert not list(tmp_path.iterdir())

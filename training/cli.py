@@ -1,0 +1,367 @@
+"""The command line. Nothing imports this module; heavy modules are imported inside the commands."""
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from builders.settings.load import Config
+
+
+def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
+    """Run a command; a command line that cannot be read ends with one line on stderr and exit status 2."""
+    try:
+        status = main(*args, **(options | {"standalone_mode": False}))
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        typer.echo(f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}", err=True)
+        sys.exit(2)
+    sys.exit(status or 0)
+
+
+class Group(TyperGroup):
+    """Commands whose usage errors are one line."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run the command that is named and end the process."""
+        _run(super().main, *args, **options)
+
+
+class Single(TyperCommand):
+    """A command that stands alone, with usage errors of one line."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run the command and end the process."""
+        _run(super().main, *args, **options)
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # drawing boxes would take half of the time that --help may take
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Preference data for long-form writing: built in stages, versioned, and trained on, round after round.",
+)
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
+PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
+ParentsOption = Annotated[
+    bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
+]
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A user's mistake ends with one line on stderr and exit status 2; an interruption with 130."""
+    from scorers.errors import UserError
+
+    # One bar a stage is ours; the libraries' bars and hints for each model they load would hide it. TRL's hint on class
+    # weights does not apply: ours follow from the data.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in ("bitsandbytes", "trl"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="peft")
+
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "free room" if full else "change its permissions"
+        what = f"{error.filename or 'the store'}: {error.strerror}"
+        typer.echo(f"error: {what}; {way_out} or give --store another folder", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Config":
+    from builders.settings.load import load_config
+
+    return load_config(config, overrides or [], store)
+
+
+@app.command("build")
+def build_command(
+    stage: Annotated[str, typer.Option("--stage", help="Last stage: seed, generate, sample, score or calibrate.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    round_: RoundOption = 1,
+    start: Annotated[str | None, typer.Option("--from", metavar="REF", help="Start at this dataset.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built and why.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even what is fresh.")] = False,
+    require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch in --from.")] = False,
+    push: PushOption = False,
+    private: PrivateOption = False,
+    parents: ParentsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Build what is missing or stale up to a stage, and nothing else."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders.core import run
+        from builders.report import console as report
+
+        if dry_run:
+            report.print_plan(run.dry_run(settings, stage, round_=round_, start=start), as_json=as_json)
+            return
+        from training.prepare import prepare
+
+        prepare(settings, run.stages_for(settings, stage, start, require_pinned=require_pinned), round_)
+        results = run.build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        published = None
+        if push:
+            from builders.hub.publish import publish
+
+            published = publish(results[-1].revision, settings, private=private, parents=parents)
+        report.print_build(results, published, as_json=as_json)
+
+
+@app.command("train")
+def train_command(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Weights dataset: REPO or path.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="Supervised fine-tuning on the seed documents instead.")] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    round_: RoundOption = 1,
+    require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch.")] = False,
+    push: PushOption = False,
+    private: PrivateOption = False,
+    parents: ParentsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the round's policy on a weights dataset; without --dataset on the store's of this round."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        _check_train_options(dataset, revision, sft=sft)
+        from builders.hub.refs import pin
+        from builders.report import console as report
+        from training.kto.stage import train_policy, train_sft
+        from training.prepare import prepare_policy, prepare_world
+
+        if sft:
+            prepare_world(settings)
+            result = train_sft(settings)
+        else:
+            reference = f"{dataset}@{revision}" if dataset and revision else dataset
+            if reference is not None:  # a wrong name is told before minutes of preparation
+                reference = pin(reference, settings, require_pinned=require_pinned)
+            prepare_policy(settings)
+            result = train_policy(settings, round_, reference, require_pinned=require_pinned)
+        published = None
+        if push:
+            from builders.hub.publish import publish
+
+            published = publish(result.revision, settings, private=private, parents=parents)
+        report.print_build([result], published, as_json=as_json)
+
+
+def _check_train_options(dataset: str | None, revision: str | None, *, sft: bool) -> None:
+    from scorers.errors import UserError
+
+    if sft and (dataset or revision):
+        raise UserError("train --sft reads the seed documents; leave out --dataset and --revision")
+    if revision and not dataset:
+        raise UserError(f"--revision {revision}: of which dataset? Give --dataset NAMESPACE/NAME too")
+
+
+@app.command()
+def loop(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build and train, round after round; stops and resumes anywhere."""
+    with one_line_errors():
+        extra = [] if rounds is None else [f"loop.rounds={rounds}"]
+        settings = _load(config, [*(overrides or []), *extra], store)
+        from builders.report import console as report
+        from training.loop import run_loop
+
+        report.print_build(run_loop(settings), None, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="Policies to compare, REF each; default the first and every round's.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    output: Annotated[
+        str, typer.Option("--output", help="Folder for the JSON, Markdown and PNG.")
+    ] = ".grace/evaluation",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare policies on held-out queries."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from training.evaluate import evaluate_policies
+
+        evaluate_policies(settings, policies or [], Path(output), as_json=as_json)
+
+
+@app.command("push")
+def push_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    private: PrivateOption = False,
+    parents: ParentsOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a revision that exists on the Hugging Face Hub, under the tag of its round."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders.hub.publish import push
+        from builders.report import console as report
+
+        report.print_push(push(ref, settings, private=private, parents=parents), as_json=as_json)
+
+
+@app.command("pull")
+def pull_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Revision on the Hub: REPO[@REVISION].")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    model: Annotated[bool, typer.Option("--model", help="The repository is a model's.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a revision from the Hugging Face Hub into the store, every file checked."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders.hub.pull import pull_into
+        from builders.report import console as report
+
+        report.print_pull(pull_into(ref, settings, "model" if model else "dataset"), as_json=as_json)
+
+
+@app.command()
+def status(
+    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """What the store holds of this configuration, round by round."""
+    with one_line_errors():
+        from builders.inspect.status import status_rows
+        from builders.report import console as report
+
+        report.print_status(status_rows(_load(config, overrides, store)), as_json=as_json)
+
+
+@app.command("verify")
+def verify_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute a revision's digests and, of weights, ranks, rewards and weights; exit status 1 on a difference."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders.inspect import verify
+        from builders.store.store import Store
+
+        revision = verify.open_any(ref, Store(Path(settings.store)))
+        findings = verify.verify(revision)
+        verify.print_findings(revision, findings, as_json=as_json)
+        if findings:
+            raise typer.Exit(1)
+
+
+@app.command("lineage")
+def lineage_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a revision was made from, back to the seeds, in the store and on the Hub."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders.inspect import lineage
+        from builders.store.store import Store
+
+        lineage.print_lineage(lineage.lineage(ref, Store(Path(settings.store))), as_json=as_json)
+
+
+@app.command("diff")
+def diff_command(
+    first: Annotated[str, typer.Argument(metavar="REF", help="Dataset: repo[@revision] or a path.")],
+    second: Annotated[str, typer.Argument(metavar="REF", help="Dataset to compare it with.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two datasets: queries in common, drift of the metrics, labels and weights."""
+    with one_line_errors():
+        settings = _load(config, overrides, store)
+        from builders.hub.refs import open_revision
+        from builders.inspect import diff
+        from builders.store.store import Store
+
+        found = Store(Path(settings.store))
+        diff.print_diff(diff.diff(open_revision(first, found), open_revision(second, found)), as_json=as_json)
+
+
+@app.command()
+def init(path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml") -> None:
+    """Write a commented configuration file."""
+    with one_line_errors():
+        from builders.settings.write import write_config
+
+        typer.echo(f"wrote {write_config(path)}")
+
+
+def build_main() -> None:
+    """Entry point of the command `build`."""
+    _standalone(build_command)
+
+
+def train_main() -> None:
+    """Entry point of the command `train`."""
+    _standalone(train_command)
+
+
+def _standalone(command: object) -> None:
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(cls=Single)(command)  # type: ignore[type-var]
+    single(prog_name=sys.argv[0].rsplit("/", 1)[-1])

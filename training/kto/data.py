@@ -1,0 +1,218 @@
+"""Rows of a weights dataset for training: reading, checking, ordering, and pairing for the KL estimate.
+
+Rows of one query are neighbours in the dataset. Training wants the opposite: an optimizer batch of different queries,
+and, for z_ref, each query beside the completion of another one (KTO's mismatched pairs, Ethayarajh et al., 2024).
+Both are settled here, over the whole dataset, before the first step.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from builders.grace_kto.columns import MESSAGES
+from scorers.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+    from numpy.typing import NDArray
+
+REQUIRED: dict[str, pl.DataType] = {
+    "prompt": MESSAGES,
+    "completion": MESSAGES,
+    "label": pl.Boolean(),
+    "weight": pl.Float64(),
+}
+
+
+def load_weights_dataset(source: pl.DataFrame | Sequence[Path]) -> "tuple[datasets.Dataset, list[str]]":
+    """A weights dataset in TRL's unpaired form, with the weight.
+
+    Args:
+        source: the rows, or the Parquet files that hold them; other columns than those named here are left out.
+
+    Returns:
+        The dataset with columns prompt and completion (messages), label (bool), weight (float), query_id and
+        response_id (strings; made from the prompt and the row number where absent), and one-line warnings.
+
+    Raises:
+        UserError: a column is missing or of another type, there is no row, a value is null, a weight is not finite.
+    """
+    import datasets
+
+    frame = _read(source)
+    _require(frame)
+    frame = frame.with_columns(pl.col("weight").cast(pl.Float64), *_keys(frame))
+    _require_values(frame)
+    warnings = []
+    if frame["label"].n_unique() == 1:
+        only = "positive" if frame["label"][0] else "negative"
+        warnings.append(f"all {len(frame)} rows are {only}: both class weights are 1 and nothing pulls the other way")
+    columns = frame.select("prompt", "completion", "label", "weight", "query_id", "response_id")
+    return datasets.Dataset.from_polars(columns), warnings
+
+
+def _read(source: pl.DataFrame | Sequence[Path]) -> pl.DataFrame:
+    if isinstance(source, pl.DataFrame):
+        return source
+    if not source:
+        raise UserError("the weights dataset has no Parquet file; build it with `build --stage calibrate`")
+    try:
+        scan = pl.scan_parquet(list(source))
+        wanted = [*REQUIRED, "query_id", "response_id"]
+        return scan.select([name for name in scan.collect_schema().names() if name in wanted]).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(
+            f"cannot read {source[0]} as Parquet ({str(error).splitlines()[0]}); rebuild or download the dataset"
+        ) from error
+
+
+def _require(frame: pl.DataFrame) -> None:
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    wrong = [
+        f"{n} is {frame.schema[n]}, not {t}" for n, t in REQUIRED.items() if n not in missing and not _fits(frame, n)
+    ]
+    if missing or wrong:
+        faults = ([f"missing {', '.join(missing)}"] if missing else []) + wrong
+        raise UserError(
+            f"the dataset cannot be trained on: {'; '.join(faults)}; "
+            "give a weights dataset (`build --stage calibrate` makes one)"
+        )
+    if frame.is_empty():
+        raise UserError("the weights dataset has 0 rows, training needs at least 1; look at the stages before it")
+
+
+def _fits(frame: pl.DataFrame, name: str) -> bool:
+    found, wanted = frame.schema[name], REQUIRED[name]
+    if wanted.is_float():
+        return found.is_numeric()
+    if not isinstance(found, pl.List) or not isinstance(found.inner, pl.Struct):
+        return found == wanted
+    return {field.name: field.dtype for field in found.inner.fields} == {"role": pl.String, "content": pl.String}
+
+
+def _keys(frame: pl.DataFrame) -> list[pl.Series]:
+    """query_id and response_id where the dataset lacks them."""
+    keys = []
+    if "query_id" not in frame.columns:
+        ids = [hashlib.sha256(repr(messages.to_list()).encode()).hexdigest()[:16] for messages in frame["prompt"]]
+        keys.append(pl.Series("query_id", ids, dtype=pl.String))
+    if "response_id" not in frame.columns:
+        keys.append(pl.Series("response_id", [f"row {i}" for i in range(len(frame))], dtype=pl.String))
+    return keys
+
+
+def _require_values(frame: pl.DataFrame) -> None:
+    for name in (*REQUIRED, "query_id", "response_id"):
+        if frame[name].null_count():
+            row = frame["response_id"][int(frame[name].is_null().arg_true()[0])]
+            raise UserError(f"column {name} is null in {row}; every row needs a value: rebuild the dataset")
+    for name in ("prompt", "completion"):
+        empty = frame.filter(pl.col(name).list.len() == 0)
+        if len(empty):
+            raise UserError(f"column {name} of {empty['response_id'][0]} has no message; it needs at least one")
+    bad = frame.filter(~pl.col("weight").is_finite())
+    if len(bad):
+        raise UserError(
+            f"the weight of {bad['response_id'][0]} is {bad['weight'][0]} ({len(bad)} rows like it); "
+            "weights must be finite: calibrate again"
+        )
+
+
+def order_rows(query_ids: Sequence[str], batch_size: int, seed: int) -> "NDArray[np.int64]":
+    """The order in which rows are trained on: optimizer batches of different queries.
+
+    Each batch takes one row of each of the queries with the most rows left (ties by `seed`), so it holds a query twice
+    only when every query that has rows left is in it already. The last batch may be shorter.
+
+    Args:
+        query_ids: (N,) query of each row.
+        batch_size: rows an optimizer step, over devices and accumulation.
+        seed: the same seed gives the same order.
+
+    Returns:
+        (N,) a permutation of the rows.
+    """
+    generator = np.random.default_rng(seed)
+    rows: dict[str, list[int]] = {}
+    for row in generator.permutation(len(query_ids)):
+        rows.setdefault(query_ids[row], []).append(int(row))
+    heap = [
+        (-len(left), tie, query) for (query, left), tie in zip(rows.items(), generator.random(len(rows)), strict=True)
+    ]
+    heapq.heapify(heap)
+    order: list[int] = []
+    while heap:
+        taken: list[tuple[int, float, str]] = []
+        for _ in range(batch_size):
+            if not heap:  # every query with rows left is in the batch: start a second turn
+                _refill(heap, taken, rows, generator)
+                taken = []
+            if not heap:
+                break
+            negative, tie, query = heapq.heappop(heap)
+            order.append(rows[query].pop())
+            taken.append((negative + 1, tie, query))
+        _refill(heap, taken, rows, generator)
+    return np.asarray(order, dtype=np.int64)
+
+
+def _refill(
+    heap: list[tuple[int, float, str]],
+    taken: list[tuple[int, float, str]],
+    rows: dict[str, list[int]],
+    generator: np.random.Generator,
+) -> None:
+    # A new random tie each turn, else the same queries would meet in every batch.
+    for negative, _, query in taken:
+        if rows[query]:
+            heapq.heappush(heap, (negative, float(generator.random()), query))
+
+
+def mismatched_partner(query_ids: Sequence[str], batch_size: int) -> "NDArray[np.int64]":
+    """For each row, the row whose completion it borrows for the estimate of z_ref; always one of another query.
+
+    Within an optimizer batch completions rotate by one, as in TRL. Where that would be a row of the same query (few
+    queries left, a batch of one row) it is the next row of another query in the dataset's order, the end followed by
+    the start.
+
+    Args:
+        query_ids: (N,) query of each row, in training order.
+        batch_size: rows an optimizer step, over devices and accumulation.
+
+    Returns:
+        (N,) row numbers.
+
+    Raises:
+        UserError: all rows belong to one query.
+    """
+    ids = np.asarray(query_ids, dtype=object)
+    count = len(ids)
+    if count and bool((ids == ids[0]).all()):
+        raise UserError(
+            f"all {count} rows belong to query {ids[0]}, so kl=mismatched has no other query's completion; "
+            "use more queries, or kl=matched or kl=none"
+        )
+    index = np.arange(count)
+    start = index - index % batch_size
+    last = np.minimum(start + batch_size, count) - 1
+    partner = np.where(index == start, last, index - 1)
+    following = _next_other(ids)
+    return np.where(ids[partner] == ids, following, partner).astype(np.int64)
+
+
+def _next_other(ids: "NDArray[np.object_]") -> "NDArray[np.int64]":
+    """For each row the next row, cyclically, whose query differs; there must be two queries at least."""
+    count = len(ids)
+    following = np.empty(count, dtype=np.int64)
+    changed = 0
+    for step in range(2 * count - 1, -1, -1):  # twice round, so that the end sees the start
+        here, after = step % count, (step + 1) % count
+        if ids[here] != ids[after]:
+            changed = after
+        following[here] = changed
+    return following

@@ -1,0 +1,193 @@
+"""One round of training: a policy and a weights dataset in, the next policy out.
+
+All rounds share one run folder, one learning-rate schedule, one optimizer: round r trains from step (r−1)·S to r·S of
+rounds·S and starts from the checkpoint round r−1 ended with. A round that was killed resumes at its newest whole
+checkpoint and ends with the same weights, bit for bit on a CPU.
+"""
+
+import filecmp
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from builders.settings.kto import TrainSettings
+from scorers.errors import UserError
+from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
+from training.kto.data import load_weights_dataset
+
+if TYPE_CHECKING:
+    import datasets
+
+RECORD = "training.json"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def train_round(
+    *,
+    policy: Path | str,
+    output_dir: Path,
+    run_dir: Path,
+    dataset: pl.DataFrame | Sequence[Path],
+    settings: TrainSettings,
+    round: int = 1,
+    total_rounds: int = 1,
+    steps_per_round: int | None = None,
+    reference_model: Path | str | None = None,
+    base_model: Path | str | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Train one pass over a weights dataset and save the policy.
+
+    Args:
+        policy: the policy at the round's start: a model (folder or id), or the adapter folder of the round before.
+        output_dir: where the trained policy goes (model or adapter, tokenizer, `training.json`), by one rename.
+        run_dir: checkpoints of all rounds of this run; the same folder for each round.
+        dataset: the rows, or their Parquet files.
+        settings: how to train.
+        round: this round, from 1.
+        total_rounds: rounds the learning-rate schedule spans.
+        steps_per_round: optimizer steps of every round; None: one pass over this dataset.
+        reference_model: a model to take the reference log-probabilities from; None: as `settings.reference` says.
+        base_model: the model under an adapter `policy`; None: the one its configuration names.
+        callbacks: transformers trainer callbacks.
+
+    Returns:
+        What `training.json` holds: round, first and last step, rows, lambdas, means over the round's steps of loss,
+        kl, cross_entropy and rewards, the last learning rate, and warnings.
+
+    Raises:
+        UserError: the dataset, the settings, the checkpoints or the model do not fit; a value is not finite.
+    """
+    rows, warnings = load_weights_dataset(dataset)
+    steps = steps_per_round or -(-len(rows) // settings.batch_size)
+    _require_round(settings, len(rows), steps, round, total_rounds, policy, reference_model)
+    fingerprint = _fingerprint(rows, settings, policy, reference_model, (round, total_rounds, steps))
+    if output_dir.exists():
+        return _finished(output_dir, fingerprint)
+    first, last = (round - 1) * steps, round * steps
+    resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")
+    run = {**settings.model_dump(mode="json"), "total_rounds": total_rounds, "steps_per_round": steps}
+    if resume is not None and resume.step == first:
+        require_same_run(resume, run)
+        _require_same_weights(Path(policy), resume)
+
+    from training.kto.assembly import RoundModels, RoundPlan, build_trainer, save_policy
+
+    plan = RoundPlan(run_dir, first, last, total_rounds * steps, fingerprint, run)
+    models = RoundModels(str(policy), _name(base_model), _name(reference_model))
+    trainer = build_trainer(models, rows, settings, plan, callbacks)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+    record = {
+        "round": round,
+        "first_step": first,
+        "last_step": last,
+        "rows": len(rows),
+        "lambda_positive": trainer.desirable_weight,
+        "lambda_negative": trainer.undesirable_weight,
+        **_means(trainer.state.log_history, first),
+        "warnings": warnings,
+        "settings": settings.model_dump(mode="json"),
+        "fingerprint": fingerprint,
+    }
+    save_policy(trainer, output_dir, {RECORD: json.dumps(record, indent=2) + "\n"})
+    return record
+
+
+def _require_round(
+    settings: TrainSettings,
+    rows: int,
+    steps: int,
+    round: int,
+    total_rounds: int,
+    policy: Path | str,
+    reference_model: Path | str | None,
+) -> None:
+    if not 1 <= round <= total_rounds:
+        raise UserError(f"round {round} is outside 1 to {total_rounds}, the rounds of the schedule")
+    needed = -(-rows // settings.batch_size)
+    if needed != steps:
+        raise UserError(
+            f"the dataset has {rows} rows, {needed} steps of {settings.batch_size}, but the schedule has {steps} steps "
+            "a round; give every round the same number of rows"
+        )
+    adapter = (Path(policy) / ADAPTER_CONFIG).is_file()
+    if adapter and settings.method == "full":
+        raise UserError(f"{policy} is an adapter, which method=full cannot train; merge it first or use method=lora")
+    if settings.method == "full" and settings.reference == "initial" and round > 1 and reference_model is None:
+        raise UserError(
+            f"reference=initial in round {round} of full fine-tuning needs the model training began with; "
+            "name it, or use reference=round"
+        )
+
+
+def _name(model: Path | str | None) -> str | None:
+    return None if model is None else str(model)
+
+
+def _fingerprint(
+    rows: "datasets.Dataset",
+    settings: TrainSettings,
+    policy: Path | str,
+    reference_model: Path | str | None,
+    place: tuple[int, int, int],
+) -> str:
+    """What a round's checkpoints, reference log-probabilities and result depend on, as hexadecimal SHA-256."""
+    digest = hashlib.sha256()
+    reference = None if reference_model is None else _model_digest(reference_model)
+    head = {"settings": settings.model_dump(mode="json"), "policy": _model_digest(policy), "reference": reference}
+    digest.update(json.dumps([head, place], sort_keys=True).encode())
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _model_digest(model: Path | str) -> str:
+    """Contents of a model folder's weights and configuration; of a model on the Hub its name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(model)
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        if file.name != RECORD:
+            with file.open("rb") as opened:
+                digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _finished(output_dir: Path, fingerprint: str) -> dict[str, Any]:
+    """The record of a round that is already done with the same inputs."""
+    record = output_dir / RECORD
+    if record.is_file():
+        stored: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        if stored.get("fingerprint") == fingerprint:
+            return stored
+    raise UserError(f"{output_dir} exists and is not this round's result; remove it or give another folder")
+
+
+def _require_same_weights(policy: Path, checkpoint: Checkpoint) -> None:
+    files = [file.name for file in checkpoint.path.glob("*.safetensors")]
+    same, _, _ = filecmp.cmpfiles(policy, checkpoint.path, files, shallow=False)
+    if sorted(same) != sorted(files):
+        raise UserError(
+            f"the weights of {policy} are not those the round before ended with ({checkpoint.path}); "
+            "give that round's policy, or start a new run in another folder"
+        )
+
+
+def _means(history: Sequence[dict[str, Any]], first_step: int) -> dict[str, float]:
+    """Means over the round's steps of what each step logged."""
+    steps = [entry for entry in history if "loss" in entry and entry["step"] > first_step]
+    names = ("loss", "kl", "cross_entropy", "grad_norm", "rewards/chosen", "rewards/rejected")
+    means = {}
+    for name in names:
+        values = [float(entry[name]) for entry in steps if name in entry]
+        if values:
+            means[name] = sum(values) / len(values)
+    if steps:
+        means["learning_rate"] = float(steps[-1]["learning_rate"])
+    return means

@@ -1,0 +1,99 @@
+"""Tokenizers of the generated world: byte-level BPE whose merges make every word of the world one token.
+
+Any text round-trips, since all 256 bytes are tokens. The policy's tokenizer splits text as Qwen2's does and keeps its
+merges complete: `AutoTokenizer` reads a Qwen2 folder with `Qwen2Tokenizer`, which rebuilds the tokenizer from
+vocabulary and merges alone and would drop a word-level model or a pre-tokenizer of our own.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.world.texts import World
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TAGS = ("<summary>", "</summary>", "<outline>", "</outline>", "<answer>", "</answer>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _texts() -> list[str]:
+    """Texts that hold every word of the world in every form it takes; the world's seed is fixed, and so are the ids."""
+    from training.world.lexicon import ASPECTS, CLASSES, STYLES, TOPICS
+
+    words = [word for group in (*TOPICS.values(), ASPECTS, *CLASSES.values()) for word in group]
+    world = World(0)
+    texts = [" " + " ".join(words), *(f'"{style}' for style in STYLES), "<|im_start|>user\n<|im_start|>assistant\n"]
+    texts += [row["reference"] for row in world.seed_documents(300)]
+    texts += [
+        message["content"] for row in world.query_conversations(100) for message in row["prompt"] + row["completion"]
+    ]
+    return texts
+
+
+def _byte_bpe(special: list[str]) -> "Tokenizer":
+    """Train merges on the word types, each once, until every word is one token."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated", invert=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000,
+        min_frequency=1,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    text = "\n".join(_texts())
+    for tag in (*TAGS, "<|im_start|>", "<|im_end|>"):
+        text = text.replace(tag, "\n\n")
+    types = sorted({text[start:end] for _, (start, end) in split.pre_tokenize_str(text)})
+    tokenizer.train_from_iterator(types, trainer)
+    return tokenizer
+
+
+def save_policy_tokenizer(folder: Path) -> None:
+    """Write the tokenizer of the causal models: ChatML template, `<|im_end|>` ends a text, padding on the left."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_byte_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+    )
+    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def save_relevance_tokenizer(folder: Path, window: int) -> None:
+    """Write the tokenizer of the relevance model: `<s> text </s>` as XLM-R's; `window` is the longest input."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = _byte_bpe(["<s>", "<pad>", "</s>", "<unk>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=window,
+    )
+    tokenizer.save_pretrained(folder)
