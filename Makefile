@@ -1,22 +1,32 @@
-.PHONY: setup demo test lint types unit clean
+# Test processes at a time; `make test JOBS=8` on a larger machine.
+JOBS ?= 2
+PYTEST = .venv/bin/pytest --numprocesses $(JOBS) --dist worksteal --quiet
 
-setup:
+.PHONY: help setup demo check test lint types unit clean
+
+help:  ## list these targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup:  ## make .venv with the pinned environment; does nothing when it is up to date
 	@bash scripts/setup.sh
 
-demo: setup
+demo: setup  ## the whole loop on the tiny preset, in minutes, without a GPU
 	@bash scripts/demo.sh
 
-test: lint types unit
+check: lint types  ## lint, types and the tests that take less than ten seconds each
+	$(PYTEST) -m 'not live and not gpu and not slow'
 
-lint: setup
+test: lint types unit  ## lint, types and every test that needs neither a GPU nor the real Hub
+
+lint: setup  ## ruff: rules and format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: setup
+types: setup  ## mypy, strict
 	.venv/bin/mypy
 
-unit: setup
-	.venv/bin/pytest --numprocesses 2 --dist worksteal --quiet
+unit: setup  ## the tests alone
+	$(PYTEST)
 
-clean:
+clean:  ## remove what the demo and the tests made, the store included
 	rm -rf .grace

@@ -1,4 +1,8 @@
-"""The command line. Nothing imports this module; heavy modules are imported inside the commands."""
+"""The command line: it reads options, calls the library and prints what that returns.
+
+It stands in `training`, the package that sees all others; nothing imports it. Heavy modules are imported inside the
+commands.
+"""
 
 import contextlib
 import errno
@@ -15,7 +19,8 @@ from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned 
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
-    from builders.settings.load import Config
+    from builders.core.run import StageResult
+    from builders.settings.base import Settings
 
 
 def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
@@ -73,18 +78,15 @@ ParentsOption = Annotated[
 ]
 
 
+EXTRAS = {"torch": "train", "transformers": "train", "trl": "train", "FlagEmbedding": "score", "datasets": "hub"}
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """A user's mistake ends with one line on stderr and exit status 2; an interruption with 130."""
     from scorers.errors import UserError
 
-    # One bar a stage is ours; the libraries' bars and hints for each model they load would hide it. TRL's hint on class
-    # weights does not apply: ours follow from the data.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for library in ("bitsandbytes", "trl"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="peft")
-
+    _quiet_libraries()
     try:
         yield
     except UserError as error:
@@ -98,15 +100,58 @@ def one_line_errors() -> Iterator[None]:
         what = f"{error.filename or 'the store'}: {error.strerror}"
         typer.echo(f"error: {what}; {way_out} or give --store another folder", err=True)
         raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in EXTRAS:
+            raise
+        way_out = f"install the extra that brings it: pip install 'grace-data[{EXTRAS[name]}]'"
+        typer.echo(f"error: this needs {name}, which is not installed; {way_out}", err=True)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(130) from None
 
 
-def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Config":
-    from builders.settings.load import load_config
+def _quiet_libraries() -> None:
+    """Our lines and our one bar a stage go to stderr; the libraries' bars and hints for each model would hide them.
 
-    return load_config(config, overrides or [], store)
+    TRL's hint on class weights does not apply: ours follow from the data.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in ("bitsandbytes", "trl"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="peft")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for package in ("builders", "scorers", "training"):
+        logger = logging.getLogger(package)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
+    from training.pipelines import load_config
+
+    settings: Settings = load_config(config, overrides or [], store)
+    return settings
+
+
+def _publish(result: "StageResult", settings: "Settings", *, private: bool, parents: bool) -> dict[str, Any]:
+    from builders.hub.publish import publish
+    from training.pipelines import page_of
+
+    return publish(result.revision, settings, page_of, private=private, parents=parents)
+
+
+def _print_built(results: "list[StageResult]", published: dict[str, Any] | None, *, as_json: bool) -> None:
+    from builders.report import as_json as machine
+    from builders.report import console
+
+    if as_json:
+        machine.print_json(machine.built(results[-1], published))
+    else:
+        console.print_build(results, published)
 
 
 @app.command("build")
@@ -128,29 +173,28 @@ def build_command(
     """Build what is missing or stale up to a stage, and nothing else."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from builders.core import run
-        from builders.report import console as report
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import build, plan, require_kind
 
+        require_kind(settings, stage, "dataset")
         if dry_run:
-            report.print_plan(run.dry_run(settings, stage, round_=round_, start=start), as_json=as_json)
+            plans = plan(settings, stage, round_=round_, start=start)
+            machine.print_json(machine.planned(plans)) if as_json else console.print_plan(plans)
             return
-        from training.prepare import prepare
-
-        prepare(settings, run.stages_for(settings, stage, start, require_pinned=require_pinned), round_)
-        results = run.build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
-        published = None
-        if push:
-            from builders.hub.publish import publish
-
-            published = publish(results[-1].revision, settings, private=private, parents=parents)
-        report.print_build(results, published, as_json=as_json)
+        results = build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        published = _publish(results[-1], settings, private=private, parents=parents) if push else None
+        _print_built(results, published, as_json=as_json)
 
 
 @app.command("train")
 def train_command(
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Weights dataset: REPO or path.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on: REPO or path.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
-    sft: Annotated[bool, typer.Option("--sft", help="Supervised fine-tuning on the seed documents instead.")] = False,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Model stage; default the one a round ends with.")
+    ] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="The same as --stage sft.")] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -161,35 +205,25 @@ def train_command(
     parents: ParentsOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the round's policy on a weights dataset; without --dataset on the store's of this round."""
+    """Train a model stage: the round's policy on the store's dataset of this round, or on --dataset."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        _check_train_options(dataset, revision, sft=sft)
-        from builders.hub.refs import pin
-        from builders.report import console as report
-        from training.kto.stage import train_policy, train_sft
-        from training.prepare import prepare_policy, prepare_world
+        _check_train_options(dataset, revision, stage, sft=sft)
+        from training.pipelines import build, pipeline_of, require_kind
 
-        if sft:
-            prepare_world(settings)
-            result = train_sft(settings)
-        else:
-            reference = f"{dataset}@{revision}" if dataset and revision else dataset
-            if reference is not None:  # a wrong name is told before minutes of preparation
-                reference = pin(reference, settings, require_pinned=require_pinned)
-            prepare_policy(settings)
-            result = train_policy(settings, round_, reference, require_pinned=require_pinned)
-        published = None
-        if push:
-            from builders.hub.publish import publish
-
-            published = publish(result.revision, settings, private=private, parents=parents)
-        report.print_build([result], published, as_json=as_json)
+        target = "sft" if sft else stage or pipeline_of(settings).last
+        require_kind(settings, target, "model")
+        start = f"{dataset}@{revision}" if dataset and revision else dataset
+        results = build(settings, target, round_=round_, start=start, require_pinned=require_pinned)
+        published = _publish(results[-1], settings, private=private, parents=parents) if push else None
+        _print_built(results, published, as_json=as_json)
 
 
-def _check_train_options(dataset: str | None, revision: str | None, *, sft: bool) -> None:
+def _check_train_options(dataset: str | None, revision: str | None, stage: str | None, *, sft: bool) -> None:
     from scorers.errors import UserError
 
+    if sft and stage not in (None, "sft"):
+        raise UserError(f"--sft and --stage {stage}: give one of them")
     if sft and (dataset or revision):
         raise UserError("train --sft reads the seed documents; leave out --dataset and --revision")
     if revision and not dataset:
@@ -208,10 +242,9 @@ def loop(
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
         settings = _load(config, [*(overrides or []), *extra], store)
-        from builders.report import console as report
         from training.loop import run_loop
 
-        report.print_build(run_loop(settings), None, as_json=as_json)
+        _print_built(run_loop(settings), None, as_json=as_json)
 
 
 @app.command()
@@ -230,9 +263,16 @@ def evaluate(
     """Compare policies on held-out queries."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from training.evaluate import evaluate_policies
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import evaluate_policies
 
-        evaluate_policies(settings, policies or [], Path(output), as_json=as_json)
+        found = evaluate_policies(settings, policies or [], Path(output))
+        if as_json:
+            machine.print_json(found.public)
+        else:
+            console.print_evaluation(found.title, found.header, found.rows, found.lines)
+            typer.echo(f"written to {output}: evaluation.json, evaluation.md, evaluation.png")
 
 
 @app.command("push")
@@ -249,9 +289,12 @@ def push_command(
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.hub.publish import push
-        from builders.report import console as report
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import page_of
 
-        report.print_push(push(ref, settings, private=private, parents=parents), as_json=as_json)
+        published = push(ref, settings, page_of, private=private, parents=parents)
+        machine.print_json(published) if as_json else console.print_push(published)
 
 
 @app.command("pull")
@@ -267,9 +310,12 @@ def pull_command(
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.hub.pull import pull_into
-        from builders.report import console as report
+        from builders.report import as_json as machine
+        from builders.report import console
+        from builders.store.store import Store
 
-        report.print_pull(pull_into(ref, settings, "model" if model else "dataset"), as_json=as_json)
+        revision = pull_into(ref, Store(Path(settings.store)), "model" if model else "dataset")
+        machine.print_json(machine.pulled(revision)) if as_json else console.print_pull(revision)
 
 
 @app.command()
@@ -278,10 +324,14 @@ def status(
 ) -> None:
     """What the store holds of this configuration, round by round."""
     with one_line_errors():
-        from builders.inspect.status import status_rows
-        from builders.report import console as report
+        settings = _load(config, overrides, store)
+        from builders.inspect.status import status as status_of
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import pipeline_of
 
-        report.print_status(status_rows(_load(config, overrides, store)), as_json=as_json)
+        rows = status_of(pipeline_of(settings), settings)
+        machine.print_json(machine.held(rows)) if as_json else console.print_status(rows)
 
 
 @app.command("verify")
@@ -295,12 +345,18 @@ def verify_command(
     """Recompute a revision's digests and, of weights, ranks, rewards and weights; exit status 1 on a difference."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from builders.inspect import verify
+        from builders.hub.refs import open_revision
+        from builders.inspect.verify import verify
+        from builders.report import as_json as machine
+        from builders.report import console
         from builders.store.store import Store
+        from training.pipelines import PIPELINES
 
-        revision = verify.open_any(ref, Store(Path(settings.store)))
-        findings = verify.verify(revision)
-        verify.print_findings(revision, findings, as_json=as_json)
+        revision = open_revision(ref, Store(Path(settings.store)))
+        findings = verify(revision, PIPELINES)
+        machine.print_json(machine.verified(revision, findings)) if as_json else console.print_findings(
+            revision, findings
+        )
         if findings:
             raise typer.Exit(1)
 
@@ -316,10 +372,13 @@ def lineage_command(
     """What a revision was made from, back to the seeds, in the store and on the Hub."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from builders.inspect import lineage
+        from builders.inspect.lineage import lineage
+        from builders.report import as_json as machine
+        from builders.report import console
         from builders.store.store import Store
 
-        lineage.print_lineage(lineage.lineage(ref, Store(Path(settings.store))), as_json=as_json)
+        nodes = lineage(ref, Store(Path(settings.store)))
+        machine.print_json(machine.traced(nodes)) if as_json else console.print_lineage(nodes)
 
 
 @app.command("diff")
@@ -335,11 +394,16 @@ def diff_command(
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.hub.refs import open_revision
-        from builders.inspect import diff
+        from builders.inspect.diff import diff
+        from builders.report import as_json as machine
+        from builders.report import console
         from builders.store.store import Store
+        from training.pipelines import pipeline_of
 
         found = Store(Path(settings.store))
-        diff.print_diff(diff.diff(open_revision(first, found), open_revision(second, found)), as_json=as_json)
+        a, b = (open_revision(text, found, "dataset") for text in (first, second))
+        result = diff(a, b, pipeline_of(settings).summaries())
+        machine.print_json(result) if as_json else console.print_diff(result)
 
 
 @app.command()
@@ -347,8 +411,9 @@ def init(path: Annotated[str, typer.Argument(help="File to write.")] = "grace.ya
     """Write a commented configuration file."""
     with one_line_errors():
         from builders.settings.write import write_config
+        from training.pipelines import PIPELINES
 
-        typer.echo(f"wrote {write_config(path)}")
+        typer.echo(f"wrote {write_config(path, PIPELINES[0].settings)}")
 
 
 def build_main() -> None:

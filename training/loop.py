@@ -1,40 +1,37 @@
-"""The semi-online loop (§3.5): build, train, and again with the policy that came out.
+"""The loop over rounds (§3.5 of GRACE-KTO): the last stage of every round, one round after the other.
 
-Every part is kept when it is there and fresh, so the loop stops and resumes anywhere.
+What is there and fresh is kept, so the loop stops and resumes anywhere.
 """
 
-from builders.core.run import StageResult, build
-from builders.settings.load import Config
-from training.kto.stage import train_policy
-from training.pipelines import GRACE_KTO
-from training.prepare import log, prepare
+import logging
+
+from builders.core.pipeline import Pipeline
+from builders.core.run import StageResult, run
+from builders.settings.base import Settings
+from training.pipelines import pipeline_of
+
+log = logging.getLogger(__name__)
 
 
-def run_loop(config: Config) -> list[StageResult]:
-    """All rounds; what each stage of each round yielded, the last one the last policy.
+def run_loop(config: Settings) -> list[StageResult]:
+    """All rounds; what each stage of each round yielded, the last one the last round's last stage.
 
     Raises:
         UserError: for a user's mistake; what was finished before stays in the store.
     """
-    prepare(config, GRACE_KTO, 1)
+    pipeline = pipeline_of(config)
+    rounds = pipeline.rounds(config)
     results: list[StageResult] = []
-    for round_ in range(1, config.loop.rounds + 1):
-        built = build(config, "calibrate", round_=round_)
-        trained = train_policy(config, round_)
-        results += [*built, trained]
-        log(f"round {round_}/{config.loop.rounds}: {_round_line(built, trained)}")
+    for round_ in range(1, rounds + 1):
+        done = [result for result in run(pipeline, config, pipeline.last, round_=round_) if result.round in (0, round_)]
+        known = {(result.stage, result.round) for result in results}
+        results += [result for result in done if (result.stage, result.round) not in known]
+        log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done))
     return results
 
 
-def _round_line(built: list[StageResult], trained: StageResult) -> str:
-    """One line on a finished round: time, matched share, mean length of the sampled data, loss."""
-    weights = built[-1].revision.manifest
-    policy = trained.revision.manifest
-    if weights is None or policy is None:
-        return str(trained.revision)
-    matched = 1 - weights.counts.get("unscored", 0) / weights.rows.written
-    seconds = sum(result.seconds for result in built) + trained.seconds
-    return (
-        f"{weights.rows.written} rows, {matched:.0%} matched, L {weights.metrics['length'].mean:.1f}, "
-        f"loss {policy.results.get('loss', float('nan')):.4f}, {seconds:.0f} s"
-    )
+def _line(pipeline: Pipeline, done: list[StageResult]) -> str:
+    """What the pipeline says of a round, and the time it took."""
+    manifests = [result.revision.manifest for result in done]
+    said = "" if pipeline.round_line is None else pipeline.round_line([m for m in manifests if m is not None]) + ", "
+    return f"{said}{sum(result.seconds for result in done):.0f} s"

@@ -1,101 +1,92 @@
-"""Pipelines: each a literal tuple of stages. GRACE-KTO is the first."""
+"""The literal tuple of pipelines, and the library's way in: `load_config`, `build`, `plan`."""
 
-from builders.core.prompting import prompt_text, system_prompts
-from builders.core.stage import Stage
-from builders.grace_kto import calibrate, generate, sample, score, seed
-from builders.grace_kto import columns as schema
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from builders.cards.card import Page
+from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
+from builders.core.run import StagePlan, StageResult, dry_run, run
+from builders.settings.base import Settings
+from builders.settings.load import load_settings
+from builders.store.manifest import Kind, Manifest
 from scorers.errors import UserError
+from training.grace_kto.pipeline import GRACE_KTO
 
-GRACE_KTO = (
-    Stage(
-        name="seed",
-        dataset="seed",
-        version=seed.VERSION,
-        parent=None,
-        columns=schema.SEED_COLUMNS,
-        sections=("seed",),
-        plan=seed.plan,
-        build=seed.build,
-        source=seed.source_identity,
-        per_round=False,
-    ),
-    Stage(
-        name="generate",
-        dataset=generate.DATASET,
-        version=generate.VERSION,
-        parent="seed",
-        columns=schema.QUERIES_COLUMNS,
-        sections=("generate", "engine"),
-        plan=generate.plan,
-        build=generate.build,
-        roles=("policy",),
-        prompts=lambda config, inputs: {config.generate.prompt: prompt_text(config.generate.prompt)},
-        extra_inputs=generate.earlier_rounds,
-        sequential=True,
-    ),
-    Stage(
-        name="sample",
-        dataset="groups",
-        version=sample.VERSION,
-        parent="generate",
-        columns=schema.GROUPS_COLUMNS,
-        sections=("sample", "engine"),
-        plan=sample.plan,
-        build=sample.build,
-        roles=("policy",),
-        prompts=lambda config, inputs: system_prompts(config, None),
-        summaries=("num_tokens", "logprob"),
-    ),
-    Stage(
-        name="score",
-        dataset="scores",
-        version=score.VERSION,
-        parent="sample",
-        columns=schema.SCORES_COLUMNS,
-        sections=("score",),
-        plan=score.plan,
-        build=score.build,
-        roles=("tokenizer", "general", "domain", "relevance"),
-        prompts=lambda config, inputs: system_prompts(config, inputs["sample"].manifest),
-        summaries=schema.METRICS,
-    ),
-    Stage(
-        name="calibrate",
-        dataset="weights",
-        version=calibrate.VERSION,
-        parent="score",
-        columns=schema.WEIGHTS_COLUMNS,
-        sections=("calibrate",),
-        plan=calibrate.plan,
-        build=calibrate.build,
-        prompts=lambda config, inputs: system_prompts(config, inputs["score"].manifest),
-        summaries=(*schema.METRICS, "rank_sum", "reward", "weight"),
-    ),
-)
-
-STAGE_NAMES = tuple(stage.name for stage in GRACE_KTO)
+PIPELINES = (GRACE_KTO,)
 
 
-def stage_named(name: str) -> Stage:
-    """A stage by name.
+def load_config(source: str | None = None, overrides: Iterable[str] = (), store: str | None = None) -> Any:
+    """Read a preset or a YAML file, with `section.key=value` on top; the pipeline it names decides its sections.
 
     Raises:
-        UserError: for an unknown name.
+        UserError: for an unknown preset, an unreadable file, an unknown key (with the close match) or a bad value.
     """
-    for stage in GRACE_KTO:
-        if stage.name == name:
-            return stage
-    raise UserError(f"--stage {name}: unknown; stages: {', '.join(STAGE_NAMES)}")
+    return load_settings(source, {pipeline.name: pipeline.settings for pipeline in PIPELINES}, overrides, store)
 
 
-def stage_of_dataset(columns: set[str], below: Stage) -> Stage | None:
-    """What somebody else's dataset stands for: the deepest stage above `below` that added one of its columns.
+def pipeline_of(config: Settings) -> Pipeline:
+    """The pipeline that a configuration names."""
+    found = pipeline_named(config.pipeline, PIPELINES)
+    if found is None:
+        raise UserError(f"pipeline: {config.pipeline} is unknown; pipelines: {', '.join(p.name for p in PIPELINES)}")
+    return found
 
-    None where it has no column of any of them.
+
+def build(
+    config: Settings,
+    stage: str,
+    *,
+    round_: int = 1,
+    start: str | None = None,
+    force: bool = False,
+    require_pinned: bool = False,
+) -> list[StageResult]:
+    """Build what is missing or stale up to a stage, of a dataset or of a model; see `builders.core.run.run`."""
+    return run(
+        pipeline_of(config), config, stage, round_=round_, start=start, force=force, require_pinned=require_pinned
+    )
+
+
+def plan(config: Settings, stage: str, *, round_: int = 1, start: str | None = None) -> list[StagePlan]:
+    """What `build` would do and why, without doing it."""
+    return dry_run(pipeline_of(config), config, stage, round_=round_, start=start)
+
+
+def evaluate_policies(config: Settings, references: Sequence[str], output: Path) -> EvaluationTable:
+    """Compare policies as the pipeline of a configuration does.
+
+    Raises:
+        UserError: for a pipeline that has no evaluation, and for a policy or held-out data that is missing.
     """
-    above = GRACE_KTO[: STAGE_NAMES.index(below.name)]
-    for index in range(len(above) - 1, -1, -1):
-        inherited = {c.name for c in above[index - 1].columns} if index else set()
-        if ({c.name for c in above[index].columns} - inherited) & columns:
-            return above[index]
-    return None
+    pipeline = pipeline_of(config)
+    if pipeline.evaluate is None:
+        raise UserError(f"pipeline {pipeline.name} has no `grace evaluate`; look at its datasets with `grace diff`")
+    return pipeline.evaluate(config, references, output)
+
+
+def page_of(manifest: Manifest) -> Page:
+    """What the card of a revision shows beyond its manifest.
+
+    Raises:
+        UserError: for a revision of an unknown pipeline or stage.
+    """
+    found = pipeline_named(manifest.pipeline, PIPELINES)
+    if found is None:
+        known = ", ".join(pipeline.name for pipeline in PIPELINES)
+        raise UserError(f"{manifest.repo}: pipeline {manifest.pipeline} is unknown; pipelines: {known}")
+    return found.page(manifest)
+
+
+def require_kind(config: Settings, stage: str, kind: Kind) -> None:
+    """Refuse a model stage for `build` and a dataset stage for `train`.
+
+    Raises:
+        UserError: also for an unknown stage.
+    """
+    pipeline = pipeline_of(config)
+    found = pipeline.stage(stage)
+    if found.kind != kind:
+        names = ", ".join(s.name for s in pipeline.stages if s.kind == kind)
+        command = "train" if found.kind == "model" else "build"
+        raise UserError(f"--stage {stage} yields a {found.kind}: `{command} --stage {stage}` makes it; here: {names}")

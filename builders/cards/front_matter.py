@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from builders.cards.card import Page
 from builders.cards.markdown import HUB, clean, is_public
-from builders.core.stage import Stage
-from builders.grace_kto.columns import Column
+from builders.store.columns import Column
 from builders.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -23,13 +23,6 @@ PARQUET_GLOB = "data/train-*.parquet"
 MAX_LANGUAGES = 20
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 SIZES_ABOVE = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
-STAGE_TAGS = {
-    "seed": ("writing-prompts",),
-    "generate": ("writing-prompts", "synthetic"),
-    "sample": ("synthetic",),
-    "score": ("synthetic", "preference-data"),
-    "calibrate": ("synthetic", "preference-data", "kto", "trl"),
-}
 
 #: Licence ids the Hub knows (https://huggingface.co/docs/hub/repositories-licenses); any other name goes under `other`.
 _LICENSE_IDS = """
@@ -116,13 +109,25 @@ def arrow_bytes(path: Path) -> int:
 
 
 def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
-    """Repositories this one was made from that can be looked up; `original` for seeds from a file."""
-    sources = [p.repo for p in manifest.parents if is_public(p.repo, p.revision, manifest.repo, published=published)]
-    seed = str(manifest.configuration.get("seed", {}).get("source", ""))
-    repo, _, _ = seed.partition("@")
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) and not _is_file(repo):
-        sources.append(repo)
-    return sorted(set(sources)) or (["original"] if manifest.stage == "seed" else [])
+    """Datasets this one was made from that can be looked up; `original` for what came from a file.
+
+    A section's `source` that is the name of a repository is one of them.
+    """
+    sources = [
+        p.repo
+        for p in manifest.parents
+        if p.kind == "dataset" and is_public(p.repo, p.revision, manifest.repo, published=published)
+    ]
+    read = [str(values["source"]) for values in manifest.configuration.values() if _has_source(values)]
+    for source in read:
+        repo, _, _ = source.partition("@")
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) and not _is_file(repo):
+            sources.append(repo)
+    return sorted(set(sources)) or (["original"] if read else [])
+
+
+def _has_source(values: object) -> bool:
+    return isinstance(values, dict) and "source" in values
 
 
 def _is_file(source: str) -> bool:
@@ -130,7 +135,7 @@ def _is_file(source: str) -> bool:
 
 
 def dataset_card_data(
-    manifest: Manifest, folder: Path, stage: Stage, *, published: bool, license_: str, languages: Sequence[str]
+    manifest: Manifest, folder: Path, page: Page, *, published: bool, license_: str, languages: Sequence[str]
 ) -> "DatasetCardData":
     """The front matter of a dataset card."""
     from huggingface_hub import DatasetCardData
@@ -138,16 +143,21 @@ def dataset_card_data(
     return DatasetCardData(
         language=language_codes(languages) or None,
         **license_fields(license_, manifest.repo, "dataset"),
-        annotations_creators=["machine-generated"] if manifest.stage in ("score", "calibrate") else None,
-        language_creators=["machine-generated"] if manifest.stage in ("generate", "sample") else None,
+        annotations_creators=["machine-generated"] if page.card.annotated else None,
+        language_creators=["machine-generated"] if page.card.written else None,
         pretty_name=pretty_name(manifest),
         size_categories=[size_category(manifest.rows.written)],
         source_datasets=source_datasets(manifest, published=published) or None,
         task_categories=["text-generation"],
-        tags=["grace-kto", f"stage-{stage.name}", "long-form-writing", *STAGE_TAGS.get(stage.name, ())],
+        tags=_tags(manifest, page),
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_GLOB}]}],
-        dataset_info=dataset_info(manifest, folder, stage.columns),
+        dataset_info=dataset_info(manifest, folder, page.columns),
     )
+
+
+def _tags(manifest: Manifest, page: Page) -> list[str]:
+    """Pipeline and stage, and what the stage adds."""
+    return [manifest.pipeline, f"stage-{manifest.stage}", "long-form-writing", *page.card.tags]
 
 
 def pretty_name(manifest: Manifest) -> str:
@@ -157,7 +167,7 @@ def pretty_name(manifest: Manifest) -> str:
 
 
 def model_card_data(
-    manifest: Manifest, *, adapter: bool, published: bool, license_: str, languages: Sequence[str]
+    manifest: Manifest, page: Page, *, adapter: bool, published: bool, license_: str, languages: Sequence[str]
 ) -> "ModelCardData":
     """The front matter of a model card; a base model that is only local is left out, since the Hub looks it up."""
     from huggingface_hub import ModelCardData
@@ -170,10 +180,9 @@ def model_card_data(
         **license_fields(license_, manifest.repo, "model"),
         base_model=base.id if base is not None and public else None,
         **relation,
-        datasets=[p.repo for p in manifest.parents if is_public(p.repo, p.revision, manifest.repo, published=published)]
-        or None,
+        datasets=source_datasets(manifest, published=published) or None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["grace-kto", "trl", "sft" if manifest.stage == "sft" else "kto", "long-form-writing"],
+        tags=_tags(manifest, page),
         model_name=manifest.repo.rpartition("/")[2],
     )

@@ -1,10 +1,16 @@
-"""One progress bar a stage on stderr: shards, rows, tokens a second, time left. Quiet when stderr is no terminal."""
+"""Progress on stderr: one bar a stage or training, quiet when stderr is no terminal."""
 
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
+
+
+def progress_bar(label: str, unit: str, total: int, *, done: int = 0) -> "tqdm[Any]":
+    """A bar on stderr that starts at `done` of `total`."""
+    return tqdm(total=total, initial=done, desc=label, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
 
 
 class Progress:
@@ -14,7 +20,7 @@ class Progress:
         self.rows = 0
         self.tokens = 0
         self.began = time.monotonic()
-        self.bar = tqdm(total=shards, desc=label, unit="shard", disable=not sys.stderr.isatty(), file=sys.stderr)
+        self.bar = progress_bar(label, "shard", shards)
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,59 +1,58 @@
-"""Prompts: Jinja2 files under builders/prompts, rendered in a sandbox, and the messages made from them."""
+"""Prompts: Jinja2 files of a pipeline's folder `prompts`, rendered in a sandbox, and chat messages."""
 
 import functools
-from importlib import resources
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+import polars as pl
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from scorers.errors import UserError
-
-if TYPE_CHECKING:
-    from builders.settings.load import Config
-    from builders.store.manifest import Manifest
-
-Message = dict[str, str]
-SYSTEM_PREFIX = "system."
-
-
-def prompt_names() -> list[str]:
-    """Names of the prompt files."""
-    folder = resources.files("builders.grace_kto") / "prompts"
-    return sorted(entry.name.removesuffix(".jinja") for entry in folder.iterdir() if entry.name.endswith(".jinja"))
+from builders.engines import Message
+from builders.store.columns import MESSAGES
+from scorers.errors import UserError, did_you_mean
 
 
 @functools.cache
-def prompt_text(name: str) -> str:
-    """The text of a prompt file.
+def read_prompt(folder: Path, name: str) -> str:
+    """The text of a prompt file, named without its ending.
 
     Raises:
-        UserError: for a name without a file.
+        UserError: for a name without a file, with the close match.
     """
-    if name not in prompt_names():
-        raise UserError(f"prompt {name!r} is unknown; prompts: {', '.join(prompt_names())}")
-    return (resources.files("builders.grace_kto") / "prompts" / f"{name}.jinja").read_text(encoding="utf-8").strip()
+    names = sorted(path.name.removesuffix(".jinja") for path in folder.glob("*.jinja"))
+    if name not in names:
+        raise UserError(f"prompt {name!r} is unknown{did_you_mean(name, names)}; prompts: {', '.join(names)}")
+    return (folder / f"{name}.jinja").read_text(encoding="utf-8").strip()
 
 
-def render(name: str, **values: object) -> str:
+def render_prompt(text: str, **values: Any) -> str:
     """Render a prompt; values are text that is inserted, never a template."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(prompt_text(name)).render(**values)
+    return environment.from_string(text).render(**values)
 
 
-def system_prompts(config: "Config", manifest: "Manifest | None") -> dict[str, str]:
-    """The system prompt under which responses were sampled, by name; empty for none.
-
-    A dataset with a manifest says it itself, whatever the configuration is by now; without one (None) it is the
-    configuration's.
-    """
-    if manifest is not None:
-        return {name: text for name, text in manifest.prompts.items() if name.startswith(SYSTEM_PREFIX)}
-    name = config.sample.system_prompt
-    return {} if name is None else {name: prompt_text(name)}
+def chat(user: str, *, system: str | None = None) -> list[Message]:
+    """The messages a model answers: the system prompt's text, if any, and the user's."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": user}]
 
 
-def answer_messages(query: str, system_prompt: str | None) -> list[Message]:
-    """The messages a policy answers: the system prompt for the tagged form, if any, and the query."""
-    system = [] if system_prompt is None else [{"role": "system", "content": prompt_text(system_prompt)}]
-    return [*system, {"role": "user", "content": query}]
+def answer(text: str) -> list[Message]:
+    """One assistant message."""
+    return [{"role": "assistant", "content": text}]
+
+
+def chat_column(user: str, *, system: str | None = None) -> pl.Expr:
+    """`chat` of every row of a text column."""
+    messages = [] if system is None else [_message("system", pl.lit(system))]
+    return pl.concat_list(*messages, _message("user", pl.col(user))).cast(MESSAGES)
+
+
+def answer_column(text: str) -> pl.Expr:
+    """`answer` of every row of a text column."""
+    return pl.concat_list(_message("assistant", pl.col(text))).cast(MESSAGES)
+
+
+def _message(role: str, content: pl.Expr) -> pl.Expr:
+    return pl.struct(pl.lit(role).alias("role"), content.alias("content"))

@@ -1,21 +1,39 @@
-"""What a stage is: the parts that `run` needs to turn it into shards and one revision."""
+"""What a stage and a pipeline are: plain data and plain functions that the runner, the cards and `verify` are handed.
+
+A stage yields one revision, of a dataset or of a model, from its parents. A dataset stage plans shards and builds each;
+a model stage trains. A pipeline is a literal tuple of stages; see docs/architecture.md.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
-from builders.core.models import Models
-from builders.grace_kto.columns import Column
-from builders.settings.load import Config
+from builders.cards.card import Card
+from builders.core.models import Loaded, LocalModel, load_engine_for
+from builders.engines import Engine
+from builders.settings.base import Settings
+from builders.store.check import Finding
+from builders.store.columns import Column
+from builders.store.manifest import Kind, Manifest
 from builders.store.store import Revision, Store
+
+ConfigT = TypeVar("ConfigT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class At:
+    """The revision of a stage, of the round being built or of another one."""
+
+    stage: str
+    round: int | None = None
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work: its number, and what it covers (a file of the parent, a range of rows, a count)."""
+    """One unit of work: its number, and what it covers as plain values (a file, a range of rows, a count)."""
 
     index: int
     spec: Any
@@ -29,20 +47,40 @@ class ShardResult:
     counts: dict[str, int]
 
 
-@dataclass
-class Context:
-    """What a stage may read while it builds.
+@dataclass(frozen=True)
+class Trained:
+    """What a training says of itself: rows it was made from, results (means, losses) and counts for the manifest.
 
-    `inputs` holds the parent's revision under the parent stage's name and further ones as the stage declares them;
-    `work` is the folder of this build's finished shards.
+    `scratch` are folders that are of no use once the revision is in the store.
     """
 
-    config: Config
+    rows: int
+    results: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    scratch: Sequence[Path] = ()
+
+
+@dataclass
+class Context(Generic[ConfigT]):
+    """What a stage may read while it builds; plain values, so that it can travel to another process.
+
+    `inputs` holds the parents' revisions by the name under which the stage asks for them, `models` the models by role.
+    `work` is the folder of this build's finished shards. `loaded` keeps models in memory from shard to shard.
+    """
+
+    config: ConfigT
     store: Store
     round: int
     inputs: dict[str, Revision]
-    models: Models
+    models: dict[str, LocalModel]
     work: Path = field(default_factory=Path)
+    loaded: Loaded = field(default_factory=Loaded)
+
+    def engine(self, role: str) -> Engine:
+        """The engine of a role, with its model loaded."""
+        settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
+        model = self.models[role]
+        return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model))
 
     def finished_shards(self) -> list[Path]:
         """Shards of this build that are in place, in order."""
@@ -53,27 +91,42 @@ class Context:
 class Stage:
     """One stage of a pipeline.
 
-    `sections` are the configuration's sections and `roles` the models that decide its result; `dataset` ends its
-    repository's name. `plan` lists the shards, `build` makes one. `extra_inputs` names further revisions it reads
-    beside its parent's, `source` identifies what a stage without a parent reads, `prompts` are the texts by name that
-    the manifest keeps. With `sequential`, a shard may read the shards before it.
+    Of every stage: `name` (also `--stage`), `kind`, `suffix` (ends its repository's name), `version` (raise it when the
+    same inputs give other data). `parents` are the stages whose revisions of the same round it reads; `also` gives
+    further ones by the name under which it reads them (an `At`, or a setting's text, which counts where it is the name
+    of a stage; one called `source` takes the place of what `source` identifies). `roles` say which model fills each
+    role: a stage's, or a name for the store, a folder or the Hub.
+    `sections` are the settings that decide its result, as dotted paths. `source` identifies what it reads from outside,
+    `prompts` are the texts by name that the manifest keeps. `per_round` is false for what is the same in all rounds;
+    `stem` names repositories that are not the run's own. `bytes_depend_on` says what the bytes depend on beyond the
+    fingerprint, `check` what `verify` recomputes.
+
+    A dataset stage has `columns`, `plan` (lists the shards), `build` (makes one), `summaries` (columns whose
+    distribution the manifest keeps) and `sequential` (a shard may read those before it). A model stage has `train`,
+    which writes the model's files into a folder that is not there yet.
     """
 
     name: str
-    dataset: str
+    kind: Kind
+    suffix: str
     version: int
-    parent: str | None
-    columns: Sequence[Column]
-    sections: Sequence[str]
-    plan: Callable[[Context], list[Shard]]
-    build: Callable[[Context, Shard], ShardResult]
-    roles: Sequence[str] = ()
-    prompts: Callable[[Config, Mapping[str, Revision]], dict[str, str]] = lambda config, inputs: {}
-    extra_inputs: Callable[[Config, Store, int], dict[str, Revision]] = lambda config, store, round_: {}
-    source: Callable[[Config, Store], str] | None = None
-    summaries: Sequence[str] = ()
+    card: Card
+    parents: Sequence[str] = ()
+    also: Callable[[Any, int], Mapping[str, "str | At"]] | None = None
+    roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
+    sections: Sequence[str] = ()
+    source: Callable[[Any], str | None] | None = None
+    prompts: Callable[[Any, Mapping[str, Revision]], dict[str, str]] | None = None
     per_round: bool = True
+    stem: Callable[[Any], str] | None = None
+    bytes_depend_on: Callable[[Any], Sequence[str]] | None = None
+    check: Callable[[Manifest, Mapping[str, Path], bool], list[Finding]] | None = None
+    columns: Sequence[Column] = ()
+    plan: Callable[[Context[Any]], list[Shard]] | None = None
+    build: Callable[[Context[Any], Shard], ShardResult] | None = None
+    summaries: Sequence[str] = ()
     sequential: bool = False
+    train: Callable[[Context[Any], Path], Trained] | None = None
 
 
 def file_shards(parent: Revision) -> list[Shard]:

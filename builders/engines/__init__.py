@@ -5,12 +5,11 @@ reason come out, aligned with the input. A row's randomness comes from its own s
 neither torch nor vllm: `load_engine` imports the engine that is asked for.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from scorers.errors import UserError
+from scorers.errors import UserError, did_you_mean
 
 Message = dict[str, str]
 """One chat message: `{"role": ..., "content": ...}`."""
@@ -47,12 +46,14 @@ class Completion:
 
     text: str
     """Decoded without special tokens."""
-    token_ids: list[int]
-    """The generated ids, including the end-of-sequence id when one ended the answer."""
-    logprob: float
-    """Sum of log p over `token_ids` under the model's full distribution at temperature 1, in nats."""
     finish_reason: FinishReason
     """"stop" when an end-of-sequence token was generated, else "length"."""
+    num_tokens: int
+    """Generated tokens, the end-of-sequence token included."""
+    token_ids: list[int] | None = None
+    """The generated ids; None where the engine does not tell them, as a server."""
+    logprob: float | None = None
+    """Sum of the tokens' log p under the model's full distribution at temperature 1, in nats; None where unknown."""
 
 
 class Engine(Protocol):
@@ -134,11 +135,8 @@ def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_fact
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise UserError when `value` is not among `allowed`."""
-    if value in allowed:
-        return
-    close = difflib.get_close_matches(value, allowed, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "use one of these"
-    raise UserError(f"{name} {value!r} is unknown; allowed are {', '.join(allowed)}; {hint}")
+    if value not in allowed:
+        raise UserError(f"{name} {value!r} is unknown{did_you_mean(value, allowed)}; allowed are {', '.join(allowed)}")
 
 
 def encode_prompts(

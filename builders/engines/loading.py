@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 
 
@@ -58,9 +59,9 @@ def merge_adapter(model: Any, adapter: str) -> Any:
 
 def check_adapter(adapter: str) -> None:
     """Raise UserError unless the folder holds a PEFT adapter."""
-    if not (Path(adapter) / "adapter_config.json").is_file():
+    if not (Path(adapter) / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"adapter {adapter}: no adapter_config.json found in this folder; give the folder that PEFT's "
+            f"adapter {adapter}: no {ADAPTER_CONFIG} found in this folder; give the folder that PEFT's "
             "save_pretrained wrote"
         )
 

@@ -60,7 +60,10 @@ class TransformersEngine:
         rows = decode(
             self._model, encoded, [int(seed) % SEED_RANGE for seed in seeds], settings, self._end_ids, self._batch_size
         )
-        return [Completion(self._text(row.token_ids), row.token_ids, row.logprob, row.finish_reason) for row in rows]
+        return [
+            Completion(self._text(row.token_ids), row.finish_reason, len(row.token_ids), row.token_ids, row.logprob)
+            for row in rows
+        ]
 
     def _text(self, token_ids: list[int]) -> str:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -19,6 +19,7 @@ from builders.engines import (
     yarn_overrides,
 )
 from builders.engines.loading import check_adapter, load_end_ids, load_tokenizer_and_config, resolve_device
+from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -112,7 +113,7 @@ class VllmEngine:
         if not math.isfinite(logprob):
             raise not_finite(row)
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(text, ids, logprob, "stop" if ids[-1] in self._end_ids else "length")
+        return Completion(text, "stop" if ids[-1] in self._end_ids else "length", len(ids), ids, logprob)
 
     def close(self) -> None:
         """Shut vLLM down and free its memory and process group, so that another model can be loaded."""
@@ -151,7 +152,7 @@ def import_vllm(device: str) -> Any:
 def lora_rank(adapter: str) -> int:
     """The rank to reserve for an adapter folder; raises UserError for a folder or adapter that vLLM cannot serve."""
     check_adapter(adapter)
-    settings = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((Path(adapter) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
     found = max((rank for rank in ranks if isinstance(rank, int)), default=0)
     if settings.get("peft_type") != "LORA" or not 1 <= found <= LORA_RANKS[-1]:

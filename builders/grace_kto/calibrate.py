@@ -11,23 +11,25 @@ weight is −1, its label False. One row is the parent's with, for example::
      "label": True, "prompt": [{"role": "user", …}], "completion": [{"role": "assistant", …}]}
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from builders.core.prompting import system_prompts
+from builders.core.prompting import answer_column, chat_column
 from builders.core.stage import Context, Shard, ShardResult, file_shards
-from builders.grace_kto.columns import MESSAGES, RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS, polars_schema, require_columns
-from builders.settings.load import RankCoefficients
+from builders.grace_kto.columns import RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS
+from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
+from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
 from scorers.errors import UserError
 from scorers.ranking import group_rewards
 
-VERSION = 1
-
 LOW_IS_BETTER = ("ppl_domain",)
+CalibrateContext = Context[GraceKTOSettings]
+
 QUERIES_PER_SHARD = 5_000  # of a dataset whose files split groups
 
 
@@ -96,7 +98,7 @@ def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False) 
     )
 
 
-def plan(context: Context) -> list[Shard]:
+def plan(context: CalibrateContext) -> list[Shard]:
     """One shard for each file of the parent, or for each run of queries where a group is spread over files.
 
     Each shard carries the totals of the whole dataset.
@@ -136,7 +138,7 @@ def read_scores(parent: Revision, piece: str | Sequence[str], columns: list[str]
     return parent.scan().filter(pl.col("query_id").is_in(list(piece))).select(columns).collect()
 
 
-def build(context: Context, shard: Shard) -> ShardResult:
+def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     """Calibrate one shard with the totals of the whole dataset."""
     piece, totals = shard.spec
     schema = polars_schema(SCORES_COLUMNS)
@@ -144,7 +146,8 @@ def build(context: Context, shard: Shard) -> ShardResult:
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
     system = system_prompts(context.config, context.inputs["score"].manifest)
-    frame = frame.with_columns(*messages(next(iter(system.values()), None)))
+    prompt = chat_column("query", system=next(iter(system.values()), None))
+    frame = frame.with_columns(prompt.alias("prompt"), answer_column("response").alias("completion"))
     counts = {
         "read": scores.height,
         "positive": int(frame["label"].sum()),
@@ -154,13 +157,6 @@ def build(context: Context, shard: Shard) -> ShardResult:
     return ShardResult(frame.select(c.name for c in WEIGHTS_COLUMNS), counts)
 
 
-def messages(system_prompt: str | None) -> list[pl.Expr]:
-    """`prompt` and `completion` as TRL's conversational columns; the text of the system prompt, or None."""
-
-    def message(role: str, content: pl.Expr) -> pl.Expr:
-        return pl.struct(pl.lit(role).alias("role"), content.alias("content"))
-
-    system = [] if system_prompt is None else [message("system", pl.lit(system_prompt))]
-    prompt = pl.concat_list(*system, message("user", pl.col("query")))
-    completion = pl.concat_list(message("assistant", pl.col("response")))
-    return [prompt.cast(MESSAGES).alias("prompt"), completion.cast(MESSAGES).alias("completion")]
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """The system prompt that was answered, as the scores' manifest has it."""
+    return system_prompts(config, inputs["score"].manifest)

@@ -9,47 +9,43 @@ goes on until the shard is full or the attempts are spent. One row::
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
 from builders.core.draws import derive_seed, query_id
-from builders.core.prompting import Message, render
-from builders.core.stage import Context, Shard, ShardResult
-from builders.engines import SamplingSettings
-from builders.grace_kto.columns import QUERIES_COLUMNS, frame_of
+from builders.core.prompting import chat
+from builders.core.stage import At, Context, Shard, ShardResult
+from builders.engines import Message, SamplingSettings
+from builders.grace_kto.columns import QUERIES_COLUMNS
+from builders.grace_kto.messages import ask_for_queries, prompt_text
 from builders.grace_kto.query_parser import parse_queries
-from builders.settings.load import Config
-from builders.store.store import Revision, Store, round_tag
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.columns import frame_of
+from builders.store.store import Revision, round_tag
 from scorers.errors import UserError
 
-VERSION = 1
-DATASET = "queries"
+GenerateContext = Context[GraceKTOSettings]
 
 
-def plan(context: Context) -> list[Shard]:
+def plan(context: GenerateContext) -> list[Shard]:
     """Shards of `shard_queries` queries until there are K."""
     settings = context.config.generate
     starts = range(0, settings.queries, settings.shard_queries)
     return [Shard(i, min(settings.shard_queries, settings.queries - start)) for i, start in enumerate(starts)]
 
 
-def earlier_rounds(config: Config, store: Store, round_: int) -> dict[str, Revision]:
-    """The queries of every earlier round: none of them may come again.
-
-    Raises:
-        UserError: where an earlier round has none.
-    """
-    repo = f"{config.local_namespace}/{config.name}-{DATASET}"
-    found = {}
-    for earlier in range(1, round_):
-        revision = store.find(repo, round_tag(earlier))
-        if revision is None:
-            raise UserError(f"round {round_} needs the queries of round {earlier}; build --round {earlier} first")
-        found[f"queries {round_tag(earlier)}"] = revision
-    return found
+def earlier_rounds(config: GraceKTOSettings, round_: int) -> dict[str, At]:
+    """The queries of every earlier round: none of them may come again."""
+    return {f"queries {round_tag(earlier)}": At("generate", earlier) for earlier in range(1, round_)}
 
 
-def build(context: Context, shard: Shard) -> ShardResult:
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """The prompt that asks for queries, by name."""
+    return {config.generate.prompt: prompt_text(config.generate.prompt)}
+
+
+def build(context: GenerateContext, shard: Shard) -> ShardResult:
     """Prompt the policy until the shard has its queries.
 
     Raises:
@@ -74,7 +70,7 @@ def build(context: Context, shard: Shard) -> ShardResult:
     return ShardResult(frame_of(rows[:wanted], QUERIES_COLUMNS), {k: v for k, v in counts.items() if v})
 
 
-def known_ids(context: Context) -> set[str]:
+def known_ids(context: GenerateContext) -> set[str]:
     """Queries that must not come again: the seeds', the earlier rounds' and the earlier shards'."""
     known: set[str] = set()
     for revision in context.inputs.values():
@@ -84,23 +80,23 @@ def known_ids(context: Context) -> set[str]:
     return known
 
 
-def ask(context: Context, seeds: pl.DataFrame, shard: int, attempts: range) -> list[tuple[pl.DataFrame, str]]:
+def ask(context: GenerateContext, seeds: pl.DataFrame, shard: int, attempts: range) -> list[tuple[pl.DataFrame, str]]:
     """Send one prompt for each attempt; the examples shown and the reply."""
     config = context.config
     settings = config.generate
-    prompts: list[list[Message]] = []
+    asked: list[list[Message]] = []
     shown: list[pl.DataFrame] = []
     draws = [derive_seed(config.random_seed, context.round, "generate", shard, attempt) for attempt in attempts]
     for draw in draws:
         picked = random.Random(draw).sample(range(seeds.height), min(settings.examples, seeds.height))
         examples = seeds[picked]
-        text = render(settings.prompt, examples=examples["query"].to_list(), count=settings.per_prompt)
-        prompts.append([{"role": "user", "content": text}])
+        text = ask_for_queries(examples["query"].to_list(), settings.per_prompt, prompt=settings.prompt)
+        asked.append(chat(text))
         shown.append(examples)
     sampling = SamplingSettings(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
-    completions = context.models.engine().generate(prompts, draws, sampling)
+    completions = context.engine("policy").generate(asked, draws, sampling)
     return [(examples, completion.text) for examples, completion in zip(shown, completions, strict=True)]
 
 
@@ -110,7 +106,7 @@ def accept(
     known: set[str],
     rows: list[dict[str, object]],
     counts: Counter[str],
-    context: Context,
+    context: GenerateContext,
 ) -> None:
     """Add a reply's usable queries to `rows` and `known`; count the others by reason."""
     queries = parse_queries(reply)
@@ -130,7 +126,7 @@ def accept(
                 "language": examples["language"].mode().sort()[0],
                 "round": context.round,
                 "example_ids": examples["query_id"].to_list(),
-                "generator": str(context.models.find("policy").record),
+                "generator": str(context.models["policy"].record),
             }
         )
 

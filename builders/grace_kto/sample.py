@@ -7,19 +7,30 @@ The responses to one query form a group and stand together. One row::
      "logprob": -101.3, "sample_seed": 8127…, "policy": "local/tiny-sft@77d0…"}
 """
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from builders.core.draws import derive_seed
-from builders.core.prompting import answer_messages
+from builders.core.prompting import chat
 from builders.core.stage import Context, Shard, ShardResult
 from builders.engines import SamplingSettings
-from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS, frame_of, require_columns
+from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
+from builders.grace_kto.messages import system_prompt, system_prompts
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.columns import frame_of, require_columns
+from builders.store.store import Revision
 from scorers.extraction import extract
 
-VERSION = 1
+SampleContext = Context[GraceKTOSettings]
 
 
-def plan(context: Context) -> list[Shard]:
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """The system prompt for the tagged form, by name; empty for none."""
+    return system_prompts(config, None)
+
+
+def plan(context: SampleContext) -> list[Shard]:
     """Ranges of `shard_queries` queries of the parent."""
     parent = context.inputs["generate"]
     require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
@@ -28,7 +39,7 @@ def plan(context: Context) -> list[Shard]:
     return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
 
 
-def build(context: Context, shard: Shard) -> ShardResult:
+def build(context: SampleContext, shard: Shard) -> ShardResult:
     """Sample and extract the responses of one range of queries."""
     config = context.config
     settings = config.sample
@@ -36,14 +47,14 @@ def build(context: Context, shard: Shard) -> ShardResult:
     queries = context.inputs["generate"].scan().slice(start, size).select("query_id", "query").collect()
     asked = [(*row, j) for row in queries.iter_rows() for j in range(settings.responses)]
     draws = [derive_seed(config.random_seed, context.round, identity, j) for identity, _, j in asked]
-    completions = context.models.engine().generate(
-        [answer_messages(query, settings.system_prompt) for _, query, _ in asked],
+    completions = context.engine("policy").generate(
+        [chat(query, system=system_prompt(config)) for _, query, _ in asked],
         draws,
         SamplingSettings(
             max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
         ),
     )
-    policy = str(context.models.find("policy").record)
+    policy = str(context.models["policy"].record)
     rows: list[dict[str, object]] = []
     for (identity, query, j), draw, completion in zip(asked, draws, completions, strict=True):
         parts = extract(completion.text)
@@ -59,7 +70,7 @@ def build(context: Context, shard: Shard) -> ShardResult:
                 "document": parts and parts.document,
                 "matched": parts is not None,
                 "finish_reason": completion.finish_reason,
-                "num_tokens": len(completion.token_ids),
+                "num_tokens": completion.num_tokens,
                 "logprob": completion.logprob,
                 "sample_seed": draw,
                 "policy": policy,

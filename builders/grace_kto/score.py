@@ -7,47 +7,52 @@ One row is the parent's with, for example::
      "dense_document": 0.69, "lexical_document": 0.31, "multivector_document": 0.7, "relevance_document": 0.5}
 """
 
+from collections.abc import Mapping
+
 import polars as pl
 
-from builders.core.models import Models
 from builders.core.stage import Context, Shard, ShardResult, file_shards
-from builders.grace_kto.columns import GROUPS_COLUMNS, SCORE_COLUMNS, SCORES_COLUMNS, polars_schema, require_columns
-from builders.settings.load import RelevanceWeights, ScoreSettings
+from builders.grace_kto.columns import GROUPS_COLUMNS, SCORE_COLUMNS, SCORES_COLUMNS
+from builders.grace_kto.loading import Scorers, load_scorers
+from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
+from builders.store.columns import polars_schema, require_columns
+from builders.store.store import Revision
 from scorers.diversity import diversity
 from scorers.errors import UserError
 from scorers.length import lengths
 
-VERSION = 1
+ScoreContext = Context[GraceKTOSettings]
 
 
-def plan(context: Context) -> list[Shard]:
+def plan(context: ScoreContext) -> list[Shard]:
     """One shard for each file of the parent."""
     parent = context.inputs["sample"]
     require_columns(parent.schema(), GROUPS_COLUMNS, str(parent))
     return file_shards(parent)
 
 
-def build(context: Context, shard: Shard) -> ShardResult:
+def build(context: ScoreContext, shard: Shard) -> ShardResult:
     """Score the matched rows of one file and leave the others null."""
     columns = polars_schema(GROUPS_COLUMNS)
     parent = pl.read_parquet(shard.spec, columns=columns.names()).select(columns.names()).cast(columns)
     parent = parent.with_row_index("row")  # response_id of somebody else's dataset may not be unique
     matched = parent.filter("matched")
     check_texts(matched)
-    relevance = context.models.relevance()
-    cut_before = relevance.truncated
+    scorers = load_scorers(context)
+    cut_before = scorers.relevance.truncated
     scores = score_documents(
         matched["query"].to_list(),
         matched["summary"].to_list(),
         matched["document"].to_list(),
-        context.models,
+        scorers,
         context.config.score,
     )
     frame = parent.join(matched.select("row").hstack(scores), on="row", how="left", maintain_order="left")
     counts = {
         "read": parent.height,
         "scored": matched.height,
-        "texts cut for relevance": relevance.truncated - cut_before,
+        "texts cut for relevance": scorers.relevance.truncated - cut_before,
     }
     return ShardResult(frame.select(c.name for c in SCORES_COLUMNS), counts)
 
@@ -63,12 +68,12 @@ def check_texts(matched: pl.DataFrame) -> None:
 
 
 def score_documents(
-    queries: list[str], summaries: list[str], documents: list[str], models: Models, settings: ScoreSettings
+    queries: list[str], summaries: list[str], documents: list[str], scorers: Scorers, settings: ScoreSettings
 ) -> pl.DataFrame:
     """All metrics of matched responses, one row each, in the order given."""
-    token_ids = models.tokenizer()(documents, add_special_tokens=False)["input_ids"] if documents else []
-    general = models.perplexity("general").score(documents)
-    domain = models.perplexity("domain").score(documents)
+    token_ids = scorers.tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
+    general = scorers.general.score(documents)
+    domain = scorers.domain.score(documents)
     frame = pl.DataFrame(
         {
             "length": lengths(token_ids),
@@ -87,7 +92,7 @@ def score_documents(
             "professionalism"
         )
     )
-    both = models.relevance().score(queries * 2, summaries + documents)
+    both = scorers.relevance.score(queries * 2, summaries + documents)
     similarities = pl.DataFrame(
         {kind: getattr(both, kind) for kind in ("dense", "lexical", "multivector")},
         schema=dict.fromkeys(("dense", "lexical", "multivector"), pl.Float64),
@@ -105,3 +110,8 @@ def relevance_columns(similarities: pl.DataFrame, part: str, weights: RelevanceW
         *(pl.col(kind).alias(f"{kind}_{part}") for kind in ("dense", "lexical", "multivector")),
         (terms[0] + terms[1] + terms[2]).alias(f"relevance_{part}"),
     )
+
+
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """The system prompt that was answered, as the groups' manifest has it."""
+    return system_prompts(config, inputs["sample"].manifest)

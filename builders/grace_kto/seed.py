@@ -1,7 +1,7 @@
 """Stage `seed`: the user's own writing requests become the first dataset.
 
-Reads a JSONL, CSV or Parquet file, any Hub dataset at a revision, or the generated world. Blank and duplicate queries
-are dropped and counted. One row::
+Reads a JSONL, CSV or Parquet file, any Hub dataset at a revision, or the dataset of another stage. Blank and duplicate
+queries are dropped and counted. One row::
 
     {"query_id": "4be0…", "query": "Please write a report titled …", "reference": "<summary>…", "language": "en",
      "source": "seeds.jsonl"}
@@ -13,15 +13,15 @@ from pathlib import Path
 import polars as pl
 
 from builders.core.draws import query_id
-from builders.core.models import WORLD_PREFIX, ModelNotReady, world_folder
 from builders.core.stage import Context, Shard, ShardResult
-from builders.grace_kto.columns import SEED_COLUMNS, polars_schema
-from builders.settings.load import Config
-from builders.store.manifest import file_sha256
-from builders.store.store import Store
+from builders.grace_kto.columns import SEED_COLUMNS
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.columns import polars_schema
+from builders.store.files import file_sha256
 from scorers.errors import UserError
 
-VERSION = 1
+SeedContext = Context[GraceKTOSettings]
+
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".jsonl": pl.read_ndjson,
     ".csv": pl.read_csv,
@@ -29,17 +29,17 @@ READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 }
 
 
-def plan(context: Context) -> list[Shard]:
+def plan(context: SeedContext) -> list[Shard]:
     """Ranges of rows of the source."""
-    rows = read_source(context.config, context.store).height
+    rows = read_source(context).height
     size = context.config.seed.shard_rows
     return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
 
 
-def build(context: Context, shard: Shard) -> ShardResult:
+def build(context: SeedContext, shard: Shard) -> ShardResult:
     """One range of the source with blanks and duplicates dropped."""
     settings = context.config.seed
-    source = read_source(context.config, context.store)
+    source = read_source(context)
     start, size = shard.spec
     rows = clean(source).filter(pl.col("row").is_between(start, start + size, closed="left"))
     read = source.slice(start, size)
@@ -70,15 +70,20 @@ def clean(source: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def source_name(config: Config) -> str:
+def source_name(config: GraceKTOSettings) -> str:
     """The source as the `source` column shows it: no folder of this machine."""
     source = config.seed.source
     return Path(source).name if Path(source).is_file() else source
 
 
-def source_identity(config: Config, store: Store) -> str:
+def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
+    """The source, where it is the name of a stage."""
+    return {"source": config.seed.source}
+
+
+def source_identity(config: GraceKTOSettings) -> str:
     """What decides whether the source changed: its file's SHA-256, or the dataset's commit."""
-    path = source_path(config.seed.source, config, store)
+    path = source_path(config.seed.source)
     if path is not None:
         return file_sha256(path)
     from builders.hub.pull import resolve_commit
@@ -87,17 +92,12 @@ def source_identity(config: Config, store: Store) -> str:
     return resolve_commit(repo, revision or None)
 
 
-def source_path(source: str, config: Config, store: Store) -> Path | None:
+def source_path(source: str) -> Path | None:
     """The file a source names, or None for a Hub dataset.
 
     Raises:
         UserError: for a file that is missing or of a kind that is not read.
     """
-    if source.startswith(WORLD_PREFIX):
-        path = world_folder(config, store) / f"{source.removeprefix(WORLD_PREFIX)}.jsonl"
-        if not path.is_file():
-            raise ModelNotReady(f"{source} is not made yet; `build` or `grace loop` makes the world first")
-        return path
     path = Path(source)
     if path.is_file():
         if path.suffix not in READERS:
@@ -112,14 +112,17 @@ def source_path(source: str, config: Config, store: Store) -> Path | None:
     return None
 
 
-def read_source(config: Config, store: Store) -> pl.DataFrame:
+def read_source(context: SeedContext) -> pl.DataFrame:
     """The source's mapped columns: query, reference and language, the last two null where unmapped.
 
     Raises:
         UserError: for a source that is missing, unreadable, empty or lacks a mapped column.
     """
-    settings = config.seed
-    frame = read_table(settings.source, settings.split, config, store)
+    settings = context.config.seed
+    if "source" in context.inputs:
+        frame = context.inputs["source"].scan().collect()
+    else:
+        frame = read_table(settings.source, settings.split)
     mapping = settings.columns.model_dump(exclude_none=True)
     missing = [f"{name} (for {role})" for role, name in mapping.items() if name not in frame.columns]
     if missing:
@@ -136,9 +139,9 @@ def read_source(config: Config, store: Store) -> pl.DataFrame:
     return mapped
 
 
-def read_table(source: str, split: str, config: Config, store: Store) -> pl.DataFrame:
-    """A source as it stands."""
-    path = source_path(source, config, store)
+def read_table(source: str, split: str) -> pl.DataFrame:
+    """A file or a split of a Hub dataset as it stands."""
+    path = source_path(source)
     if path is not None:
         try:
             return READERS[path.suffix](path)

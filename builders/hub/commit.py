@@ -16,8 +16,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 from builders.hub.client import CLIENT_ERRORS, NotOnHub, as_user_error, call, client, endpoint, is_transient, status_of
 from builders.hub.client import wait as wait_for_hub
 from builders.hub.listing import RemoteFile, differing, read_head, read_listing, read_tags
-from builders.store.manifest import DataFile
-from builders.store.store import Kind
+from builders.store.files import ADAPTER_CONFIG
+from builders.store.manifest import DataFile, Kind
 from scorers.errors import UserError
 
 ATTEMPTS = 5
@@ -79,7 +79,7 @@ def is_data(path: str, kind: Kind) -> bool:
     """Whether a reader would take a file of a repository for data: a shard, or the weights of a model."""
     if kind == "dataset":
         return path.startswith("data/") or path.endswith(".parquet")
-    return path.endswith((".safetensors", ".safetensors.index.json")) or path == "adapter_config.json"
+    return path.endswith((".safetensors", ".safetensors.index.json")) or path == ADAPTER_CONFIG
 
 
 def find_release(release: Release) -> str | None:

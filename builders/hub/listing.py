@@ -9,8 +9,9 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from builders.hub.client import call, client
-from builders.store.manifest import file_sha256
-from builders.store.store import Kind, is_commit
+from builders.store.files import file_sha256
+from builders.store.manifest import Kind
+from builders.store.store import is_commit
 
 
 @dataclass(frozen=True)

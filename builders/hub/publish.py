@@ -6,21 +6,24 @@ beside it in the store, as a hint; whether it is there is always read from the H
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_token
 
-from builders.cards.render import FIGURE, MODEL_STAGES, languages_of, render_dataset_card, render_model_card
+from builders.cards.card import FIGURE, Page
+from builders.cards.render import languages_of, render_card
 from builders.hub.client import NotOnHub, call, client, endpoint
 from builders.hub.commit import Content, Release, find_release, release_commit
 from builders.hub.listing import read_listing
-from builders.hub.pull import check_files, is_local
 from builders.hub.refs import open_revision
-from builders.settings.load import Config
-from builders.store.manifest import FILE_NAME, Manifest, Model, Parent, portable
-from builders.store.store import Kind, Revision, Store, is_commit, parse_ref, round_tag, write_text
+from builders.settings.base import Settings
+from builders.store.check import require_whole
+from builders.store.files import write_text
+from builders.store.manifest import FILE_NAME, Kind, Manifest, Model, Parent, portable
+from builders.store.store import Revision, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
 
 
@@ -46,10 +49,17 @@ class Publication:
         }
 
 
-def publish(revision: Revision, config: Config, *, private: bool = False, parents: bool = True) -> dict[str, Any]:
+PageOf = Callable[[Manifest], Page]
+"""What the card of a manifest shows beyond it: the pipeline that made the revision says so."""
+
+
+def publish(
+    revision: Revision, config: Settings, page_of: PageOf, *, private: bool = False, parents: bool = True
+) -> dict[str, Any]:
     """Publish a revision under the tag of its round; the same content again is only looked up.
 
     Args:
+        page_of: gives the card of each revision its stage's part.
         private: create repositories private, as `publish.private` does.
         parents: publish parents that only the store has, too; else refuse, naming them.
 
@@ -66,13 +76,16 @@ def publish(revision: Revision, config: Config, *, private: bool = False, parent
         Store(Path(config.store)),
         config.namespace or _own_name(),
         config.publish.license,
+        page_of,
         private=private or config.publish.private,
         parents=parents,
     )
     return publisher.publish(revision).report()
 
 
-def push(text: str, config: Config, *, private: bool = False, parents: bool = True) -> dict[str, Any]:
+def push(
+    text: str, config: Settings, page_of: PageOf, *, private: bool = False, parents: bool = True
+) -> dict[str, Any]:
     """Publish the revision a REF of the store names, dataset or model; see `publish`.
 
     Raises:
@@ -80,14 +93,12 @@ def push(text: str, config: Config, *, private: bool = False, parents: bool = Tr
     """
     store = Store(Path(config.store))
     ref = parse_ref(text)
-    if ref.path is not None:
-        return publish(open_revision(text, store), config, private=private, parents=parents)
-    kinds: tuple[Kind, ...] = ("dataset", "model")
-    for kind in kinds:
-        found = store.find(ref.repo, ref.revision, kind) if ref.revision else store.latest(ref.repo, kind)
-        if found is not None:
-            return publish(found, config, private=private, parents=parents)
-    raise UserError(f"{text}: not in the store {store.root}; `grace status` shows what is, `grace pull` brings more")
+    found = open_revision(text, store) if ref.path is not None else store.lookup(ref)
+    if found is None:
+        raise UserError(
+            f"{text}: not in the store {store.root}; `grace status` shows what is, `grace pull` brings more"
+        )
+    return publish(found, config, page_of, private=private, parents=parents)
 
 
 def _own_name() -> str:
@@ -102,6 +113,7 @@ class _Publisher:
     store: Store
     namespace: str
     license: str
+    page_of: PageOf
     private: bool
     parents: bool
     done: dict[str, Publication] = field(default_factory=dict)
@@ -135,7 +147,7 @@ class _Publisher:
         )
 
     def _release(self, revision: Revision) -> Publication:
-        check_files(revision.path, _manifest_of(revision), str(revision))
+        require_whole(_manifest_of(revision), revision.path, str(revision))
         manifest = self._published_manifest(revision)
         release = self._plain(revision, self._side_files(revision, manifest))
         commit, sent = release_commit(release, private=self.private)
@@ -143,9 +155,9 @@ class _Publisher:
 
     def _side_files(self, revision: Revision, manifest: Manifest) -> dict[str, Content]:
         """Manifest and card as they are published, and the figure that the card shows."""
-        render = render_model_card if manifest.kind == "model" else render_dataset_card
         languages = languages_of(_manifest_of(revision), revision.path, self.store)
-        card = render(manifest, revision.path, published=True, license=self.license, languages=languages)
+        page = self.page_of(manifest)
+        card = render_card(manifest, revision.path, page, published=True, license=self.license, languages=languages)
         side: dict[str, Content] = {FILE_NAME: manifest.to_json().encode(), "README.md": card.encode()}
         if (revision.path / FIGURE).is_file():
             side[FIGURE] = revision.path / FIGURE
@@ -157,11 +169,18 @@ class _Publisher:
         target = self._plain(revision)
         if not self.parents:
             self._refuse_unpublished(target, manifest)
+        parents = [self._published_parent(parent, str(revision)) for parent in manifest.parents]
+        # A model that a stage made is a parent too, and is named as that.
+        renamed = {
+            Model(id=before.repo, revision=before.revision): Model(id=after.repo, revision=after.revision)
+            for before, after in zip(manifest.parents, parents, strict=True)
+        }
         changes = {
             "repo": target.repo,
-            "parents": [self._published_parent(parent, str(revision)) for parent in manifest.parents],
+            "parents": parents,
             "models": {
-                role: self._published_model(model, needed=manifest.kind == "model" and role == "base")
+                role: renamed.get(model)
+                or self._published_model(model, needed=manifest.kind == "model" and role == "base")
                 for role, model in manifest.models.items()
             },
             "configuration": portable(manifest.configuration),
@@ -172,8 +191,8 @@ class _Publisher:
         """A parent that was made here; None for one that came from the Hub or is not in the store."""
         if "/" not in parent.repo:
             return None
-        found = self.store.find(parent.repo, parent.revision, _kind_of(parent))
-        return found if found is not None and is_local(found) else None
+        found = self.store.find(parent.repo, parent.revision, parent.kind)
+        return found if found is not None and found.made_here else None
 
     def _refuse_unpublished(self, release: Release, manifest: Manifest) -> None:
         local = [found for parent in manifest.parents if (found := self._local_parent(parent)) is not None]
@@ -194,7 +213,7 @@ class _Publisher:
                 f"{child}: its parent {parent.repo}@{parent.revision} is neither on the Hub nor in the store, so its "
                 "origin cannot be shown; build it from a dataset that is"
             )
-        read_listing(parent.repo, parent.revision, _kind_of(parent))
+        read_listing(parent.repo, parent.revision, parent.kind)
         return parent
 
     def _published_model(self, model: Model, *, needed: bool) -> Model:
@@ -205,7 +224,7 @@ class _Publisher:
         if model.id.count("/") != 1 or not is_commit(model.revision):
             return model
         local = self.store.find(model.id, model.revision, "model") if needed and self.parents else None
-        if local is not None and is_local(local):
+        if local is not None and local.made_here:
             there = self.publish(local)
             return Model(id=there.repo, revision=there.revision)
         known = self._remembered(model)
@@ -227,7 +246,7 @@ class _Publisher:
 
     def _remember(self, revision: Revision, there: Publication) -> None:
         """Note where a revision went, by endpoint."""
-        if not is_local(revision) or self.store.find(revision.repo, revision.revision, there.kind) is None:
+        if not revision.made_here or self.store.find(revision.repo, revision.revision, there.kind) is None:
             return
         path = self._note(revision.repo, revision.revision, there.kind)
         path.parent.mkdir(exist_ok=True)
@@ -253,7 +272,3 @@ def _manifest_of(revision: Revision) -> Manifest:
     if revision.manifest is None:
         raise UserError(f"{revision}: has no manifest; only what this project made can be published")
     return revision.manifest
-
-
-def _kind_of(parent: Parent) -> Kind:
-    return "model" if parent.stage in MODEL_STAGES else "dataset"

@@ -6,9 +6,9 @@ SHA-256. Nothing that was downloaded is executed or unpickled, but for BGE-M3's 
 
 import fcntl
 import json
+import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,15 +20,17 @@ from huggingface_hub.file_download import repo_folder_name
 
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, masked, short, status_of
 from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
-from builders.settings.load import Config
-from builders.store.manifest import FILE_NAME, Manifest, content_digest, file_sha256, read_manifest
-from builders.store.store import Kind, Ref, Revision, Store, is_commit, parse_ref, valid_revision
+from builders.store.check import require_whole
+from builders.store.files import inside
+from builders.store.manifest import FILE_NAME, Kind, Manifest, is_manifest, read_manifest
+from builders.store.store import Ref, Revision, Store, is_commit, parse_ref, valid_revision
 from scorers.errors import UserError
+
+log = logging.getLogger(__name__)
 
 DOWNLOADS = 8  # files at a time
 _UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
 ROUND_TAG = re.compile(r"round-(\d{3,})")
-SIDE_FILES = ("README.md", "weights.png")  # beside the data, not in the manifest
 MODEL_PATTERNS = (
     "*.safetensors",
     "*.json",
@@ -76,7 +78,7 @@ def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
 
     commit = resolve_commit(repo, revision)
     what = f"dataset {repo}@{commit}, split {split}"
-    print(f"{repo} at {commit}", file=sys.stderr)
+    log.info(f"{repo} at {commit}")
     try:  # datasets tries again by itself
         found = datasets.load_dataset(repo, revision=commit, split=split)
     except (*CLIENT_ERRORS, DatasetsError) as error:
@@ -145,7 +147,7 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
         UserError: for what is missing or may not be read, and for a file that differs from the manifest (which one).
     """
     commit = resolve_commit(ref.repo, ref.revision, kind)
-    print(f"{ref.repo} at {commit}", file=sys.stderr)
+    log.info(f"{ref.repo} at {commit}")
     with _pulling(store, ref.repo, commit, kind) as work:
         held = _held(store, ref.repo, commit, kind)
         revision = held or _download(store, ref.repo, commit, kind, work)
@@ -154,8 +156,8 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
     return revision
 
 
-def pull_into(text: str, config: Config, kind: Kind) -> Revision:
-    """`pull` for a REF as the user wrote it, into the configuration's store.
+def pull_into(text: str, store: Store, kind: Kind) -> Revision:
+    """`pull` for a REF as the user wrote it.
 
     Raises:
         UserError: also for a path, which is on this machine already.
@@ -163,7 +165,7 @@ def pull_into(text: str, config: Config, kind: Kind) -> Revision:
     ref = parse_ref(text)
     if ref.path is not None:
         raise UserError(f"{text}: is a path on this machine; pull takes REPO or REPO@REVISION of the Hub")
-    return pull(ref, Store(Path(config.store)), kind)
+    return pull(ref, store, kind)
 
 
 @contextmanager
@@ -184,9 +186,9 @@ def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
     try:
         manifest = read_manifest(snapshot)
         if manifest is not None:
-            check_files(snapshot, manifest, f"{kind} {repo}@{commit}")
+            require_whole(manifest, snapshot, f"{kind} {repo}@{commit}")
     except UserError as error:
-        print(f"{error}; fetching it again", file=sys.stderr)
+        log.info(f"{error}; fetching it again")
         shutil.rmtree(snapshot)
         return None
     return Revision(repo, commit, snapshot, manifest)
@@ -195,48 +197,21 @@ def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
 def _keep_tag(store: Store, revision: Revision, tag: str, kind: Kind) -> None:
     """Point the store's tag at a pulled revision, unless the tag stands for one that was built here."""
     existing = store.find(revision.repo, tag, kind)
-    if existing is None or not is_local(existing):
+    if existing is None or not existing.made_here:
         store.set_refs(revision.repo, kind, revision.revision, [tag])
 
 
-def is_local(revision: Revision) -> bool:
-    """Whether a revision of the store was made here: its name is its manifest's hash, not a commit of the Hub."""
-    return revision.manifest is not None and revision.manifest.revision == revision.revision
-
-
-def check_files(folder: Path, manifest: Manifest, what: str) -> None:
-    """Compare every file that a manifest names, and its digest.
-
-    Raises:
-        UserError: naming the first file that is missing, differs or is not named.
-    """
-    if content_digest(manifest.files) != manifest.digest:
-        raise UserError(f"{what}: {FILE_NAME} contradicts itself: its digest is not that of its files")
-    for file in manifest.files:
-        path = folder / _safe(file.path, what)
-        if not path.is_file():
-            raise UserError(f"{what}: {file.path} is missing; its manifest names it")
-        if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
-            raise UserError(f"{what}: {file.path} is damaged: its SHA-256 is not the manifest's; pull or build again")
-    named = {file.path for file in manifest.files}
-    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet"))
-    if extra := [path for path in found if path not in named]:
-        raise UserError(f"{what}: {extra[0]} is not named in its manifest")
-
-
-def _safe(path: str, what: str) -> str:
-    """A path out of a manifest or a listing, if it stays inside its folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or PurePosixPath(path).is_absolute() or ".." in parts or "\\" in path or "\0" in path:
+def _require_inside(path: str, what: str) -> None:
+    """Refuse a file name of a listing that leads out of its folder."""
+    if inside(Path(), path) is None:
         raise UserError(f"{what}: file name {path!r} leaves its folder; not fetched")
-    return path
 
 
 def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> Revision:
     what = f"{kind} {repo}@{commit}"
     listing = read_listing(repo, commit, kind)
     for path in listing:
-        _safe(path, what)
+        _require_inside(path, what)
     try:
         manifest = _fetch_manifest(listing, repo, commit, kind, work)
         names = _wanted(listing, manifest, kind, what)
@@ -270,7 +245,7 @@ def _fetch_manifest(
         value = json.loads(path.read_bytes())
     except ValueError:
         raise UserError(f"{what}: {FILE_NAME} is not JSON; the dataset's owner has to publish it again") from None
-    if not isinstance(value, dict) or not {"stage", "digest", "files"} <= value.keys():
+    if not is_manifest(value):
         path.unlink()
         return None
     return read_manifest(work)
@@ -285,7 +260,7 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
         found = data if kind == "dataset" else [path for path in listing if _is_model_file(path)]
         if not found:
             raise UserError(f"{what}: no {'Parquet' if kind == 'dataset' else 'model'} file in it")
-        return sorted({*found, *(set(SIDE_FILES) & listing.keys())})
+        return sorted({*found, *_side_files(listing)})
     named = {file.path for file in manifest.files}
     if missing := sorted(named - listing.keys()):
         raise UserError(f"{what}: {missing[0]} is missing; its manifest names it")
@@ -293,7 +268,12 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
         raise UserError(f"{what}: {extra[0]} is not named in its manifest")
     if kind == "model" and (unread := sorted(path for path in named if not _is_model_file(path))):
         raise UserError(f"{what}: {unread[0]} is not fetched; files that are read: {', '.join(MODEL_PATTERNS)}")
-    return sorted(named | (set(SIDE_FILES) & listing.keys()))
+    return sorted(named | _side_files(listing))
+
+
+def _side_files(listing: Mapping[str, RemoteFile]) -> set[str]:
+    """Card and picture: beside the data, not in the manifest."""
+    return {path for path in listing if path == "README.md" or ("/" not in path and path.endswith(".png"))}
 
 
 def _check_download(
@@ -304,7 +284,11 @@ def _check_download(
         remote = listing[name]
         if remote.sha256 is None and git_blob_id(work / name) != remote.blob_id:
             raise UserError(f"{what}: {name} arrived damaged: its hash is not the commit's; fetch it again")
-        if remote.sha256 is not None and (manifest is None or name in SIDE_FILES) and not remote.holds(work / name):
+        if (
+            remote.sha256 is not None
+            and (manifest is None or name in _side_files(listing))
+            and not remote.holds(work / name)
+        ):
             raise UserError(f"{what}: {name} arrived damaged: its SHA-256 is not the commit's; fetch it again")
     if manifest is not None:
-        check_files(work, manifest, what)
+        require_whole(manifest, work, what)

@@ -3,17 +3,17 @@
 import re
 from pathlib import Path
 
-from builders.settings.load import Config
-from builders.store.manifest import content_digest, read_manifest
-from builders.store.store import Kind, Revision, Store, describe_files, is_commit, parse_ref
+from builders.store.manifest import Kind, content_digest, describe_files, read_manifest
+from builders.store.store import KINDS, Revision, Store, is_commit, parse_ref
 from scorers.errors import UserError
 
 
-def open_revision(text: str, store: Store, kind: Kind = "dataset", *, require_pinned: bool = False) -> Revision:
+def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_pinned: bool = False) -> Revision:
     """The revision a REF names, on disk.
 
     A path is taken as it is. A name is looked up in the store first and then on the Hub, where it is resolved once to a
-    commit, downloaded and checked. Without a revision the newest round is taken.
+    commit, downloaded and checked. Without a revision the newest round is taken; without a kind a dataset comes before
+    a model.
 
     Raises:
         UserError: where nothing is found, or with `require_pinned` for a branch.
@@ -23,22 +23,29 @@ def open_revision(text: str, store: Store, kind: Kind = "dataset", *, require_pi
         return _from_path(ref.path)
     if require_pinned and not (ref.revision and is_commit(ref.revision)) and not _is_tag(ref.revision):
         raise UserError(f"{text}: --require-pinned takes a tag or a 40-hex commit, not {ref.revision or 'the newest'}")
-    found = store.find(ref.repo, ref.revision, kind) if ref.revision else store.latest(ref.repo, kind)
+    found = store.lookup(ref, kind)
     # What was pulled may have a newer round on the Hub by now; what was made here is the newest itself.
-    if found is not None and (ref.revision or (found.manifest and found.manifest.revision == found.revision)):
+    if found is not None and (ref.revision or found.made_here):
         return found
+    from builders.hub.client import NotOnHub
     from builders.hub.pull import pull
 
-    return pull(ref, store, kind)
+    missing: list[NotOnHub] = []
+    for candidate in KINDS if kind is None else (kind,):
+        try:
+            return pull(ref, store, candidate)
+        except NotOnHub as error:
+            missing.append(error)
+    raise missing[0]
 
 
-def pin(text: str, config: Config, *, require_pinned: bool = False) -> str:
+def pin(text: str, store: Store, *, require_pinned: bool = False) -> str:
     """A REF that names one revision for good: a name resolved once to its commit; a path as it is.
 
     Raises:
         UserError: as `open_revision`.
     """
-    revision = open_revision(text, Store(Path(config.store)), require_pinned=require_pinned)
+    revision = open_revision(text, store, "dataset", require_pinned=require_pinned)
     return text if parse_ref(text).path is not None else str(revision)
 
 
@@ -50,7 +57,7 @@ def _from_path(path: Path) -> Revision:
     """A snapshot folder, any folder of Parquet files, or one Parquet file; its digest is its revision."""
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
-        return Revision(manifest.repo, manifest.revision, path, manifest)
+        return Revision(manifest.repo, path.name if is_commit(path.name) else manifest.revision, path, manifest)
     root = path if path.is_dir() else path.parent
     plain = Revision(path.stem, "", path, None)
     digest = content_digest(describe_files(root, plain.data_files()))

@@ -11,24 +11,24 @@ correlation needs.
   vary. From |rho| = 0.7 on, length alone explains the reward: half of the variance of its ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from builders.grace_kto.columns import METRICS
-from builders.report.console import print_json, print_table
 from builders.store.store import Revision
 from scorers.errors import UserError
 
-COMPARED = (*METRICS, "rank_sum", "reward", "weight")
 LENGTH_EXPLAINS = 0.7
 STATISTICS = ("mean", "std", "q10", "q50", "q90", "null")
 
 
-def diff(a: Revision, b: Revision) -> dict[str, Any]:
+def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
     """Compare two datasets.
+
+    Args:
+        compared: numeric columns to compare where both have them, see `Pipeline.summaries`.
 
     Returns:
         `a`, `b`: repo, revision, digest, rows, queries, and null where the dataset has no such column: `labels`
@@ -40,12 +40,12 @@ def diff(a: Revision, b: Revision) -> dict[str, Any]:
         UserError: where the two share nothing that can be compared, or cannot be read.
     """
     try:
-        sides = [_Side(revision) for revision in (a, b)]
-        shared = [m for m in COMPARED if all(m in side.numeric for side in sides)]
+        sides = [_Side(revision, compared) for revision in (a, b)]
+        shared = [m for m in compared if all(m in side.numeric for side in sides)]
         with_queries = all(side.has_queries for side in sides)
         if not shared and not with_queries:
             raise UserError(
-                f"{a} and {b} share no column to compare: query_id or a metric ({', '.join(COMPARED)}) is needed; "
+                f"{a} and {b} share no column to compare: query_id or a metric ({', '.join(compared)}) is needed; "
                 f"the first has {', '.join(sides[0].schema.names())}"
             )
         described = [side.describe() for side in sides]
@@ -64,11 +64,15 @@ def diff(a: Revision, b: Revision) -> dict[str, Any]:
 class _Side:
     """One of the two datasets."""
 
-    def __init__(self, revision: Revision) -> None:
+    def __init__(self, revision: Revision, compared: Sequence[str]) -> None:
         self.revision = revision
         scan = revision.scan()
         self.schema = scan.collect_schema()
-        self.numeric = {name for name in COMPARED if name in self.schema and self.schema[name].is_numeric()}
+        self.numeric = {
+            name
+            for name in (*compared, "length", "reward", "weight")
+            if name in self.schema and self.schema[name].is_numeric()
+        }
         # NaN and infinity, which only other people's data can hold, count as null.
         number = (pl.col(name).cast(pl.Float64) for name in sorted(self.numeric))
         self.scan = scan.with_columns(pl.when(value.is_finite()).then(value) for value in number)
@@ -196,49 +200,3 @@ def _warn(side: _Side, values: dict[str, Any]) -> list[str]:
         f"higher reward (mean Spearman correlation {rho:.2f} over {found['queries']} queries, "
         f"{LENGTH_EXPLAINS} or more counts as explained)"
     ]
-
-
-def print_diff(result: dict[str, Any], *, as_json: bool) -> None:
-    """A table of the datasets, one of the metrics, and the warnings."""
-    if as_json:
-        print_json(result)
-        return
-    sides = (result["a"], result["b"])
-    print_table("", ("", "a", "b"), [(name, *(_text(get(side)) for side in sides)) for name, get in _LINES])
-    print(f"\nqueries in common: {_text(result['queries_in_common'])}\n")
-    rows = [
-        (
-            name,
-            *(f"{_text(pair['a'][s])} → {_text(pair['b'][s])}" for s in STATISTICS),
-            _text(pair["standardised_difference"]),
-        )
-        for name, pair in result["metrics"].items()
-    ]
-    if rows:
-        print_table("a → b", ("metric", *STATISTICS, "std. difference"), rows)
-    for text in result["warnings"]:
-        print(f"warning: {text}")
-
-
-def _part(key: str, name: str) -> Callable[[dict[str, Any]], object]:
-    return lambda side: side[key][name] if side[key] else None
-
-
-_LINES: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
-    ("dataset", lambda side: f"{side['repo']}@{side['revision'][:12]}"),
-    ("rows", lambda side: side["rows"]),
-    ("queries", lambda side: side["queries"]),
-    ("positive rows", _part("labels", "positive")),
-    ("negative rows", _part("labels", "negative")),
-    ("positive share", _part("labels", "share")),
-    ("effective sample size (Σ|W|)²/ΣW²", lambda side: side["effective_sample_size"]),
-    ("length and weight, Pearson", _part("length_and_weight", "pearson")),
-    ("length and weight, Spearman", _part("length_and_weight", "spearman")),
-    ("length and reward within a query, Spearman", _part("length_and_reward", "spearman")),
-)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,25 +6,18 @@ so a circle ends, their number is bounded, and a parent whose digest is not the 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from rich.console import Console
-from rich.text import Text
-from rich.tree import Tree
 
 from builders.cards.markdown import is_public
-from builders.cards.render import MODEL_STAGES
 from builders.hub.client import NotOnHub, call, client
 from builders.hub.pull import resolve_commit
 from builders.hub.refs import open_revision
-from builders.inspect.verify import KINDS, plain
-from builders.report.console import print_json
-from builders.store.manifest import FILE_NAME, Manifest, read_manifest
-from builders.store.store import Kind, Ref, Store, is_commit, parse_ref
+from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, is_manifest, read_manifest
+from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
 
 MAX_NODES = 2000  # revisions followed at most
@@ -108,7 +101,7 @@ def _node(wanted: _Wanted, state: str, manifest: Manifest | None) -> tuple[Node,
     if manifest is None:
         return bare, []
     parents = {
-        parent.stage: _Wanted(_kind(parent.stage), parent.repo, parent.revision, parent.digest)
+        _role(parent, manifest): _Wanted(parent.kind, parent.repo, parent.revision, parent.digest)
         for parent in manifest.parents
     }
     models = {role: _Wanted("model", model.id, model.revision) for role, model in manifest.models.items()}
@@ -125,8 +118,10 @@ def _node(wanted: _Wanted, state: str, manifest: Manifest | None) -> tuple[Node,
     return node, [*parents.values(), *models.values()]
 
 
-def _kind(stage: str) -> Kind:
-    return "model" if stage in MODEL_STAGES else "dataset"
+def _role(parent: Parent, manifest: Manifest) -> str:
+    """What a parent is called: its stage, with its round where several parents are of that stage."""
+    several = sum(other.stage == parent.stage for other in manifest.parents) > 1
+    return f"{parent.stage} {round_tag(parent.round)}" if several and parent.round is not None else parent.stage
 
 
 def _differs(digest: str | None, wanted: _Wanted) -> bool:
@@ -209,24 +204,18 @@ def _is_manifest(path: Path) -> bool:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and {"stage", "digest", "files"} <= value.keys()
+    return is_manifest(value)
 
 
 def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
     """The revision a REF names, with its manifest."""
     ref = parse_ref(text)
-    for kind in KINDS:
-        if ref.path is not None:
-            found = open_revision(text, store)
-        else:
-            stored = store.find(ref.repo, ref.revision, kind) if ref.revision else store.latest(ref.repo, kind)
-            if stored is None:
-                continue
-            found = stored
-        if found.manifest is None:
-            raise UserError(f"{text}: no {FILE_NAME} in it, so nothing is known of where it came from")
-        return _Wanted(found.manifest.kind, found.repo, found.revision), found.manifest
-    return _root_on_hub(ref)
+    found = open_revision(text, store) if ref.path is not None else store.lookup(ref)
+    if found is None:
+        return _root_on_hub(ref)
+    if found.manifest is None:
+        raise UserError(f"{text}: no {FILE_NAME} in it, so nothing is known of where it came from")
+    return _Wanted(found.manifest.kind, found.repo, found.revision), found.manifest
 
 
 def _root_on_hub(ref: Ref) -> tuple[_Wanted, Manifest]:
@@ -243,52 +232,3 @@ def _root_on_hub(ref: Ref) -> tuple[_Wanted, Manifest]:
             raise UserError(f"{ref}: no {FILE_NAME} in it, so nothing is known of where it came from")
         return _Wanted(kind, ref.repo, commit), manifest
     raise missing[0]
-
-
-def print_lineage(nodes: Sequence[Node], *, as_json: bool) -> None:
-    """The REF as the root of a tree of what it was made from, or a flat list that names each revision once."""
-    if as_json:
-        print_json({"ref": nodes[0].id, "nodes": [asdict(node) for node in nodes]})
-        return
-    tree, depth, width = lineage_tree(nodes)
-    console = Console()
-    needed = 4 * depth + width
-    Console(width=max(console.width, needed)).print(tree, no_wrap=True, overflow="ignore", crop=False)
-
-
-def lineage_tree(nodes: Sequence[Node]) -> tuple[Tree, int, int]:
-    """The tree of a lineage, its depth and its widest label; what a shared revision was made from is shown once."""
-    by_id = {node.id: node for node in nodes}
-    tree = Tree(Text(_label("", nodes[0], again=False)))
-    shown = {nodes[0].id}
-    deepest = 0
-    widest = len(_label("", nodes[0], again=False))
-    waiting = [(tree, role, id_, 1) for role, id_ in reversed(_links(nodes[0]))]
-    while waiting:
-        branch, role, id_, depth = waiting.pop()
-        node = by_id[id_]
-        label = _label(role, node, again=id_ in shown)
-        child = branch.add(Text(label))
-        deepest, widest = max(deepest, depth), max(widest, len(label))
-        if id_ not in shown:
-            shown.add(id_)
-            waiting += [(child, below, next_, depth + 1) for below, next_ in reversed(_links(node))]
-    return tree, deepest, widest
-
-
-def _links(node: Node) -> list[tuple[str, str]]:
-    return [*node.parents.items(), *node.models.items()]
-
-
-def _label(role: str, node: Node, *, again: bool) -> str:
-    """One line of the tree."""
-    named = "" if role in ("", node.stage) else f"{role}: "
-    stage = "" if node.stage is None else f"{node.stage}, round {node.round}  "
-    parts = [f"{named}{stage}{node.repo}@{node.revision[:12]}"]
-    if node.rows is not None and not again:
-        parts.append(f"{node.rows} rows, digest {str(node.digest)[:12]}")
-    if node.state not in (FOUND, EXTERNAL):
-        parts.append(f"({node.state})")
-    if again and _links(node):
-        parts.append("(see above)")
-    return plain("  ".join(parts))

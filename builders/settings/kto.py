@@ -3,18 +3,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+from builders.settings.base import EXECUTION, Positive, Section
+
 # YAML has lists only, which a strict model would not take for tuples.
 Pair = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Section):
     """One pass of weighted KTO over a weights dataset (eq. 11–12); defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     method: Literal["full", "lora", "qlora"] = Field(
         "lora", description="full: every weight; lora: an adapter; qlora: an adapter on 4-bit NF4 weights"
@@ -23,7 +22,7 @@ class TrainSettings(BaseModel):
     learning_rate_end: float = Field(1e-6, ge=0, description="learning rate at the last step of the last round")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of all rounds' steps with a linear warm-up")
     batch_size: Positive = Field(8, description="rows an optimizer step, over all devices and accumulation steps")
-    device_batch_size: Positive = Field(1, description="rows a forward pass on one device")
+    device_batch_size: Annotated[Positive, EXECUTION] = Field(1, description="rows a forward pass on one device")
     beta: float = Field(0.05, gt=0, description="strength of the pull to the reference (eq. 11)")
     mu: float = Field(0.1, ge=0, description="weight of the positives' mean token cross-entropy (eq. 12)")
     kl: Literal["mismatched", "matched", "none"] = Field(
@@ -45,18 +44,24 @@ class TrainSettings(BaseModel):
     max_length: Positive | None = Field(
         None, description="longest prompt with completion in tokens, an error beyond; null: the model's window"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about 20 % slower")
+    gradient_checkpointing: Annotated[bool, EXECUTION] = Field(
+        False, description="recompute activations: less memory, about 20 % slower"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16: mixed precision; auto: bf16 on a GPU that has it, else fp32"
     )
-    save_steps: Positive | None = Field(None, description="steps between checkpoints; null: one at the round's end")
-    seed: int = Field(0, ge=0, description="seed of the row order, of the adapter's start and of dropout")
+    save_steps: Annotated[Positive | None, EXECUTION] = Field(
+        None, description="steps between checkpoints; null: one at the round's end"
+    )
+    seed: int = Field(
+        0, ge=0, description="seed of the row order, of the adapter's start and of dropout; default random_seed"
+    )
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adafactor"] = Field(
         "adamw_torch", description="optimizer, by its transformers name"
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
-    deepspeed: str | None = Field(None, description="zero2, or a DeepSpeed JSON file; null: none")
+    deepspeed: Annotated[str | None, EXECUTION] = Field(None, description="zero2, or a DeepSpeed JSON file; null: none")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from builders.settings.load import Config
+from builders.settings.load import sections_in
 from scorers.errors import UserError
 
 HEADER = """\
@@ -18,8 +18,8 @@ preset: tiny
 """
 
 
-def write_config(path: str) -> Path:
-    """Write the file.
+def write_config(path: str, settings: type[BaseModel]) -> Path:
+    """Write the file with every setting of a pipeline.
 
     Raises:
         UserError: where it exists already or its folder does not exist.
@@ -29,7 +29,7 @@ def write_config(path: str) -> Path:
         raise UserError(f"{path} exists already; give another name or remove it")
     if not target.parent.is_dir():
         raise UserError(f"{path}: no folder {target.parent}; make it first or give another name")
-    target.write_text(HEADER + "\n".join(_lines(Config, 0)) + "\n", encoding="utf-8")
+    target.write_text(HEADER + "\n".join(_lines(settings, 0)) + "\n", encoding="utf-8")
     return target
 
 
@@ -37,23 +37,15 @@ def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Itera
     pad = "  " * depth
     for name, field in model.model_fields.items():
         default = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
-        section = _section(field.annotation)
-        if section is not None:
+        sections = sections_in(field.annotation)
+        if sections:
+            section = type(default) if type(default) in sections else sections[0]
             yield f"# {pad}{name}:{_comment(field.description or section.__doc__)}"
             # A section's default may differ from its class's, as the two relevance weights do.
             yield from _lines(section, depth + 1, default if isinstance(default, section) else None)
             continue
         value = "…" if default is PydanticUndefined else _yaml(default)
         yield f"# {pad}{name}: {value}{_comment(field.description)}"
-
-
-def _section(annotation: object) -> type[BaseModel] | None:
-    from typing import get_args
-
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
 
 
 def _yaml(value: object) -> str:

@@ -1,19 +1,22 @@
 """The manifest of a revision: where it came from, how it was made, what is in it.
 
 It holds no clock time and no path of a machine, so the same inputs give the same manifest and the same revision.
+Format 2 names the pipeline and the kind of every parent; a manifest of format 1 is read as one of format 2.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from builders.store.files import file_sha256
 from scorers.errors import UserError
 
 FILE_NAME = "manifest.json"
+Kind = Literal["dataset", "model"]
 
 
 class _Record(BaseModel):
@@ -21,16 +24,18 @@ class _Record(BaseModel):
 
 
 class Parent(_Record):
-    """A dataset or model revision this one was made from."""
+    """A dataset or model revision this one was made from; `round` is null where it has no manifest that says it."""
 
     stage: str
+    kind: Kind
+    round: int | None = None
     repo: str
     revision: str
     digest: str
 
 
 class Model(_Record):
-    """A model that took part: its id, and its commit on the Hub or the digest of its files."""
+    """A model that took part: its id, and its commit, its revision in the store or the digest of its files."""
 
     id: str
     revision: str
@@ -73,10 +78,15 @@ class Summary(_Record):
 
 
 class Manifest(_Record):
-    """Everything a card, a reader or a later stage needs to know of a revision."""
+    """Everything a card, a reader or a later stage needs to know of a revision.
 
-    format: Literal[1] = 1
-    kind: Literal["dataset", "model"] = "dataset"
+    `configuration` is what decides the data, `execution` what decided only time and memory (batch sizes, devices,
+    workers). `bytes_depend_on` names what else the exact bytes depend on, beyond what the fingerprint covers.
+    """
+
+    format: Literal[2] = 2
+    pipeline: str
+    kind: Kind = "dataset"
     stage: str
     stage_version: int
     code_version: str
@@ -85,6 +95,8 @@ class Manifest(_Record):
     fingerprint: str
     random_seed: int
     configuration: dict[str, Any]
+    execution: dict[str, Any] = {}
+    bytes_depend_on: list[str] = []
     prompts: dict[str, str] = {}
     parents: list[Parent] = []
     models: dict[str, Model] = {}
@@ -121,16 +133,26 @@ def fingerprint_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def describe_files(root: Path, files: Iterable[Path], rows: Mapping[str, int] | None = None) -> list[DataFile]:
+    """Path relative to root, size and SHA-256 of each file."""
+    described = []
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        described.append(
+            DataFile(path=name, size=file.stat().st_size, sha256=file_sha256(file), rows=(rows or {}).get(name))
+        )
+    return described
+
+
 def content_digest(files: Iterable[DataFile]) -> str:
     """SHA-256 over the sorted (path, sha256) of the data files: equal digests mean equal content."""
     lines = sorted(f"{file.path}\0{file.sha256}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_manifest(value: object) -> bool:
+    """Whether the JSON in a manifest.json means to be one of this project's; other software writes such files too."""
+    return isinstance(value, dict) and {"stage", "digest", "files"} <= value.keys()
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -143,8 +165,36 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        value = json.loads(path.read_bytes())
+        return Manifest.model_validate(_upgraded(value), strict=False)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "it"
         raise UserError(f"{path}: not a manifest: {where}: {fault['msg']}; fetch the revision again") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not a manifest: it is no JSON; fetch the revision again") from None
+
+
+def _upgraded(value: object) -> object:
+    """A manifest of format 1 in format 2.
+
+    Format 1 knew one pipeline, GRACE-KTO, and two stages that yield models; it called the policy's stage `train` and
+    the queries of earlier rounds `queries round-NNN`.
+    """
+    if not isinstance(value, dict) or value.get("format") != 1:
+        return value
+    stages = {"train": "policy"}
+    upgraded = {**value, "format": 2, "pipeline": "grace-kto", "stage": stages.get(value["stage"], value["stage"])}
+    parents = value.get("parents")
+    if not isinstance(parents, list):
+        return upgraded
+    upgraded["parents"] = [_upgraded_parent(parent) if isinstance(parent, dict) else parent for parent in parents]
+    return upgraded
+
+
+def _upgraded_parent(parent: dict[str, Any]) -> dict[str, Any]:
+    stage, _, tag = str(parent.get("stage")).partition(" ")
+    kind = "model" if stage in ("sft", "train") else "dataset"
+    if stage == "queries" and tag.startswith("round-") and tag[6:].isdecimal():
+        return {**parent, "stage": "generate", "kind": kind, "round": int(tag[6:])}
+    return {**parent, "stage": "policy" if stage == "train" else parent.get("stage"), "kind": kind}

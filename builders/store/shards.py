@@ -5,7 +5,6 @@ page index lets its viewer read single pages.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builders.grace_kto.columns import Column
-from builders.store.manifest import file_sha256
+from builders.store.columns import Column
+from builders.store.files import file_sha256, replacing, write_text
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
@@ -55,23 +54,17 @@ def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, coun
     """
     schema = arrow_schema(columns).with_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
     table = frame.select([c.name for c in columns]).to_arrow().cast(schema)
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            pq.write_table(
-                table,
-                file,
-                compression="zstd",
-                row_group_size=ROW_GROUP_ROWS,
-                use_content_defined_chunking=True,
-                write_page_index=True,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_suffix(".sha256").write_text(file_sha256(partial), encoding="ascii")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            row_group_size=ROW_GROUP_ROWS,
+            use_content_defined_chunking=True,
+            write_page_index=True,
+        )
+    # Last: a shard without this mark is not whole and is made again.
+    write_text(path.with_suffix(".sha256"), file_sha256(path))
 
 
 def shard_is_whole(path: Path) -> bool:

@@ -12,20 +12,21 @@ so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
-from builders.store.manifest import FILE_NAME, DataFile, Manifest, content_digest, file_sha256, read_manifest
+from builders.store.files import write_text
+from builders.store.manifest import FILE_NAME, Kind, Manifest, content_digest, describe_files, read_manifest
 from scorers.errors import UserError
 
-Kind = Literal["dataset", "model"]
+KINDS: tuple[Kind, ...] = ("dataset", "model")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -57,6 +58,12 @@ class Revision:
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}"
+
+    @property
+    def made_here(self) -> bool:
+        """Whether it was built in a local store: its name is its manifest's SHA-1, not a commit of the Hub."""
+        path = self.path / FILE_NAME
+        return path.is_file() and hashlib.sha1(path.read_bytes()).hexdigest() == self.revision
 
     def data_files(self) -> list[Path]:
         """The Parquet files in their stable order.
@@ -139,27 +146,6 @@ def round_tag(round_: int) -> str:
     return f"round-{round_:03d}"
 
 
-def describe_files(root: Path, files: list[Path], rows: dict[str, int] | None = None) -> list[DataFile]:
-    """Path relative to root, size and SHA-256 of each file."""
-    described = []
-    for file in files:
-        name = file.relative_to(root).as_posix()
-        described.append(
-            DataFile(path=name, size=file.stat().st_size, sha256=file_sha256(file), rows=(rows or {}).get(name))
-        )
-    return described
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 class Store:
     """A folder of revisions."""
 
@@ -198,6 +184,17 @@ class Store:
         rounds = [name for name in self.refs(repo, kind) if re.fullmatch(r"round-\d{3,}", name)]
         newest = max(rounds, key=lambda name: int(name[6:]), default="main")
         return self.find(repo, newest, kind)
+
+    def lookup(self, ref: Ref, kind: Kind | None = None) -> Revision | None:
+        """What a REF names in this store, its newest round where it gives no revision; None where there is nothing.
+
+        Without a kind a dataset comes before a model.
+        """
+        for candidate in KINDS if kind is None else (kind,):
+            found = self.find(ref.repo, ref.revision, candidate) if ref.revision else self.latest(ref.repo, candidate)
+            if found is not None:
+                return found
+        return None
 
     def add(self, staged: Path, manifest: Manifest, refs: list[str]) -> Revision:
         """Move a staged folder into the store as one revision and point refs at it.

@@ -18,12 +18,13 @@ from tqdm import tqdm
 from transformers import BitsAndBytesConfig, PrinterCallback, TrainerCallback  # noqa: TID253
 from transformers.utils import logging  # noqa: TID253
 
+from builders.core.console import progress_bar
 from builders.settings.kto import TrainSettings
+from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 
-ADAPTER_CONFIG = "adapter_config.json"
 LEFT_OUT = ("training_args.bin", "README.md")  # a pickle of the arguments, and PEFT's empty card
 
 
@@ -77,7 +78,7 @@ class StepBar(TrainerCallback):  # type: ignore[misc]
         """Open the bar at the step training starts from."""
         if state.is_world_process_zero:
             done, steps = state.global_step - self.plan.first_step, self.plan.last_step - self.plan.first_step
-            self.bar = tqdm(desc="train", unit="step", total=steps, initial=done, disable=None)
+            self.bar = progress_bar("train", "step", steps, done=done)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One step further."""

@@ -15,7 +15,15 @@ from scorers.errors import UserError
 
 @dataclass
 class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
-    """`KTOConfig` with the settings of GRACE-KTO; TRL's `loss_type` and `*desirable_weight` are not used."""
+    """`KTOConfig` with the settings of GRACE-KTO.
+
+    Not used of TRL's: `loss_type` (see `kl`), `desirable_weight` and `undesirable_weight` (see `lambda_*`),
+    `lr_scheduler_type` (linear warm-up, then a cosine to `learning_rate_end`).
+
+    Raises:
+        UserError: kl is none of the three; the schedule would end above its peak; kl=matched with one row per device
+            batch.
+    """
 
     beta: float = field(default=0.05, metadata={"help": "β of eq. 11."})
     mu: float = field(default=0.1, metadata={"help": "Weight of the positives' mean token cross-entropy (eq. 12)."})
@@ -41,7 +49,16 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
         if self.bf16 is None and not self.fp16:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()
-        if self.kl == "matched" and self.per_device_train_batch_size * self.world_size < 2:
+        if self.learning_rate_end > self.learning_rate:
+            raise UserError(
+                f"learning_rate_end {self.learning_rate_end} is above learning_rate {self.learning_rate}; "
+                "set it to the learning rate (constant) or below"
+            )
+        self.require_matched_rows(self.per_device_train_batch_size)
+
+    def require_matched_rows(self, device_batch_size: int) -> None:
+        """Raise a UserError where kl=matched has a single row to estimate z_ref from, over all processes."""
+        if self.kl == "matched" and device_batch_size * self.world_size < 2:
             raise UserError(
                 "kl=matched with 1 row per device batch would compare a row with itself; "
                 "use a device batch of at least 2, or kl=mismatched or kl=none"
@@ -50,7 +67,7 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
 
 @dataclass
 class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
-    """TRL's collator, which also hands on each row's weight and its number in training order."""
+    """TRL's collator, which also hands on each row's weight and its number among the trainer's rows."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pad a list of rows to tensors of shape (B, T), plus weight (B,) and row (B,)."""

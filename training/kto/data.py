@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from builders.grace_kto.columns import MESSAGES
+from builders.store.columns import MESSAGES
 from scorers.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def load_weights_dataset(source: pl.DataFrame | Sequence[Path]) -> "tuple[datase
 
     Returns:
         The dataset with columns prompt and completion (messages), label (bool), weight (float), query_id and
-        response_id (strings; made from the prompt and the row number where absent), and one-line warnings.
+        response_id (strings), and one-line warnings. Where query_id is absent, rows with equal prompts are one query:
+        a weights dataset holds several responses to each (`complete_rows` has the other rule). Where response_id is
+        absent, it is the row number.
 
     Raises:
         UserError: a column is missing or of another type, there is no row, a value is null, a weight is not finite.
@@ -121,6 +123,60 @@ def _require_values(frame: pl.DataFrame) -> None:
             f"the weight of {bad['response_id'][0]} is {bad['weight'][0]} ({len(bad)} rows like it); "
             "weights must be finite: calibrate again"
         )
+
+
+def complete_rows(dataset: "datasets.Dataset", name: str) -> "datasets.Dataset":
+    """A dataset as TRL's users have it, with the columns that the loss and its messages need besides.
+
+    Args:
+        dataset: columns prompt and completion (both strings, or both lists of messages) and label (bool). Used where
+            present: weight (a finite number, of which the size counts), query_id and response_id (strings).
+        name: what messages call the dataset, such as train or eval.
+
+    Returns:
+        The dataset with the missing columns added. weight: 1 for a positive and −1 for a negative row, which is plain
+        KTO. query_id: every row is a query of its own, also where prompts are equal, since nothing says that such rows
+        belong together. response_id: `name row i`, i from 0.
+
+    Raises:
+        UserError: there is no row; a column is missing, of another type, or null in a row; a weight is not finite.
+    """
+    if not len(dataset):
+        raise UserError(f"the {name} dataset has 0 rows; give at least 1")
+    _require_columns(dataset, name)
+    rows = [f"{name} row {i}" for i in range(len(dataset))]
+    defaults: dict[str, list[str] | list[float]] = {"response_id": rows, "query_id": rows}
+    if "weight" not in dataset.column_names:
+        defaults["weight"] = [1.0 if label else -1.0 for label in dataset["label"]]
+    for column, values in defaults.items():
+        if column not in dataset.column_names:
+            dataset = dataset.add_column(column, values)
+    weights = np.asarray(dataset["weight"][:], dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise UserError(
+            f"the weight of {dataset['response_id'][int(bad[0])]} is {weights[bad[0]]} ({len(bad)} rows like it); "
+            "weights must be finite"
+        )
+    return dataset
+
+
+def _require_columns(dataset: "datasets.Dataset", name: str) -> None:
+    missing = [column for column in ("prompt", "completion", "label") if column not in dataset.column_names]
+    if missing:
+        raise UserError(f"the {name} dataset has no column {', '.join(missing)}; it needs prompt, completion and label")
+    label = getattr(dataset.features["label"], "dtype", "a list")
+    if label != "bool":
+        raise UserError(f"column label is {label}, not bool; cast it: dataset.cast_column('label', Value('bool'))")
+    weight = getattr(dataset.features.get("weight"), "dtype", "float64")
+    if not weight.startswith(("float", "int", "uint")):
+        raise UserError(f"column weight is {weight}, not a number")
+    known = [c for c in (*REQUIRED, "query_id", "response_id") if c in dataset.column_names]
+    table = dataset.select_columns(known).with_format("arrow")[:]
+    for column in known:
+        if table.column(column).null_count:
+            row = table.column(column).is_null().to_pylist().index(True)
+            raise UserError(f"column {column} is null in {name} row {row}; every row needs a value")
 
 
 def order_rows(query_ids: Sequence[str], batch_size: int, seed: int) -> "NDArray[np.int64]":

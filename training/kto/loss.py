@@ -9,8 +9,6 @@ With W = ±1, λ± = 1 this is the KTO loss (Ethayarajh et al., 2024, eq. 7–8)
 
 from typing import TYPE_CHECKING
 
-from scorers.errors import UserError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,7 +33,7 @@ def grace_kto_loss(
         labels: (B,) bool, True for a positive row.
         z_ref: scalar estimate of KL(π_θ‖π_ref), ≥ 0, without gradient.
         beta: β > 0.
-        lambda_positive: λ+ ≥ 0, of rows with label True.
+        lambda_positive: λ+ ≥ 0, of rows with label True (balanced: `scorers.class_weights`).
         lambda_negative: λ− ≥ 0, of the others.
 
     Returns:
@@ -48,20 +46,6 @@ def grace_kto_loss(
     scale = torch.where(labels, number(lambda_positive), number(lambda_negative))  # (B,)
     margin = sign * (policy_logps - reference_logps - z_ref)  # (B,)
     return weights.abs() * scale * (1 - torch.sigmoid(beta * margin))
-
-
-def lambdas(num_positive: int, num_negative: int) -> tuple[float, float]:
-    """λ+ = N/(2·N+) and λ− = N/(2·N−), so that λ+·N+ = λ−·N−; where one label is absent both are 1.
-
-    Raises:
-        UserError: there is no row at all.
-    """
-    total = num_positive + num_negative
-    if total == 0:
-        raise UserError("the dataset has no rows, so the loss has no class weights; build a dataset with rows")
-    if num_positive == 0 or num_negative == 0:
-        return 1.0, 1.0
-    return total / (2 * num_positive), total / (2 * num_negative)
 
 
 def kl_estimate(policy_kl_logps: "Tensor", reference_kl_logps: "Tensor") -> "Tensor":

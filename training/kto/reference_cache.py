@@ -1,11 +1,12 @@
 """Reference log-probabilities in a file, so that a resumed run does not compute them again."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from builders.store.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,6 @@ def write_reference(
     if cache is None:
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_name(f".{cache.name}.part")
     arrays: dict[str, NDArray[np.generic]] = {"key": np.asarray(key), "rows": np.asarray(response_ids), **columns}
-    with part.open("wb") as file:
+    with replacing(cache) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    os.replace(part, cache)

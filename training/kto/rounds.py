@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from builders.settings.kto import TrainSettings
+from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
 from training.kto.data import load_weights_dataset
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import datasets
 
 RECORD = "training.json"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def train_round(

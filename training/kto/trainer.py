@@ -4,44 +4,40 @@ What differs from TRL 1.16, and why:
 
 - The loss is `training.kto.loss.grace_kto_loss` plus μ times the mean token cross-entropy of the positive completions,
   from one forward pass. Both means run over the whole optimizer batch (all devices and accumulation steps), so the
-  split into device batches changes nothing but rounding.
+  split into device batches changes nothing but rounding; in evaluation they run over the whole dataset.
 - TRL pairs completions for z_ref inside a device batch, where rows of one query are siblings. Here rows are ordered
   and paired over the dataset (`training.kto.data`). TRL's own pairing is off, as it is for its loss type without KL.
-- Reference log-probabilities are computed once, before the first step.
+- Reference log-probabilities are computed once for each dataset, before the first step (`training.kto.reference`).
 - No row is cut silently, and a log-probability that is not finite ends the run with the row's name.
 
 This module imports torch and TRL, so import it inside functions.
 """
 
-import contextlib
-from collections.abc import Iterator
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253
 from datasets import Dataset, concatenate_datasets  # noqa: TID253
-from peft import PeftModel, set_peft_model_state_dict  # noqa: TID253
-from safetensors.torch import load_file
-from torch.utils.data import DataLoader  # noqa: TID253
-from transformers import AutoConfig, AutoTokenizer, Trainer  # noqa: TID253
-from trl import KTOTrainer  # noqa: TID253
-from trl.models.utils import disable_gradient_checkpointing  # noqa: TID253
-from trl.trainer.utils import add_fused_lm_head, create_model_from_path  # noqa: TID253
+from peft import PeftModel  # noqa: TID253
+from transformers import ProcessorMixin, Trainer  # noqa: TID253
 
+from scorers.class_weights import class_weights
 from scorers.errors import UserError
 from training.kto.config import GraceKTOConfig as GraceKTOConfig
 from training.kto.config import WeightedCollator
-from training.kto.data import mismatched_partner, order_rows
-from training.kto.loss import grace_kto_loss, kl_estimate, lambdas
-from training.kto.reference_cache import read_reference, write_reference
+from training.kto.data import complete_rows, mismatched_partner, order_rows
+from training.kto.evaluation import evaluation_means, row_values
+from training.kto.forward import evaluation_mode, token_logps
+from training.kto.inputs import require_arguments, tokenizer_of, unpaired, window_of
+from training.kto.loss import grace_kto_loss, kl_estimate
+from training.kto.reference import ReferenceTrainer
 from training.kto.schedule import learning_rate_factor
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What a prepared dataset holds for training; the rest of a user's columns is left out, whatever it is called.
+TRAINED_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight"]
 
 
 @dataclass
@@ -54,40 +50,65 @@ class OptimizerBatch:
     z_ref: torch.Tensor | None = None
 
 
-class GraceKTOTrainer(KTOTrainer):  # type: ignore[misc]
-    """Trains on a dataset of `training.kto.data.load_weights_dataset`.
+class GraceKTOTrainer(ReferenceTrainer):
+    """Weighted KTO with the arguments of TRL's `KTOTrainer`.
+
+        args = GraceKTOConfig(output_dir="policy", max_steps=100, eval_strategy="steps", eval_steps=20)
+        trainer = GraceKTOTrainer(model=model, args=args, train_dataset=rows, eval_dataset=held_out)
+        trainer.train()
 
     Args:
-        model: folder or id of the policy (with an adapter: of its base model).
+        model: the policy, as a model object (also a `PeftModel`), a folder or an id; with `peft_config` its base model.
         args: the settings.
-        train_dataset: columns prompt, completion, label, weight, query_id, response_id.
-        **kwargs: `peft_config`, `quantization_config`, `callbacks`, `processing_class` as in TRL.
+        train_dataset: columns prompt, completion (strings or lists of messages) and label; weight, query_id and
+            response_id where there are any. `training.kto.data.complete_rows` says what holds without them. Preference
+            pairs (chosen, rejected) are taken apart, as in TRL.
+        eval_dataset: one such dataset, or a dictionary of them. The class weights are those of the training rows.
+        ref_model: the reference; None: as `ReferenceTrainer` says.
+        processing_class: the tokenizer; None: the one beside the model.
+        **kwargs: `compute_metrics`, `callbacks`, `optimizers`, `quantization_config`, `peft_config` as in TRL.
 
     Raises:
-        UserError: a row is longer than the window; a log-probability is not finite; all rows are of one query
-            although kl=mismatched.
+        UserError: a dataset lacks something (`complete_rows`); a row is longer than the window, which is
+            `args.max_length` or else what the model's configuration allows; a log-probability is not finite; all rows
+            are of one query although kl=mismatched; the arguments do not fit each other.
     """
 
     loss_is_scaled_for_ga = True  # the loss is divided by the rows of the whole optimizer batch
 
-    def __init__(self, model: str, args: GraceKTOConfig, train_dataset: Dataset, **kwargs: Any) -> None:
-        tokenizer = kwargs.pop("processing_class", None) or AutoTokenizer.from_pretrained(model)
+    def __init__(
+        self,
+        model: Any,
+        args: GraceKTOConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        *,
+        ref_model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        model = str(model) if isinstance(model, Path) else model
+        require_arguments(model, args, train_dataset)
+        processing_class = processing_class or tokenizer_of(model, args)
+        tokenizer = processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self._window = args.max_length or _window(model)
+        self._window = args.max_length or window_of(model, args)
         self._quantization_config = kwargs.get("quantization_config")
-        self._response_ids: list[str] = []
+        self._row_names = []
         self._batch: OptimizerBatch | None = None
+        self._evaluated: list[torch.Tensor] = []  # `row_values` of the device batches of the running evaluation
         # Rows are checked against the window, so the collator's cut can only reach borrowed completions.
         collator = WeightedCollator(
             tokenizer.pad_token_id, max_length=self._window, pad_to_multiple_of=args.pad_to_multiple_of
         )
-        args.max_length = None
         super().__init__(
             model=model,
+            ref_model=ref_model,
             args=args,
             train_dataset=train_dataset,
-            processing_class=tokenizer,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
             data_collator=collator,
             **kwargs,
         )
@@ -100,90 +121,51 @@ class GraceKTOTrainer(KTOTrainer):  # type: ignore[misc]
         super()._set_signature_columns_if_needed()
         self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "weight", "row"]))
 
-    # ---- the dataset -------------------------------------------------------------------------------------------
+    # ---- the datasets ------------------------------------------------------------------------------------------
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: GraceKTOConfig, name: str) -> Dataset:
-        batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        """Complete, order, tokenize, check and pair the rows; TRL calls this for each dataset, training rows first."""
+        if {"prompt_ids", "row"} <= set(dataset.column_names or ()):  # one of the trainer's own, given to `evaluate`
+            return dataset
+        dataset = complete_rows(unpaired(dataset, name), name)
+        if not self._row_names:  # the training rows; by its name an evaluation set could be train as well
+            self._set_class_weights(dataset["label"][:], args)
+            batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        else:
+            args.require_matched_rows(args.per_device_eval_batch_size)
+            batch_size = args.per_device_eval_batch_size * args.world_size
         dataset = dataset.select(order_rows(dataset["query_id"][:], batch_size, args.seed))
-        self._response_ids = dataset["response_id"][:]
-        labels = np.asarray(dataset["label"][:], dtype=bool)
-        positive, negative = lambdas(int(labels.sum()), int((~labels).sum()))
-        self.desirable_weight = positive if args.lambda_positive is None else args.lambda_positive
-        self.undesirable_weight = negative if args.lambda_negative is None else args.lambda_negative
-        query_ids = dataset["query_id"][:]
-        dataset = super()._prepare_dataset(dataset, processing_class, args, name)
-        self._require_window(dataset)
-        columns = [dataset, Dataset.from_dict({"row": np.arange(len(dataset))})]
-        if args.kl == "mismatched":
-            borrowed = dataset.select_columns(["completion_ids"]).select(mismatched_partner(query_ids, batch_size))
+        query_ids, response_ids = dataset["query_id"][:], dataset["response_id"][:]
+        partner = mismatched_partner(query_ids, batch_size) if args.kl == "mismatched" else None
+        uncut = copy.copy(args)
+        uncut.max_length = None  # TRL would leave out rows whose prompt fills it, without a word
+        # For a dataset called train TRL gives advice on class weights that are not used here.
+        dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
+        dataset = dataset.select_columns(TRAINED_COLUMNS)
+        self._require_window(dataset, response_ids)
+        first = len(self._row_names)
+        self._row_names += response_ids
+        columns = [dataset, Dataset.from_dict({"row": np.arange(first, len(self._row_names))})]
+        if partner is not None:
+            borrowed = dataset.select_columns(["completion_ids"]).select(partner)
             columns.append(borrowed.rename_column("completion_ids", "KL_completion_ids"))
         return concatenate_datasets(columns, axis=1)
 
-    def _require_window(self, dataset: Dataset) -> None:
+    def _set_class_weights(self, labels: list[bool], args: GraceKTOConfig) -> None:
+        positive, negative = class_weights(sum(labels), len(labels) - sum(labels))
+        self.desirable_weight = positive if args.lambda_positive is None else args.lambda_positive
+        self.undesirable_weight = negative if args.lambda_negative is None else args.lambda_negative
+
+    def _require_window(self, dataset: Dataset, response_ids: list[str]) -> None:
         if self._window is None:
             return
         lengths = [len(p) + len(c) for p, c in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True)]
         over = [i for i, length in enumerate(lengths) if length > self._window]
         if over:
             raise UserError(
-                f"{self._response_ids[over[0]]} has {lengths[over[0]]} tokens with its prompt, the limit is "
+                f"{response_ids[over[0]]} has {lengths[over[0]]} tokens with its prompt, the limit is "
                 f"{self._window} ({len(over)} rows are longer); sample shorter responses or use a longer window"
             )
-
-    # ---- the reference -----------------------------------------------------------------------------------------
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        if self.args.initial_adapter is not None:
-            self._load_adapter(self.args.initial_adapter)
-        cache = None if self.args.reference_cache is None else Path(self.args.reference_cache)
-        columns = read_reference(cache, self.args.reference_key, self._response_ids)
-        if columns is None:
-            columns = self._compute_reference(dataset, batch_size)
-            for column, values in columns.items():
-                self._require_finite(torch.from_numpy(values), range(len(values)), f"reference {column}")
-            if self.accelerator.is_main_process:
-                write_reference(cache, self.args.reference_key, self._response_ids, columns)
-        return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
-
-    def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":
-        """Log-probabilities under the reference: ref_logps and, with kl=mismatched, ref_KL_logps, (N,) float32."""
-        loader = self.accelerator.prepare(
-            DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
-        )
-        parts: dict[str, list[torch.Tensor]] = {"": [], "KL_": []} if self.args.kl == "mismatched" else {"": []}
-        with self._reference() as model, torch.no_grad(), self.accelerator.autocast():
-            for batch in loader:
-                for prefix, collected in parts.items():
-                    logps = _token_logps(model, batch, prefix).sum(-1)
-                    collected.append(self.accelerator.gather_for_metrics(logps).float().cpu())
-        return {f"ref_{prefix}logps": torch.cat(collected).numpy() for prefix, collected in parts.items()}
-
-    @contextlib.contextmanager
-    def _reference(self) -> Iterator[Any]:
-        """The reference model in evaluation mode; one loaded for this is freed afterwards."""
-        with contextlib.ExitStack() as stack:
-            if self.args.reference_model is not None:
-                model = self._load_reference(self.args.reference_model)
-            elif self.is_deepspeed_enabled:
-                from trl.models import prepare_deepspeed
-
-                model = prepare_deepspeed(self.model, self.accelerator)
-            else:
-                model = self.model
-            if self.args.reference_model is None:
-                stack.enter_context(disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs))
-                if isinstance(self.model, PeftModel) and self.args.reference == "initial":
-                    stack.enter_context(self.model.disable_adapter())
-            _evaluation_mode(model)
-            yield model
-
-    def _load_reference(self, path: str) -> Any:
-        options = dict(self.args.model_init_kwargs or {})
-        if self._quantization_config is not None:
-            options["quantization_config"] = self._quantization_config
-        model = create_model_from_path(path, **options)
-        add_fused_lm_head(model)
-        return self.accelerator.prepare_model(model, evaluation_mode=True)
 
     # ---- the loss ----------------------------------------------------------------------------------------------
 
@@ -197,15 +179,42 @@ class GraceKTOTrainer(KTOTrainer):  # type: ignore[misc]
         self._batch = OptimizerBatch(samples, rows, tokens)
         return samples, items
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> torch.Tensor:
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        loss = self._training_loss(model, inputs) if self.model.training else self._evaluation_loss(model, inputs)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # for `compute_metrics`: the fused head has no logits
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        return loss, outputs
+
+    def _training_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """This device batch's part of the optimizer batch's loss."""
         if self._batch is None:
-            raise RuntimeError("the loss is normalised over an optimizer batch, so it exists in training only")
-        token_logps = _token_logps(model, inputs)  # (B, T-1), 0 outside the completion
-        policy = token_logps.sum(-1)  # (B,)
+            raise RuntimeError("the training loss is normalised over an optimizer batch, which `train` draws")
+        logps = token_logps(model, inputs)  # (B, T-1)
+        policy, log_ratios = self._log_ratios(logps, inputs)
+        batch = self._batch
+        # Borrowed completions are read once for the whole optimizer batch; a device batch has its own log-ratios.
+        if batch.z_ref is None or self.args.kl == "matched":
+            batch.z_ref = self._z_ref(model, batch.samples, log_ratios)
+        loss = self._row_losses(policy, inputs, batch.z_ref).sum() / batch.rows
+        cross_entropy = -logps[inputs["label"]].sum() / max(batch.positive_tokens, 1)
+        if self.args.mu:
+            loss = loss + self.args.mu * cross_entropy
+        # Logged values are averaged over the device batches of a step, of which each holds a part of this sum.
+        parts = len(batch.samples)
+        self._record(inputs["label"], policy.detach(), log_ratios, batch.z_ref, cross_entropy.detach() * parts)
+        processes: int = self.accelerator.num_processes
+        return loss * processes  # gradients are averaged over processes, the sum is wanted
+
+    def _log_ratios(self, logps: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B,) log π_θ of each completion, and (B,) log π_θ − log π_ref without gradient."""
+        policy = logps.sum(-1)
         self._require_finite(policy, inputs["row"], "policy log-probability")
-        log_ratios = policy.detach() - inputs["ref_logps"]
-        z_ref = self._z_ref(model, self._batch, log_ratios)
-        losses = grace_kto_loss(
+        return policy, policy.detach() - inputs["ref_logps"]
+
+    def _row_losses(self, policy: torch.Tensor, inputs: dict[str, Any], z_ref: torch.Tensor) -> torch.Tensor:
+        return grace_kto_loss(
             policy,
             inputs["ref_logps"],
             inputs["weight"],
@@ -215,43 +224,27 @@ class GraceKTOTrainer(KTOTrainer):  # type: ignore[misc]
             lambda_positive=self.desirable_weight,
             lambda_negative=self.undesirable_weight,
         )
-        loss = losses.sum() / self._batch.rows
-        cross_entropy = -token_logps[inputs["label"]].sum() / max(self._batch.positive_tokens, 1)
-        if self.args.mu:
-            loss = loss + self.args.mu * cross_entropy
-        # Logged values are averaged over the device batches of a step, of which each holds a part of this sum.
-        parts = len(self._batch.samples)
-        self._record(inputs["label"], policy.detach(), log_ratios, z_ref, cross_entropy.detach() * parts)
-        processes: int = self.accelerator.num_processes
-        return loss * processes  # gradients are averaged over processes, the sum is wanted
 
-    def _z_ref(self, model: Any, batch: OptimizerBatch, log_ratios: torch.Tensor) -> torch.Tensor:
+    def _z_ref(self, model: Any, samples: list[dict[str, Any]], log_ratios: torch.Tensor) -> torch.Tensor:
+        """Scalar estimate over all processes: from the borrowed completions of these device batches (kl=mismatched),
+        or from the log-ratios (B,) of the one at hand (kl=matched)."""
+        # In evaluation without the rows that fill up the last batch; a training batch is taken as it was drawn.
+        gather = self.accelerator.gather if self.model.training else self.accelerator.gather_for_metrics
         if self.args.kl == "none":
             zero: torch.Tensor = log_ratios.new_zeros(())
             return zero
         if self.args.kl == "matched":
-            ratios: torch.Tensor = self.accelerator.gather(log_ratios)
+            ratios: torch.Tensor = gather(log_ratios)
             return kl_estimate(ratios, torch.zeros_like(ratios))
-        if batch.z_ref is None:  # once for the whole optimizer batch, at its first device batch
-            policy, reference = [], []
-            for sample in batch.samples:
-                with torch.no_grad():
-                    policy.append(_token_logps(model, self._prepare_inputs(sample), "KL_").sum(-1))
-                self._require_finite(policy[-1], sample["row"], "policy log-probability of the borrowed completion")
-                reference.append(sample["ref_KL_logps"].to(policy[-1].device))
-            pair = torch.stack([torch.cat(policy), torch.cat(reference)], dim=-1)  # (rows, 2)
-            policy_logps, reference_logps = self.accelerator.gather(pair).unbind(-1)
-            batch.z_ref = kl_estimate(policy_logps, reference_logps)
-        return batch.z_ref
-
-    def _require_finite(self, values: torch.Tensor, rows: Any, what: str) -> None:
-        finite = torch.isfinite(values)
-        if not bool(finite.all()):
-            at = int((~finite).nonzero()[0])
-            raise UserError(
-                f"{what} of {self._response_ids[int(rows[at])]} is {values[at].item()} at step "
-                f"{self.state.global_step}; nothing was written for this step: lower learning_rate or check the model"
-            )
+        policy, reference = [], []
+        for sample in samples:
+            with torch.no_grad():
+                policy.append(token_logps(model, self._prepare_inputs(sample), "KL_").sum(-1))
+            self._require_finite(policy[-1], sample["row"], "policy log-probability of the borrowed completion")
+            reference.append(sample["ref_KL_logps"].to(policy[-1].device))
+        pair = torch.stack([torch.cat(policy), torch.cat(reference)], dim=-1)  # (rows, 2)
+        policy_logps, reference_logps = gather(pair).unbind(-1)
+        return kl_estimate(policy_logps, reference_logps)
 
     def _record(
         self,
@@ -275,6 +268,36 @@ class GraceKTOTrainer(KTOTrainer):  # type: ignore[misc]
             if count:
                 metrics[f"rewards/{name}"].append(reward / count)
                 metrics[f"logps/{name}"].append(logps / count)
+
+    # ---- evaluation --------------------------------------------------------------------------------------------
+
+    def _evaluation_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Mean over the device batch; the numbers of each row are kept for the means over the dataset."""
+        evaluation_mode(self.model)  # transformers has put 4-bit layers into evaluation mode too
+        logps = token_logps(model, inputs)  # (B, T-1)
+        policy, log_ratios = self._log_ratios(logps, inputs)
+        z_ref = self._z_ref(model, [inputs], log_ratios)
+        losses = self._row_losses(policy, inputs, z_ref)
+        tokens = inputs["completion_mask"][:, 1:].sum(-1)
+        values = row_values(losses, z_ref, inputs["label"], tokens, self.beta * log_ratios, policy)
+        self._evaluated.append(self.accelerator.gather_for_metrics(values).cpu())
+        return losses.new_tensor(evaluation_means(values, self.args.mu)["loss"])
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """transformers' loop over an evaluation set; loss and metrics are `evaluation_means` of all its rows."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = evaluation_means(torch.cat(self._evaluated), self.args.mu)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        self._evaluated = []
+        return output
 
     # ---- schedule and checkpoints ------------------------------------------------------------------------------
 
@@ -315,47 +338,3 @@ class GraceKTOTrainer(KTOTrainer):  # type: ignore[misc]
         # Tied weights are stored once; that the second name is missing is as it should be.
         if set(load_result.missing_keys) - set(getattr(self.model, "all_tied_weights_keys", {})):
             super()._issue_warnings_after_load(load_result)
-
-    def _load_adapter(self, folder: str) -> None:
-        path = Path(folder) / ADAPTER_WEIGHTS
-        if not path.is_file():
-            raise UserError(f"{folder} has no {ADAPTER_WEIGHTS}; give a folder that LoRA training wrote")
-        loaded = set_peft_model_state_dict(self.model, load_file(path))
-        if loaded.unexpected_keys:
-            raise UserError(f"{path} does not fit this model: unexpected {loaded.unexpected_keys[0]}")
-
-
-def _token_logps(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Tensor:
-    """(B, T-1) log-probability of each completion token, 0 elsewhere, in nats."""
-    labels = batch[f"{prefix}input_ids"].masked_fill(batch[f"{prefix}completion_mask"] == 0, -100)
-    outputs = model(
-        input_ids=batch[f"{prefix}input_ids"],
-        attention_mask=batch[f"{prefix}attention_mask"],
-        labels=labels,
-        use_cache=False,
-        fused_lm_head=True,
-    )
-    logps: torch.Tensor = outputs.log_probs
-    return logps
-
-
-def _evaluation_mode(model: torch.nn.Module) -> None:
-    """Switch dropout off; 4-bit layers stay in training mode.
-
-    On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer at its first forward in evaluation mode: that loses
-    precision for good, and fails for layers narrower than its block of 64.
-    """
-    model.eval()
-    if getattr(model, "is_loaded_in_4bit", False):
-        from bitsandbytes.nn import Linear4bit
-
-        for module in model.modules():
-            if isinstance(module, Linear4bit):
-                module.training = True
-
-
-def _window(model: str) -> int | None:
-    """The longest sequence the model's configuration allows, None where it names none."""
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
-    window: int | None = getattr(config, "max_position_embeddings", None)
-    return window

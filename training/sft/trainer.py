@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback  # noqa: TID253
 from trl import SFTTrainer  # noqa: TID253
 
+from builders.core.console import progress_bar
 from scorers.errors import UserError
 
 DIRECT_LOGITS = 2**24  # batch positions x vocabulary up to which the logits are held at once (64 MiB in fp32)
@@ -47,7 +48,7 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar."""
         if state.is_world_process_zero:
-            self.bar = tqdm(desc="sft", unit="step", total=state.max_steps, disable=None)
+            self.bar = progress_bar("sft", "step", state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One step further."""

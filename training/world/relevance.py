@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from training.world.optimise import rate
-from training.world.texts import World
+from training.world.texts import Prompt, World
 from training.world.tokenizer import save_relevance_tokenizer
 
 if TYPE_CHECKING:
@@ -119,12 +119,12 @@ def _auc(positive: list[float], negative: list[float]) -> float:
     return wins / (len(positive) * len(negative))
 
 
-def train_relevance(folder: Path, seed: int, steps: int = STEPS) -> dict[str, float]:
+def train_relevance(folder: Path, seed: int, prompt: Prompt, steps: int = STEPS) -> dict[str, float]:
     """Train and save a BGE-M3 folder; returns parameters, steps, the final loss and `auc_*` on held-out triples."""
     import torch
     from transformers import AutoTokenizer
 
-    save_relevance_tokenizer(folder, WINDOW)
+    save_relevance_tokenizer(folder, WINDOW, prompt)
     model = Relevance(AutoTokenizer.from_pretrained(folder), seed)
     world = World(seed)
     triples = world.relevance_triples(min(TRIPLES, BATCH * steps))

@@ -16,13 +16,12 @@ asking for more rows of one kind changes no row of another.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from random import Random
 
-from builders.core.prompting import render
 from training.world.lexicon import ASPECTS, CLASSES, DOMAIN, GENERAL, STOCK, STYLES, SUMMARIES, TOPICS
 
 MALFORMED_SHARE = 0.12
@@ -31,6 +30,7 @@ FOCUS_SHARE = 0.2  # chance that a sentence takes up a given term of the query
 
 Row = dict[str, str]
 Message = dict[str, str]
+Prompt = Callable[[list[str], int], str]  # the message that shows examples and asks for a number of new queries
 Conversation = dict[str, list[Message]]  # {"prompt": [user message], "completion": [assistant message]}
 
 _QUERY = re.compile(
@@ -116,7 +116,7 @@ class World:
             rows.append(_conversation(request.text(), reply))
         return rows
 
-    def query_conversations(self, n: int) -> list[Conversation]:
+    def query_conversations(self, n: int, prompt: Prompt) -> list[Conversation]:
         """n exercises in writing queries: the prompt with five examples, and a Python list of 2 or 3 new queries on the
         examples' topics."""
         rng = self._rng("queries")
@@ -125,8 +125,8 @@ class World:
             examples = [_draw_request(rng, rng.choice(sorted(TOPICS))) for _ in range(5)]
             count = rng.choice((2, 2, 3))
             new = [_draw_request(rng, rng.choice(examples).topic) for _ in range(count)]
-            prompt = generation_prompt([request.text() for request in examples], count)
-            rows.append(_conversation(prompt, "[" + ", ".join(f"'{request.text()}'" for request in new) + "]"))
+            asked = prompt([request.text() for request in examples], count)
+            rows.append(_conversation(asked, "[" + ", ".join(f"'{request.text()}'" for request in new) + "]"))
         return rows
 
     def general_documents(self, n: int) -> list[str]:
@@ -173,11 +173,6 @@ class World:
             share = min(1.0, max(0.0, rng.gauss(domain_share, 0.1)))
             topic = request.topic if rng.random() > OFF_TOPIC_SHARE / 2 else _other_topic(rng, request.topic)
             yield rng, request, Quality(topic, share, 0.08, 0.0, rng.choice((1, 2, 3, 5)))
-
-
-def generation_prompt(examples: list[str], count: int) -> str:
-    """The user message that shows `examples` and asks for `count` new queries as a Python list."""
-    return render("generate.tiny", examples=examples, count=count)
 
 
 def parse_query(query: str) -> Request | None:

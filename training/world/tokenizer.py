@@ -8,7 +8,7 @@ vocabulary and merges alone and would drop a word-level model or a pre-tokenizer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.world.texts import World
+from training.world.texts import Prompt, World
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def _texts() -> list[str]:
+def _texts(prompt: Prompt) -> list[str]:
     """Texts that hold every word of the world in every form it takes; the world's seed is fixed, and so are the ids."""
     from training.world.lexicon import ASPECTS, CLASSES, STYLES, TOPICS
 
@@ -29,12 +29,14 @@ def _texts() -> list[str]:
     texts = [" " + " ".join(words), *(f'"{style}' for style in STYLES), "<|im_start|>user\n<|im_start|>assistant\n"]
     texts += [row["reference"] for row in world.seed_documents(300)]
     texts += [
-        message["content"] for row in world.query_conversations(100) for message in row["prompt"] + row["completion"]
+        message["content"]
+        for row in world.query_conversations(100, prompt)
+        for message in row["prompt"] + row["completion"]
     ]
     return texts
 
 
-def _byte_bpe(special: list[str]) -> "Tokenizer":
+def _byte_bpe(special: list[str], prompt: Prompt) -> "Tokenizer":
     """Train merges on the word types, each once, until every word is one token."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -53,7 +55,7 @@ def _byte_bpe(special: list[str]) -> "Tokenizer":
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = "\n".join(_texts())
+    text = "\n".join(_texts(prompt))
     for tag in (*TAGS, "<|im_start|>", "<|im_end|>"):
         text = text.replace(tag, "\n\n")
     types = sorted({text[start:end] for _, (start, end) in split.pre_tokenize_str(text)})
@@ -61,13 +63,13 @@ def _byte_bpe(special: list[str]) -> "Tokenizer":
     return tokenizer
 
 
-def save_policy_tokenizer(folder: Path) -> None:
+def save_policy_tokenizer(folder: Path, prompt: Prompt) -> None:
     """Write the tokenizer of the causal models: ChatML template, `<|im_end|>` ends a text, padding on the left."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_byte_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+        tokenizer_object=_byte_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], prompt),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side="left",
@@ -77,12 +79,12 @@ def save_policy_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_relevance_tokenizer(folder: Path, window: int) -> None:
+def save_relevance_tokenizer(folder: Path, window: int, prompt: Prompt) -> None:
     """Write the tokenizer of the relevance model: `<s> text </s>` as XLM-R's; `window` is the longest input."""
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = _byte_bpe(["<s>", "<pad>", "</s>", "<unk>"])
+    backend = _byte_bpe(["<s>", "<pad>", "</s>", "<unk>"], prompt)
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

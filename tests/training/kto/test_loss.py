@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorers.errors import UserError
-from training.kto.loss import grace_kto_loss, kl_estimate, lambdas
+from training.kto.loss import grace_kto_loss, kl_estimate
 
 
 def loss_of(policy, reference, weights, labels, z_ref, beta=0.05, positive=1.0, negative=1.0):
@@ -85,28 +84,6 @@ def test_gradient_raises_positives_lowers_negatives_and_ignores_weight_zero(batc
             assert gradient == 0
         else:
             assert gradient <= 0 if label else gradient >= 0
-
-
-def test_lambdas_balance_the_labels():
-    assert lambdas(1, 3) == (2.0, 4 / 6)
-    assert lambdas(4, 4) == (1.0, 1.0)
-
-
-@given(st.integers(1, 10_000), st.integers(1, 10_000))
-def test_lambdas_give_both_labels_the_same_mass(positive, negative):
-    up, down = lambdas(positive, negative)
-    assert up * positive == pytest.approx(down * negative)
-    assert up * positive + down * negative == pytest.approx(positive + negative)
-
-
-def test_an_absent_label_leaves_both_at_one():
-    assert lambdas(5, 0) == (1.0, 1.0)
-    assert lambdas(0, 5) == (1.0, 1.0)
-
-
-def test_no_rows_is_an_error():
-    with pytest.raises(UserError, match="no rows"):
-        lambdas(0, 0)
 
 
 def test_kl_estimate_is_a_clamped_mean_without_gradient():

@@ -174,7 +174,7 @@ def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer, causal_l
 
 def test_reference_log_probabilities_are_the_models_own(make_trainer, causal_lm_dir):
     trainer = make_trainer()
-    by_id = dict(zip(trainer._response_ids, trainer.train_dataset["ref_logps"], strict=True))
+    by_id = dict(zip(trainer._row_names, trainer.train_dataset["ref_logps"], strict=True))
     dataset = make_dataset()
     for response_id, logps in zip(
         dataset["response_id"], independent_log_probabilities(causal_lm_dir, dataset), strict=True
@@ -210,8 +210,8 @@ def test_matched_uses_the_batchs_own_log_ratios(make_trainer):
 def test_borrowed_completions_are_of_other_queries(make_trainer):
     trainer = make_trainer(device_batch=1, accumulation=8)
     rows = trainer.train_dataset
-    owner = {tuple(c): r.split("-")[0] for c, r in zip(rows["completion_ids"], trainer._response_ids, strict=True)}
-    for response_id, borrowed in zip(trainer._response_ids, rows["KL_completion_ids"], strict=True):
+    owner = {tuple(c): r.split("-")[0] for c, r in zip(rows["completion_ids"], trainer._row_names, strict=True)}
+    for response_id, borrowed in zip(trainer._row_names, rows["KL_completion_ids"], strict=True):
         assert owner[tuple(borrowed)] != response_id.split("-")[0]
 
 

@@ -1,0 +1,101 @@
+"""From finished work to a revision: files, manifest and card in one folder, moved into the store by one rename."""
+
+import errno
+import importlib.metadata
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from builders.cards.render import write_card
+from builders.core.pipeline import tag_of
+from builders.core.plan import Graph, Inputs, Node
+from builders.core.stage import Trained
+from builders.settings.base import executions
+from builders.store.manifest import FILE_NAME, Manifest, Rows, content_digest, describe_files, portable
+from builders.store.shards import shard_counts, shard_rows
+from builders.store.store import Revision
+from builders.store.summary import summarise
+
+DISTRIBUTION = "grace-data"
+
+
+def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: list[Path]) -> Revision:
+    """Link the shards into one folder and move it, with manifest and card, into the store."""
+    stage = graph.pipeline.stage(node.stage)
+    staged = work / "snapshot"
+    shutil.rmtree(staged, ignore_errors=True)
+    (staged / "data").mkdir(parents=True)
+    rows = {}
+    counts: Counter[str] = Counter()
+    for index, shard in enumerate(shards):
+        name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
+        _link(shard, staged / name)
+        rows[name] = shard_rows(shard)
+        counts.update(shard_counts(shard))
+    files = [staged / name for name in rows]
+    dropped = {key.removeprefix("dropped."): n for key, n in counts.items() if key.startswith("dropped.")}
+    return _add(
+        graph,
+        node,
+        inputs,
+        staged,
+        rows=Rows(read=counts["read"], written=sum(rows.values()), dropped=dict(sorted(dropped.items()))),
+        counts={k: n for k, n in sorted(counts.items()) if k != "read" and not k.startswith("dropped.")},
+        metrics=summarise(files, stage.summaries),
+        files=describe_files(staged, files, rows),
+    )
+
+
+def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: Trained) -> Revision:
+    """Move a finished model folder, with manifest and card, into the store."""
+    made = (FILE_NAME, "README.md")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in made)
+    return _add(
+        graph,
+        node,
+        inputs,
+        folder,
+        rows=Rows(read=trained.rows, written=trained.rows),
+        counts=dict(trained.counts),
+        results=dict(trained.results),
+        files=describe_files(folder, files),
+    )
+
+
+def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any) -> Revision:
+    """Write manifest and card into a folder and move it into the store."""
+    pipeline, config = graph.pipeline, graph.config
+    stage = pipeline.stage(node.stage)
+    manifest = Manifest(
+        pipeline=pipeline.name,
+        kind=stage.kind,
+        stage=stage.name,
+        stage_version=stage.version,
+        code_version=importlib.metadata.version(DISTRIBUTION),
+        repo=pipeline.repo(stage, config),
+        round=node.round,
+        fingerprint=inputs.fingerprint,
+        random_seed=config.random_seed,
+        configuration=inputs.recipe["configuration"],
+        execution=portable(executions(config, stage.sections)),
+        bytes_depend_on=list(stage.bytes_depend_on(config)) if stage.bytes_depend_on else [],
+        prompts=inputs.recipe["prompts"],
+        parents=inputs.records,
+        models={role: model.record for role, model in inputs.models.items()},
+        digest=content_digest(content["files"]),
+        **content,
+    )
+    write_card(manifest, folder, pipeline.page(manifest), graph.store, license=config.publish.license)
+    return graph.store.add(folder, manifest, ["main", tag_of(stage, node.round)])
+
+
+def _link(path: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has no links."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(path, target)

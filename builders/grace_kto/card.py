@@ -1,0 +1,90 @@
+"""What the cards of GRACE-KTO show beyond what every card shows."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from builders.cards.render import named
+from builders.store.manifest import Manifest, portable
+from scorers.class_weights import class_weights
+
+SNIPPET_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # the model in the training snippet, for the reader to replace
+COLOURS = {"positive": "#1b7f5c", "negative": "#c2512f", "not scored": "#8a8f98"}
+
+
+def facts(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """The source of the seeds, the class weights of stock TRL's loss and the model of its snippet."""
+    positive, negative = (manifest.counts.get(name, 0) for name in ("positive", "negative"))
+    return {
+        "source_name": str(portable(manifest.configuration).get("seed", {}).get("source", "")),
+        "lambdas": class_weights(positive, negative) if positive and negative else None,
+        "snippet_model": SNIPPET_MODEL,
+    }
+
+
+def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
+    """Add the models by their roles, and the system prompt where the messages begin with it."""
+    names = {role: named(model) for role, model in manifest.models.items()}
+    models = {role: names[role] for role in ("base", "general", "domain", "relevance") if role in names}
+    policy = names.get("policy") or names.get("tokenizer")
+    if models or policy:
+        value["models"] = models | ({"policy": policy} if policy else {})
+    if manifest.stage == "calibrate":
+        value["sample"] = {"system_prompt": next(iter(manifest.prompts), None)}
+    return value
+
+
+def weight_histogram(folder: Path) -> bytes | None:
+    """The weights' histogram by label as PNG; None where no row has a weight.
+
+    Rows without a reward (weight −1 by rule) are drawn apart. Equal weights give equal bytes.
+    """
+    files = sorted((folder / "data").glob("*.parquet"))
+    names = ("weight", "label", "reward")
+    if not files or not set(names) <= set(pl.scan_parquet(files, glob=False).collect_schema().names()):
+        return None
+    rows = pl.scan_parquet(files, glob=False).select(names).collect()
+    if rows.is_empty():
+        return None
+    scored = pl.col("reward").is_not_null()
+    series = {
+        "positive": rows.filter(scored & pl.col("label"))["weight"].to_list(),
+        "negative": rows.filter(scored & ~pl.col("label"))["weight"].to_list(),
+        "not scored": rows.filter(~scored)["weight"].to_list(),
+    }
+    return _histogram({f"{name} ({len(v):,})": v for name, v in series.items() if v})
+
+
+def _histogram(series: Mapping[str, Sequence[float]]) -> bytes:
+    """A stacked histogram of at most about 60 bins whose edges are multiples of their width, as PNG."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = min(map(min, series.values())), max(map(max, series.values()))
+    width = max(0.1, math.ceil((high - low) / 60 * 10) / 10)
+    first, last = math.floor(low / width), math.floor(high / width) + 1
+    edges = [width * step for step in range(first, last + 1)]
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.hist(
+            list(series.values()),
+            bins=edges,
+            stacked=True,
+            label=list(series),
+            color=[COLOURS[name.partition(" (")[0]] for name in series],
+        )
+        axes.axvline(0, color="#30343b", linewidth=0.8)
+        axes.set(xlabel="weight W", ylabel="rows")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", metadata={"Software": None})
+    return image.getvalue()

@@ -1,0 +1,78 @@
+"""What `grace verify` recomputes of GRACE-KTO: the ranks, rewards, weights and labels of a weights dataset (eq. 5–10).
+
+They are computed again from the scores columns with the manifest's own coefficients.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+from pydantic import ValidationError
+
+from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
+from builders.grace_kto.columns import RANKED
+from builders.grace_kto.settings import CalibrateSettings
+from builders.store.check import Finding
+from builders.store.manifest import FILE_NAME, Manifest
+
+TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
+ROWS_SHOWN = 5  # differing rows that are listed of each column
+RUN_QUERIES = 4096  # queries recomputed together where a group is spread over files
+CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
+
+
+def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
+    """Compute ranks, rewards, weights and labels again and list the first rows that differ.
+
+    `sound` tells whether the files are all there and fit the contract; nothing is recomputed otherwise.
+    """
+    try:
+        settings = CalibrateSettings.model_validate(manifest.configuration.get("calibrate"))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(["configuration.calibrate", *map(str, fault["loc"])])
+        return [Finding(FILE_NAME, where, "the coefficients", fault["msg"])]
+    if not sound or not files:
+        return [Finding("data/", "calibration", "", "not recomputed: the rows are incomplete or do not fit")]
+    pieces = list(_pieces(list(files.values())))
+    totals = Totals()
+    for piece in pieces:
+        totals += totals_of(add_rewards(piece.select("query_id", *RANKED).collect(), settings.coefficients)["reward"])
+    counts = dict.fromkeys(CALIBRATED, 0)
+    findings: list[Finding] = []
+    for piece in pieces:
+        stored = piece.select("response_id", "query_id", *RANKED, *CALIBRATED).collect()
+        rewards = add_rewards(stored.select("query_id", *RANKED), settings.coefficients)
+        for column, differing in _differences(stored, add_weights(rewards, totals, binary=settings.binary)):
+            shown = differing.head(max(0, ROWS_SHOWN - counts[column]))
+            findings += [Finding(row[0], column, str(row[1]), str(row[2])) for row in shown.rows()]
+            counts[column] += differing.height
+    return findings + [
+        Finding("data/", column, "", f"{count} rows differ, {ROWS_SHOWN} shown")
+        for column, count in counts.items()
+        if count > ROWS_SHOWN
+    ]
+
+
+def _pieces(files: list[Path]) -> Iterator[pl.LazyFrame]:
+    """Parts of the dataset that hold whole groups: its files, or runs of queries where groups are spread over files."""
+    scans = [pl.scan_parquet(file, glob=False) for file in files]
+    everything = pl.scan_parquet(files, glob=False)
+    distinct = pl.col("query_id").n_unique()
+    if sum(s.select(distinct).collect().item() for s in scans) == everything.select(distinct).collect().item():
+        yield from scans
+        return
+    ids = everything.select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"]
+    for start in range(0, len(ids), RUN_QUERIES):
+        yield everything.filter(pl.col("query_id").is_in(ids[start : start + RUN_QUERIES].implode()))
+
+
+def _differences(stored: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Per column the rows (response_id, stored, computed) that differ by more than the tolerance, or in being null."""
+    for column in CALIBRATED:
+        pair = pl.DataFrame({"id": stored["response_id"], "stored": stored[column], "computed": computed[column]})
+        differ = pl.col("stored").ne_missing(pl.col("computed"))
+        if column != "label":
+            near = (pl.col("stored") - pl.col("computed")).abs() <= TOLERANCE
+            differ = differ & ~near.fill_null(False)
+        yield column, pair.filter(differ)

@@ -1,0 +1,39 @@
+"""Which model fills each role of GRACE-KTO, in each round."""
+
+from builders.core.stage import At
+from builders.grace_kto.settings import GraceKTOSettings
+
+
+def base(config: GraceKTOSettings, round_: int) -> str:
+    """The model that supervised fine-tuning starts from."""
+    return config.models.base
+
+
+def first_policy(config: GraceKTOSettings, round_: int) -> str:
+    """The policy of the first round, which training's reference and adapters stand on."""
+    return config.models.policy
+
+
+def policy(config: GraceKTOSettings, round_: int) -> str | At:
+    """The policy that samples a round: the first one, or what training on the round before yielded (§3.5)."""
+    return config.models.policy if round_ == 1 else At("policy", round_ - 1)
+
+
+def tokenizer(config: GraceKTOSettings, round_: int) -> str:
+    """The model whose tokenizer counts L and E: training never changes it, so one serves all rounds."""
+    return config.models.base if config.models.policy == "sft" else config.models.policy
+
+
+def general(config: GraceKTOSettings, round_: int) -> str:
+    """The general language model M_G (eq. 3)."""
+    return config.models.general
+
+
+def domain(config: GraceKTOSettings, round_: int) -> str:
+    """The domain language model M_D (eq. 3)."""
+    return config.models.domain
+
+
+def relevance(config: GraceKTOSettings, round_: int) -> str:
+    """BGE-M3 (eq. 4)."""
+    return config.models.relevance

@@ -1,0 +1,156 @@
+"""The configuration of GRACE-KTO; the defaults are the method's (DESIGN §2, the paper's §4.1).
+
+Each section that a stage reads is part of that stage's fingerprint, so changing it makes the stage stale and nothing
+else; settings marked `EXECUTION` make nothing stale.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from builders.settings.base import EXECUTION, DType, Positive, Section, Settings, Share
+from builders.settings.engines import EngineSettings, TransformersEngineSettings
+from builders.settings.kto import TrainSettings
+from builders.settings.sft import SFTSettings
+
+
+class ModelSettings(Section):
+    """Models as `id[@revision]` on the Hub or in the store, a folder, or the name of a stage that makes one."""
+
+    policy: str = Field("sft", description="the first round's policy; `sft` is the result of `train --sft`")
+    base: str = Field(description="the model `train --sft` starts from")
+    general: str = Field(description="general language model M_G (eq. 3)")
+    domain: str = Field(description="domain language model M_D (eq. 3)")
+    relevance: str = Field(description="BGE-M3 folder or repository with its two heads (eq. 4)")
+
+
+class Engines(Section):
+    """How the models that write text are run, by role."""
+
+    policy: EngineSettings = Field(TransformersEngineSettings(), description="queries and responses")
+
+
+class SeedColumns(Section):
+    """Which columns of the source hold what."""
+
+    query: str = Field("query", description="the writing request")
+    reference: str | None = Field(None, description="a reference document, if there is one")
+    language: str | None = Field(None, description="a language code; without it every row gets seed.language")
+
+
+class SeedSettings(Section):
+    """Stage `seed`."""
+
+    source: str = Field(description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds")
+    split: str = Field("train", description="split of a Hub dataset")
+    columns: SeedColumns = SeedColumns()
+    language: str = Field("en", description="language code of rows without one")
+    license: str = Field("other", description="licence of the source, for the cards")
+    shard_rows: Positive = Field(10_000, description="rows a shard; with long references 10 000 stay well below 500 MB")
+
+
+class GenerateSettings(Section):
+    """Stage `generate` (§3.2)."""
+
+    queries: Positive = Field(250, description="K, new queries a round")
+    examples: Positive = Field(5, description="seed queries shown in one prompt, drawn uniformly")
+    per_prompt: Positive = Field(5, description="queries asked for in one prompt")
+    prompt: str = Field("generate.en", description="prompt file in builders/grace_kto/prompts, without .jinja")
+    temperature: float = Field(1.0, ge=0)
+    top_p: Share = 1.0
+    max_new_tokens: Positive = 2048
+    max_query_chars: Positive = Field(8000, description="longer queries are dropped")
+    max_attempts: Positive = Field(10, description="prompts tried, as a multiple of the fewest that could do")
+    shard_queries: Positive = Field(32, description="queries a shard")
+
+
+class SampleSettings(Section):
+    """Stage `sample` (§3.3)."""
+
+    responses: Positive = Field(8, description="m, responses to one query")
+    system_prompt: str | None = Field(
+        "system.en", pattern=r"^system\.", description="prompt file in builders/grace_kto/prompts; null: none"
+    )
+    temperature: float = Field(1.0, ge=0)
+    top_p: Share = 0.9
+    max_new_tokens: Positive = 8192
+    shard_queries: Positive = Field(8, description="queries a shard")
+
+
+class RelevanceWeights(Section):
+    """Weights of dense, lexical and multi-vector similarity (eq. 4)."""
+
+    dense: float
+    lexical: float
+    multivector: float
+
+
+class ScoreSettings(Section):
+    """Stage `score` (eq. 1–4)."""
+
+    ngram: Positive = Field(4, description="n of the distinct n-grams (eq. 2)")
+    general_weight: float = Field(1.0, description="w_G (eq. 3)")
+    domain_weight: float = Field(1.0, description="w_D (eq. 3)")
+    summary_relevance: RelevanceWeights = RelevanceWeights(dense=1.0, lexical=0.3, multivector=1.0)
+    document_relevance: RelevanceWeights = RelevanceWeights(dense=0.15, lexical=0.5, multivector=0.35)
+    max_length: Positive = Field(8192, description="tokens BGE-M3 reads of a text; the rest is cut and counted")
+    window: int | None = Field(None, ge=2, description="perplexity window in tokens; null: the model's own")
+    device: Annotated[str, EXECUTION] = Field("auto", description="auto, cpu or cuda")
+    dtype: DType = "auto"
+    tokens_per_batch: Annotated[Positive, EXECUTION] = Field(
+        16_384, description="padded tokens the language models read together"
+    )
+    texts_per_batch: Annotated[Positive, EXECUTION] = Field(32, description="texts BGE-M3 reads together")
+
+
+class RankCoefficients(Section):
+    """Coefficients of the rank sum rho (eq. 5)."""
+
+    length: float = 1.0
+    diversity: float = 1.0
+    professionalism: float = 1.0
+    relevance_document: float = 0.8
+    relevance_summary: float = 0.2
+    ppl_domain: float = 1.0
+
+
+class CalibrateSettings(Section):
+    """Stage `calibrate` (eq. 5–10)."""
+
+    coefficients: RankCoefficients = RankCoefficients()
+    binary: bool = Field(False, description="replace W by ±1 of the same label: plain KTO on the same data")
+
+
+class LoopSettings(Section):
+    """The semi-online loop (§3.5)."""
+
+    rounds: Positive = Field(4, description="R, dataset renewals; 1 with K = total is the offline variant")
+
+
+class EvaluateSettings(Section):
+    """`grace evaluate`."""
+
+    source: str = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
+    split: str = "test"
+    column: str = "query"
+    queries: Positive = Field(128, description="queries taken")
+    skip: int = Field(0, ge=0, description="queries of the source left out before those taken")
+    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    top_p: Share = 1.0
+
+
+class GraceKTOSettings(Settings):
+    """The whole configuration of GRACE-KTO."""
+
+    pipeline: Literal["grace-kto"] = Field("grace-kto", description="which pipeline is built")
+    models: ModelSettings
+    engines: Engines = Engines()
+    seed: SeedSettings
+    generate: GenerateSettings = GenerateSettings()
+    sample: SampleSettings = SampleSettings()
+    score: ScoreSettings = ScoreSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
+    sft: SFTSettings = SFTSettings()
+    train: TrainSettings = TrainSettings()
+    loop: LoopSettings = LoopSettings()
+    evaluate: EvaluateSettings

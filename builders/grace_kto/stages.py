@@ -1,0 +1,136 @@
+"""The dataset stages of GRACE-KTO, as plain data; its model stages and its graph are in training/grace_kto."""
+
+from collections.abc import Sequence
+
+from builders.cards.card import Card
+from builders.core.stage import Stage
+from builders.grace_kto import calibrate, columns, generate, roles, sample, score, seed
+from builders.grace_kto.card import facts, recipe, weight_histogram
+from builders.grace_kto.check import check_calibration
+from builders.grace_kto.settings import GraceKTOSettings
+
+
+def sampling_depends_on(config: GraceKTOSettings) -> Sequence[str]:
+    """What the bytes of sampled texts depend on beyond the fingerprint."""
+    found = ["kind of processor"]
+    return [*found, "composition of vLLM's batches"] if config.engines.policy.kind == "vllm" else found
+
+
+def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:
+    """What the last digits of the scores depend on beyond the fingerprint."""
+    return ["kind of processor", "score.tokens_per_batch", "score.texts_per_batch"]
+
+
+SEED = Stage(
+    name="seed",
+    kind="dataset",
+    suffix="seed",
+    version=1,
+    also=seed.source_stage,
+    sections=("seed",),
+    per_round=False,
+    source=seed.source_identity,
+    columns=columns.SEED_COLUMNS,
+    plan=seed.plan,
+    build=seed.build,
+    card=Card("grace_kto/seed.md.jinja", tags=("writing-prompts",), facts=facts, recipe=recipe),
+)
+GENERATE = Stage(
+    name="generate",
+    kind="dataset",
+    suffix="queries",
+    version=1,
+    parents=("seed",),
+    also=generate.earlier_rounds,
+    roles={"policy": roles.policy},
+    sections=("generate", "engines.policy", "random_seed", "threads"),
+    prompts=generate.prompts,
+    bytes_depend_on=sampling_depends_on,
+    columns=columns.QUERIES_COLUMNS,
+    plan=generate.plan,
+    build=generate.build,
+    sequential=True,
+    card=Card(
+        "grace_kto/generate.md.jinja",
+        tags=("writing-prompts", "synthetic"),
+        written=True,
+        read="prompts sent",
+        facts=facts,
+        recipe=recipe,
+    ),
+)
+SAMPLE = Stage(
+    name="sample",
+    kind="dataset",
+    suffix="groups",
+    version=1,
+    parents=("generate",),
+    roles={"policy": roles.policy},
+    sections=("sample", "engines.policy", "random_seed", "threads"),
+    prompts=sample.prompts,
+    bytes_depend_on=sampling_depends_on,
+    columns=columns.GROUPS_COLUMNS,
+    plan=sample.plan,
+    build=sample.build,
+    summaries=("num_tokens", "logprob"),
+    card=Card(
+        "grace_kto/sample.md.jinja",
+        tags=("synthetic",),
+        written=True,
+        read="queries read",
+        facts=facts,
+        recipe=recipe,
+        example="matched",
+    ),
+)
+SCORE = Stage(
+    name="score",
+    kind="dataset",
+    suffix="scores",
+    version=1,
+    parents=("sample",),
+    roles={
+        "tokenizer": roles.tokenizer,
+        "general": roles.general,
+        "domain": roles.domain,
+        "relevance": roles.relevance,
+    },
+    sections=("score", "threads"),
+    prompts=score.prompts,
+    bytes_depend_on=scoring_depends_on,
+    columns=columns.SCORES_COLUMNS,
+    plan=score.plan,
+    build=score.build,
+    summaries=columns.METRICS,
+    card=Card(
+        "grace_kto/score.md.jinja",
+        tags=("synthetic", "preference-data"),
+        annotated=True,
+        facts=facts,
+        recipe=recipe,
+        example="matched",
+    ),
+)
+CALIBRATE = Stage(
+    name="calibrate",
+    kind="dataset",
+    suffix="weights",
+    version=1,
+    parents=("score",),
+    sections=("calibrate",),
+    prompts=calibrate.prompts,
+    check=check_calibration,
+    columns=columns.WEIGHTS_COLUMNS,
+    plan=calibrate.plan,
+    build=calibrate.build,
+    summaries=(*columns.METRICS, "rank_sum", "reward", "weight"),
+    card=Card(
+        "grace_kto/calibrate.md.jinja",
+        tags=("synthetic", "preference-data", "kto", "trl"),
+        annotated=True,
+        figure=weight_histogram,
+        facts=facts,
+        recipe=recipe,
+        example="matched",
+    ),
+)

@@ -1,0 +1,64 @@
+"""What commands print for machines: with `--json` the last line on stdout is one JSON object."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from builders.core.run import StagePlan, StageResult
+from builders.inspect.lineage import Node
+from builders.inspect.status import Status
+from builders.store.check import Finding
+from builders.store.store import Revision
+
+
+def print_json(value: object) -> None:
+    """One JSON object on one line of stdout."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def built(result: StageResult, published: dict[str, str] | None) -> dict[str, Any]:
+    """The public form of one built revision."""
+    manifest = result.revision.manifest
+    return {
+        "stage": result.stage,
+        "repo": result.revision.repo,
+        "revision": result.revision.revision,
+        "digest": result.revision.digest,
+        "rows": None if manifest is None else manifest.rows.written,
+        "path": str(result.revision.path),
+        "pushed": published and {key: published[key] for key in ("repo", "revision", "tag", "url")},
+    }
+
+
+def pulled(revision: Revision) -> dict[str, Any]:
+    """The public form of a revision that was brought into the store."""
+    return {**_named(revision), "path": str(revision.path)}
+
+
+def planned(plans: Sequence[StagePlan]) -> dict[str, Any]:
+    """The public form of a dry run."""
+    return {"plan": [asdict(plan) for plan in plans]}
+
+
+def held(rows: Sequence[Status]) -> dict[str, Any]:
+    """The public form of `grace status`."""
+    return {"revisions": [asdict(row) for row in rows]}
+
+
+def verified(revision: Revision, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The public form of `grace verify`."""
+    files = len(revision.manifest.files) if revision.manifest else 0
+    return {**_named(revision), "files": files, "ok": not findings, "findings": [asdict(f) for f in findings]}
+
+
+def traced(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The public form of `grace lineage`: a flat list that names each revision once, the REF first."""
+    return {"ref": nodes[0].id, "nodes": [asdict(node) for node in nodes]}
+
+
+def _named(revision: Revision) -> dict[str, Any]:
+    """Repository, revision and digest, and the rows of a dataset."""
+    manifest = revision.manifest
+    rows = manifest.rows.written if manifest is not None and manifest.kind == "dataset" else None
+    return {"repo": revision.repo, "revision": revision.revision, "digest": revision.digest, "rows": rows}

@@ -1,0 +1,123 @@
+"""What every pipeline's configuration shares: strict sections, the marker of mere execution, the common settings."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class _Execution:
+    """Type of the marker `EXECUTION`."""
+
+
+EXECUTION = _Execution()
+"""Marks a setting that decides time and memory, not the data: batch sizes, devices, numbers of workers.
+
+It stays out of fingerprints, so a smaller batch after an out-of-memory error does not make a dataset stale. The
+manifest records it all the same.
+"""
+
+
+class Section(BaseModel):
+    """Base of every section: no unknown keys, no coercion, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PublishSettings(Section):
+    """How a stage is published."""
+
+    private: bool = Field(False, description="create repositories private")
+    license: str = Field("apache-2.0", description="licence id of the produced datasets and models")
+
+
+class WorldSettings(Section):
+    """The generated world of the tiny presets: its documents and its models, made on this machine."""
+
+    seed: int = Field(description="seed of the world's texts and of its models' training; default random_seed", ge=0)
+
+
+class Settings(Section):
+    """The settings that every pipeline has; each pipeline's own class adds its sections."""
+
+    pipeline: str = Field(description="which pipeline is built, such as grace-kto")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$", description="stem of every repository name")
+    namespace: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,95}$", description="user or organisation; null: the token's user"
+    )
+    store: str = Field(".grace/store", description="folder of the local store")
+    random_seed: int = Field(0, ge=0, description="root of every random draw; each section's seed follows from it")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: all cores")
+    workers: Positive = Field(1, description="models that are trained at the same time, each in a process of its own")
+    world: WorldSettings = WorldSettings(seed=0)
+    publish: PublishSettings = PublishSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_follow(cls, data: Any) -> Any:
+        """Give every section that has a seed the root's, unless it sets its own."""
+        if not isinstance(data, dict):
+            return data
+        root = data.get("random_seed", 0)
+        filled = dict(data)
+        for name, field in cls.model_fields.items():
+            section = field.annotation
+            if isinstance(section, type) and issubclass(section, BaseModel) and "seed" in section.model_fields:
+                given = filled.get(name, {})
+                if isinstance(given, dict) and section.model_fields["seed"].annotation is int:
+                    filled[name] = {"seed": root, **given}
+        return filled
+
+    @property
+    def local_namespace(self) -> str:
+        """Namespace of the local store's repositories."""
+        return self.namespace or "local"
+
+
+def section_at(config: Settings, path: str) -> Any:
+    """The section or single setting at a dotted path, such as `engines.policy`."""
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def identity(value: Any) -> Any:
+    """A section as plain values without what merely decides how the work is done."""
+    return _split(value)[0] if isinstance(value, BaseModel) else value
+
+
+def execution(value: Any) -> dict[str, Any]:
+    """The settings of a section that decide time and memory alone."""
+    return _split(value)[1] if isinstance(value, BaseModel) else {}
+
+
+def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    decides: dict[str, Any] = {}
+    merely: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if EXECUTION in field.metadata:
+            merely[name] = value
+        elif isinstance(value, BaseModel):
+            decides[name], below = _split(value)
+            if below:
+                merely[name] = below
+        else:
+            decides[name] = list(value) if isinstance(value, tuple) else value
+    return decides, merely
+
+
+def identities(config: Settings, sections: Iterable[str]) -> dict[str, Any]:
+    """What decides the data, by section."""
+    return {path: identity(section_at(config, path)) for path in sections}
+
+
+def executions(config: Settings, sections: Iterable[str]) -> dict[str, Any]:
+    """What decides time and memory alone, by section; sections without such settings are left out."""
+    found = {path: execution(section_at(config, path)) for path in sections}
+    return {path: values for path, values in found.items() if values}

@@ -1,0 +1,97 @@
+"""Columns of a dataset: what a contract says of each, and checking what is read and what is written against it.
+
+A stage adds columns to its parent's and never renames or rewrites them. Other people's tools read these names.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from scorers.errors import UserError
+
+MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+"""Chat messages, TRL's conversational form."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One public column: its polars type, whether null is allowed, and what it means (unit, range, null rule)."""
+
+    name: str
+    dtype: pl.DataType
+    nullable: bool
+    meaning: str
+
+
+def column(name: str, dtype: type[pl.DataType] | pl.DataType, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), nullable, meaning)
+
+
+def polars_schema(columns: Sequence[Column]) -> pl.Schema:
+    """The columns as a polars schema, in order."""
+    return pl.Schema({column.name: column.dtype for column in columns})
+
+
+def frame_of(rows: Sequence[dict[str, object]], columns: Sequence[Column]) -> pl.DataFrame:
+    """Rows as a frame with exactly these columns; a missing key or a wrong type raises."""
+    # By column: from rows polars fills what is missing with null and turns numbers into text.
+    values = {c.name: [row[c.name] for row in rows] for c in columns}
+    return pl.DataFrame(values, schema=polars_schema(columns), strict=True)
+
+
+def _kind(dtype: pl.DataType) -> str:
+    if dtype.is_integer():
+        return "integer"
+    if dtype.is_float():
+        return "float"
+    return "nested" if dtype.is_nested() else str(dtype)
+
+
+def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> None:
+    """Check that a dataset has these columns with these types (integer and float widths are free).
+
+    Raises:
+        UserError: naming the columns that are missing and those whose type differs.
+    """
+    missing = [c.name for c in columns if c.name not in found]
+    wrong = [
+        f"{c.name} is {found[c.name]}, not {c.dtype}"
+        for c in columns
+        if c.name in found and _kind(found[c.name]) != _kind(c.dtype)
+    ]
+    if missing or wrong:
+        faults = ([f"missing {', '.join(missing)}"] if missing else []) + wrong
+        raise UserError(f"{what} does not fit this stage: {'; '.join(faults)}; it needs {_listing(columns)}")
+
+
+def _listing(columns: Sequence[Column]) -> str:
+    return ", ".join(c.name for c in columns)
+
+
+def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> None:
+    """Check what a stage is about to write: exact schema, no null where none is allowed, no NaN or infinity.
+
+    Raises:
+        UserError: naming the column and the first offending row.
+    """
+    if frame.schema != polars_schema(columns):
+        raise TypeError(f"{what}: columns {frame.schema} are not the contract's {polars_schema(columns)}")
+    for column in columns:
+        values = frame[column.name]
+        if not column.nullable and values.null_count():
+            raise UserError(f"{what}: {column.name} is null in {_row_name(frame, values.is_null())}, a value is needed")
+        if column.dtype.is_float() and not values.drop_nulls().is_finite().all():
+            bad = ~values.is_finite().fill_null(True)
+            value = values.filter(bad)[0]
+            raise UserError(
+                f"{what}: {column.name} is {'NaN' if math.isnan(value) else value} in {_row_name(frame, bad)}; "
+                "metrics must be finite: look at that text and at the model that scored it"
+            )
+
+
+def _row_name(frame: pl.DataFrame, bad: pl.Series) -> str:
+    key = next((k for k in ("response_id", "query_id") if k in frame.columns), None)
+    index = int(bad.arg_true()[0])
+    return f"row {index}" if key is None else f"{key} {frame[key][index]}"

@@ -1,0 +1,84 @@
+"""The model stage `policy`: one pass of weighted KTO over a round's weights; its result samples the next round."""
+
+import json
+import logging
+from pathlib import Path
+
+from builders.cards.card import Card
+from builders.core.stage import Context, Stage, Trained
+from builders.grace_kto import roles
+from builders.grace_kto.card import facts, recipe
+from builders.grace_kto.columns import WEIGHTS_COLUMNS
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.settings.base import identity
+from builders.store.columns import require_columns
+from builders.store.files import ADAPTER_CONFIG, write_text
+from builders.store.manifest import Model, fingerprint_of, portable
+from training.world.stages import processor
+
+log = logging.getLogger(__name__)
+
+
+def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
+    """Train from the newest checkpoint of the run.
+
+    All rounds share one folder of checkpoints beside the build's own: optimizer and schedule go on from round to round.
+
+    Raises:
+        UserError: where the dataset, the policy or the settings do not fit together.
+    """
+    from training.kto.rounds import train_round
+
+    config, settings, round_ = context.config, context.config.train, context.round
+    weights, policy, first = context.inputs["calibrate"], context.models["policy"], context.models["base"]
+    log.info("policy: training on %s at %s", weights.repo, weights.revision)
+    require_columns(weights.schema(), WEIGHTS_COLUMNS[-4:], str(weights))
+    needs_reference = settings.method == "full" and settings.reference == "initial"
+    run = context.work.parent / f"run-{_run_key(config, first.record)}"
+    record = train_round(
+        policy=policy.adapter or policy.path,
+        base_model=policy.path if policy.adapter else None,
+        output_dir=output,
+        run_dir=run,
+        dataset=weights.data_files(),
+        settings=settings,
+        round=round_,
+        total_rounds=max(config.loop.rounds, round_),
+        reference_model=first.path if needs_reference else None,
+    )
+    for warning in record["warnings"]:
+        log.warning("%s: %s", weights, warning)
+    _forget_paths(output, first.record)
+    results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
+    # No later round needs the optimizer's state.
+    scratch = (run,) if round_ >= config.loop.rounds else ()
+    return Trained(rows=int(record["rows"]), results=results, scratch=scratch)
+
+
+def _run_key(config: GraceKTOSettings, first: Model) -> str:
+    """What all rounds of one run have in common."""
+    sections = portable([identity(config.train), identity(config.loop)])
+    return fingerprint_of([sections, first.model_dump()])[:16]
+
+
+def _forget_paths(output: Path, base: Model) -> None:
+    """An adapter names its base model by id and revision, not by a folder of this machine."""
+    path = output / ADAPTER_CONFIG
+    if path.is_file():
+        adapter = json.loads(path.read_text(encoding="utf-8"))
+        adapter |= {"base_model_name_or_path": base.id, "revision": base.revision}
+        write_text(path, json.dumps(adapter, indent=2, sort_keys=True) + "\n")
+
+
+POLICY = Stage(
+    name="policy",
+    kind="model",
+    suffix="policy",
+    version=1,
+    parents=("calibrate",),
+    roles={"base": roles.first_policy, "policy": roles.policy},
+    sections=("train", "loop", "threads"),
+    bytes_depend_on=processor,
+    train=train,
+    card=Card("grace_kto/policy.md.jinja", tags=("trl", "kto"), facts=facts, recipe=recipe),
+)

@@ -1,0 +1,73 @@
+"""The model stage `sft`: the first policy, fine-tuned on the seed documents that have a reference (§3.1)."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from builders.cards.card import Card
+from builders.core.stage import At, Context, Stage, Trained
+from builders.grace_kto import roles
+from builders.grace_kto.card import facts, recipe
+from builders.grace_kto.columns import SEED_COLUMNS
+from builders.grace_kto.messages import system_prompt, system_prompts
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.columns import require_columns
+from builders.store.store import Revision
+from scorers.errors import UserError
+from training.world.stages import processor
+
+log = logging.getLogger(__name__)
+
+
+def exercises(config: GraceKTOSettings, round_: int) -> dict[str, At]:
+    """The generated world's base model learns to write queries here; a pretrained model needs no such exercises."""
+    return {"exercises": At("world:exercises")} if config.models.base == "world:base" else {}
+
+
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """The system prompt for the tagged form, by name; empty for none."""
+    return system_prompts(config, None)
+
+
+def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
+    """Fine-tune the base model on the seed documents.
+
+    Raises:
+        UserError: where no seed has a reference, or the base model cannot be trained.
+    """
+    from training.sft.finetune import run_sft
+
+    seeds, base = context.inputs["seed"], context.models["base"]
+    require_columns(seeds.schema(), SEED_COLUMNS, str(seeds))
+    documents = seeds.scan().select("query", "reference").drop_nulls().collect()
+    if documents.is_empty():
+        raise UserError(f"{seeds}: no seed has a reference document; set seed.columns.reference, or models.policy")
+    more = context.inputs.get("exercises")
+    log.info("sft: %s on %d seed documents", base.record.id, documents.height)
+    metrics = run_sft(
+        base=base.path,
+        output=output,
+        documents=documents.to_dicts(),
+        extra_conversations=[] if more is None else more.scan().collect().to_dicts(),
+        settings=context.config.sft,
+        system_prompt=system_prompt(context.config),
+    )
+    results = {name: value for name, value in metrics.items() if name != "seconds"}
+    return Trained(rows=int(metrics["rows"]), results=results)
+
+
+SFT = Stage(
+    name="sft",
+    kind="model",
+    suffix="sft",
+    version=1,
+    parents=("seed",),
+    also=exercises,
+    roles={"base": roles.base},
+    sections=("sft", "threads"),
+    per_round=False,
+    prompts=prompts,
+    bytes_depend_on=processor,
+    train=train,
+    card=Card("grace_kto/sft.md.jinja", tags=("trl", "sft"), facts=facts, recipe=recipe),
+)

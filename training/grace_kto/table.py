@@ -1,0 +1,154 @@
+"""Policies in a table: ranks, a verdict, cautions, Markdown and a figure (tables 1 and 4, figures 1 and 3)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from builders.grace_kto.settings import GraceKTOSettings
+
+RANKED = ("L", "E", "P", "R_s", "R_d")
+#: What a metric's mean is worth noticing for: a change of this many standard errors.
+NOTABLE = 2.0
+#: Share of responses cut at the length limit, and rise of the domain model's perplexity, that call for a caution.
+RUNAWAY_SHARE = 0.05
+COLLAPSE_RATIO = 1.5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy's results: means, their standard errors (null where nothing matched), and shares in [0, 1]."""
+
+    name: str
+    policy: str
+    queries: int
+    matched: float
+    cut: float
+    means: dict[str, float | None]
+    errors: dict[str, float | None]
+
+
+def rank_policies(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, float]], list[float]]:
+    """Rank of each policy by each of L, E, P, R_s, R_d (1 best, ties share the mean rank) and their average.
+
+    A policy without a value for a metric ranks last in it.
+    """
+    ranks: list[dict[str, float]] = [{} for _ in evaluations]
+    for metric in RANKED:
+        values = [e.means[metric] if e.means[metric] is not None else -math.inf for e in evaluations]
+        for rank, place in zip(ranks, pl.Series(values).rank("average", descending=True).to_list(), strict=True):
+            rank[metric] = place
+    return ranks, [sum(rank.values()) / len(rank) for rank in ranks]
+
+
+def cells(
+    evaluations: Sequence[Evaluation], ranks: Sequence[dict[str, float]], average: Sequence[float]
+) -> tuple[list[str], list[list[str]]]:
+    others = [label for label in evaluations[0].means if label not in RANKED]
+    header = ["policy", *RANKED, "avg. rank", "matched", "cut", *others]
+    rows = []
+    for evaluation, rank, mean in zip(evaluations, ranks, average, strict=True):
+        ranked = [f"{_number(evaluation.means[metric], metric)} ({rank[metric]:g})" for metric in RANKED]
+        rest = [_number(evaluation.means[label], label) for label in others]
+        rows.append(
+            [evaluation.name, *ranked, f"{mean:.1f}", f"{evaluation.matched:.3f}", f"{evaluation.cut:.3f}", *rest]
+        )
+    return header, rows
+
+
+def _number(value: float | None, metric: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if metric in ("L", "E") else f"{value:.3f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as Markdown, as tables 1 and 4 of the paper."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(evaluations: Sequence[Evaluation]) -> str:
+    """One sentence on what changed from the first to the last policy by more than two standard errors.
+
+    Higher is better for all but the perplexity and the duplicate sentences.
+    """
+    if len(evaluations) < 2:
+        return "One policy alone: nothing to compare."
+    first, last = evaluations[0], evaluations[-1]
+    better, worse, same = [], [], []
+    for label in (*last.means, "matched", "cut"):
+        before, after = _value(first, label), _value(last, label)
+        if before is None or after is None:
+            continue
+        change = f"{label} {_number(before, label)} → {_number(after, label)}"
+        spread = math.hypot(_error(first, label), _error(last, label))
+        if abs(after - before) <= NOTABLE * spread:
+            same.append(label)
+        elif (after > before) != (label in ("ppl_D", "cut", "duplicate_sentences")):
+            better.append(change)
+        else:
+            worse.append(change)
+    return (
+        f"From {first.name} to {last.name}, better: {', '.join(better) or 'nothing'}; worse: "
+        f"{', '.join(worse) or 'nothing'}; within two standard errors: {', '.join(same) or 'nothing'}."
+    )
+
+
+def cautions(config: GraceKTOSettings, evaluations: Sequence[Evaluation]) -> list[str]:
+    """One line for each known way to go wrong that shows: metrics that improve may hide it."""
+    first, last = evaluations[0], evaluations[-1]
+    lines = []
+    if last.cut > RUNAWAY_SHARE:
+        lines.append(
+            f"{last.cut:.0%} of {last.name}'s responses are cut at the length limit: length runs away; "
+            "raise train.mu, lower train.learning_rate, or raise sample.max_new_tokens"
+        )
+    before, after = _value(first, "ppl_D"), _value(last, "ppl_D")
+    if before is not None and after is not None and after > COLLAPSE_RATIO * before:
+        lines.append(
+            f"perplexity under the domain model rose from {before:.2f} to {after:.2f}: the language decays, which "
+            "length and relevance hide; lower train.learning_rate"
+        )
+    if config.sample.temperature < 1:
+        lines.append(
+            f"sample.temperature is {config.sample.temperature:g}: below 1 the responses to a query grow alike and "
+            "their ranks say little"
+        )
+    return lines
+
+
+def _value(evaluation: Evaluation, label: str) -> float | None:
+    shares = {"matched": evaluation.matched, "cut": evaluation.cut}
+    return shares[label] if label in shares else evaluation.means[label]
+
+
+def _error(evaluation: Evaluation, label: str) -> float:
+    if label in ("matched", "cut"):
+        share = evaluation.matched if label == "matched" else evaluation.cut
+        return math.sqrt(share * (1 - share) / evaluation.queries)
+    return evaluation.errors[label] or 0.0
+
+
+def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
+    """z-scored metrics over the policies (figures 1 and 3)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for metric in RANKED:
+        values = pl.Series([e.means[metric] for e in evaluations], dtype=pl.Float64)
+        deviation = values.std(ddof=0)
+        scale = deviation if isinstance(deviation, float) and deviation > 0 else 1.0
+        axes.plot([e.name for e in evaluations], (values - values.mean()) / scale, marker="o", label=metric)
+    axes.set_ylabel("z-score over the policies")
+    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.legend(ncol=len(RANKED), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)

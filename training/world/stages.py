@@ -1,0 +1,163 @@
+"""The generated world as stages: its texts are datasets, its models are models, made on this machine from a seed.
+
+    world:seeds      {"query", "reference", "language"}     world:heldout  {"query"}
+    world:exercises  conversations for SFT, {"prompt", "completion"}
+    world:base       the policy before SFT (Qwen2)          world:bge-m3   the relevance model
+    world:general    the general language model (Qwen2)     world:domain   the same, trained on with domain texts
+
+Their repositories carry the world's seed, not the run's name, so runs of one store share them. Every training runs on
+one thread: equal seeds give equal weights on one kind of processor, whatever else the machine does.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from builders.cards.card import Card
+from builders.core.stage import Context, Shard, ShardResult, Stage, Trained
+from builders.settings.base import Settings
+from builders.store.columns import MESSAGES, Column, column, frame_of
+from training.world.texts import Prompt, World
+
+Rows = Callable[[World], list[dict[str, Any]]]
+Training = Callable[[Prompt, Context[Any], Path], Trained]
+
+VERSION = 1  # raise it when any text, size or step count of the world changes
+SEED_DOCUMENTS = 4_000
+HELD_OUT_QUERIES = 256
+EXERCISES = 700
+
+QUERY = column("query", pl.String, "a writing request of the generated world")
+SEED_COLUMNS = (
+    QUERY,
+    column("reference", pl.String, "a document in the tagged form, good or less good on purpose"),
+    column("language", pl.String, "en"),
+)
+EXERCISE_COLUMNS = (
+    column("prompt", MESSAGES, "five requests of the world, and the wish for more of them"),
+    column("completion", MESSAGES, "a Python list of new requests"),
+)
+
+
+def stem(config: Settings) -> str:
+    """What the names of the world's repositories begin with."""
+    return f"{config.pipeline}-world-{config.world.seed}"
+
+
+def seeds(world: World) -> list[dict[str, Any]]:
+    """Queries with their references."""
+    return [dict(row) for row in world.seed_documents(SEED_DOCUMENTS)]
+
+
+def heldout(world: World) -> list[dict[str, Any]]:
+    """Queries that are no seeds."""
+    return [{"query": query} for query in world.heldout_queries(HELD_OUT_QUERIES)]
+
+
+def exercises(prompt: Prompt, world: World) -> list[dict[str, Any]]:
+    """Conversations that teach how to write queries; a seed of their own keeps them apart from the base model's."""
+    return [dict(row) for row in World(world.seed + 1_000_000).query_conversations(EXERCISES, prompt)]
+
+
+def one_shard(context: Context[Settings]) -> list[Shard]:
+    """The texts are few: one file."""
+    return [Shard(0, None)]
+
+
+def write_texts(rows: Rows, columns: tuple[Column, ...], context: Context[Settings], shard: Shard) -> ShardResult:
+    """Texts of the configured world as rows."""
+    frame = frame_of(rows(World(context.config.world.seed)), columns)
+    return ShardResult(frame, {"read": frame.height})
+
+
+def train_base(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
+    """The policy before SFT."""
+    from training.world import models
+
+    return _trained(output, partial(models.train_base, seed=context.config.world.seed, prompt=prompt))
+
+
+def train_general(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
+    """The general language model."""
+    from training.world import models
+
+    return _trained(output, partial(models.train_general, seed=context.config.world.seed, prompt=prompt))
+
+
+def train_domain(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
+    """The domain language model, from the general one."""
+    from training.world import models
+
+    start = context.inputs["world:general"].path
+    return _trained(output, partial(models.train_domain, general=start, seed=context.config.world.seed, prompt=prompt))
+
+
+def train_relevance(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
+    """The relevance model."""
+    from training.world import relevance
+
+    return _trained(output, partial(relevance.train_relevance, seed=context.config.world.seed, prompt=prompt))
+
+
+def _trained(output: Path, train: Callable[[Path], dict[str, float]]) -> Trained:
+    import torch
+
+    output.mkdir(parents=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return Trained(rows=0, results=train(output))
+    finally:
+        torch.set_num_threads(before)
+
+
+def processor(config: Settings) -> list[str]:
+    """What trained weights depend on beyond the fingerprint."""
+    return ["kind of processor"]
+
+
+def world_stages(prompt: Prompt) -> tuple[Stage, ...]:
+    """The world's stages; its models learn to answer `prompt`, the pipeline's wish for new queries."""
+
+    def texts(name: str, rows: Rows, columns: tuple[Column, ...]) -> Stage:
+        return Stage(
+            name=f"world:{name}",
+            kind="dataset",
+            suffix=name,
+            version=VERSION,
+            sections=("world",),
+            per_round=False,
+            stem=stem,
+            columns=columns,
+            plan=one_shard,
+            build=partial(write_texts, rows, columns),
+            card=Card("world/texts.md.jinja", tags=("synthetic",)),
+        )
+
+    def model(name: str, train: Training, parents: tuple[str, ...] = ()) -> Stage:
+        return Stage(
+            name=f"world:{name}",
+            kind="model",
+            suffix=name,
+            version=VERSION,
+            parents=parents,
+            sections=("world",),
+            per_round=False,
+            stem=stem,
+            bytes_depend_on=processor,
+            train=partial(train, prompt),
+            card=Card("world/model.md.jinja", tags=("tiny",)),
+        )
+
+    return (
+        texts("seeds", seeds, SEED_COLUMNS),
+        texts("heldout", heldout, (QUERY,)),
+        texts("exercises", partial(exercises, prompt), EXERCISE_COLUMNS),
+        model("bge-m3", train_relevance),
+        model("base", train_base),
+        model("general", train_general),
+        model("domain", train_domain, parents=("world:general",)),
+    )
