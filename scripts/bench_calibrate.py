@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
 from builders.grace_kto.columns import RANKED
-from builders.settings.load import RankCoefficients
+from builders.grace_kto.settings import RankCoefficients
 
 COLUMNS = ["query_id", *RANKED]
 

@@ -17,13 +17,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from builders.grace_kto.columns import GROUPS_COLUMNS, frame_of
+from builders.grace_kto.columns import GROUPS_COLUMNS
+from builders.grace_kto.settings import GraceKTOSettings
 from builders.hub.publish import publish
-from builders.settings.load import Config, load_config
-from builders.store.manifest import Manifest, Rows, content_digest
+from builders.store.columns import frame_of
+from builders.store.manifest import Manifest, Rows, content_digest, describe_files
 from builders.store.shards import write_shard
-from builders.store.store import Revision, Store, describe_files, round_tag
-from training.pipelines import stage_named
+from builders.store.store import Revision, Store, round_tag
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import load_config
 
 SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
 CASES = ("first", "half of the shards", "an eighth of each", "unchanged")
@@ -58,7 +60,7 @@ def version_of(case: str, shard: int, share: float) -> int:
     return 2 if case == "an eighth of each" and int(share * 8) == shard % 8 else 0
 
 
-def add_round(store: Store, config: Config, case: str, shards: int, rows: int) -> Revision:
+def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, rows: int) -> Revision:
     """The groups dataset of one case as a round of its own."""
     round_ = 1 if case == "unchanged" else 1 + CASES.index(case)
     work, staged = store.root / ".work" / "shards", store.root / ".work" / "snapshot"
@@ -74,7 +76,7 @@ def add_round(store: Store, config: Config, case: str, shards: int, rows: int) -
     files = describe_files(staged, [staged / name for name in counts], counts)
     manifest = Manifest(
         stage="sample",
-        stage_version=stage_named("sample").version,
+        stage_version=GRACE_KTO.stage("sample").version,
         code_version="bench",
         repo="local/bench-groups",
         round=round_,

@@ -1,18 +1,20 @@
 """Snapshot folders and manifests of every stage, and what is read out of their cards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from markdown_it import MarkdownIt
 
-from builders.core.run import summarise
-from builders.grace_kto.columns import Column, frame_of
-from builders.settings.load import load_config
-from builders.store.manifest import DataFile, Manifest, Model, Parent, Rows, content_digest
+from builders.cards.render import render_card
+from builders.settings.base import executions, identities, identity
+from builders.store.columns import Column, frame_of
+from builders.store.manifest import DataFile, Manifest, Model, Parent, Rows, content_digest, describe_files
 from builders.store.shards import write_shard
-from builders.store.store import describe_files
-from training.pipelines import stage_named
+from builders.store.summary import summarise
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import load_config, page_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "ab" * 32
@@ -53,7 +55,7 @@ def snapshot(
     folder: Path, stage_name: str, *, repo: str | None = None, text: str = "Write a report.", **changes: Any
 ) -> Manifest:
     """A snapshot folder of two shards of a stage, and its manifest."""
-    stage = stage_named(stage_name)
+    stage = GRACE_KTO.stage(stage_name)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     counts = {}
     for shard, rows in enumerate((5, 4)):
@@ -68,13 +70,15 @@ def snapshot(
         "stage": stage_name,
         "stage_version": 1,
         "code_version": "0.1.0",
-        "repo": repo or f"local/demo-{stage.dataset}",
+        "repo": repo or f"local/demo-{stage.suffix}",
         "round": 1 if stage.per_round else 0,
         "fingerprint": DIGEST,
         "random_seed": 7,
-        "configuration": {name: getattr(config, name).model_dump() for name in stage.sections},
+        "pipeline": "grace-kto",
+        "configuration": identities(config, stage.sections),
+        "execution": executions(config, stage.sections),
         "prompts": {"system.en": f"Write. {text}"} if stage_name in ("generate", "sample", "calibrate") else {},
-        "parents": parents_of(stage.parent),
+        "parents": parents_of(stage.parents),
         "models": MODELS.get(stage_name, {}),
         "rows": Rows(read=10, written=9, dropped={"blank": 1}),
         "counts": {"positive": 5, "negative": 4, "unscored": 2} if stage_name == "calibrate" else {"matched": 6},
@@ -85,10 +89,16 @@ def snapshot(
     return Manifest(**{**fields, **changes})
 
 
-def parents_of(stage: str | None) -> list[Parent]:
-    if stage is None:
-        return []
-    return [Parent(stage=stage, repo=f"local/demo-{stage_named(stage).dataset}", revision=COMMIT, digest=DIGEST)]
+def parents_of(stages: Sequence[str]) -> list[Parent]:
+    found = [GRACE_KTO.stage(name) for name in stages]
+    return [
+        Parent(stage=s.name, kind=s.kind, repo=f"local/demo-{s.suffix}", revision=COMMIT, digest=DIGEST) for s in found
+    ]
+
+
+def card_of(manifest: Manifest, folder: Path, **options: Any) -> str:
+    """The card of a manifest, as its pipeline gives it."""
+    return render_card(manifest, folder, page_of(manifest), **options)
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -102,8 +112,9 @@ def fences(text: str, language: str) -> list[str]:
 
 
 def model_manifest(stage: str, base: Model, **changes: Any) -> Manifest:
-    weights = Parent(stage="calibrate", repo="somebody/demo-weights", revision=COMMIT, digest=DIGEST)
+    weights = Parent(stage="calibrate", kind="dataset", repo="somebody/demo-weights", revision=COMMIT, digest=DIGEST)
     fields: dict[str, Any] = {
+        "pipeline": "grace-kto",
         "kind": "model",
         "stage": stage,
         "stage_version": 1,
@@ -112,7 +123,7 @@ def model_manifest(stage: str, base: Model, **changes: Any) -> Manifest:
         "round": 2,
         "fingerprint": DIGEST,
         "random_seed": 7,
-        "configuration": {"train": load_config("tiny").train.model_dump(mode="json")},
+        "configuration": {"train": identity(load_config("tiny").train)},
         "parents": [weights],
         "models": {"base": base},
         "rows": Rows(read=32, written=0),

@@ -6,13 +6,14 @@ from typing import Any
 
 import polars as pl
 
-from builders.grace_kto.calibrate import add_rewards, add_weights, messages, totals_of
-from builders.grace_kto.columns import Column, frame_of, polars_schema
-from builders.settings.load import RankCoefficients
-from builders.store.manifest import Manifest, Model, Parent, Rows, content_digest
+from builders.core.prompting import answer_column, chat_column
+from builders.grace_kto.calibrate import add_rewards, add_weights, totals_of
+from builders.grace_kto.settings import RankCoefficients
+from builders.store.columns import Column, frame_of, polars_schema
+from builders.store.manifest import Manifest, Model, Parent, Rows, content_digest, describe_files
 from builders.store.shards import write_shard
-from builders.store.store import Revision, Store, describe_files, round_tag
-from training.pipelines import stage_named
+from builders.store.store import Revision, Store, round_tag
+from training.grace_kto.pipeline import GRACE_KTO
 
 LENGTHS = ((40, 55, 61, None), (70, 52, 52, 90))  # tokens of the responses to each query; None is unmatched
 
@@ -23,7 +24,7 @@ def scores_frame(lengths: Sequence[Sequence[int | None]] = LENGTHS, **columns: S
     for group, members in enumerate(lengths):
         for j, length in enumerate(members):
             rows.append(_scores_row(f"query{group}", j, length, len(rows)))
-    contract = stage_named("score").columns
+    contract = GRACE_KTO.stage("score").columns
     frame = frame_of(rows, contract)
     types = polars_schema(contract)
     return frame.with_columns(pl.Series(name, values, types[name]) for name, values in columns.items())
@@ -46,7 +47,7 @@ def _scores_row(query_id: str, j: int, length: int | None, index: int) -> dict[s
         "length": length,
         **texts,
     }
-    metrics = [c.name for c in stage_named("score").columns if c.dtype.is_float() and c.name != "logprob"]
+    metrics = [c.name for c in GRACE_KTO.stage("score").columns if c.dtype.is_float() and c.name != "logprob"]
     for place, name in enumerate(metrics):
         row[name] = None if length is None else 1.0 + ((index + 1) * (place + 3)) % 7
     return row
@@ -56,7 +57,9 @@ def weights_frame(scores: pl.DataFrame, *, binary: bool = False) -> pl.DataFrame
     """The calibrated dataset of a whole scores dataset."""
     rewards = add_rewards(scores, RankCoefficients())
     weights = add_weights(rewards, totals_of(rewards["reward"]), binary=binary)
-    return weights.with_columns(*messages(None)).select(c.name for c in stage_named("calibrate").columns)
+    return weights.with_columns(
+        chat_column("query").alias("prompt"), answer_column("response").alias("completion")
+    ).select(c.name for c in GRACE_KTO.stage("calibrate").columns)
 
 
 def plain_frame(columns: Sequence[Column], rows: int = 3) -> pl.DataFrame:
@@ -94,7 +97,7 @@ def add_dataset(
         shards: rows of each shard; None puts all rows into one.
         changes: fields of the manifest that replace the true ones.
     """
-    stage = stage_named(stage_name)
+    stage = GRACE_KTO.stage(stage_name)
     sizes = shards or [frame.height]
     staged = store.root / ".staged"
     (staged / "data").mkdir(parents=True)
@@ -106,7 +109,7 @@ def add_dataset(
     configuration = {"calibrate": {"coefficients": RankCoefficients().model_dump(), "binary": False}}
     fields = {
         "stage": stage_name,
-        "repo": repo or f"local/demo-{stage.dataset}",
+        "repo": repo or f"local/demo-{stage.suffix}",
         "round": round_,
         "configuration": configuration if stage_name == "calibrate" else {},
         "rows": Rows(read=frame.height, written=frame.height),
@@ -122,7 +125,7 @@ def add_model(
     staged.mkdir(parents=True)
     (staged / "config.json").write_text("{}", encoding="utf-8")
     (staged / "model.safetensors").write_bytes(f"{repo} {round_}".encode())
-    stage = "train" if round_ else "sft"
+    stage = "policy" if round_ else "sft"
     fields = {"kind": "model", "stage": stage, "repo": repo, "round": round_, "configuration": {}}
     fields["rows"] = Rows(read=8, written=8)
     return _add(store, staged, sorted(staged.iterdir()), {}, parents, fields | changes)
@@ -143,6 +146,7 @@ def _add(
 ) -> Revision:
     files = describe_files(staged, paths, rows)
     made: dict[str, Any] = {
+        "pipeline": "grace-kto",
         "stage_version": 1,
         "code_version": "0.1.0",
         "fingerprint": "0" * 64,
@@ -159,5 +163,16 @@ def _add(
 def _parent(parent: Revision | Parent) -> Parent:
     if isinstance(parent, Parent):
         return parent
-    stage = parent.manifest.stage if parent.manifest else "seed"
-    return Parent(stage=stage, repo=parent.repo, revision=parent.revision, digest=parent.digest)
+    stage, kind, round_ = "seed", "dataset", None
+    if parent.manifest is not None:
+        stage, kind, round_ = parent.manifest.stage, parent.manifest.kind, parent.manifest.round
+    return Parent.model_validate(
+        {
+            "stage": stage,
+            "kind": kind,
+            "round": round_,
+            "repo": parent.repo,
+            "revision": parent.revision,
+            "digest": parent.digest,
+        }
+    )

@@ -19,14 +19,12 @@ import FlagEmbedding  # noqa: F401, TID253
 import torch  # noqa: TID253
 from tiny_store import small_config
 
-import training.evaluate
+import training.grace_kto.evaluate
 import training.kto.assembly
 import training.kto.rounds  # noqa: F401
-from builders.core.models import policy_repo
-from builders.core.run import repo_of
 from builders.store.store import Store
+from training.grace_kto.pipeline import GRACE_KTO
 from training.loop import run_loop
-from training.pipelines import stage_named
 
 
 def start(store: Path) -> int:
@@ -56,8 +54,8 @@ def digests(store: Path) -> tuple[str, str]:
     """Content digests of the last weights dataset and the last policy."""
     config = small_config(store)
     opened = Store(store)
-    weights = opened.find(repo_of(stage_named("calibrate"), config), "round-002")
-    policy = opened.find(policy_repo(config), "round-002", "model")
+    weights = opened.find(GRACE_KTO.repo(GRACE_KTO.stage("calibrate"), config), "round-002")
+    policy = opened.find(GRACE_KTO.repo(GRACE_KTO.stage("policy"), config), "round-002", "model")
     if weights is None or policy is None:
         raise SystemExit("the loop ended without its last round")
     return weights.digest, policy.digest

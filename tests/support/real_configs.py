@@ -4,22 +4,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.settings.load import Config, load_config
+from builders.grace_kto.settings import GraceKTOSettings
+from training.pipelines import load_config
 
 SEEDS = tuple(f"Please write a report on harbour {n}." for n in range(6))
 
 
 def config_on(
     folder: Path, *overrides: str, policy: Path | None = None, relevance: Path | None = None, domain: Path | None = None
-) -> Config:
+) -> GraceKTOSettings:
     """A configuration with its store and its seeds in `folder`; `policy` also serves as base and general model."""
     lines = [json.dumps({"query": seed}) + "\n" for seed in SEEDS]
     source = write_lines(folder / "seeds.jsonl", lines)
     models = {"policy": policy, "base": policy, "general": policy, "domain": domain or policy, "relevance": relevance}
-    return load_config(
+    config: GraceKTOSettings = load_config(
         "tiny",
         [
-            "world=null",
             f"seed.source={source}",
             f"evaluate.source={source}",
             "seed.columns={query: query}",
@@ -28,6 +28,7 @@ def config_on(
         ],
         str(folder / "store"),
     )
+    return config
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> Path:

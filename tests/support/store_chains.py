@@ -9,20 +9,31 @@ from card_snapshots import model_manifest, snapshot
 from safetensors.numpy import save_file
 
 from builders.cards.render import write_card
-from builders.settings.load import Config, load_config
-from builders.store.manifest import Model, Parent, content_digest
-from builders.store.store import Revision, Store, describe_files, round_tag
-from training.pipelines import GRACE_KTO, stage_named
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.manifest import Model, Parent, content_digest, describe_files
+from builders.store.store import Revision, Store, round_tag
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import load_config, page_of
+
+ROUND_STAGES = tuple(s for s in GRACE_KTO.stages if s.kind == "dataset" and s.per_round)
 
 
-def config_for(store: Store, namespace: str | None = None) -> Config:
+def config_for(store: Store, namespace: str | None = None) -> GraceKTOSettings:
     overrides = [] if namespace is None else [f"namespace={namespace}"]
-    return load_config("tiny", overrides, str(store.root))
+    config: GraceKTOSettings = load_config("tiny", overrides, str(store.root))
+    return config
 
 
 def parent_of(revision: Revision) -> Parent:
     assert revision.manifest is not None
-    return Parent(stage=revision.manifest.stage, repo=revision.repo, revision=revision.revision, digest=revision.digest)
+    return Parent(
+        stage=revision.manifest.stage,
+        kind=revision.manifest.kind,
+        round=revision.manifest.round,
+        repo=revision.repo,
+        revision=revision.revision,
+        digest=revision.digest,
+    )
 
 
 def add_dataset(
@@ -36,13 +47,13 @@ def add_dataset(
     policy: Revision | None = None,
 ) -> Revision:
     """A dataset of one stage: two shards, nine rows whose strings hold `text`."""
-    stage = stage_named(stage_name)
+    stage = GRACE_KTO.stage(stage_name)
     staged = store.root / ".work" / f"{name}-{stage_name}-{round_}"
     models = {} if policy is None else {"policy": Model(id=policy.repo, revision=policy.revision)}
     manifest = snapshot(
         staged,
         stage_name,
-        repo=f"local/{name}-{stage.dataset}",
+        repo=f"local/{name}-{stage.suffix}",
         text=f"{text} ({round_})" if stage.per_round else text,
         round=round_ if stage.per_round else 0,
         parents=[parent_of(parent) for parent in parents],
@@ -50,7 +61,7 @@ def add_dataset(
     )
     for marker in (staged / "data").glob("*.sha256"):  # of the build, not of the revision
         marker.unlink()
-    write_card(manifest, staged, store)
+    write_card(manifest, staged, page_of(manifest), store)
     return store.add(staged, manifest, ["main", round_tag(manifest.round)])
 
 
@@ -62,7 +73,7 @@ def add_model(store: Store, weights: Revision, *, round_: int = 1, name: str = "
     (staged / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "round": round_}))
     files = describe_files(staged, sorted(staged.iterdir()))
     manifest = model_manifest(
-        "train",
+        "policy",
         Model(id="Qwen/Qwen2.5-0.5B", revision="1" * 40),
         repo=f"local/{name}-policy",
         round=round_,
@@ -70,7 +81,7 @@ def add_model(store: Store, weights: Revision, *, round_: int = 1, name: str = "
         files=files,
         digest=content_digest(files),
     )
-    write_card(manifest, staged, store)
+    write_card(manifest, staged, page_of(manifest), store)
     return store.add(staged, manifest, ["main", round_tag(round_)])
 
 
@@ -80,10 +91,10 @@ def add_rounds(store: Store, rounds: int = 2) -> dict[tuple[str, int], Revision]
     policy = None
     for round_ in range(1, rounds + 1):
         parent = made["seed", 0]
-        for stage in GRACE_KTO[1:]:
+        for stage in ROUND_STAGES:
             parent = add_dataset(store, stage.name, [parent], round_=round_, policy=policy)
             made[stage.name, round_] = parent
-        policy = made["train", round_] = add_model(store, parent, round_=round_)
+        policy = made["policy", round_] = add_model(store, parent, round_=round_)
     return made
 
 

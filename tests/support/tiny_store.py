@@ -7,8 +7,8 @@ import fcntl
 import shutil
 from pathlib import Path
 
-from builders.settings.load import Config, load_config
-from training.pipelines import GRACE_KTO
+from builders.grace_kto.settings import GraceKTOSettings
+from training.pipelines import load_config
 
 ROOT = Path(__file__).parents[2] / ".grace" / "test-store"
 SMALL = ("generate.queries=8", "generate.shard_queries=4", "sample.responses=4", "sample.shard_queries=2")
@@ -17,12 +17,12 @@ SMALL_LOOP = (*SMALL, "loop.rounds=2", "train.batch_size=8", "train.device_batch
 
 def prepared_store() -> Path:
     """The shared store; the first process to ask makes it, others wait."""
-    from training.prepare import prepare
+    from training.grace_kto.evaluate import evaluation_models
 
     ROOT.mkdir(parents=True, exist_ok=True)
     with (ROOT.parent / "test-store.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        prepare(load_config("tiny", store=str(ROOT)), GRACE_KTO, 1)
+        evaluation_models(load_config("tiny", store=str(ROOT)))
     return ROOT
 
 
@@ -32,6 +32,7 @@ def copy_store(target: Path) -> Path:
     return target
 
 
-def small_config(store: Path, *overrides: str) -> Config:
+def small_config(store: Path, *overrides: str) -> GraceKTOSettings:
     """The tiny preset with two rounds of 32 rows."""
-    return load_config("tiny", [*SMALL_LOOP, *overrides], str(store))
+    config: GraceKTOSettings = load_config("tiny", [*SMALL_LOOP, *overrides], str(store))
+    return config

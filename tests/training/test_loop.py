@@ -10,18 +10,19 @@ import polars as pl
 import pytest
 from tiny_store import copy_store, small_config
 
-from builders.core.run import StageResult, build, dry_run
+from builders.core.run import StageResult
+from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.status import status_rows
-from builders.settings.load import Config
 from builders.store.store import Revision
 from scorers.errors import UserError
+from training.pipelines import build, plan
 
 pytestmark = pytest.mark.slow
 KILLS = 20
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[StageResult], float]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[GraceKTOSettings, list[StageResult], float]:
     """Two rounds undisturbed: configuration, results, seconds."""
     from training.loop import run_loop
 
@@ -34,7 +35,7 @@ def last(results: list[StageResult], stage: str) -> Revision:
     return [result.revision for result in results if result.stage == stage][-1]
 
 
-def test_the_loop_builds_and_trains_every_round(finished: tuple[Config, list[StageResult], float]) -> None:
+def test_the_loop_builds_and_trains_every_round(finished: tuple[GraceKTOSettings, list[StageResult], float]) -> None:
     config, results, _ = finished
     assert [r.stage for r in results] == ["seed", "generate", "sample", "score", "calibrate", "train"] * 2
     assert all(row["state"] == "built" for row in status_rows(config))
@@ -47,7 +48,7 @@ def test_the_loop_builds_and_trains_every_round(finished: tuple[Config, list[Sta
 
 
 def test_the_second_round_is_sampled_by_the_first_rounds_policy(
-    finished: tuple[Config, list[StageResult], float],
+    finished: tuple[GraceKTOSettings, list[StageResult], float],
 ) -> None:
     _, results, _ = finished
     trained = [result.revision for result in results if result.stage == "train"]
@@ -57,24 +58,24 @@ def test_the_second_round_is_sampled_by_the_first_rounds_policy(
     assert trained[1].manifest is not None and trained[1].manifest.models["policy"].revision == trained[0].revision
 
 
-def test_a_finished_loop_is_kept(finished: tuple[Config, list[StageResult], float]) -> None:
+def test_a_finished_loop_is_kept(finished: tuple[GraceKTOSettings, list[StageResult], float]) -> None:
     from training.loop import run_loop
 
     config, results, _ = finished
     again = run_loop(config)
     assert not any(result.built for result in again)
     assert [r.revision.revision for r in again] == [r.revision.revision for r in results]
-    assert {plan.action for plan in dry_run(config, "calibrate", round_=2)} == {"keep"}
+    assert {plan.action for plan in plan(config, "calibrate", round_=2)} == {"keep"}
 
 
 def test_only_what_a_change_touches_is_built_again(
-    finished: tuple[Config, list[StageResult], float], tmp_path: Path
+    finished: tuple[GraceKTOSettings, list[StageResult], float], tmp_path: Path
 ) -> None:
     config, _, _ = finished
     store = tmp_path / "store"
     shutil.copytree(config.store, store)
     changed = small_config(store, "calibrate.coefficients.length=2.0")
-    actions = [(plan.stage, plan.action) for plan in dry_run(changed, "calibrate")]
+    actions = [(plan.stage, plan.action) for plan in plan(changed, "calibrate")]
     assert actions == [
         ("seed", "keep"),
         ("generate", "keep"),
@@ -93,7 +94,7 @@ def test_a_round_before_its_policy_is_trained_is_refused(tmp_path: Path) -> None
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(
-    finished: tuple[Config, list[StageResult], float], tmp_path: Path
+    finished: tuple[GraceKTOSettings, list[StageResult], float], tmp_path: Path
 ) -> None:
     _, results, seconds = finished
     expected = (last(results, "calibrate").digest, last(results, "train").digest)

@@ -65,9 +65,8 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     """
     store = Store(Path(config.store))
     queries = held_out_queries(config)
-    wanted: dict[str, str | At] = {role: fill(config, 1) for role, fill in SCORE.roles.items()}
-    models, finder = materialise(GRACE_KTO, config, wanted)
-    policies = named_policies(config, store, finder, references)
+    models, finder = evaluation_models(config, first=not references)
+    policies = named_policies(config, store, finder, references, models.pop("first", None))
     context = Context(config, store, 1, {}, models)
     try:
         evaluations = [_cached(context, name, policy, queries) for name, policy in policies]
@@ -92,6 +91,13 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         lines=lines,
         public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
     )
+
+
+def evaluation_models(config: GraceKTOSettings, *, first: bool = True) -> tuple[dict[str, LocalModel], ModelFinder]:
+    """The models that score answers, by role, and with `first` the first policy; made where they are missing."""
+    fills = {**SCORE.roles, **({"first": roles.first_policy} if first else {})}
+    wanted: dict[str, str | At] = {role: fill(config, 1) for role, fill in fills.items()}
+    return materialise(GRACE_KTO, config, wanted)
 
 
 def held_out_queries(config: GraceKTOSettings) -> list[str]:
@@ -119,13 +125,12 @@ def held_out_queries(config: GraceKTOSettings) -> list[str]:
 
 
 def named_policies(
-    config: GraceKTOSettings, store: Store, finder: ModelFinder, references: Sequence[str]
+    config: GraceKTOSettings, store: Store, finder: ModelFinder, references: Sequence[str], first: LocalModel | None
 ) -> list[tuple[str, LocalModel]]:
     """Policies with the names they have in the table."""
     if references:
         return [(text, _named(text, config, store, finder)) for text in references]
-    first, _ = materialise(GRACE_KTO, config, {"first": roles.first_policy(config, 1)}, finder)
-    found = list(first.items())
+    found = [] if first is None else [("first", first)]
     for round_ in range(1, config.loop.rounds + 1):
         revision = store.find(GRACE_KTO.repo(POLICY, config), round_tag(round_), "model")
         if revision is not None:

@@ -6,13 +6,11 @@ import pytest
 from card_snapshots import front_matter, snapshot
 
 from builders.cards.front_matter import feature, language_codes, license_fields, size_category, source_datasets
-from builders.cards.render import (
-    render_dataset_card,
-    write_card,
-)
+from builders.cards.render import render_dataset_card, write_card
 from builders.store.manifest import Manifest, Rows
 from builders.store.store import Store
-from training.pipelines import GRACE_KTO, STAGE_NAMES
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import STAGE_NAMES
 
 
 @pytest.mark.parametrize("stage_name", STAGE_NAMES)

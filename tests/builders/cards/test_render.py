@@ -20,12 +20,12 @@ from builders.cards.render import (
     write_card,
     write_weight_histogram,
 )
-from builders.grace_kto.columns import frame_of
-from builders.settings.load import load_config
+from builders.store.columns import frame_of
 from builders.store.manifest import DataFile, Model, Parent, Rows, read_manifest
 from builders.store.shards import write_shard
 from builders.store.store import Store
-from training.pipelines import STAGE_NAMES, stage_named
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import STAGE_NAMES, load_config
 
 HOSTILE = "``` ```` <script>alert(1)</script> | a | {{ manifest }} {% raw %}\n---\n# title\n</details>\n\u202e $$x$$"
 
@@ -106,7 +106,7 @@ def test_sections_and_statistics_come_from_the_manifest(tmp_path: Path) -> None:
     assert "desirable_weight=0.9," in text and "undesirable_weight=1.125," in text
     summary = manifest.metrics["weight"]
     assert f"| `weight` | {summary.count} | {summary.null} | {summary.mean:.4g} |".replace("0.0 ", "0 ") in text
-    for column in stage_named("calibrate").columns:
+    for column in GRACE_KTO.stage("calibrate").columns:
         assert f"| `{column.name}` |" in text
     assert "weights.png" not in text
     write_weight_histogram(tmp_path)
@@ -192,7 +192,7 @@ def test_histogram(tmp_path: Path) -> None:
 
 
 def test_an_empty_dataset_has_a_card(tmp_path: Path) -> None:
-    stage = stage_named("seed")
+    stage = GRACE_KTO.stage("seed")
     path = tmp_path / "data" / "train-00000-of-00001.parquet"
     path.parent.mkdir()
     write_shard(frame_of([], stage.columns), stage.columns, path, {"read": 0})

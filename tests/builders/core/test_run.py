@@ -11,18 +11,19 @@ import pytest
 from datasets_factory import add_dataset, scores_frame
 
 from builders.core import run as run_module
-from builders.core.run import StageResult, build, dry_run, repo_of
+from builders.core.run import StageResult
 from builders.grace_kto import seed as seed_stage
-from builders.settings.load import Config, load_config
-from builders.store.manifest import file_sha256
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.files import file_sha256
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
-from training.pipelines import GRACE_KTO
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import build, load_config, plan
 
 SEEDS = [{"query": f"Please write report {n}.", "reference": None} for n in range(10)]
 
 
-def config_for(folder: Path, *overrides: str, rows: list[dict[str, Any]] = SEEDS) -> Config:
+def config_for(folder: Path, *overrides: str, rows: list[dict[str, Any]] = SEEDS) -> GraceKTOSettings:
     """The tiny preset on a file of seeds, three rows a shard."""
     source = folder / "seeds.jsonl"
     if not source.exists():
@@ -60,24 +61,24 @@ def test_it_is_stale_when_configuration_source_or_version_change(
 ) -> None:
     config = config_for(tmp_path)
     build(config, "seed")
-    assert dry_run(config, "seed")[0].action == "keep"
+    assert plan(config, "seed")[0].action == "keep"
     other = config_for(tmp_path, "seed.language=zh")
-    assert dry_run(other, "seed")[0].reason == "configuration changed: seed.language"
-    assert dry_run(config_for(tmp_path, "sample.top_p=0.5"), "seed")[0].action == "keep"
+    assert plan(other, "seed")[0].reason == "configuration changed: seed.language"
+    assert plan(config_for(tmp_path, "sample.top_p=0.5"), "seed")[0].action == "keep"
     with (tmp_path / "seeds.jsonl").open("a") as file:
         file.write(json.dumps({"query": "One more."}) + "\n")
-    assert dry_run(config, "seed")[0].reason == "source, prompt or seed changed"
+    assert plan(config, "seed")[0].reason == "source, prompt or seed changed"
     assert build(config, "seed")[0].built
     newer = tuple(
         stage if stage.name != "seed" else type(stage)(**{**stage.__dict__, "version": 99}) for stage in GRACE_KTO
     )
     monkeypatch.setattr(run_module, "GRACE_KTO", newer)
-    assert dry_run(config, "seed")[0].reason == f"stage version {seed_stage.VERSION} → 99"
+    assert plan(config, "seed")[0].reason == f"stage version {seed_stage.VERSION} → 99"
 
 
 def test_a_dry_run_says_what_waits_for_what_and_writes_nothing(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    plans = dry_run(config, "calibrate")
+    plans = plan(config, "calibrate")
     assert [plan.action for plan in plans] == ["build"] * 5
     assert [plan.reason for plan in plans] == ["missing"] + [
         f"{above} is built first" for above in ("seed", "generate", "sample", "score")
@@ -183,7 +184,7 @@ def test_a_metric_that_is_not_finite_names_the_row_and_writes_nothing(
     row = scores.scan().select("response_id").collect()["response_id"][1]
     with pytest.raises(UserError, match=f"weight is NaN in response_id {row}"):
         build(config, "calibrate", start=f"{scores.repo}@{scores.revision}")
-    assert store.find(repo_of(broken, config), "main") is None
+    assert store.find(GRACE_KTO.repo(broken, config), "main") is None
 
 
 def test_calibration_starts_from_anybodys_dataset(tmp_path: Path) -> None:

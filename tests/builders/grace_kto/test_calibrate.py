@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
 from builders.grace_kto.columns import RANKED
-from builders.settings.load import RankCoefficients
+from builders.grace_kto.settings import RankCoefficients
 from scorers.ranking import TOLERANCE
 
 COEFFICIENTS = RankCoefficients()

@@ -11,16 +11,17 @@ from real_configs import SEEDS, config_on
 
 from builders.core.draws import query_id
 from builders.core.models import Models
-from builders.core.run import build, repo_of
 from builders.core.stage import Context, Shard
 from builders.engines import Completion, Message, SamplingSettings
 from builders.grace_kto import generate
-from builders.grace_kto.columns import QUERIES_COLUMNS, check_frame, frame_of
-from builders.settings.load import Config
+from builders.grace_kto.columns import QUERIES_COLUMNS
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.columns import check_frame, frame_of
 from builders.store.shards import write_shard
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
-from training.pipelines import stage_named
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import build
 
 
 @dataclass
@@ -146,11 +147,11 @@ def test_shards_cover_k(tmp_path: Path, causal_lm_dir: Path) -> None:
     assert [(shard.index, shard.spec) for shard in generate.plan(context)] == [(0, 2), (1, 2), (2, 1)]
 
 
-def assert_nothing_written(config: Config) -> Revision:
+def assert_nothing_written(config: GraceKTOSettings) -> Revision:
     store = Store(Path(config.store))
-    repo = repo_of(stage_named("generate"), config)
+    repo = GRACE_KTO.repo(GRACE_KTO.stage("generate"), config)
     assert store.refs(repo) == {} and not list(store.root.rglob(f"{repo.replace('/', '--')}/**/*.parquet"))
-    found = store.find(repo_of(stage_named("seed"), config), "main")
+    found = store.find(GRACE_KTO.repo(GRACE_KTO.stage("seed"), config), "main")
     assert found is not None
     return found
 

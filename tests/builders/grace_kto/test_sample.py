@@ -12,11 +12,12 @@ from real_configs import config_on
 from builders.core.draws import derive_seed, query_id
 from builders.core.models import Models
 from builders.core.prompting import answer_messages
-from builders.core.run import build
 from builders.engines import SamplingSettings
-from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS, check_frame, frame_of
+from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
+from builders.store.columns import check_frame, frame_of
 from builders.store.store import Store
 from scorers.errors import UserError
+from training.pipelines import build
 
 QUERIES = [f"Write about pier {n}." for n in range(3)]
 SMALL = "sample={responses: 3, system_prompt: null, max_new_tokens: 6, shard_queries: 2}"

@@ -9,12 +9,13 @@ from datasets_factory import add_dataset
 from real_configs import config_on
 from tiny_models import make_causal_lm
 
-from builders.core.run import build
-from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS, check_frame, frame_of
+from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS
 from builders.grace_kto.score import relevance_columns
-from builders.settings.load import Config, RelevanceWeights
+from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights
+from builders.store.columns import check_frame, frame_of
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
+from training.pipelines import build
 
 TEXTS: list[tuple[str, str] | None] = [
     ("Trade on the river.", "The harbour grew. The harbour grew. The harbour grew. Trade doubled within a decade."),
@@ -59,11 +60,11 @@ def groups_frame(**changes: Any) -> pl.DataFrame:
     return frame_of(rows, GROUPS_COLUMNS).with_columns(**changes)
 
 
-def config_for(tmp_path: Path, policy: Path, domain: Path, relevance: Path, *overrides: str) -> Config:
+def config_for(tmp_path: Path, policy: Path, domain: Path, relevance: Path, *overrides: str) -> GraceKTOSettings:
     return config_on(tmp_path, "score.max_length=256", *overrides, policy=policy, domain=domain, relevance=relevance)
 
 
-def score(config: Config, frame: pl.DataFrame, shards: list[int] | None = None) -> Revision:
+def score(config: GraceKTOSettings, frame: pl.DataFrame, shards: list[int] | None = None) -> Revision:
     made = add_dataset(Store(Path(config.store)), "sample", frame, shards=shards)
     return build(config, "score", start=f"{made.repo}@{made.revision}")[-1].revision
 

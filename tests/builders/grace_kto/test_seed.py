@@ -7,10 +7,9 @@ import polars as pl
 import pytest
 
 from builders.core.draws import query_id
-from builders.core.run import build
-from builders.settings.load import load_config
 from builders.store.store import Revision
 from scorers.errors import UserError
+from training.pipelines import build, load_config
 
 ROWS = [
     {"q": "  Write A. ", "ref": "text", "lang": "en"},

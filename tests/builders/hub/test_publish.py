@@ -14,8 +14,8 @@ from store_chains import add_dataset, add_model, add_rounds, config_for, files_o
 
 from builders.cards.render import write_card
 from builders.hub.publish import publish, push
-from builders.store.manifest import Manifest, content_digest
-from builders.store.store import Revision, Store, describe_files, round_tag
+from builders.store.manifest import Manifest, content_digest, describe_files
+from builders.store.store import Revision, Store, round_tag
 from scorers.errors import UserError
 
 GRACE = [sys.executable, "-c", "from training.cli import app; app()"]

@@ -18,8 +18,8 @@ from store_chains import add_dataset, config_for, files_of
 
 from builders.hub.publish import publish
 from builders.hub.pull import pull
-from builders.store.manifest import Manifest, content_digest, read_manifest
-from builders.store.store import Ref, Revision, Store, describe_files
+from builders.store.manifest import Manifest, content_digest, describe_files, read_manifest
+from builders.store.store import Ref, Revision, Store
 from scorers.errors import UserError
 
 KINDS = (503, 500, 429, 408, 403, 412, "drop", "reset", "lost", "truncate", "corrupt", "corrupt_request", "delay")

@@ -27,11 +27,11 @@ from builders.inspect.lineage import (
     lineage,
     lineage_tree,
 )
-from builders.store.manifest import Manifest, Model, Parent, read_manifest
-from builders.store.store import Kind, Revision, Store
+from builders.store.manifest import Kind, Manifest, Model, Parent, read_manifest
+from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.cli import app
-from training.pipelines import stage_named
+from training.grace_kto.pipeline import GRACE_KTO
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DOMAIN = Model(id="world:domain", revision="ab" * 32)
@@ -53,15 +53,15 @@ class Chain:
 
 @pytest.fixture
 def two_rounds(store: Store) -> Chain:
-    seed = add_dataset(store, "seed", plain_frame(stage_named("seed").columns), round_=0)
+    seed = add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), round_=0)
     sft = add_model(store, "local/demo-sft", round_=0, parents=[seed], models={"base": DOMAIN})
     made: dict[tuple[str, int], Revision] = {}
     policy = sft
     for round_ in (1, 2):
         models = {"policy": model_of(policy)}
-        queries = plain_frame(stage_named("generate").columns)
+        queries = plain_frame(GRACE_KTO.stage("generate").columns)
         made["generate", round_] = add_dataset(store, "generate", queries, round_=round_, parents=[seed], models=models)
-        groups = scores_frame().select(c.name for c in stage_named("sample").columns)
+        groups = scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns)
         parents = [made["generate", round_]]
         made["sample", round_] = add_dataset(store, "sample", groups, round_=round_, parents=parents, models=models)
         scoring = {"tokenizer": model_of(sft), "domain": DOMAIN}
@@ -167,7 +167,7 @@ def test_a_parent_that_is_nowhere_stays_in_the_tree(store: Store) -> None:
 
 
 def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
-    groups = add_dataset(store, "sample", scores_frame().select(c.name for c in stage_named("sample").columns))
+    groups = add_dataset(store, "sample", scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns))
     parent = Parent(stage="sample", repo=groups.repo, revision=groups.revision, digest="f" * 64)
     nodes = lineage(str(with_parents(store, parent)), store)
     assert [node.state for node in nodes] == [FOUND, ALTERED]
@@ -234,7 +234,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Manifest | UserError
 
 def test_what_the_store_lacks_is_looked_up_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = Store(store.root / "elsewhere")
-    queries = plain_frame(stage_named("generate").columns)
+    queries = plain_frame(GRACE_KTO.stage("generate").columns)
     remote = add_dataset(elsewhere, "generate", queries, repo="ns/demo-queries").manifest
     assert remote is not None
     parents = [
@@ -244,7 +244,7 @@ def test_what_the_store_lacks_is_looked_up_on_the_hub(store: Store, monkeypatch:
         Parent(stage="seed", repo="ns/unpinned", revision="main", digest="0" * 64),
         Parent(stage="seed", repo="local/never", revision=COMMIT, digest="0" * 64),
     ]
-    revision = add_dataset(store, "seed", plain_frame(stage_named("seed").columns), parents=[])
+    revision = add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), parents=[])
     assert revision.manifest is not None
     asked = hub(monkeypatch, {"ns/demo-queries": remote, "ns/foreign": None})
     states = []
@@ -265,7 +265,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(store: Store, monkeypatch: pyt
 
 
 def test_a_manifest_that_cannot_be_read_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = add_dataset(store, "sample", scores_frame().select(c.name for c in stage_named("sample").columns))
+    groups = add_dataset(store, "sample", scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns))
     parent = Parent(stage="sample", repo=groups.repo, revision=groups.revision, digest=groups.digest)
     (groups.path / "manifest.json").write_text('{"stage": 1}', encoding="utf-8")
     hub(monkeypatch, {"ns/x": UserError("not a manifest")})
@@ -297,7 +297,7 @@ def publish(api: HfApi, repo: str, files: dict[str, bytes], tag: str | None = No
 
 
 def test_the_chain_is_read_from_the_hub_without_its_data(store: Store, tmp_path: Path, api: HfApi) -> None:
-    seed = add_dataset(store, "seed", plain_frame(stage_named("seed").columns), repo="alice/demo-seed", round_=0)
+    seed = add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), repo="alice/demo-seed", round_=0)
     foreign = publish(api, "alice/foreign", {"data.txt": b"x"})
     other = publish(api, "alice/other", {"manifest.json": b'{"name": "an app"}'})
     assert seed.manifest is not None

@@ -5,9 +5,9 @@ from pathlib import Path
 from datasets_factory import add_dataset, add_model, scores_frame
 from real_configs import config_on
 
-from builders.core.run import build
 from builders.inspect.status import status_rows
 from builders.store.store import Store
+from training.pipelines import build
 
 
 def test_an_empty_store_holds_nothing_and_stays_so(tmp_path: Path) -> None:

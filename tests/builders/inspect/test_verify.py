@@ -10,9 +10,10 @@ from datasets_factory import add_dataset, add_model, scores_frame, weights_frame
 from typer.testing import CliRunner
 
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
-from builders.inspect.verify import ROWS_SHOWN, Finding, inside, open_any, verify
-from builders.store.manifest import DataFile, Manifest, content_digest
-from builders.store.store import Revision, Store, describe_files
+from builders.inspect.verify import ROWS_SHOWN, inside, open_any, verify
+from builders.store.check import Finding
+from builders.store.manifest import DataFile, Manifest, content_digest, describe_files
+from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.cli import app
 

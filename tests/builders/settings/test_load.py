@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from builders.settings.load import PRESETS, load_config
+from builders.settings.load import PRESETS
 from scorers.errors import UserError
+from training.pipelines import load_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)

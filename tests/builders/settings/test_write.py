@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders.settings.load import Config, load_config
+from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.write import HEADER, write_config
 from scorers.errors import UserError
+from training.pipelines import load_config
 
 
 def test_the_file_loads_as_the_preset_it_names(tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_every_commented_line_is_a_setting_with_its_default(tmp_path: Path) -> N
     lines = text.removeprefix(HEADER).splitlines()
     assert all(line.startswith("# ") for line in lines)
     data = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines))
-    assert list(data) == list(Config.model_fields)
+    assert list(data) == list(GraceKTOSettings.model_fields)
     needed = {
         "name": "mine",
         "models": {"base": "b", "general": "g", "domain": "d", "relevance": "r"},

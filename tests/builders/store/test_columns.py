@@ -4,17 +4,8 @@ import polars as pl
 import pytest
 from datasets_factory import scores_frame
 
-from builders.grace_kto.columns import (
-    GROUPS_COLUMNS,
-    QUERIES_COLUMNS,
-    SCORES_COLUMNS,
-    SEED_COLUMNS,
-    WEIGHTS_COLUMNS,
-    check_frame,
-    frame_of,
-    polars_schema,
-    require_columns,
-)
+from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS, SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
+from builders.store.columns import check_frame, frame_of, polars_schema, require_columns
 from scorers.errors import UserError
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from builders.store.files import file_sha256
 from builders.store.manifest import (
     FILE_NAME,
     DataFile,
     Manifest,
     Rows,
     content_digest,
-    file_sha256,
     fingerprint_of,
     portable,
     read_manifest,

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets_factory import plain_frame, scores_frame, weights_frame
 
-from builders.grace_kto.columns import SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS, polars_schema
+from builders.grace_kto.columns import SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
+from builders.store.columns import polars_schema
 from builders.store.shards import arrow_schema, shard_counts, shard_is_whole, shard_rows, write_shard
-from training.pipelines import GRACE_KTO
+from training.grace_kto.pipeline import GRACE_KTO
 
 
 @pytest.mark.parametrize("stage", GRACE_KTO, ids=lambda stage: stage.name)

@@ -9,7 +9,8 @@ from datasets_factory import add_dataset, add_model, scores_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.store.store import Store, is_commit, parse_ref, round_tag, valid_revision, write_text
+from builders.store.files import write_text
+from builders.store.store import Store, is_commit, parse_ref, round_tag, valid_revision
 from scorers.errors import UserError
 
 HOSTILE = [

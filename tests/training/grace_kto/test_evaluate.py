@@ -11,10 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real_configs import SEEDS, config_on
 from tiny_models import make_causal_lm
-
-from builders.settings.load import load_config
-from builders.store.store import Store
-from scorers.errors import UserError
 from training.evaluate import (
     COLUMNS,
     RANKED,
@@ -29,6 +25,10 @@ from training.evaluate import (
     verdict,
     world_columns,
 )
+
+from builders.store.store import Store
+from scorers.errors import UserError
+from training.pipelines import load_config
 
 
 def evaluation(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.errors import UserError
-from training.kto.data import load_weights_dataset, mismatched_partner, order_rows
+from training.kto.data import complete_rows, load_weights_dataset, mismatched_partner, order_rows
 
 
 def weights_frame(**changes):
@@ -38,6 +38,24 @@ def test_ids_are_made_where_absent():
     first, second, third = dataset["query_id"][:]
     assert first == second != third
     assert dataset["response_id"][:] == ["row 0", "row 1", "row 2"]
+
+
+def test_a_plain_dataset_gets_what_the_loss_needs():
+    """Unlike in a weights dataset, rows with equal prompts are queries of their own."""
+    from datasets import Dataset
+
+    plain = Dataset.from_dict({"prompt": ["x", "x", "y"], "completion": ["1", "2", "3"], "label": [True, False, True]})
+    rows = complete_rows(plain, "eval")
+    assert rows["weight"][:] == [1, -1, 1]
+    assert rows["query_id"][:] == rows["response_id"][:] == ["eval row 0", "eval row 1", "eval row 2"]
+    assert rows.select_columns(plain.column_names)[:] == plain[:]
+
+
+def test_what_a_dataset_has_is_kept():
+    dataset, _ = load_weights_dataset(weights_frame())
+    assert complete_rows(dataset, "train")[:] == dataset[:]
+    cut = dataset.select([2, 0])  # by row numbers, which Arrow's table below does not know of
+    assert complete_rows(cut.remove_columns("weight"), "train")["weight"][:] == [1, 1]
 
 
 def test_one_label_is_a_warning():

@@ -1,10 +1,17 @@
 """Evaluation: its loss against a direct computation, and that nothing but the data decides it."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from scorers.errors import UserError
 
+ROOT = Path(__file__).parents[3]
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report"]
 
 
@@ -26,31 +33,35 @@ def weighted_rows(rows, seed=0, ids=True, every=3):
     return Dataset.from_dict(columns)
 
 
+def config(folder, **options):
+    from training.kto.trainer import GraceKTOConfig
+
+    settings = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 5e-3,
+        "learning_rate_end": 5e-3,
+        "mu": 0.3,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "dataloader_pin_memory": False,
+    }
+    return GraceKTOConfig(str(folder), **(settings | options))
+
+
 @pytest.fixture
 def make_trainer(causal_lm_dir, tmp_path):
     def make(evaluation, eval_batch=4, rows=None, arguments=None, **options):
-        from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
+        from training.kto.trainer import GraceKTOTrainer
 
-        settings = {
-            "max_steps": 4,
-            "per_device_train_batch_size": 4,
-            "per_device_eval_batch_size": eval_batch,
-            "learning_rate": 5e-3,
-            "learning_rate_end": 5e-3,
-            "mu": 0.3,
-            "bf16": False,
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "dataloader_pin_memory": False,
-        }
-        args = GraceKTOConfig(str(tmp_path / "ours"), **(settings | options))
+        args = config(tmp_path / "ours", per_device_eval_batch_size=eval_batch, **options)
         rows = weighted_rows(16) if rows is None else rows
-        return GraceKTOTrainer(
-            str(causal_lm_dir), args, rows, eval_dataset=evaluation, **({} if arguments is None else arguments)
-        )
+        return GraceKTOTrainer(str(causal_lm_dir), args, rows, eval_dataset=evaluation, **(arguments or {}))
 
     return make
 
@@ -246,3 +257,43 @@ def test_compute_metrics_gets_the_logits(make_trainer):
     (logits, labels) = seen[0]
     assert logits[:2] == labels
     assert logits[0] == 9
+
+
+ON_PROCESSES = """
+import json, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from pathlib import Path
+import test_evaluation
+
+measured = test_evaluation.evaluate_on_processes({model!r}, Path({folder!r}))
+if measured is not None:
+    Path({folder!r}, "measured.json").write_text(json.dumps(measured))
+"""
+
+
+def evaluate_on_processes(model, folder):
+    """Nine rows in batches of four over all processes: the last one is filled up with rows that must not count."""
+    from training.kto.trainer import GraceKTOTrainer
+
+    batch = 4 // int(os.environ.get("WORLD_SIZE", "1"))
+    args = config(folder, per_device_train_batch_size=batch, per_device_eval_batch_size=batch, max_steps=12)
+    trainer = GraceKTOTrainer(model, args, weighted_rows(16, every=1), weighted_rows(9, seed=1))
+    trainer.train()
+    measured = trainer.evaluate()
+    return measured if trainer.accelerator.is_main_process else None
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_same(causal_lm_dir, tmp_path):
+    one = evaluate_on_processes(str(causal_lm_dir), tmp_path)
+    script = tmp_path / "on_processes.py"
+    paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path)}
+    script.write_text(ON_PROCESSES.format(**paths, model=str(causal_lm_dir)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    two = json.loads((tmp_path / "measured.json").read_text())
+    assert one["eval_kl"] > 1
+    for name in ("loss", "kl", "cross_entropy", "rewards/chosen", "logps/rejected"):
+        assert two[f"eval_{name}"] == pytest.approx(one[f"eval_{name}"], rel=1e-4)

@@ -103,7 +103,7 @@ def logged(trainer, name):
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
-def test_the_readme_example(causal_lm_dir, tmp_path):
+def test_the_public_example(causal_lm_dir, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
@@ -217,17 +217,23 @@ def test_a_plain_dataset_equals_trl(form, make_trainer, causal_lm_dir, tmp_path)
 
     from training.kto.data import order_rows
 
-    rows = plain_rows(form, weights=False)
-    ours = make_trainer(rows=rows, options=AS_TRL)
+    rows, held_out = plain_rows(form, weights=False), plain_rows(form, rows=8, weights=False, seed=1)
+    order = [order_rows([f"row {i}" for i in range(size)], 4, 0) for size in (16, 8)]
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
+    ours = make_trainer(rows=rows, options=AS_TRL | evaluation, eval_dataset=held_out)
     ours.train()
+    arguments = COMMON | evaluation | {"max_length": None, "lr_scheduler_type": "constant"}
     stock = KTOTrainer(
         str(causal_lm_dir),
-        args=KTOConfig(str(tmp_path / "stock"), max_length=None, lr_scheduler_type="constant", **COMMON),
-        train_dataset=rows.select(order_rows([f"row {i}" for i in range(len(rows))], 4, 0)),
+        args=KTOConfig(str(tmp_path / "stock"), **arguments),
+        train_dataset=rows.select(order[0]),
+        eval_dataset=held_out.select(order[1]),
     )
     stock.train()
-    np.testing.assert_allclose(logged(ours, "loss"), logged(stock, "loss"), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(logged(ours, "kl"), logged(stock, "kl"), rtol=0, atol=1e-5)
+    for name in ("loss", "eval_loss"):
+        np.testing.assert_allclose(logged(ours, name), logged(stock, name), rtol=0, atol=1e-6)
+    for name in ("kl", "eval_kl"):
+        np.testing.assert_allclose(logged(ours, name), logged(stock, name), rtol=0, atol=1e-5)
     first, second = parameters(ours), parameters(stock)
     for name, value in first.items():
         np.testing.assert_allclose(value, second[name], rtol=0, atol=1e-6, err_msg=name)
