@@ -88,7 +88,11 @@ def model_node(pipeline: Pipeline, wanted: "str | At", round_: int) -> "Node | s
 
 
 class Graph:
-    """The nodes above some targets. `given` are revisions that take the place of a node and of everything above it."""
+    """The nodes above some targets.
+
+    `given` are revisions that take the place of a node and of everything above it: the user's, and `pulled` ones, which
+    the store holds as somebody published them.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class Graph:
         self.config = config
         self.store = store
         self.given = dict(given)
+        self.pulled: set[Node] = set()
         self.needs: dict[Node, Needs] = {}
         waiting = list(targets)
         while waiting:
@@ -117,6 +122,7 @@ class Graph:
         # What was pulled names parents that need not be here, so it is compared by its own settings alone.
         if existing is not None and not existing.made_here and not self.changed_settings(existing, node):
             self.given[node] = existing
+            self.pulled.add(node)
             return Needs({}, {})
         return needs(self.pipeline, self.config, node)
 

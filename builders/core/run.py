@@ -137,12 +137,14 @@ def dry_run(
     made = dict(graph.given)
     plans = []
     for node in graph.sorted():
-        if node in graph.given:
+        if node in graph.given and node not in graph.pulled:
             continue
         stage = pipeline.stage(node.stage)
         missing = sorted(above for above in graph.needs[node].nodes() if above not in made)
-        if missing:
-            reason: str | None = f"{missing[0].stage} is built first"
+        if node in graph.pulled:
+            reason: str | None = None
+        elif missing:
+            reason = f"{missing[0].stage} is built first"
         else:
             reason = graph.stale_reason(node, graph.inputs(node, made, finder))
         existing = graph.existing(node)
@@ -226,15 +228,20 @@ class _Runner:
     def _job(self, node: Node) -> _Job | None:
         """What has to be done for a node; None for a fresh or given one, which is noted as kept."""
         if node in self.graph.given:
+            if node in self.graph.pulled:
+                self._keep(node, self.graph.given[node], "as it was pulled")
             return None
         inputs = self.graph.inputs(node, self.made, self.finder)
         reason = "forced" if node in self.forced else self.graph.stale_reason(node, inputs)
         existing = self.graph.existing(node)
         if reason is None and existing is not None:
-            self.made[node] = existing
-            self.results.append(StageResult(node.stage, node.round, existing, False, "fresh", 0.0))
+            self._keep(node, existing, "fresh")
             return None
         return _Job(node, inputs, reason or "missing")
+
+    def _keep(self, node: Node, revision: Revision, reason: str) -> None:
+        self.made[node] = revision
+        self.results.append(StageResult(node.stage, node.round, revision, False, reason, 0.0))
 
     def _require_possible(self, job: _Job, targets: Sequence[Node]) -> None:
         """Several processes train one model together; what it needs has to be there."""

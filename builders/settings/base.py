@@ -60,9 +60,9 @@ class Settings(Section):
     @classmethod
     def _seeds_follow(cls, data: Any) -> Any:
         """Give every section that has a seed the root's, unless it sets its own."""
-        if not isinstance(data, dict):
-            return data
-        root = data.get("random_seed", 0)
+        root = data.get("random_seed", 0) if isinstance(data, dict) else None
+        if type(root) is not int or root < 0:
+            return data  # one mistake, told once
         filled = dict(data)
         for name, field in cls.model_fields.items():
             section = field.annotation

@@ -30,9 +30,9 @@ class VllmEngineSettings(LocalEngineSettings):
     tensor_parallel: Annotated[Positive, EXECUTION] = Field(1, description="GPUs one model is spread over")
 
 
-def _kind(value: Any) -> str:
-    """The kind that a section names; transformers where it names none."""
-    return str(value.get("kind", "transformers") if isinstance(value, dict) else value.kind)
+def _kind(value: Any) -> str | None:
+    """The kind that a section names; transformers where it names none; None for what is no section."""
+    return str(value.get("kind", "transformers")) if isinstance(value, dict) else getattr(value, "kind", None)
 
 
 EngineSettings = Annotated[

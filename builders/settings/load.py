@@ -139,13 +139,19 @@ def _describe(error: ValidationError, settings: type[Settings], where: str) -> s
     fault = error.errors(include_url=False)[0]
     *sections, key = fault["loc"] or ("it",)
     path, allowed = _place(settings, sections)
-    location = ".".join([*path, str(key)])
+    # Below a single value pydantic's location names the type that was tried.
+    location = ".".join([*path, str(key)] if allowed else path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if fault["type"] == "extra_forbidden":
         close = did_you_mean(str(key), allowed)
         return f"{where}: unknown key {location}{close}; allowed there: {', '.join(sorted(allowed))}{more}"
     if fault["type"] == "missing":
         return f"{where}: {location} is missing; give it in the file or by --set {location}=VALUE{more}"
+    if fault["type"] == "union_tag_invalid":
+        tag, kinds = fault["ctx"]["tag"], fault["ctx"]["expected_tags"].replace("'", "")
+        return f"{where}: {location}.kind is {tag!r}{did_you_mean(tag, kinds.split(', '))}; kinds: {kinds}{more}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{where}: {location} is {fault['input']!r}: a section is needed{more}"
     return f"{where}: {location} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}{more}"
 
 

@@ -14,6 +14,7 @@ from scorers.errors import UserError
 HEADER = """\
 # Configuration of grace. Every line that is commented out shows a default; `preset:` fills in whatever is not set here.
 # Presets: tiny (a generated world), qwen2.5-0.5b (one small GPU or a CPU), paper-72b (the paper's settings).
+# A section that comes in kinds shows one; what another kind has instead or besides stands below it, after a second #.
 preset: tiny
 """
 
@@ -43,6 +44,11 @@ def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Itera
             yield f"# {pad}{name}:{_comment(field.description or section.__doc__)}"
             # A section's default may differ from its class's, as the two relevance weights do.
             yield from _lines(section, depth + 1, default if isinstance(default, section) else None)
+            shown = set(_lines(section, depth + 1))
+            for other in sections:
+                below = f"# {pad}  "
+                own = (line for line in _lines(other, depth + 1) if line not in shown)
+                yield from (f"{below}# {line.removeprefix(below)}" for line in own)
             continue
         value = "…" if default is PydanticUndefined else _yaml(default)
         yield f"# {pad}{name}: {value}{_comment(field.description)}"

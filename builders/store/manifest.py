@@ -183,8 +183,9 @@ def _upgraded(value: object) -> object:
     """
     if not isinstance(value, dict) or value.get("format") != 1:
         return value
-    stages = {"train": "policy"}
-    upgraded = {**value, "format": 2, "pipeline": "grace-kto", "stage": stages.get(value["stage"], value["stage"])}
+    upgraded = {**value, "format": 2, "pipeline": "grace-kto"}
+    if upgraded.get("stage") == "train":
+        upgraded["stage"] = "policy"
     parents = value.get("parents")
     if not isinstance(parents, list):
         return upgraded

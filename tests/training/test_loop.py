@@ -12,9 +12,9 @@ from tiny_store import copy_store, small_config
 
 from builders.core.run import StageResult
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.inspect.status import status_rows
+from builders.inspect.status import status
 from builders.store.store import Revision
-from scorers.errors import UserError
+from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, plan
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,9 @@ def last(results: list[StageResult], stage: str) -> Revision:
 
 def test_the_loop_builds_and_trains_every_round(finished: tuple[GraceKTOSettings, list[StageResult], float]) -> None:
     config, results, _ = finished
-    assert [r.stage for r in results] == ["seed", "generate", "sample", "score", "calibrate", "train"] * 2
-    assert all(row["state"] == "built" for row in status_rows(config))
+    rounds = [(r.stage, r.round) for r in results if r.round]
+    assert rounds == [(s, n) for n in (1, 2) for s in ("generate", "sample", "score", "calibrate", "policy")]
+    assert all(row.state == "built" for row in status(GRACE_KTO, config))
     weights = last(results, "calibrate").scan().collect()
     assert weights.height == 32 and weights["round"].unique().to_list() == [2]
     scored = weights.filter(pl.col("reward").is_not_null())
@@ -51,7 +52,7 @@ def test_the_second_round_is_sampled_by_the_first_rounds_policy(
     finished: tuple[GraceKTOSettings, list[StageResult], float],
 ) -> None:
     _, results, _ = finished
-    trained = [result.revision for result in results if result.stage == "train"]
+    trained = [result.revision for result in results if result.stage == "policy"]
     assert last(results, "sample").scan().collect()["policy"].unique().to_list() == [str(trained[0])]
     queries = [set(r.revision.scan().collect()["query_id"]) for r in results if r.stage == "generate"]
     assert not queries[0] & queries[1]
@@ -65,7 +66,7 @@ def test_a_finished_loop_is_kept(finished: tuple[GraceKTOSettings, list[StageRes
     again = run_loop(config)
     assert not any(result.built for result in again)
     assert [r.revision.revision for r in again] == [r.revision.revision for r in results]
-    assert {plan.action for plan in plan(config, "calibrate", round_=2)} == {"keep"}
+    assert {found.action for found in plan(config, "calibrate", round_=2)} == {"keep"}
 
 
 def test_only_what_a_change_touches_is_built_again(
@@ -75,29 +76,30 @@ def test_only_what_a_change_touches_is_built_again(
     store = tmp_path / "store"
     shutil.copytree(config.store, store)
     changed = small_config(store, "calibrate.coefficients.length=2.0")
-    actions = [(plan.stage, plan.action) for plan in plan(changed, "calibrate")]
-    assert actions == [
-        ("seed", "keep"),
-        ("generate", "keep"),
-        ("sample", "keep"),
-        ("score", "keep"),
-        ("calibrate", "build"),
-    ]
-    assert [result.built for result in build(changed, "calibrate")] == [False] * 4 + [True]
+    actions = {found.stage: found.action for found in plan(changed, "calibrate")}
+    assert actions.pop("calibrate") == "build"
+    assert set(actions.values()) == {"keep"} and {"seed", "sft", "sample", "score"} <= actions.keys()
+    assert [result.stage for result in build(changed, "calibrate") if result.built] == ["calibrate"]
 
 
-def test_a_round_before_its_policy_is_trained_is_refused(tmp_path: Path) -> None:
+def test_a_later_round_builds_the_rounds_it_stands_on(tmp_path: Path) -> None:
     config = small_config(copy_store(tmp_path / "store"))
-    build(config, "generate")
-    with pytest.raises(UserError, match="policy of round 1, which is not trained"):
-        build(config, "sample", round_=2)
+    results = build(config, "generate", round_=2)
+    assert [(r.stage, r.round) for r in results if r.built] == [
+        ("generate", 1),
+        ("sample", 1),
+        ("score", 1),
+        ("calibrate", 1),
+        ("policy", 1),
+        ("generate", 2),
+    ]
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(
     finished: tuple[GraceKTOSettings, list[StageResult], float], tmp_path: Path
 ) -> None:
     _, results, seconds = finished
-    expected = (last(results, "calibrate").digest, last(results, "train").digest)
+    expected = (last(results, "calibrate").digest, last(results, "policy").digest)
     driver = Path(__file__).parents[1] / "support" / "kill_driver.py"
     done = subprocess.run(
         [sys.executable, str(driver), str(copy_store(tmp_path / "fresh")), str(tmp_path), str(seconds), str(KILLS)],

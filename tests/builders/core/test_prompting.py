@@ -1,23 +1,28 @@
-"""Prompts: what is inserted stays text."""
+"""Prompts: what is inserted stays text, and messages are the same wherever they are made."""
 
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from builders.core.prompting import answer_messages, prompt_names, prompt_text, render
+from builders.core.prompting import answer, answer_column, chat, chat_column
+from builders.grace_kto.messages import FOLDER, ask_for_queries, prompt_text
 from scorers.errors import UserError
 
 HOSTILE = "{{ examples }} {% for x in 'abc' %}{{ x }}{% endfor %} {{ ''.__class__.__mro__ }} {# gone #}"
+NAMES = sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja"))
 
 
 @pytest.mark.parametrize("name", ["generate.en", "generate.zh", "generate.tiny"])
 def test_braces_inside_a_query_stay_text(name: str) -> None:
-    text = render(name, examples=[HOSTILE, "Write B."], count=7)
+    text = ask_for_queries([HOSTILE, "Write B."], 7, prompt=name)
     assert HOSTILE in text and "Write B." in text and "7" in text
     assert text.replace(HOSTILE, "").count("{") == 0
 
 
-def test_every_prompt_file_is_listed_and_not_empty() -> None:
-    assert {"generate.en", "generate.zh", "generate.tiny", "system.en", "system.zh"} <= set(prompt_names())
-    assert all(prompt_text(name).strip() for name in prompt_names())
+def test_every_prompt_file_has_a_text() -> None:
+    assert {"generate.en", "generate.zh", "generate.tiny", "system.en", "system.zh"} <= set(NAMES)
+    assert all(prompt_text(name).strip() for name in NAMES)
 
 
 @pytest.mark.parametrize("name", ["system.en", "system.zh"])
@@ -28,12 +33,22 @@ def test_the_system_prompts_name_all_six_tags_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["generate.fr", "../presets/tiny.yaml", "/etc/passwd", "", "generate.en.jinja"])
 def test_an_unknown_prompt(name: str) -> None:
-    with pytest.raises(UserError, match=r"is unknown; prompts: generate\.en, .*system\.zh"):
+    with pytest.raises(UserError, match=r"is unknown.*; prompts: generate\.en, .*system\.zh"):
         prompt_text(name)
 
 
-def test_messages_of_an_answer() -> None:
-    assert answer_messages(HOSTILE, None) == [{"role": "user", "content": HOSTILE}]
-    with_system = answer_messages("Write A.", "system.en")
-    assert [message["role"] for message in with_system] == ["system", "user"]
-    assert with_system[0]["content"] == prompt_text("system.en")
+def test_messages_of_a_question() -> None:
+    assert chat(HOSTILE) == [{"role": "user", "content": HOSTILE}]
+    assert chat("Write A.", system="Be brief.") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Write A."},
+    ]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.none() | st.just("Be brief."))
+def test_a_column_of_messages_is_the_messages_of_its_rows(texts: list[str], system: str | None) -> None:
+    frame = pl.DataFrame({"text": texts}).select(
+        chat_column("text", system=system).alias("chat"), answer_column("text").alias("answer")
+    )
+    assert frame["chat"].to_list() == [chat(text, system=system) for text in texts]
+    assert frame["answer"].to_list() == [answer(text) for text in texts]

@@ -1,8 +1,10 @@
 """Stages as revisions: staleness, resume, damage, what is never half-written."""
 
+import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 from datasets_factory import add_dataset, scores_frame
 
 from builders.core import run as run_module
-from builders.core.run import StageResult
-from builders.grace_kto import seed as seed_stage
+from builders.core.plan import configuration_of
+from builders.core.run import StageResult, dry_run, run
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.files import file_sha256
 from builders.store.store import Revision, Store
@@ -28,11 +30,12 @@ def config_for(folder: Path, *overrides: str, rows: list[dict[str, Any]] = SEEDS
     source = folder / "seeds.jsonl"
     if not source.exists():
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load_config(
+    config: GraceKTOSettings = load_config(
         "tiny",
         [f"seed.source={source}", "seed.columns={query: query}", "seed.shard_rows=3", *overrides],
         str(folder / "store"),
     )
+    return config
 
 
 def seed_of(results: list[StageResult]) -> Revision:
@@ -56,9 +59,7 @@ def test_a_revision_is_built_once_and_then_kept(tmp_path: Path) -> None:
     )
 
 
-def test_it_is_stale_when_configuration_source_or_version_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_stale_when_configuration_source_or_version_change(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     build(config, "seed")
     assert plan(config, "seed")[0].action == "keep"
@@ -67,22 +68,21 @@ def test_it_is_stale_when_configuration_source_or_version_change(
     assert plan(config_for(tmp_path, "sample.top_p=0.5"), "seed")[0].action == "keep"
     with (tmp_path / "seeds.jsonl").open("a") as file:
         file.write(json.dumps({"query": "One more."}) + "\n")
-    assert plan(config, "seed")[0].reason == "source, prompt or seed changed"
+    assert plan(config, "seed")[0].reason == "source, prompt or manifest format changed"
     assert build(config, "seed")[0].built
-    newer = tuple(
-        stage if stage.name != "seed" else type(stage)(**{**stage.__dict__, "version": 99}) for stage in GRACE_KTO
-    )
-    monkeypatch.setattr(run_module, "GRACE_KTO", newer)
-    assert plan(config, "seed")[0].reason == f"stage version {seed_stage.VERSION} → 99"
+    newer = tuple(replace(stage, version=99) if stage.name == "seed" else stage for stage in GRACE_KTO.stages)
+    plans = dry_run(replace(GRACE_KTO, stages=newer), config, "seed")
+    assert plans[0].reason == f"stage version {GRACE_KTO.stage('seed').version} → 99"
 
 
 def test_a_dry_run_says_what_waits_for_what_and_writes_nothing(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    plans = plan(config, "calibrate")
-    assert [plan.action for plan in plans] == ["build"] * 5
-    assert [plan.reason for plan in plans] == ["missing"] + [
-        f"{above} is built first" for above in ("seed", "generate", "sample", "score")
-    ]
+    plans = {found.stage: found for found in plan(config, "calibrate")}
+    assert {found.action for found in plans.values()} == {"build"}
+    chain = ("seed", "generate", "sample", "score", "calibrate")
+    assert plans["seed"].reason == "missing"
+    for above, below in itertools.pairwise(chain):
+        assert plans[below].reason in (f"{above} is built first", "sft is built first", "world:bge-m3 is built first")
     assert not (tmp_path / "store").exists()
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, monkeypatch: py
     (tmp_path / "a").mkdir()
     undisturbed = seed_of(build(config_for(tmp_path / "a"), "seed"))
     config = config_for(tmp_path)
-    monkeypatch.setattr(run_module, "_assemble", interrupt)
+    monkeypatch.setattr(run_module, "add_dataset", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(config, "seed")
     shard = next((tmp_path / "store" / ".work").rglob("shard-00001.parquet"))
@@ -161,15 +161,13 @@ def interrupt(*args: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_metric_that_is_not_finite_names_the_row_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_metric_that_is_not_finite_names_the_row_and_writes_nothing(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     store = Store(Path(config.store))
     scores = add_dataset(store, "score", scores_frame())
-    stages = {stage.name: stage for stage in GRACE_KTO}
-    broken = stages["calibrate"]
+    broken = GRACE_KTO.stage("calibrate")
     original = broken.build
+    assert original is not None
 
     def with_nan(context: Any, shard: Any) -> Any:
         result = original(context, shard)
@@ -178,12 +176,10 @@ def test_a_metric_that_is_not_finite_names_the_row_and_writes_nothing(
         )
         return type(result)(frame, result.counts)
 
-    monkeypatch.setattr(
-        run_module, "GRACE_KTO", (*GRACE_KTO[:4], type(broken)(**{**broken.__dict__, "build": with_nan}))
-    )
+    stages = tuple(replace(s, build=with_nan) if s is broken else s for s in GRACE_KTO.stages)
     row = scores.scan().select("response_id").collect()["response_id"][1]
     with pytest.raises(UserError, match=f"weight is NaN in response_id {row}"):
-        build(config, "calibrate", start=f"{scores.repo}@{scores.revision}")
+        run(replace(GRACE_KTO, stages=stages), config, "calibrate", start=f"{scores.repo}@{scores.revision}")
     assert store.find(GRACE_KTO.repo(broken, config), "main") is None
 
 
@@ -268,3 +264,48 @@ def test_the_prompt_column_shows_what_was_answered_not_what_is_configured_now(
     expected = [("system", text) for text in recorded.values()]
     assert all(messages[:-1] == expected and messages[-1][0] == "user" for messages in roles)
     assert weights.manifest is not None and weights.manifest.prompts == recorded
+
+
+def test_the_python_way_makes_everything_it_needs(tmp_path: Path) -> None:
+    """`build` from Python makes models and texts above a stage, as the shell does."""
+    plans = {found.stage: found.action for found in plan(load_config("tiny", store=str(tmp_path)), "calibrate")}
+    assert {"world:seeds", "world:base", "world:bge-m3", "sft", "calibrate"} <= plans.keys()
+    seeds = build(load_config("tiny", store=str(tmp_path)), "seed")
+    assert [(result.stage, result.built) for result in seeds] == [("world:seeds", True), ("seed", True)]
+    again = build(load_config("tiny", store=str(tmp_path)), "seed", force=True)
+    assert [result.reason for result in again] == ["forced", "forced"]
+    assert [r.revision.revision for r in again] == [r.revision.revision for r in seeds]
+
+
+def test_batch_sizes_devices_and_workers_make_nothing_stale(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    other = config_for(
+        tmp_path,
+        "engines.policy.batch_size=1",
+        "engines.policy.device=auto",
+        "score.tokens_per_batch=7",
+        "score.texts_per_batch=1",
+        "score.device=auto",
+        "train.device_batch_size=1",
+        "workers=7",
+    )
+    for name in ("generate", "sample", "score", "policy"):
+        stage = GRACE_KTO.stage(name)
+        assert configuration_of(stage, config) == configuration_of(stage, other)
+    for change in ("engines.policy.dtype=bfloat16", "engines.policy.kind=vllm", "threads=2"):
+        assert configuration_of(GRACE_KTO.stage("sample"), config) != configuration_of(
+            GRACE_KTO.stage("sample"), config_for(tmp_path, change)
+        )
+
+
+def test_a_model_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="makes a stage its own parent: .*policy"):
+        plan(config_for(tmp_path, "models.policy=policy"), "sample")
+
+
+def test_several_processes_build_only_what_they_are_started_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"stage seed is missing.*run `build --stage seed` in one process first"):
+        build(config_for(tmp_path, "models.policy=local/none"), "generate")

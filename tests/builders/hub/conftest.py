@@ -1,5 +1,6 @@
 """A Hub, a client and a repository for the tests of this folder."""
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -42,6 +43,14 @@ def remote() -> Iterator[RemoteHub]:
     with serve_in_process() as server:
         server.add_token(TOKEN, "alice")
         yield server
+
+
+@pytest.fixture
+def progress(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The lines of progress; a command that ran in this process before has sent them to stderr alone."""
+    monkeypatch.setattr(logging.getLogger("builders"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="builders")
+    return caplog
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from store_chains import add_dataset, add_model, config_for, files_of
 from builders.hub.publish import publish
 from builders.hub.pull import pull
 from builders.store.store import Ref, Store
+from training.pipelines import page_of
 
 pytestmark = pytest.mark.live
 
@@ -38,10 +39,10 @@ def test_publish_load_and_pull(names: tuple[str, str], tmp_path: Path) -> None:
     groups = add_dataset(store, "sample", name=name)
     weights = add_dataset(store, "calibrate", [add_dataset(store, "score", [groups], name=name)], name=name)
     policy = add_model(store, weights, name=name)
-    there = publish(policy, config, private=True)
-    assert there["uploaded"] and publish(policy, config) == there | {"uploaded": False}
-    second = publish(add_dataset(store, "sample", name=name, round_=2), config)
-    assert publish(groups, config)["revision"] != second["revision"]
+    there = publish(policy, config, page_of, private=True)
+    assert there["uploaded"] and publish(policy, config, page_of) == there | {"uploaded": False}
+    second = publish(add_dataset(store, "sample", name=name, round_=2), config, page_of)
+    assert publish(groups, config, page_of)["revision"] != second["revision"]
     repo = f"{namespace}/{name}-weights"
     rows = load_dataset(repo, revision="round-001", split="train", cache_dir=str(tmp_path / "cache"))
     stream = load_dataset(repo, revision="round-001", split="train", streaming=True)

@@ -17,6 +17,7 @@ from builders.hub.publish import publish, push
 from builders.store.manifest import Manifest, content_digest, describe_files
 from builders.store.store import Revision, Store, round_tag
 from scorers.errors import UserError
+from training.pipelines import page_of
 
 GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
 PUBLISH = """
@@ -26,10 +27,11 @@ sys.path.insert(0, sys.argv[2])
 from store_chains import add_rounds, config_for
 from builders.hub.publish import publish
 from builders.store.store import Store
+from training.pipelines import page_of
 store = Store(Path(sys.argv[1]))
 made = add_rounds(store)
-for key in [("train", 1), ("train", 2)]:
-    publish(made[key], config_for(store))
+for key in [("policy", 1), ("policy", 2)]:
+    publish(made[key], config_for(store), page_of)
 """
 READ = """
 import json
@@ -69,7 +71,7 @@ def data_of(files: dict[str, bytes]) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("xet", [False, True], ids=["lfs", "default"])
 def test_two_rounds_load_by_tag_and_stream_in_a_fresh_process(remote: RemoteHub, tmp_path: Path, xet: bool) -> None:
-    support = str(Path(__file__).parents[1] / "support")
+    support = str(Path(__file__).parents[2] / "support")
     client(PUBLISH, environment(remote.endpoint, tmp_path / "writer", xet), str(tmp_path / "store"), support)
     assert (remote.log.count("lfs_put") == 0) == xet and (remote.log.count("xet_shard") > 0) == xet
     names = [("seed", "round-000")]
@@ -83,7 +85,7 @@ def test_two_rounds_load_by_tag_and_stream_in_a_fresh_process(remote: RemoteHub,
 
 def test_parents_come_first_and_manifest_and_card_name_their_commits(connected: HubServer, store: Store) -> None:
     made = add_rounds(store, rounds=1)
-    there = publish(made["train", 1], config_for(store))
+    there = publish(made["policy", 1], config_for(store), page_of)
     commits = {repo.id: repo.tags for repo in connected.hub.store.repos.values()}
     assert {repo: set(tags) for repo, tags in commits.items()} == {
         "alice/demo-seed": {"round-000"},
@@ -103,12 +105,12 @@ def test_parents_come_first_and_manifest_and_card_name_their_commits(connected: 
         assert f"/datasets/alice/demo-{parent}/tree/{expected}" in files["README.md"].decode()
     weights = tree(connected, "alice/demo-weights", "round-001")
     local_files = files_of(made["calibrate", 1].path)
-    assert data_of(weights) == data_of(local_files) and weights["weights.png"] == local_files["weights.png"]
+    assert data_of(weights) == data_of(local_files) and weights["figure.png"] == local_files["figure.png"]
     assert Manifest.model_validate_json(weights["manifest.json"]).digest == made["calibrate", 1].digest
 
 
 def test_one_commit_for_a_revision_of_many_files(connected: HubServer, store: Store) -> None:
-    publish(add_dataset(store, "calibrate"), config_for(store))
+    publish(add_dataset(store, "calibrate"), config_for(store), page_of)
     history = connected.repo("alice/demo-weights").history("main")
     assert [commit.title for commit in history] == ["calibrate round-001", "initial commit"]
     assert f"content digest {store.latest('local/demo-weights').digest}" in history[0].message  # type: ignore[union-attr]
@@ -116,9 +118,9 @@ def test_one_commit_for_a_revision_of_many_files(connected: HubServer, store: St
 
 def test_the_same_content_again_is_looked_up_and_not_sent(connected: HubServer, store: Store) -> None:
     made = add_rounds(store, rounds=1)
-    first = publish(made["calibrate", 1], config_for(store))
+    first = publish(made["calibrate", 1], config_for(store), page_of)
     connected.log.clear()
-    again = publish(made["calibrate", 1], config_for(store))
+    again = publish(made["calibrate", 1], config_for(store), page_of)
     assert again == first | {"uploaded": False}
     routes = {entry.route for entry in connected.log.of()}
     assert routes == {"whoami", "refs", "tree"} and connected.log.uploaded() == 0
@@ -126,17 +128,17 @@ def test_the_same_content_again_is_looked_up_and_not_sent(connected: HubServer, 
 
 def test_an_older_round_is_found_when_the_head_moved_on(connected: HubServer, store: Store) -> None:
     made = [add_dataset(store, "sample", round_=round_) for round_ in (1, 2)]
-    first, second = (publish(revision, config_for(store)) for revision in made)
+    first, second = (publish(revision, config_for(store), page_of) for revision in made)
     connected.log.clear()
-    assert publish(made[0], config_for(store))["revision"] == first["revision"] != second["revision"]
+    assert publish(made[0], config_for(store), page_of)["revision"] == first["revision"] != second["revision"]
     assert connected.log.count("commit", "lfs_put", "preupload") == 0
 
 
 def test_a_tag_with_other_data_is_refused_and_stays(connected: HubServer, store: Store) -> None:
-    first = publish(add_dataset(store, "sample"), config_for(store))
+    first = publish(add_dataset(store, "sample"), config_for(store), page_of)
     other = add_dataset(store, "sample", text="Write a poem.")
     with pytest.raises(UserError, match=r"demo-groups: tag round-001 .* other data .* tags never move; publish under"):
-        publish(other, config_for(store))
+        publish(other, config_for(store), page_of)
     assert connected.repo("alice/demo-groups").tags == {"round-001": first["revision"]}
     assert len(connected.repo("alice/demo-groups").commits) == 2
 
@@ -144,19 +146,19 @@ def test_a_tag_with_other_data_is_refused_and_stays(connected: HubServer, store:
 def test_without_parents_the_unpublished_ones_are_named(connected: HubServer, store: Store) -> None:
     made = add_rounds(store, rounds=1)
     with pytest.raises(UserError, match=f"only in the store: {made['generate', 1]}; publish them first"):
-        publish(made["sample", 1], config_for(store), parents=False)
+        publish(made["sample", 1], config_for(store), page_of, parents=False)
     assert connected.hub.store.repos == {}
-    publish(made["generate", 1], config_for(store))
-    assert publish(made["sample", 1], config_for(store), parents=False)["uploaded"]
+    publish(made["generate", 1], config_for(store), page_of)
+    assert publish(made["sample", 1], config_for(store), page_of, parents=False)["uploaded"]
 
 
 def test_stale_shards_go_in_the_same_commit_and_other_files_stay(connected: HubServer, store: Store) -> None:
-    publish(add_dataset(store, "sample"), config_for(store))
+    publish(add_dataset(store, "sample"), config_for(store), page_of)
     api = HfApi(endpoint=connected.endpoint, token=TOKEN)
     for path in ("data/train-00002-of-00003.parquet", "notes.txt"):
         api.upload_file(path_or_fileobj=b"old", path_in_repo=path, repo_id="alice/demo-groups", repo_type="dataset")
     second = add_dataset(store, "sample", round_=2)
-    publish(second, config_for(store))
+    publish(second, config_for(store), page_of)
     files = tree(connected, "alice/demo-groups", "round-002")
     assert data_of(files) == data_of(files_of(second.path)) and files["notes.txt"] == b"old"
     assert len(connected.repo("alice/demo-groups").history("main")) == 5
@@ -164,7 +166,7 @@ def test_stale_shards_go_in_the_same_commit_and_other_files_stay(connected: HubS
 
 def test_only_shards_that_are_new_are_sent(connected: HubServer, store: Store) -> None:
     first = add_dataset(store, "sample")
-    publish(first, config_for(store))
+    publish(first, config_for(store), page_of)
     assert first.manifest is not None
     staged = store.root / ".work" / "half"
     (staged / "data").mkdir(parents=True)
@@ -176,20 +178,20 @@ def test_only_shards_that_are_new_are_sent(connected: HubServer, store: Store) -
         staged, sorted((staged / "data").iterdir()), {f.path: f.rows or 0 for f in first.manifest.files}
     )
     manifest = first.manifest.model_copy(update={"round": 2, "files": files, "digest": content_digest(files)})
-    write_card(manifest, staged, store)
+    write_card(manifest, staged, page_of(manifest), store)
     half = store.add(staged, manifest, ["half"])
     connected.log.clear()
-    publish(half, config_for(store))
+    publish(half, config_for(store), page_of)
     assert [entry.content_bytes for entry in connected.log.of("lfs_put")] == [(half.path / changed).stat().st_size]
 
 
 def test_models_that_were_published_are_named_by_their_commit(connected: HubServer, store: Store) -> None:
     policy = add_model(store, add_dataset(store, "calibrate"))
     before = add_dataset(store, "sample", round_=2, policy=policy)
-    publish(before, config_for(store))
-    there = publish(policy, config_for(store))
+    publish(before, config_for(store), page_of)
+    there = publish(policy, config_for(store), page_of)
     after = add_dataset(store, "sample", round_=3, policy=policy)
-    publish(after, config_for(store))
+    publish(after, config_for(store), page_of)
     ids = [
         Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", tag)).models["policy"]
         for tag in ("round-002", "round-003")
@@ -199,15 +201,15 @@ def test_models_that_were_published_are_named_by_their_commit(connected: HubServ
 
 def test_a_remembered_publication_that_is_gone_is_not_believed(connected: HubServer, store: Store) -> None:
     policy = add_model(store, add_dataset(store, "calibrate"))
-    publish(policy, config_for(store))
+    publish(policy, config_for(store), page_of)
     note = store.repo_path(policy.repo, "model") / "published" / f"{policy.revision}.json"
     assert json.loads(note.read_text())[connected.endpoint]["tag"] == "round-001"
     connected.hub.store.repos.clear()
-    publish(add_dataset(store, "sample", round_=2, policy=policy), config_for(store))
+    publish(add_dataset(store, "sample", round_=2, policy=policy), config_for(store), page_of)
     manifest = Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", "round-002"))
     assert str(manifest.models["policy"]) == str(policy)
     note.write_text("{damaged")
-    assert publish(policy, config_for(store))["uploaded"]
+    assert publish(policy, config_for(store), page_of)["uploaded"]
     assert connected.endpoint in json.loads(note.read_text())
 
 
@@ -217,21 +219,21 @@ def test_a_file_that_changed_since_it_was_made_is_not_sent(connected: HubServer,
     shard.chmod(shard.stat().st_mode | stat.S_IWUSR)
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is damaged: its SHA-256 is not the manifest"):
-        publish(made, config_for(store))
+        publish(made, config_for(store), page_of)
     assert connected.log.count("commit", "lfs_put") == 0
 
 
 def test_private_is_honoured_and_never_promised_for_a_public_repository(connected: HubServer, store: Store) -> None:
-    publish(add_dataset(store, "sample"), config_for(store), private=True)
+    publish(add_dataset(store, "sample"), config_for(store), page_of, private=True)
     assert connected.repo("alice/demo-groups").private
-    publish(add_dataset(store, "score"), config_for(store))
+    publish(add_dataset(store, "score"), config_for(store), page_of)
     with pytest.raises(UserError, match=r"demo-scores: exists and is public; --private decides only when"):
-        publish(add_dataset(store, "score", round_=2), config_for(store), private=True)
+        publish(add_dataset(store, "score", round_=2), config_for(store), page_of, private=True)
     assert set(connected.repo("alice/demo-scores").tags) == {"round-001"}
 
 
 def test_a_namespace_takes_the_place_of_the_users(connected: HubServer, store: Store) -> None:
-    assert push("local/demo-groups", config_for(store, "acme")) if add_dataset(store, "sample") else None
+    assert push("local/demo-groups", config_for(store, "acme"), page_of) if add_dataset(store, "sample") else None
     assert set(connected.repo("acme/demo-groups").tags) == {"round-001"} and connected.log.count("whoami") == 0
 
 
@@ -244,8 +246,8 @@ def test_no_folder_of_this_machine_is_published(connected: HubServer, store: Sto
         (staged / name).write_bytes(content)
     configuration = {"seed": {**made.manifest.configuration["seed"], "source": f"{store.root}/seeds.jsonl"}}
     manifest = made.manifest.model_copy(update={"configuration": configuration})
-    write_card(manifest, staged, store)
-    publish(store.add(staged, manifest, ["moved"]), config_for(store))
+    write_card(manifest, staged, page_of(manifest), store)
+    publish(store.add(staged, manifest, ["moved"]), config_for(store), page_of)
     sent = b"".join(tree(connected, "alice/demo-seed", "round-000").values())
     assert b'"source": "seeds.jsonl"' in sent and str(store.root).encode() not in sent
 
@@ -254,12 +256,12 @@ def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, stor
     made = add_dataset(store, "sample")
     plain = Revision("plain", "0" * 40, made.path, None)
     with pytest.raises(UserError, match=r"plain@0{40}: has no manifest"):
-        publish(plain, config_for(store))
+        publish(plain, config_for(store), page_of)
     orphan = add_dataset(store, "score", [plain_parent := Revision("file", "1" * 40, made.path, made.manifest)])
     with pytest.raises(UserError, match=f"parent {plain_parent} is neither on the Hub nor in the store"):
-        publish(orphan, config_for(store))
+        publish(orphan, config_for(store), page_of)
     with pytest.raises(UserError, match="local/none: not in the store"):
-        push("local/none", config_for(store))
+        push("local/none", config_for(store), page_of)
 
 
 def test_without_a_token_nothing_is_tried(
@@ -271,7 +273,7 @@ def test_without_a_token_nothing_is_tried(
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "none-stored"))
     with pytest.raises(UserError, match="publishing needs a token with write rights"):
-        publish(add_dataset(store, "sample"), config_for(store))
+        publish(add_dataset(store, "sample"), config_for(store), page_of)
     assert connected.log.count() == 0
 
 

@@ -21,6 +21,7 @@ from builders.hub.pull import pull
 from builders.store.manifest import Manifest, content_digest, describe_files, read_manifest
 from builders.store.store import Ref, Revision, Store
 from scorers.errors import UserError
+from training.pipelines import page_of
 
 KINDS = (503, 500, 429, 408, 403, 412, "drop", "reset", "lost", "truncate", "corrupt", "corrupt_request", "delay")
 PUSH_STEPS = (
@@ -77,7 +78,7 @@ def check_tags(hub: HubServer, local: Revision) -> None:
 
 def attempt_push(local: Revision, store: Store) -> bool:
     try:
-        publish(local, config_for(store))
+        publish(local, config_for(store), page_of)
     except UserError as error:
         assert "\n" not in str(error) and TOKEN not in str(error)
         return False
@@ -93,7 +94,7 @@ def push_under_fault(hub: HubServer, local: Revision, store: Store, *, several: 
         assert hub.repo("alice/demo-scores").tags.keys() >= {"round-001"}
     check_tags(hub, local)
     hub.faults.clear()
-    there = publish(local, config_for(store))
+    there = publish(local, config_for(store), page_of)
     assert hub.repo("alice/demo-scores").tags["round-001"] == there["revision"]
     check_tags(hub, local)
 
@@ -105,7 +106,7 @@ def store_of(local: Revision) -> Store:
 def test_every_step_is_reached_by_an_undisturbed_push_and_pull(
     connected: HubServer, revision: Revision, tmp_path: Path
 ) -> None:
-    publish(revision, config_for(store_of(revision)))
+    publish(revision, config_for(store_of(revision)), page_of)
     pushed = {route: connected.log.count(route) for route, _ in (*PUSH_STEPS, *PULL_STEPS)}
     connected.log.clear()
     pull(Ref("alice/demo-scores", "round-001"), Store(tmp_path))
@@ -134,7 +135,7 @@ def test_push_under_several_faults(connected: HubServer, revision: Revision, see
 def test_pull_under_a_fault(
     connected: HubServer, revision: Revision, tmp_path: Path, route: str, nth: int, kind: str | int
 ) -> None:
-    there = publish(revision, config_for(store_of(revision)))
+    there = publish(revision, config_for(store_of(revision)), page_of)
     order(connected, route, kind, nth)
     store = Store(tmp_path / "other")
     ref = Ref("alice/demo-scores", "round-001")
@@ -159,7 +160,7 @@ def test_pull_under_a_fault(
 
 def test_a_commit_whose_answer_was_lost_is_not_made_twice(connected: HubServer, revision: Revision) -> None:
     order(connected, "commit", "lost", 1)
-    publish(revision, config_for(store_of(revision)))
+    publish(revision, config_for(store_of(revision)), page_of)
     titles = [commit.title for commit in connected.repo("alice/demo-scores").history("main")]
     assert titles == ["score round-001", "initial commit"]
 
@@ -178,7 +179,7 @@ def test_a_lost_commit_that_another_built_upon_is_found_below_the_head(
         raise ConnectionError(f"no answer for {first}")
 
     monkeypatch.setattr(HfApi, "create_commit", lost_and_followed)
-    there = publish(revision, config_for(store_of(revision)))
+    there = publish(revision, config_for(store_of(revision)), page_of)
     history = [commit.oid for commit in connected.repo("alice/demo-scores").history("main")]
     assert len(history) == 3 and history[1] == there["revision"]
     check_tags(connected, revision)
@@ -187,7 +188,7 @@ def test_a_lost_commit_that_another_built_upon_is_found_below_the_head(
 def test_a_hub_that_stays_away_ends_with_one_line(connected: HubServer, revision: Revision) -> None:
     connected.faults.add("commit", 503, times=1000)
     with pytest.raises(UserError, match=r"alice/demo-scores: the Hub is not available \(status 503\); run the command"):
-        publish(revision, config_for(store_of(revision)))
+        publish(revision, config_for(store_of(revision)), page_of)
     assert connected.log.count("commit") == 5
 
 
@@ -225,7 +226,7 @@ def test_downloads_are_not_resumed_from_a_damaged_file(
     connected: HubServer, revision: Revision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pull that was killed leaves files behind; one that was damaged meanwhile is fetched again."""
-    publish(revision, config_for(store_of(revision)))
+    publish(revision, config_for(store_of(revision)), page_of)
     store = Store(tmp_path / "other")
     connected.faults.add("resolve_get", 403, path="README.md")
     removed = monkeypatch.setattr("builders.hub.pull.shutil.rmtree", lambda *args, **options: None)

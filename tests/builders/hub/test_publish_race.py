@@ -22,12 +22,13 @@ sys.path.insert(0, sys.argv[4])
 from store_chains import config_for
 from builders.hub.publish import publish
 from builders.store.store import Store
+from training.pipelines import page_of
 store, first = Store(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 for round_ in range(first, 2 * int(sys.argv[3]) + 1, 2):
     revision = store.find("local/demo-queries", f"round-{round_:03d}")
-    print(json.dumps(publish(revision, config_for(store))["revision"]), flush=True)
+    print(json.dumps(publish(revision, config_for(store), page_of)["revision"]), flush=True)
 """
 
 
@@ -37,7 +38,7 @@ def test_no_update_is_lost(remote: RemoteHub, tmp_path: Path, xet: bool) -> None
     store = Store(tmp_path / "store")
     made = {round_: add_dataset(store, "generate", round_=round_) for round_ in range(1, 2 * ROUNDS + 1)}
     remote.faults.add("commit", "delay", times=1000, seconds=0.02)  # so that both often stand on one head
-    support = str(Path(__file__).parents[1] / "support")
+    support = str(Path(__file__).parents[2] / "support")
     running = []
     for first in (1, 2):
         command = [sys.executable, "-c", PUBLISH, str(store.root), str(first), str(ROUNDS), support]

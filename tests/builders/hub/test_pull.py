@@ -15,10 +15,11 @@ from safetensors.numpy import save
 from store_chains import add_dataset, add_model, add_rounds, config_for, files_of
 
 from builders.hub.publish import publish
-from builders.hub.pull import download_model, is_local, pull, pull_into, resolve_commit
+from builders.hub.pull import download_model, pull, pull_into, resolve_commit
 from builders.hub.refs import open_revision
 from builders.store.store import Ref, Revision, Store, parse_ref
 from scorers.errors import UserError
+from training.pipelines import page_of
 
 REPO = "alice/demo-groups"
 
@@ -38,7 +39,7 @@ def other(tmp_path: Path) -> Store:
 def groups(connected: HubServer, store: Store) -> Revision:
     """A groups dataset that is published as REPO under round-001."""
     made = add_dataset(store, "sample")
-    publish(made, config_for(store))
+    publish(made, config_for(store), page_of)
     return made
 
 
@@ -61,13 +62,13 @@ def snapshots(store: Store) -> list[Path]:
 
 
 def test_a_tag_is_resolved_once_printed_and_kept(
-    connected: HubServer, groups: Revision, other: Store, capsys: pytest.CaptureFixture[str]
+    connected: HubServer, groups: Revision, other: Store, progress: pytest.LogCaptureFixture
 ) -> None:
     commit = connected.repo(REPO).tags["round-001"]
     pulled = pull(Ref(REPO, "round-001"), other)
-    assert capsys.readouterr().err == f"{REPO} at {commit}\n"
+    assert progress.messages == [f"{REPO} at {commit}"]
     assert (pulled.repo, pulled.revision, pulled.digest) == (REPO, commit, groups.digest)
-    assert not is_local(pulled) and is_local(groups)
+    assert not pulled.made_here and groups.made_here
     assert other.refs(REPO) == {"round-001": commit}
     assert set(files_of(pulled.path)) == {
         "README.md",
@@ -90,7 +91,7 @@ def test_a_commit_that_is_there_is_used_without_network(connected: HubServer, gr
 def test_without_a_revision_the_newest_round_is_taken_else_the_head(
     connected: HubServer, groups: Revision, store: Store, other: Store
 ) -> None:
-    second = publish(add_dataset(store, "sample", round_=2), config_for(store))
+    second = publish(add_dataset(store, "sample", round_=2), config_for(store), page_of)
     head = push(api_of(connected), REPO, {"notes.txt": b"later"})
     assert pull(Ref(REPO, None), other).revision == second["revision"] != head
     assert resolve_commit(REPO, "main") == head
@@ -185,20 +186,20 @@ def test_somebody_elses_dataset_comes_without_a_manifest(connected: HubServer, g
 
 
 def test_a_copy_that_was_damaged_in_the_store_is_fetched_again(
-    connected: HubServer, groups: Revision, other: Store, capsys: pytest.CaptureFixture[str]
+    connected: HubServer, groups: Revision, other: Store, progress: pytest.LogCaptureFixture
 ) -> None:
     pulled = pull(Ref(REPO, "round-001"), other)
     shard = pulled.data_files()[0]
     shard.write_bytes(shard.read_bytes()[:-1])
     again = pull(Ref(REPO, pulled.revision), other)
     assert again.scan().collect().equals(groups.scan().collect())
-    assert "train-00000-of-00002.parquet is damaged" in capsys.readouterr().err
+    assert "train-00000-of-00002.parquet is damaged" in progress.text and "fetching it again" in progress.text
 
 
 def test_a_tag_of_a_revision_made_here_is_left_alone(connected: HubServer, tmp_path: Path) -> None:
     store = Store(tmp_path / "mine")
     made = add_dataset(store, "sample")
-    publish(made, config_for(store))
+    publish(made, config_for(store), page_of)
     folder = store.repo_path("local/demo-groups")
     folder.rename(store.repo_path(REPO))  # as with `namespace: alice` in the configuration
     pulled = pull(Ref(REPO, "round-001"), store)
@@ -210,10 +211,10 @@ def test_a_pulled_revision_is_a_parent_that_is_published_already(
 ) -> None:
     pulled = pull(Ref(REPO, "round-001"), other)
     scores = add_dataset(other, "score", [pulled])
-    publish(scores, config_for(other), parents=False)
+    publish(scores, config_for(other), page_of, parents=False)
     manifest = json.loads(connected.read("alice/demo-scores", "manifest.json", "round-001"))
     assert (manifest["parents"][0]["repo"], manifest["parents"][0]["revision"]) == (REPO, pulled.revision)
-    assert publish(pulled, config_for(other)) | {"url": ""} == {
+    assert publish(pulled, config_for(other), page_of) | {"url": ""} == {
         "repo": REPO, "revision": pulled.revision, "tag": "round-001", "url": "", "uploaded": False
     }  # fmt: skip
 
@@ -245,7 +246,7 @@ def test_what_cannot_be_had_is_said_in_one_line(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "no usable answer from http://127.0.0.1:9" in refused(REPO)
     with pytest.raises(UserError, match="is a path on this machine"):
-        pull_into(str(other.root.parent), config_for(other), "dataset")
+        pull_into(str(other.root.parent), other, "dataset")
     assert snapshots(other) == []
 
 
@@ -281,7 +282,7 @@ def test_a_full_disk_leaves_nothing(
 
 def test_a_published_model_comes_whole(connected: HubServer, store: Store, other: Store) -> None:
     policy = add_model(store, add_dataset(store, "calibrate"))
-    publish(policy, config_for(store))
+    publish(policy, config_for(store), page_of)
     pulled = pull(Ref("alice/demo-policy", "round-001"), other, "model")
     assert set(files_of(pulled.path)) == set(files_of(policy.path))
     assert pulled.digest == policy.digest and other.find("alice/demo-policy", "round-001", "model") == pulled
@@ -361,7 +362,7 @@ def test_a_split_is_read_through_datasets_at_its_commit(remote: RemoteHub, tmp_p
 
 def test_the_whole_chain_can_be_pulled(connected: HubServer, store: Store, other: Store) -> None:
     made = add_rounds(store, rounds=1)
-    publish(made["train", 1], config_for(store))
+    publish(made["policy", 1], config_for(store), page_of)
     revision = pull(Ref("alice/demo-policy", "round-001"), other, "model")
     seen = []
     while revision.manifest is not None and revision.manifest.parents:
