@@ -8,9 +8,6 @@ from typing import Any
 from builders.store.columns import Column
 from builders.store.manifest import Manifest
 
-FIGURE = "figure.png"
-"""The picture that a card may show, beside it in the revision."""
-
 
 @dataclass(frozen=True)
 class Card:

@@ -15,11 +15,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import builders
 from builders.cards import markdown as card_text
-from builders.cards.card import FIGURE, Page
+from builders.cards.card import Page
 from builders.cards.front_matter import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
 from builders.store.files import ADAPTER_CONFIG, replacing, write_text
-from builders.store.manifest import Manifest, Model, portable
+from builders.store.manifest import FIGURE, Manifest, Model, portable
 from builders.store.store import Store, round_tag
 from scorers.errors import UserError
 
@@ -207,7 +207,7 @@ def reproduce_command(manifest: Manifest, page: Page) -> str:
 
 
 def reproduction_config(manifest: Manifest, page: Page) -> str:
-    """A configuration file that holds everything that decides this revision, as YAML.
+    """A configuration file that holds every setting that this revision's stage read, as YAML.
 
     What the stage does not read comes from a preset of the pipeline, which every installation has.
     """
@@ -216,18 +216,26 @@ def reproduction_config(manifest: Manifest, page: Page) -> str:
     if namespace not in ("", "local"):
         value["namespace"] = namespace
     value["random_seed"] = manifest.random_seed
-    for path, settings in portable(manifest.configuration).items():
-        _put(value, path.split("."), settings)
+    # A batch size of the preset may not fit what was built, so how the work was done is given too.
+    for recorded in (manifest.configuration, manifest.execution):
+        for path, settings in portable(recorded).items():
+            _put(value, path.split("."), settings)
     if page.card.recipe is not None:
         value = page.card.recipe(manifest, value)
     return yaml_text(value)
 
 
 def _put(value: dict[str, Any], path: Sequence[str], settings: object) -> None:
+    """Put settings at a dotted path, beside those that are there."""
     *above, last = path
     for part in above:
         value = value.setdefault(part, {})
-    value[last] = settings
+    if not isinstance(settings, dict):
+        value[last] = settings
+        return
+    section = value.setdefault(last, {})
+    for key, item in settings.items():
+        _put(section, [key], item)
 
 
 def named(model: Model) -> str:

@@ -33,7 +33,7 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     policy = names.get("policy") or names.get("tokenizer")
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
-    if manifest.stage == "calibrate":
+    if manifest.stage in ("sft", "calibrate"):
         value["sample"] = {"system_prompt": next(iter(manifest.prompts), None)}
     return value
 

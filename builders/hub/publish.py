@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import get_token
 
-from builders.cards.card import FIGURE, Page
+from builders.cards.card import Page
 from builders.cards.render import languages_of, render_card
 from builders.hub.client import NotOnHub, call, client, endpoint
 from builders.hub.commit import Content, Release, find_release, release_commit
@@ -22,7 +22,7 @@ from builders.hub.refs import open_revision
 from builders.settings.base import Settings
 from builders.store.check import require_whole
 from builders.store.files import write_text
-from builders.store.manifest import FILE_NAME, Kind, Manifest, Model, Parent, portable
+from builders.store.manifest import FIGURE, FILE_NAME, Kind, Manifest, Model, Parent, portable
 from builders.store.store import Revision, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
 
@@ -119,12 +119,46 @@ class _Publisher:
     done: dict[str, Publication] = field(default_factory=dict)
 
     def publish(self, revision: Revision) -> Publication:
-        """Publish a revision and first what it was made from."""
-        if str(revision) not in self.done:
-            found = self.find(revision)
-            self.done[str(revision)] = found or self._release(revision)
-            self._remember(revision, self.done[str(revision)])
+        """Publish a revision and first what it was made from; a loop of many rounds is deeper than Python's stack."""
+        waiting = [revision]
+        opened: set[str] = set()
+        while waiting:
+            current = waiting.pop()
+            name = str(current)
+            if name in self.done:
+                continue
+            there = self._release(current) if name in opened else self.find(current)
+            if there is None:
+                opened.add(name)
+                waiting += [current, *reversed(self._before(current))]
+                continue
+            self.done[name] = there
+            self._remember(current, there)
         return self.done[str(revision)]
+
+    def _before(self, revision: Revision) -> list[Revision]:
+        """Refuse a revision that cannot be published; else its parents that only the store may have.
+
+        Raises:
+            UserError: for a damaged file, a parent that is nowhere, and without `parents` for unpublished ones.
+        """
+        manifest = _manifest_of(revision)
+        require_whole(manifest, revision.path, str(revision))
+        local = []
+        for parent in manifest.parents:
+            if (found := self._local_parent(parent)) is not None:
+                local.append(found)
+            else:
+                _require_on_hub(parent, str(revision))
+        if self.parents:
+            return local
+        missing = [str(found) for found in local if self.find(found) is None]
+        if missing:
+            raise UserError(
+                f"{self._plain(revision)}: not published, since --no-parents was given and these parents are only in "
+                f"the store: {', '.join(missing)}; publish them first, or leave --no-parents out"
+            )
+        return []
 
     def find(self, revision: Revision) -> Publication | None:
         """Where the Hub has a revision already, under its tag; None where it has not."""
@@ -147,7 +181,6 @@ class _Publisher:
         )
 
     def _release(self, revision: Revision) -> Publication:
-        require_whole(_manifest_of(revision), revision.path, str(revision))
         manifest = self._published_manifest(revision)
         release = self._plain(revision, self._side_files(revision, manifest))
         commit, sent = release_commit(release, private=self.private)
@@ -167,9 +200,7 @@ class _Publisher:
         """The manifest with repositories and commits of the Hub, and without folders of this machine."""
         manifest = _manifest_of(revision)
         target = self._plain(revision)
-        if not self.parents:
-            self._refuse_unpublished(target, manifest)
-        parents = [self._published_parent(parent, str(revision)) for parent in manifest.parents]
+        parents = [self._published_parent(parent) for parent in manifest.parents]
         # A model that a stage made is a parent too, and is named as that.
         renamed = {
             Model(id=before.repo, revision=before.revision): Model(id=after.repo, revision=after.revision)
@@ -184,6 +215,7 @@ class _Publisher:
                 for role, model in manifest.models.items()
             },
             "configuration": portable(manifest.configuration),
+            "execution": portable(manifest.execution),
         }
         return manifest.model_copy(update=changes)
 
@@ -194,27 +226,13 @@ class _Publisher:
         found = self.store.find(parent.repo, parent.revision, parent.kind)
         return found if found is not None and found.made_here else None
 
-    def _refuse_unpublished(self, release: Release, manifest: Manifest) -> None:
-        local = [found for parent in manifest.parents if (found := self._local_parent(parent)) is not None]
-        missing = [str(found) for found in local if self.find(found) is None]
-        if missing:
-            raise UserError(
-                f"{release}: not published, since --no-parents was given and these parents are only in the store: "
-                f"{', '.join(missing)}; publish them first, or leave --no-parents out"
-            )
-
-    def _published_parent(self, parent: Parent, child: str) -> Parent:
+    def _published_parent(self, parent: Parent) -> Parent:
+        """A parent as the Hub has it."""
         local = self._local_parent(parent)
-        if local is not None:
-            there = self.publish(local)
-            return parent.model_copy(update={"repo": there.repo, "revision": there.revision})
-        if "/" not in parent.repo or parent.repo.startswith("local/") or not is_commit(parent.revision):
-            raise UserError(
-                f"{child}: its parent {parent.repo}@{parent.revision} is neither on the Hub nor in the store, so its "
-                "origin cannot be shown; build it from a dataset that is"
-            )
-        read_listing(parent.repo, parent.revision, parent.kind)
-        return parent
+        if local is None:
+            return parent
+        there = self.publish(local)
+        return parent.model_copy(update={"repo": there.repo, "revision": there.revision})
 
     def _published_model(self, model: Model, *, needed: bool) -> Model:
         """A model of the store that was published becomes its publication; any other stays as it is.
@@ -266,6 +284,16 @@ def _read_note(path: Path) -> dict[str, dict[str, str]]:
         isinstance(entry, dict) and {"repo", "revision", "tag"} <= entry.keys() for entry in value.values()
     )
     return value if whole else {}
+
+
+def _require_on_hub(parent: Parent, child: str) -> None:
+    """Refuse a parent that is not in the store and cannot be looked up on the Hub."""
+    if "/" not in parent.repo or parent.repo.startswith("local/") or not is_commit(parent.revision):
+        raise UserError(
+            f"{child}: its parent {parent.repo}@{parent.revision} is neither on the Hub nor in the store, so its "
+            f"origin cannot be shown; build it from a {parent.kind} that is"
+        )
+    read_listing(parent.repo, parent.revision, parent.kind)
 
 
 def _manifest_of(revision: Revision) -> Manifest:

@@ -1,9 +1,10 @@
 """Opening a REF: a path, a revision of the local store, or a dataset or model on the Hub."""
 
+import hashlib
 import re
 from pathlib import Path
 
-from builders.store.manifest import Kind, content_digest, describe_files, read_manifest
+from builders.store.manifest import FILE_NAME, Kind, content_digest, describe_files, read_manifest
 from builders.store.store import KINDS, Revision, Store, is_commit, parse_ref
 from scorers.errors import UserError
 
@@ -57,7 +58,9 @@ def _from_path(path: Path) -> Revision:
     """A snapshot folder, any folder of Parquet files, or one Parquet file; its digest is its revision."""
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
-        return Revision(manifest.repo, path.name if is_commit(path.name) else manifest.revision, path, manifest)
+        # The bytes of the file, since a manifest of an older format is read as one of the newest.
+        name = hashlib.sha1((path / FILE_NAME).read_bytes()).hexdigest()
+        return Revision(manifest.repo, path.name if is_commit(path.name) else name, path, manifest)
     root = path if path.is_dir() else path.parent
     plain = Revision(path.stem, "", path, None)
     digest = content_digest(describe_files(root, plain.data_files()))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders.store.files import file_sha256, inside
-from builders.store.manifest import FILE_NAME, DataFile, Manifest, content_digest
+from builders.store.manifest import FIGURE, FILE_NAME, DataFile, Manifest, content_digest
 from scorers.errors import UserError
 
 
@@ -51,7 +51,7 @@ def _payload(manifest: Manifest, root: Path) -> set[str]:
         paths = set(root.rglob("*"))
     names = {path.relative_to(root) for path in paths if path.is_file()}
     kept = (name for name in names if not any(part.startswith(".") for part in name.parts))
-    return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md")}
+    return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md", FIGURE)}
 
 
 def require_whole(manifest: Manifest, root: Path, what: str) -> None:

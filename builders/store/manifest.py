@@ -16,6 +16,8 @@ from builders.store.files import file_sha256
 from scorers.errors import UserError
 
 FILE_NAME = "manifest.json"
+FIGURE = "figure.png"
+"""The picture that a card may show; like the card it stands beside the manifest and is not listed in it."""
 Kind = Literal["dataset", "model"]
 
 

@@ -1,6 +1,7 @@
 """Class weights: gold values, the balance they promise, and what an absent label means."""
 
 import doctest
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,29 +12,29 @@ from scorers.class_weights import class_weights
 from scorers.errors import UserError
 
 
-def test_gold_values():
+def test_gold_values() -> None:
     assert class_weights(1, 3) == (2.0, 4 / 6)
     assert class_weights(4, 4) == (1.0, 1.0)
 
 
-def test_the_docstring_tells_the_truth():
+def test_the_docstring_tells_the_truth() -> None:
     result = doctest.testmod(scorers.class_weights)
     assert (result.attempted, result.failed) == (2, 0)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
-def test_both_labels_have_the_same_total_weight(positive, negative):
+def test_both_labels_have_the_same_total_weight(positive: Any, negative: Any) -> None:
     up, down = class_weights(positive, negative)
     assert up * positive == pytest.approx(down * negative)
     assert up * positive + down * negative == pytest.approx(positive + negative)
     assert min(up, down) > 0.5
 
 
-def test_an_absent_label_leaves_both_at_one():
+def test_an_absent_label_leaves_both_at_one() -> None:
     assert class_weights(5, 0) == (1.0, 1.0)
     assert class_weights(0, 5) == (1.0, 1.0)
 
 
-def test_no_rows_is_an_error():
+def test_no_rows_is_an_error() -> None:
     with pytest.raises(UserError, match="no rows"):
         class_weights(0, 0)

@@ -7,13 +7,13 @@ change from round to round: optimizer and schedule travel with the checkpoint.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builders.store.files import write_text
 from scorers.errors import UserError
 
 MARKER = "complete.json"
@@ -32,9 +32,7 @@ class Checkpoint:
 
 def mark_complete(folder: Path, fingerprint: str, run: Mapping[str, Any]) -> None:
     """Declare a checkpoint whole; the last thing written into it."""
-    part = folder / f".{MARKER}.part"
-    part.write_text(json.dumps({"fingerprint": fingerprint, "run": dict(run)}), encoding="utf-8")
-    os.replace(part, folder / MARKER)
+    write_text(folder / MARKER, json.dumps({"fingerprint": fingerprint, "run": dict(run)}))
 
 
 def whole_checkpoints(run_dir: Path, remove: bool = True) -> list[Checkpoint]:

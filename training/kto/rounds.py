@@ -11,18 +11,17 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from builders.settings.base import identity
 from builders.settings.kto import TrainSettings
-from builders.store.files import ADAPTER_CONFIG
+from builders.store.files import ADAPTER_CONFIG, file_sha256
+from builders.store.manifest import FILE_NAME, content_digest, describe_files, fingerprint_of
 from scorers.errors import UserError
 from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
 from training.kto.data import load_weights_dataset
-
-if TYPE_CHECKING:
-    import datasets
 
 RECORD = "training.json"
 
@@ -66,12 +65,12 @@ def train_round(
     rows, warnings = load_weights_dataset(dataset)
     steps = steps_per_round or -(-len(rows) // settings.batch_size)
     _require_round(settings, len(rows), steps, round, total_rounds, policy, reference_model)
-    fingerprint = _fingerprint(rows, settings, policy, reference_model, (round, total_rounds, steps))
+    fingerprint = _fingerprint(dataset, settings, policy, reference_model, (round, total_rounds, steps))
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
     first, last = (round - 1) * steps, round * steps
     resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")
-    run = {**settings.model_dump(mode="json"), "total_rounds": total_rounds, "steps_per_round": steps}
+    run = {**identity(settings), "total_rounds": total_rounds, "steps_per_round": steps}
     if resume is not None and resume.step == first:
         require_same_run(resume, run)
         _require_same_weights(Path(policy), resume)
@@ -130,33 +129,38 @@ def _name(model: Path | str | None) -> str | None:
 
 
 def _fingerprint(
-    rows: "datasets.Dataset",
+    dataset: pl.DataFrame | Sequence[Path],
     settings: TrainSettings,
     policy: Path | str,
     reference_model: Path | str | None,
     place: tuple[int, int, int],
 ) -> str:
     """What a round's checkpoints, reference log-probabilities and result depend on, as hexadecimal SHA-256."""
-    digest = hashlib.sha256()
-    reference = None if reference_model is None else _model_digest(reference_model)
-    head = {"settings": settings.model_dump(mode="json"), "policy": _model_digest(policy), "reference": reference}
-    digest.update(json.dumps([head, place], sort_keys=True).encode())
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True).encode())
-    return digest.hexdigest()
+    return fingerprint_of(
+        {
+            "settings": identity(settings),
+            "policy": _model_identity(policy),
+            "reference": None if reference_model is None else _model_identity(reference_model),
+            "place": place,
+            "rows": _rows_identity(dataset),
+        }
+    )
 
 
-def _model_digest(model: Path | str) -> str:
-    """Contents of a model folder's weights and configuration; of a model on the Hub its name."""
+def _model_identity(model: Path | str) -> str:
+    """Digest of a model folder's weights and configuration; of a model on the Hub its name."""
     folder = Path(model)
     if not folder.is_dir():
         return str(model)
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
-        if file.name != RECORD:
-            with file.open("rb") as opened:
-                digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    return content_digest(describe_files(folder, [file for file in files if file.name not in (RECORD, FILE_NAME)]))
+
+
+def _rows_identity(dataset: pl.DataFrame | Sequence[Path]) -> list[str]:
+    """Digest of every file, or of the frame as Arrow."""
+    if isinstance(dataset, pl.DataFrame):
+        return [hashlib.sha256(dataset.write_ipc(None).getvalue()).hexdigest()]
+    return [file_sha256(path) for path in dataset]
 
 
 def _finished(output_dir: Path, fingerprint: str) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from builders.core.prompting import answer, chat
+from builders.engines import Message
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
 
-Message = dict[str, str]
 Conversation = Mapping[str, list[Message]]  # {"prompt": messages, "completion": messages}
 
 
@@ -71,13 +72,11 @@ def run_sft(
 
 
 def _conversations(documents: Sequence[Mapping[str, str | None]], system_prompt: str | None) -> list[Conversation]:
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     rows: list[Conversation] = []
     for document in documents:
         query, reference = document["query"], document["reference"]
         if query is not None and reference is not None:
-            prompt = [*system, {"role": "user", "content": query}]
-            rows.append({"prompt": prompt, "completion": [{"role": "assistant", "content": reference}]})
+            rows.append({"prompt": chat(query, system=system_prompt), "completion": answer(reference)})
     return rows
 
 
@@ -101,14 +100,14 @@ def tokenize(tokenizer: Any, conversations: Sequence[Conversation], window: int)
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
     rows, truncated = [], 0
-    for number, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
+    for number, (prompt, reply) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         if len(prompt) >= window:
             raise UserError(
                 f"SFT row {number} has a prompt of {len(prompt)} tokens, the limit is {window} with the answer; "
                 "raise sft.max_length or shorten the query"
             )
-        truncated += len(prompt) + len(answer) > window
-        ids = (prompt + answer)[:window]
+        truncated += len(prompt) + len(reply) > window
+        ids = (prompt + reply)[:window]
         rows.append({"input_ids": ids, "prompt_length": len(prompt), "length": len(ids)})
     return rows, truncated
 

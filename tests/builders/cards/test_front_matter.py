@@ -3,22 +3,24 @@
 from pathlib import Path
 
 import pytest
-from card_snapshots import front_matter, snapshot
+from card_snapshots import COMMIT, DIGEST, card_of, front_matter, snapshot
 
 from builders.cards.front_matter import feature, language_codes, license_fields, size_category, source_datasets
-from builders.cards.render import render_dataset_card, write_card
-from builders.store.manifest import Manifest, Rows
+from builders.cards.render import write_card
+from builders.store.manifest import Manifest, Parent, Rows
 from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
-from training.pipelines import STAGE_NAMES
+from training.pipelines import page_of
+
+DATASETS = [stage.name for stage in GRACE_KTO.stages if stage.kind == "dataset"]
 
 
-@pytest.mark.parametrize("stage_name", STAGE_NAMES)
+@pytest.mark.parametrize("stage_name", DATASETS)
 def test_datasets_loads_the_folder_and_agrees_with_the_front_matter(stage_name: str, tmp_path: Path) -> None:
     import datasets
 
     manifest = snapshot(tmp_path / "snapshot", stage_name)
-    write_card(manifest, tmp_path / "snapshot", Store(tmp_path / "store"))
+    write_card(manifest, tmp_path / "snapshot", page_of(manifest), Store(tmp_path / "store"))
     found = datasets.load_dataset(str(tmp_path / "snapshot"), cache_dir=str(tmp_path / "cache"))["train"]
     info = front_matter((tmp_path / "snapshot" / "README.md").read_text(encoding="utf-8"))["dataset_info"]
     assert info["features"] == found.features._to_yaml_list()
@@ -38,7 +40,7 @@ def test_bytes_of_several_row_groups_are_exact(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("builders.store.shards.ROW_GROUP_ROWS", 2)
     manifest = snapshot(tmp_path, "calibrate")
     expected = datasets.load_dataset("parquet", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
-    info = front_matter(render_dataset_card(manifest, tmp_path))["dataset_info"]
+    info = front_matter(card_of(manifest, tmp_path))["dataset_info"]
     assert expected["train"].info.splits["train"].num_bytes == info["dataset_size"]
 
 
@@ -48,7 +50,7 @@ def test_datasets_refuses_a_card_with_another_number_of_rows(tmp_path: Path) -> 
     from datasets.utils.info_utils import NonMatchingSplitsSizesError
 
     manifest = snapshot(tmp_path / "snapshot", "seed", rows=Rows(read=10, written=8))
-    text = render_dataset_card(manifest, tmp_path / "snapshot")
+    text = card_of(manifest, tmp_path / "snapshot")
     (tmp_path / "snapshot" / "README.md").write_text(text, encoding="utf-8")
     with pytest.raises((NonMatchingSplitsSizesError, DatasetGenerationError)):
         datasets.load_dataset(str(tmp_path / "snapshot"), cache_dir=str(tmp_path / "cache"))
@@ -59,17 +61,17 @@ def test_every_column_of_the_contract_has_the_feature_datasets_writes() -> None:
 
     from builders.store.shards import arrow_schema
 
-    for stage in GRACE_KTO:
+    for stage in map(GRACE_KTO.stage, DATASETS):
         expected = datasets.Features.from_arrow_schema(arrow_schema(stage.columns))._to_yaml_list()
         assert [feature(c.name, c.dtype) for c in stage.columns] == expected
 
 
-@pytest.mark.parametrize("stage_name", STAGE_NAMES)
+@pytest.mark.parametrize("stage_name", DATASETS)
 def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> None:
     from huggingface_hub import DatasetCard
 
     manifest = snapshot(tmp_path, stage_name)
-    text = render_dataset_card(manifest, tmp_path, languages=["en", "zh"])
+    text = card_of(manifest, tmp_path, languages=["en", "zh"])
     card = DatasetCard(text)
     assert str(card) == text
     found = front_matter(text)
@@ -78,20 +80,40 @@ def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> 
     assert found["configs"] == [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
     ]
-    assert {"grace-kto", f"stage-{stage_name}"} <= set(found["tags"])
-    assert ("kto" in found["tags"]) == (stage_name == "calibrate")
+    assert found["tags"] == [
+        "grace-kto",
+        f"stage-{stage_name}",
+        "long-form-writing",
+        *{
+            "seed": ["writing-prompts"],
+            "generate": ["writing-prompts", "synthetic"],
+            "sample": ["synthetic"],
+            "score": ["synthetic", "preference-data"],
+            "calibrate": ["synthetic", "preference-data", "kto", "trl"],
+        }.get(stage_name, ["synthetic"]),
+    ]
+    assert ("annotations_creators" in found) == (stage_name in ("score", "calibrate"))
+    assert ("language_creators" in found) == (stage_name in ("generate", "sample"))
 
 
-def test_seed_sources() -> None:
-    def sources(source: str) -> list[str]:
+def test_what_a_stage_read_from_outside_is_its_source() -> None:
+    def sources(source: str, *parents: Parent, published: bool = False) -> list[str]:
+        configuration = {"threads": 1, "seed": {"source": source}} if source else {"threads": 1}
         manifest = Manifest.model_construct(
-            stage="seed", repo="local/x-seed", parents=[], configuration={"seed": {"source": source}}
+            stage="seed", repo="mine/x-seed", parents=list(parents), configuration=configuration
         )
-        return source_datasets(manifest, published=False)
+        return source_datasets(manifest, published=published)
 
     assert sources("data/seeds.jsonl") == ["original"]
     assert sources("world:seeds") == ["original"]
     assert sources("somebody/essays@main") == ["somebody/essays"]
+    assert sources("") == []
+    mine = Parent(stage="seed", kind="dataset", repo="mine/x-seed", revision=COMMIT, digest=DIGEST)
+    model = Parent(stage="sft", kind="model", repo="other/x-sft", revision=COMMIT, digest=DIGEST)
+    # A model among the parents is no source; what lies beside it in the same namespace is one where it is published.
+    assert sources("", mine, model) == []
+    assert sources("", mine, model, published=True) == ["mine/x-seed"]
+    assert sources("somebody/essays", mine, published=True) == ["mine/x-seed", "somebody/essays"]
 
 
 def test_licences() -> None:

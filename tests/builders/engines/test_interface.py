@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders.engines import SamplingSettings, end_token_ids, load_engine, yarn_overrides
+from builders.engines import Completion, SamplingSettings, end_token_ids, load_engine, yarn_overrides
 from scorers.errors import UserError
 
 
@@ -16,11 +16,14 @@ from scorers.errors import UserError
     [
         (
             {"kind": "transfomers"},
-            r"engine 'transfomers' is unknown; allowed are transformers, vllm; did you mean 'tran",
+            r"^engine 'transfomers' is unknown, did you mean transformers\?; allowed are transformers, vllm$",
         ),
-        ({"kind": "zzz"}, r"engine 'zzz' is unknown; allowed are transformers, vllm; use one of these"),
-        ({"device": "cdua"}, r"engine device 'cdua' is unknown; .* did you mean 'cuda'\?"),
-        ({"dtype": "float23"}, r"engine dtype 'float23' is unknown; .* did you mean 'float32'\?"),
+        ({"kind": "zzz"}, r"^engine 'zzz' is unknown; allowed are transformers, vllm$"),
+        ({"device": "cdua"}, r"^engine device 'cdua' is unknown, did you mean cuda\?; allowed are auto, cpu, cuda$"),
+        (
+            {"dtype": "float23"},
+            r"^engine dtype 'float23' is unknown, did you mean float32\?; allowed are auto, float32",
+        ),
         ({"batch_size": 0}, r"batch_size is 0; set it to at least 1"),
         ({"yarn_factor": 0.5}, r"yarn_factor is 0.5; set it above 1"),
         ({"tensor_parallel_size": 2}, r"tensor_parallel_size is 2, this engine runs on one device"),
@@ -45,6 +48,13 @@ def test_bad_options_are_named(causal_lm_dir: Path, options: dict[str, Any], mes
 def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SamplingSettings(**arguments)
+
+
+def test_a_completion_need_not_tell_its_tokens() -> None:
+    # As of a server, which gives a text, why it ended and how many tokens it has.
+    answer = Completion("Text.", "stop", 3)
+    assert (answer.text, answer.finish_reason, answer.num_tokens) == ("Text.", "stop", 3)
+    assert answer.token_ids is None and answer.logprob is None
 
 
 def test_importing_the_interface_loads_nothing_heavy() -> None:

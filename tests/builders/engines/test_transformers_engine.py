@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders.engines import Message, SamplingSettings, load_engine
+from builders.engines import Completion, Message, SamplingSettings, load_engine
 from builders.engines.decoding import decode
 from builders.engines.transformers_engine import TransformersEngine
 from scorers.errors import UserError
@@ -39,6 +39,12 @@ def with_batch(causal_lm_dir: Path, batch_size: int, **options: Any) -> Transfor
 
 def prompt_ids(engine: TransformersEngine, prompts: Sequence[Sequence[Message]] = PROMPTS) -> list[list[int]]:
     return [engine.tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
+
+
+def ids_of(completion: Completion) -> list[int]:
+    """The generated ids, which this engine always tells, and as many as it counts."""
+    assert completion.token_ids is not None and len(completion.token_ids) == completion.num_tokens
+    return completion.token_ids
 
 
 def greedy_by_generate(model: Any, ids: list[int], count: int, end_ids: list[int]) -> list[int]:
@@ -121,7 +127,7 @@ def test_greedy_equals_generate_and_keeps_the_order(engine: TransformersEngine) 
     completions = engine.generate(PROMPTS, SEEDS, GREEDY)
     for completion, ids in zip(completions, prompt_ids(engine), strict=True):
         expected = greedy_by_generate(plain, ids, 24, [engine.tokenizer.eos_token_id])
-        assert completion.token_ids == expected
+        assert ids_of(completion) == expected
         assert completion.text == engine.tokenizer.decode(expected, skip_special_tokens=True)
 
 
@@ -131,7 +137,7 @@ def test_logprob_equals_a_plain_forward_pass(engine: TransformersEngine) -> None
     plain = AutoModelForCausalLM.from_pretrained(engine.tokenizer.name_or_path)
     completions = engine.generate(PROMPTS, SEEDS, SamplingSettings(40, temperature=0.8, top_p=0.9))
     for completion, ids in zip(completions, prompt_ids(engine), strict=True):
-        assert completion.logprob == pytest.approx(logprob_by_forward(plain, ids, completion.token_ids), abs=1e-4)
+        assert completion.logprob == pytest.approx(logprob_by_forward(plain, ids, ids_of(completion)), abs=1e-4)
 
 
 def test_the_same_call_twice_is_identical(engine: TransformersEngine) -> None:
@@ -142,12 +148,12 @@ def test_the_same_call_twice_is_identical(engine: TransformersEngine) -> None:
 def test_a_row_does_not_depend_on_its_batch(
     engine: TransformersEngine, causal_lm_dir: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = [completion.token_ids for completion in engine.generate(PROMPTS, SEEDS, SAMPLED)]
+    expected = [ids_of(completion) for completion in engine.generate(PROMPTS, SEEDS, SAMPLED)]
     monkeypatch.setattr("builders.engines.decoding.FIRST_COLUMNS", 4)
     other = with_batch(causal_lm_dir, batch_size)
-    assert [completion.token_ids for completion in other.generate(PROMPTS, SEEDS, SAMPLED)] == expected
+    assert [ids_of(completion) for completion in other.generate(PROMPTS, SEEDS, SAMPLED)] == expected
     turned = other.generate(PROMPTS[::-1], list(SEEDS)[::-1], SAMPLED)
-    assert [completion.token_ids for completion in turned[::-1]] == expected
+    assert [ids_of(completion) for completion in turned[::-1]] == expected
 
 
 @settings(max_examples=15, deadline=None)
@@ -205,7 +211,7 @@ def test_first_token_frequencies_follow_the_model(engine: TransformersEngine, te
     order = np.argsort(-exact, kind="stable")
     exact[order[np.cumsum(exact[order]) - exact[order] >= top_p]] = 0.0
     exact /= exact.sum()
-    seen = np.bincount([completion.token_ids[0] for completion in completions], minlength=len(exact))
+    seen = np.bincount([ids_of(completion)[0] for completion in completions], minlength=len(exact))
     assert seen[exact == 0].sum() == 0
     common = exact * count >= 10  # cells too small for the test go into one
     observed = np.append(seen[common], seen[~common].sum())
@@ -221,9 +227,9 @@ def test_finish_reasons_and_the_end_token(engine: TransformersEngine) -> None:
     completions = engine.generate(PROMPTS * 4, range(32), SamplingSettings(60))
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
     for completion in completions:
-        assert (completion.token_ids[-1] == end) == (completion.finish_reason == "stop")
-        assert end not in completion.token_ids[:-1]
-        assert completion.finish_reason == "stop" or len(completion.token_ids) == 60
+        assert (ids_of(completion)[-1] == end) == (completion.finish_reason == "stop")
+        assert end not in ids_of(completion)[:-1]
+        assert completion.finish_reason == "stop" or len(ids_of(completion)) == 60
 
 
 def test_a_policy_that_never_ends_runs_to_the_limit() -> None:
@@ -240,7 +246,7 @@ def test_half_precision_is_used_and_agrees_roughly(causal_lm_dir: Path, engine: 
     half = with_batch(causal_lm_dir, 8, dtype=dtype)
     assert str(half._model.dtype) == f"torch.{dtype}"
     for ours, ids in zip(half.generate(PROMPTS, SEEDS, SAMPLED), prompt_ids(engine), strict=True):
-        full = logprob_by_forward(engine._model, ids, ours.token_ids)
+        full = logprob_by_forward(engine._model, ids, ids_of(ours))
         assert ours.logprob == pytest.approx(full, rel=0.02, abs=0.5)
 
 
@@ -271,7 +277,7 @@ def test_adapter_equals_peft(causal_lm_dir: Path, engine: TransformersEngine, tm
     attached = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(causal_lm_dir), adapter)
     assert adapted != engine.generate(PROMPTS, SEEDS, GREEDY)
     for completion, ids in zip(adapted, prompt_ids(engine), strict=True):
-        assert completion.logprob == pytest.approx(logprob_by_forward(attached, ids, completion.token_ids), abs=1e-3)
+        assert completion.logprob == pytest.approx(logprob_by_forward(attached, ids, ids_of(completion)), abs=1e-3)
 
 
 def test_adapters_that_do_not_fit_are_named(causal_lm_dir: Path, tmp_path: Path) -> None:
@@ -299,9 +305,7 @@ def test_yarn_stretches_the_window_and_keeps_theta(causal_lm_dir: Path) -> None:
     completion = stretched.generate([long], [1], SamplingSettings(200))[0]
     ids = prompt_ids(stretched, [long])[0]
     assert len(ids) + 200 > 512
-    assert completion.logprob == pytest.approx(
-        logprob_by_forward(stretched._model, ids, completion.token_ids), abs=2e-3
-    )
+    assert completion.logprob == pytest.approx(logprob_by_forward(stretched._model, ids, ids_of(completion)), abs=2e-3)
 
 
 def test_prompt_without_room_names_row_and_window(engine: TransformersEngine) -> None:

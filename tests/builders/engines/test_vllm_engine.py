@@ -100,6 +100,12 @@ def answers(model_dir: Path, environment: None) -> dict[str, list[Completion]]:
     return results
 
 
+def ids_of(completion: Completion) -> list[int]:
+    """The generated ids, which this engine always tells, and as many as it counts."""
+    assert completion.token_ids is not None and len(completion.token_ids) == completion.num_tokens
+    return completion.token_ids
+
+
 def logprobs_by_forward(reference: Any, prompts: list[list[Message]], completions: list[Completion]) -> list[float]:
     """Log-probabilities of the completions from plain forward passes."""
     import torch
@@ -108,18 +114,18 @@ def logprobs_by_forward(reference: Any, prompts: list[list[Message]], completion
     for prompt, completion in zip(prompts, completions, strict=True):
         ids = reference.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
         with torch.no_grad():
-            scores = reference._model(torch.tensor([ids + completion.token_ids])).logits[0].double().log_softmax(-1)
-        sums.append(float(sum(scores[len(ids) - 1 + i, token] for i, token in enumerate(completion.token_ids))))
+            scores = reference._model(torch.tensor([ids + ids_of(completion)])).logits[0].double().log_softmax(-1)
+        sums.append(float(sum(scores[len(ids) - 1 + i, token] for i, token in enumerate(ids_of(completion)))))
     return sums
 
 
-def ids_of(completions: list[Completion]) -> list[list[int]]:
-    return [completion.token_ids for completion in completions]
+def all_ids(completions: list[Completion]) -> list[list[int]]:
+    return [ids_of(completion) for completion in completions]
 
 
 def test_greedy_equals_the_transformers_engine(answers: dict[str, list[Completion]], reference: Engine) -> None:
     expected = reference.generate(PROMPTS, SEEDS, GREEDY)
-    assert ids_of(answers["greedy"]) == ids_of(expected)
+    assert all_ids(answers["greedy"]) == all_ids(expected)
     for ours, other in zip(answers["greedy"], expected, strict=True):
         assert (ours.text, ours.finish_reason) == (other.text, other.finish_reason)
         assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
@@ -133,19 +139,19 @@ def test_logprob_is_raw(answers: dict[str, list[Completion]], reference: Engine,
 
 def test_seeds_reproduce_and_differ(answers: dict[str, list[Completion]]) -> None:
     assert answers["again"] == answers["sampled"]
-    assert ids_of(answers["turned"]) == ids_of(answers["sampled"])
-    assert all(a != b for a, b in zip(ids_of(answers["other seeds"]), ids_of(answers["sampled"]), strict=True))
-    assert answers["sampled"][1].token_ids != answers["sampled"][3].token_ids, "same prompt, different seeds"
+    assert all_ids(answers["turned"]) == all_ids(answers["sampled"])
+    assert all(a != b for a, b in zip(all_ids(answers["other seeds"]), all_ids(answers["sampled"]), strict=True))
+    assert ids_of(answers["sampled"][1]) != ids_of(answers["sampled"][3]), "same prompt, different seeds"
 
 
 def test_finish_reasons_and_every_end_token(answers: dict[str, list[Completion]], reference: Engine) -> None:
     ends = {reference.tokenizer.eos_token_id, *range(300, 306)}
     assert {completion.finish_reason for completion in answers["many"]} == {"stop", "length"}
     for completion in answers["many"]:
-        assert (completion.token_ids[-1] in ends) == (completion.finish_reason == "stop")
-        assert not ends & set(completion.token_ids[:-1])
-        assert completion.finish_reason == "stop" or len(completion.token_ids) == 60
-        assert completion.text == reference.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        assert (ids_of(completion)[-1] in ends) == (completion.finish_reason == "stop")
+        assert not ends & set(ids_of(completion)[:-1])
+        assert completion.finish_reason == "stop" or len(ids_of(completion)) == 60
+        assert completion.text == reference.tokenizer.decode(ids_of(completion), skip_special_tokens=True)
 
 
 def test_no_prompts_give_no_completions(answers: dict[str, list[Completion]]) -> None:
@@ -159,7 +165,7 @@ def test_adapter_equals_the_transformers_engine(
     adapted = engine.generate(PROMPTS, SEEDS, GREEDY)
     engine.close()
     expected = load_engine("transformers", str(model_dir), adapter=str(adapter_dir)).generate(PROMPTS, SEEDS, GREEDY)
-    assert ids_of(adapted) == ids_of(expected) != ids_of(answers["greedy"])
+    assert all_ids(adapted) == all_ids(expected) != all_ids(answers["greedy"])
     assert [a.logprob for a in adapted] == pytest.approx([b.logprob for b in expected], abs=1e-3)
 
 
@@ -169,7 +175,7 @@ def test_yarn_equals_the_transformers_engine(answers: dict[str, list[Completion]
     stretched = engine.generate(STRETCHED, [1], GREEDY)
     engine.close()
     expected = load_engine("transformers", str(model_dir), yarn_factor=2.0).generate(STRETCHED, [1], GREEDY)
-    assert ids_of(stretched) == ids_of(expected)
+    assert all_ids(stretched) == all_ids(expected)
     assert stretched[0].logprob == pytest.approx(expected[0].logprob, abs=1e-3)
 
 

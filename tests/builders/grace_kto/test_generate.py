@@ -10,8 +10,9 @@ from datasets_factory import add_dataset, add_model
 from real_configs import SEEDS, config_on
 
 from builders.core.draws import query_id
-from builders.core.models import Models
-from builders.core.stage import Context, Shard
+from builders.core.models import ModelFinder
+from builders.core.plan import Graph, Node
+from builders.core.stage import At, Context, Shard
 from builders.engines import Completion, Message, SamplingSettings
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
@@ -21,7 +22,7 @@ from builders.store.shards import write_shard
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
-from training.pipelines import build
+from training.pipelines import build, plan
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Script:
         start = len(self.asked)
         self.asked += [(prompt[0]["content"], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         texts = [self.replies[i % len(self.replies)] for i in range(start, start + len(prompts))]
-        return [Completion(text, [1], -1.0, "stop") for text in texts]
+        return [Completion(text, "stop", 1) for text in texts]
 
     def close(self) -> None:
         self.replies = ()
@@ -47,14 +48,22 @@ class Script:
 
 def context_of(
     tmp_path: Path, policy: Path, replies: Sequence[str], *overrides: str, round_: int = 1
-) -> tuple[Context, Script]:
+) -> tuple[Context[GraceKTOSettings], Script]:
+    """What the runner hands to the stage in a round, with an engine whose replies are given."""
     config = config_on(tmp_path, "generate.queries=4", "generate.shard_queries=2", *overrides, policy=policy)
     store = Store(Path(config.store))
-    engine = Script(replies)
-    inputs = {"seed": build(config, "seed")[-1].revision} | generate.earlier_rounds(config, store, round_)
+    build(config, "seed")
+    node = Node("generate", round_)
+    graph = Graph(GRACE_KTO, config, store, [node], {})
+    above = {found: graph.existing(found) for found in graph.needs[node].nodes()}
+    made = {found: revision for found, revision in above.items() if revision is not None}
+    inputs = graph.inputs(node, made, ModelFinder(store))
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
-    return Context(config, store, round_, inputs, Models(config, store, round_, _engine=engine), work), engine
+    context = Context(config, store, round_, inputs.parents, inputs.models, work)
+    engine = Script(replies)
+    context.loaded.get(inputs.models["policy"], ("engine", config.engines.policy), lambda: engine)
+    return context, engine
 
 
 def queries_of(result: Any) -> list[str]:
@@ -116,9 +125,19 @@ def test_duplicates_of_earlier_shards_and_rounds(tmp_path: Path, causal_lm_dir: 
     assert set(result.frame["round"]) == {2} and set(result.frame["generator"]) == {str(policy)}
 
 
-def test_a_round_without_the_one_before(tmp_path: Path, causal_lm_dir: Path) -> None:
-    with pytest.raises(UserError, match=r"round 3 needs the queries of round 1; build --round 1 first"):
-        context_of(tmp_path, causal_lm_dir, ["[]"], round_=3)
+def test_a_round_reads_the_queries_of_every_round_before(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_on(tmp_path, policy=causal_lm_dir)
+    assert generate.earlier_rounds(config, 1) == {}
+    assert generate.earlier_rounds(config, 3) == {
+        "queries round-001": At("generate", 1),
+        "queries round-002": At("generate", 2),
+    }
+    # What is missing of them is built first, the policies that write them too.
+    steps = [(step.stage, step.round) for step in plan(config, "generate", round_=3) if step.action == "build"]
+    assert steps[-1] == ("generate", 3)
+    wanted = [("generate", 1), ("policy", 1), ("generate", 2), ("policy", 2)]
+    assert [step for step in steps if step in wanted] == wanted
+    assert not Path(config.store).exists()
 
 
 def test_spent_attempts_say_what_was_dropped(tmp_path: Path, causal_lm_dir: Path) -> None:

@@ -2,7 +2,9 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -10,10 +12,11 @@ from datasets_factory import add_dataset
 from real_configs import config_on
 
 from builders.core.draws import derive_seed, query_id
-from builders.core.models import Models
-from builders.core.prompting import answer_messages
-from builders.engines import SamplingSettings
+from builders.core.models import ModelFinder, load_engine_for
+from builders.core.prompting import chat
+from builders.engines import Completion, Engine, Message, SamplingSettings
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
+from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -30,6 +33,11 @@ def add_queries(store: Store) -> str:
     ]
     made = add_dataset(store, "generate", frame_of(rows, QUERIES_COLUMNS))
     return f"{made.repo}@{made.revision}"
+
+
+def policy_engine(config: GraceKTOSettings) -> Engine:
+    """The engine that the stage uses, loaded once more."""
+    return load_engine_for(config.engines.policy, ModelFinder(Store(Path(config.store))).find(config.models.policy))
 
 
 def changed_policy(source: Path, folder: Path, scale: float) -> Path:
@@ -64,15 +72,14 @@ def test_groups_of_a_random_policy(tmp_path: Path, causal_lm_dir: Path) -> None:
     assert len(revision.data_files()) == 2 and rows["response"].n_unique() > 6
 
     # The same draws once more give the token ids; a plain forward pass gives their log-probabilities.
-    engine = Models(config, store, 1).engine()
+    engine = policy_engine(config)
     settings = SamplingSettings(max_new_tokens=6, temperature=1.0, top_p=config.sample.top_p)
-    again = engine.generate([answer_messages(query, None) for query, _ in asked], draws, settings)
+    again = engine.generate([chat(query) for query, _ in asked], draws, settings)
     assert [completion.text for completion in again] == rows["response"].to_list()
     model = AutoModelForCausalLM.from_pretrained(causal_lm_dir)
     for (query, _), completion, logprob in zip(asked, again, rows["logprob"], strict=True):
-        prompt = engine.tokenizer.apply_chat_template(
-            answer_messages(query, None), add_generation_prompt=True, return_dict=False
-        )
+        prompt = engine.tokenizer.apply_chat_template(chat(query), add_generation_prompt=True, return_dict=False)
+        assert completion.token_ids is not None
         ids = torch.tensor([prompt + completion.token_ids])
         with torch.inference_mode():
             steps = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
@@ -99,6 +106,54 @@ def test_the_system_prompt_is_part_of_what_is_answered(tmp_path: Path, causal_lm
     assert both[0] != both[1]
 
 
+def test_a_smaller_batch_on_another_device_makes_nothing_stale(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
+    start = add_queries(Store(Path(config.store)))
+    first = build(config, "sample", start=start)[-1]
+    manifest = first.revision.manifest
+    assert first.built and manifest is not None
+    assert manifest.execution == {"engines.policy": {"device": "cpu", "batch_size": 256}}
+    assert set(manifest.configuration) == {"sample", "engines.policy", "random_seed", "threads"}
+    assert set(manifest.configuration["engines.policy"]) == {"kind", "dtype", "context_window", "yarn_factor"}
+    overrides = (SMALL, "engines.policy.batch_size=1", "engines.policy.device=auto")
+    kept = build(config_on(tmp_path, *overrides, policy=causal_lm_dir), "sample", start=start)[-1]
+    assert not kept.built and kept.revision == first.revision
+    changed = config_on(tmp_path, *overrides, "engines.policy.context_window=100", policy=causal_lm_dir)
+    assert build(changed, "sample", start=start)[-1].reason == "configuration changed: engines.policy.context_window"
+
+
+class Server:
+    """An engine that tells the texts and how many tokens they have, nothing else."""
+
+    context_window = 4096
+    tokenizer: Any = None
+
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
+    ) -> list[Completion]:
+        tagged = "<summary>A.</summary><outline>B.</outline><answer>C.</answer>"
+        return [Completion(tagged if seed % 2 else "no tags", "stop", 4) for seed in seeds]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_an_engine_without_log_probabilities(
+    tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model: Server())
+    config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
+    revision = build(config, "sample", start=add_queries(Store(Path(config.store))))[-1].revision
+    rows = revision.scan().collect()
+    check_frame(rows, GROUPS_COLUMNS, "groups")
+    assert rows["logprob"].to_list() == [None] * 9 and rows["num_tokens"].to_list() == [4] * 9
+    odd = rows["sample_seed"] % 2 == 1
+    assert 0 < odd.sum() < 9 and rows["matched"].to_list() == odd.to_list()
+    assert set(rows.filter(odd)["document"]) == {"C."}
+    assert revision.manifest is not None and set(revision.manifest.metrics) == {"num_tokens"}
+    assert revision.manifest.counts["tokens"] == 36
+
+
 def test_an_over_long_prompt(tmp_path: Path, causal_lm_dir: Path) -> None:
     config = config_on(tmp_path, SMALL, "sample.max_new_tokens=500", policy=causal_lm_dir)
     with pytest.raises(
@@ -116,7 +171,7 @@ def test_a_policy_that_never_ends_its_answer(tmp_path: Path, causal_lm_dir: Path
     rows = revision.scan().collect()
     assert rows["finish_reason"].to_list() == ["length"] * 9
     assert rows["num_tokens"].to_list() == [6] * 9
-    vocabulary = len(Models(config, Store(Path(config.store)), 1).engine().tokenizer)
+    vocabulary = len(policy_engine(config).tokenizer)
     assert rows["logprob"].to_list() == pytest.approx([-6 * math.log(vocabulary)] * 9, abs=1e-4)
     assert revision.manifest is not None and revision.manifest.counts["cut at the length limit"] == 9
 

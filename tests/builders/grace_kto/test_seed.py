@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from builders.core.draws import query_id
+from builders.core.run import StageResult
 from builders.store.store import Revision
 from scorers.errors import UserError
 from training.pipelines import build, load_config
@@ -81,4 +82,42 @@ def test_mistakes(tmp_path: Path, name: str, text: str | None, words: list[str])
     with pytest.raises(UserError) as error:
         seed(tmp_path, path)
     assert all(word in str(error.value) for word in words), error.value
+    assert not (tmp_path / "store" / "datasets--local--tiny-seed").exists()
+
+
+def test_the_source_is_another_stage(tmp_path: Path) -> None:
+    def results(*overrides: str) -> dict[str, StageResult]:
+        return {r.stage: r for r in build(load_config("tiny", overrides, str(tmp_path / "store")), "seed")}
+
+    made = results()
+    assert list(made) == ["world:seeds", "seed"] and all(result.built for result in made.values())
+    texts, revision = made["world:seeds"].revision, made["seed"].revision
+    rows, source = revision.scan().collect(), texts.scan().collect()
+    assert rows.drop("query_id", "source").equals(source) and set(rows["source"]) == {"world:seeds"}
+    assert revision.manifest is not None
+    (parent,) = revision.manifest.parents
+    assert (parent.stage, parent.kind, parent.round) == ("world:seeds", "dataset", 0)
+    assert (parent.repo, parent.revision, parent.digest) == (texts.repo, texts.revision, texts.digest)
+
+    assert not any(result.built for result in results().values())
+    other = results("world.seed=1")
+    assert [result.reason for result in other.values()] == ["missing", "parent changed: world:seeds"]
+    assert other["world:seeds"].revision.repo != texts.repo
+    assert other["seed"].revision.digest != revision.digest
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("world:seedz", "seed source world:seedz: no such file; give a .jsonl, .csv, .parquet file or a dataset"),
+        ("world:base", "seed source world:base: no such file"),  # a stage, but of a model
+        ("seed", "makes a stage its own parent: seed ← seed"),
+        ("generate", "makes a stage its own parent: "),
+        ("world:heldout", "seed source world:heldout: no column reference (for reference), language (for language)"),
+    ],
+)
+def test_a_source_that_is_no_datasets_stage(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build(load_config("tiny", [f"seed.source={source}"], str(tmp_path / "store")), "seed")
+    assert message in str(error.value)
     assert not (tmp_path / "store" / "datasets--local--tiny-seed").exists()

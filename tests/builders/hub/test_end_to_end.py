@@ -100,7 +100,7 @@ def train_from_the_hub(reader: Person, commit: str) -> None:
 
 def train_with_stock_trl(reader: Person, writer_store: Path) -> None:
     """The snippet of the published card, with nothing changed but the model's name."""
-    from builders.cards.render import SNIPPET_MODEL
+    from builders.grace_kto.card import SNIPPET_MODEL
 
     fetch = (
         "import sys; from huggingface_hub import hf_hub_download as get; print(get(*sys.argv[1:], repo_type='dataset'))"

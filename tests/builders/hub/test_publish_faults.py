@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_clients import TOKEN, environment
@@ -170,9 +171,9 @@ def test_a_lost_commit_that_another_built_upon_is_found_below_the_head(
 ) -> None:
     sent = HfApi.create_commit
 
-    def lost_and_followed(self: HfApi, *args: object, **options: object) -> object:
+    def lost_and_followed(self: HfApi, *args: Any, **options: Any) -> object:
         monkeypatch.setattr(HfApi, "create_commit", sent)
-        first = sent(self, *args, **options)  # type: ignore[arg-type]
+        first = sent(self, *args, **options)
         self.upload_file(
             path_or_fileobj=b"x", path_in_repo="data/new.parquet", repo_id="alice/demo-scores", repo_type="dataset"
         )

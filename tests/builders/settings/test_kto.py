@@ -1,12 +1,14 @@
 """Training settings: what YAML gives is taken, what does not fit together is not."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from builders.settings.kto import TrainSettings
 
 
-def test_lists_of_yaml_are_tuples():
+def test_lists_of_yaml_are_tuples() -> None:
     settings = TrainSettings.model_validate({"lambdas": [1, 2.5], "lora_targets": ["q_proj", "v_proj"]})
     assert settings.lambdas == (1.0, 2.5)
     assert settings.lora_targets == ("q_proj", "v_proj")
@@ -23,10 +25,10 @@ def test_lists_of_yaml_are_tuples():
         ({"batch_size": "8"}, "valid integer"),
     ],
 )
-def test_what_does_not_fit(changes, message):
+def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainSettings.model_validate(changes)
 
 
-def test_every_setting_says_what_it_is():
+def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in TrainSettings.model_fields.values())

@@ -1,5 +1,7 @@
 """The local store: references, refs, revisions that never change, one writer."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,6 @@ from datasets_factory import add_dataset, add_model, scores_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.store.files import write_text
 from builders.store.store import Store, is_commit, parse_ref, round_tag, valid_revision
 from scorers.errors import UserError
 
@@ -127,6 +128,50 @@ def test_main_serves_where_there_is_no_round(tmp_path: Path) -> None:
     assert store.latest("local/demo-sft", "model") == made
 
 
+def test_a_reference_is_looked_up_by_what_it_says(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = add_dataset(store, "score", scores_frame())
+    second = add_dataset(store, "score", scores_frame(((10, 20),)), round_=2)
+    assert store.lookup(parse_ref("local/demo-scores")) == second  # the newest round
+    assert store.lookup(parse_ref("local/demo-scores@round-001")) == first
+    assert store.lookup(parse_ref(f"local/demo-scores@{first.revision}")) == first
+    assert store.lookup(parse_ref("local/demo-scores@main")) == second
+    assert store.lookup(parse_ref("local/demo-scores@round-003")) is None
+    assert store.lookup(parse_ref("local/demo-other")) is None
+
+
+def test_a_dataset_comes_before_a_model_of_the_same_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    model = add_model(store, "local/demo", round_=2)
+    assert store.lookup(parse_ref("local/demo")) == model == store.lookup(parse_ref("local/demo@main"))
+    dataset = add_dataset(store, "score", scores_frame(), repo="local/demo")
+    for text in ("local/demo", "local/demo@main"):
+        assert store.lookup(parse_ref(text)) == dataset == store.lookup(parse_ref(text), "dataset")
+        assert store.lookup(parse_ref(text), "model") == model
+    # A revision that only the model has is the model's.
+    assert store.lookup(parse_ref("local/demo@round-002")) == model
+    assert store.lookup(parse_ref("local/demo@round-002"), "dataset") is None
+
+
+def test_a_revision_of_format_1_keeps_its_name(tmp_path: Path) -> None:
+    """A revision is named by the bytes of its manifest, which are read as format 2 and stay format 1."""
+    store = Store(tmp_path)
+    made = add_dataset(store, "score", scores_frame())
+    assert made.manifest is not None
+    value = json.loads(made.manifest.to_json()) | {"format": 1}
+    for name in ("pipeline", "execution", "bytes_depend_on"):
+        del value[name]
+    text = json.dumps(value, sort_keys=True, indent=1) + "\n"
+    (made.path / "manifest.json").write_text(text, encoding="utf-8")
+    name = hashlib.sha1(text.encode()).hexdigest()
+    made.path.rename(made.path.with_name(name))
+    store.set_refs(made.repo, "dataset", name, ["round-001"])
+    found = store.find(made.repo, "round-001")
+    assert found is not None and found.manifest is not None
+    assert found.revision == name != found.manifest.revision
+    assert found.made_here and found.digest == made.digest
+
+
 def test_adding_an_equal_revision_keeps_the_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = add_dataset(store, "score", scores_frame())
@@ -166,13 +211,6 @@ with Store(Path(sys.argv[1])).lock():
     holder.communicate()
     with Store(tmp_path).lock():
         assert (tmp_path / ".lock").exists()
-
-
-def test_writing_text_replaces_whole(tmp_path: Path) -> None:
-    path = tmp_path / "ref"
-    write_text(path, "one")
-    write_text(path, "two")
-    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
 
 
 def test_data_files_of_folders_and_files(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report"]
 
 
-def weighted_rows(rows, seed=0, ids=True, every=3):
+def weighted_rows(rows: Any, seed: int = 0, ids: Any = True, every: Any = 3) -> Any:
     """Rows of two a query, of unequal lengths and weights; one in `every` is positive."""
     from datasets import Dataset
 
@@ -33,10 +34,10 @@ def weighted_rows(rows, seed=0, ids=True, every=3):
     return Dataset.from_dict(columns)
 
 
-def config(folder, **options):
+def config(folder: Path, **options: Any) -> Any:
     from training.kto.trainer import GraceKTOConfig
 
-    settings = {
+    settings: dict[str, Any] = {
         "max_steps": 4,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
@@ -55,8 +56,8 @@ def config(folder, **options):
 
 
 @pytest.fixture
-def make_trainer(causal_lm_dir, tmp_path):
-    def make(evaluation, eval_batch=4, rows=None, arguments=None, **options):
+def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
+    def make(evaluation: Any, eval_batch: Any = 4, rows: Any = None, arguments: Any = None, **options: Any) -> Any:
         from training.kto.trainer import GraceKTOTrainer
 
         args = config(tmp_path / "ours", per_device_eval_batch_size=eval_batch, **options)
@@ -66,17 +67,17 @@ def make_trainer(causal_lm_dir, tmp_path):
     return make
 
 
-def lora():
+def lora() -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
 
 
-def logged(trainer, name):
+def logged(trainer: Any, name: str) -> Any:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
-def completion_logps(model, prompts, completions):
+def completion_logps(model: Any, prompts: Any, completions: Any) -> Any:
     """Per token log-probabilities of each completion, one row at a time, from the full logits."""
     import torch
 
@@ -89,7 +90,7 @@ def completion_logps(model, prompts, completions):
 
 
 @pytest.mark.parametrize("kl", ["none", "matched", "mismatched"])
-def test_one_batch_equals_a_direct_computation(kl, make_trainer, causal_lm_dir):
+def test_one_batch_equals_a_direct_computation(kl: Any, make_trainer: Any, causal_lm_dir: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -136,7 +137,7 @@ def test_one_batch_equals_a_direct_computation(kl, make_trainer, causal_lm_dir):
     assert measured["eval_logps/rejected"] == pytest.approx(policy[~labels].mean().item(), abs=1e-3)
 
 
-def test_the_batch_size_changes_nothing(make_trainer):
+def test_the_batch_size_changes_nothing(make_trainer: Any) -> None:
     """Ten rows in batches of 1, 4 (4, 4, 2) and 10: rows and tokens are averaged over the dataset, not over batches."""
     results = []
     for eval_batch in (1, 4, 10):
@@ -150,7 +151,7 @@ def test_the_batch_size_changes_nothing(make_trainer):
     np.testing.assert_allclose(results[2], results[0], rtol=1e-5, atol=1e-6)
 
 
-def test_evaluation_during_training_changes_nothing(make_trainer):
+def test_evaluation_during_training_changes_nothing(make_trainer: Any) -> None:
     results = []
     for strategy in ("no", "steps"):
         trainer = make_trainer(
@@ -166,13 +167,13 @@ def test_evaluation_during_training_changes_nothing(make_trainer):
     assert len(logged(trainer, "kl")) == len(logged(trainer, "loss")) == 4
 
 
-def test_at_the_start_policy_and_reference_agree(make_trainer):
+def test_at_the_start_policy_and_reference_agree(make_trainer: Any) -> None:
     measured = make_trainer(weighted_rows(9, seed=1)).evaluate()
     assert measured["eval_rewards/chosen"] == pytest.approx(0, abs=1e-6)
     assert measured["eval_kl"] == pytest.approx(0, abs=1e-4)
 
 
-def test_class_weights_are_those_of_the_training_rows(make_trainer):
+def test_class_weights_are_those_of_the_training_rows(make_trainer: Any) -> None:
     only_negative = weighted_rows(9, seed=1).filter(lambda row: not row["label"])
     trainer = make_trainer({"train": only_negative}, mu=0.0, kl="none")
     assert (trainer.desirable_weight, trainer.undesirable_weight) == (16 / 12, 16 / 20)
@@ -181,7 +182,7 @@ def test_class_weights_are_those_of_the_training_rows(make_trainer):
     assert measured["eval_train_cross_entropy"] == 0  # no positive row, no token
 
 
-def test_a_dictionary_of_datasets(make_trainer):
+def test_a_dictionary_of_datasets(make_trainer: Any) -> None:
     datasets = {"one": weighted_rows(9, seed=1), "two": weighted_rows(6, seed=2, ids=False)}
     trainer = make_trainer(datasets, eval_strategy="steps", eval_steps=4)
     trainer.train()
@@ -195,7 +196,7 @@ def test_a_dictionary_of_datasets(make_trainer):
             assert both[f"eval_{name}_{value}"] == pytest.approx(measured[f"eval_{value}"], abs=1e-6)
 
 
-def test_a_dataset_given_to_evaluate(make_trainer):
+def test_a_dataset_given_to_evaluate(make_trainer: Any) -> None:
     rows = weighted_rows(9, seed=1)
     given = make_trainer(None).evaluate(rows)
     prepared = make_trainer(rows)
@@ -207,7 +208,7 @@ def test_a_dataset_given_to_evaluate(make_trainer):
         prepared.evaluate(rows)
 
 
-def test_a_new_dataset_after_training_an_adapter(make_trainer):
+def test_a_new_dataset_after_training_an_adapter(make_trainer: Any) -> None:
     rows = weighted_rows(9, seed=1)
     trainer = make_trainer(rows, arguments={"peft_config": lora()})
     trainer.train()
@@ -219,7 +220,7 @@ def test_a_new_dataset_after_training_an_adapter(make_trainer):
         moved.evaluate(rows)
 
 
-def test_the_cache_holds_the_training_rows_only(make_trainer, tmp_path):
+def test_the_cache_holds_the_training_rows_only(make_trainer: Any, tmp_path: Path) -> None:
     cache = {"reference_cache": str(tmp_path / "reference.npz")}
     first = make_trainer(weighted_rows(9, seed=1), **cache)
     before = (tmp_path / "reference.npz").read_bytes()
@@ -229,7 +230,7 @@ def test_the_cache_holds_the_training_rows_only(make_trainer, tmp_path):
     assert first.eval_dataset["ref_logps"][:] != second.eval_dataset["ref_logps"][:]
 
 
-def test_faults_of_an_evaluation_set_are_named(make_trainer):
+def test_faults_of_an_evaluation_set_are_named(make_trainer: Any) -> None:
     import torch
 
     with pytest.raises(UserError, match="eval dataset has 0 rows"):
@@ -245,10 +246,10 @@ def test_faults_of_an_evaluation_set_are_named(make_trainer):
         trainer.evaluate()
 
 
-def test_compute_metrics_gets_the_logits(make_trainer):
+def test_compute_metrics_gets_the_logits(make_trainer: Any) -> None:
     seen = []
 
-    def shapes(prediction):
+    def shapes(prediction: Any) -> Any:
         seen.append((prediction.predictions.shape, prediction.label_ids.shape))
         return {"answer": 42}
 
@@ -271,7 +272,7 @@ if measured is not None:
 """
 
 
-def evaluate_on_processes(model, folder):
+def evaluate_on_processes(model: Any, folder: Path) -> Any:
     """Nine rows in batches of four over all processes: the last one is filled up with rows that must not count."""
     from training.kto.trainer import GraceKTOTrainer
 
@@ -284,7 +285,7 @@ def evaluate_on_processes(model, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_measure_the_same(causal_lm_dir, tmp_path):
+def test_two_processes_measure_the_same(causal_lm_dir: Path, tmp_path: Path) -> None:
     one = evaluate_on_processes(str(causal_lm_dir), tmp_path)
     script = tmp_path / "on_processes.py"
     paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path)}

@@ -1,6 +1,7 @@
 """The loss against hand-computed values, an independent formula, and its gradient's properties."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 from training.kto.loss import grace_kto_loss, kl_estimate
 
 
-def loss_of(policy, reference, weights, labels, z_ref, beta=0.05, positive=1.0, negative=1.0):
+def loss_of(
+    policy: Any,
+    reference: Any,
+    weights: Any,
+    labels: Any,
+    z_ref: Any,
+    beta: Any = 0.05,
+    positive: Any = 1.0,
+    negative: Any = 1.0,
+) -> Any:
     import torch
 
     return grace_kto_loss(
@@ -25,18 +35,18 @@ def loss_of(policy, reference, weights, labels, z_ref, beta=0.05, positive=1.0, 
     )
 
 
-def test_gold_values():
+def test_gold_values() -> None:
     # Δ = 20, z = 0, β = 0.05: σ(±1) = 0.731059, 0.268941; |W|·λ = 2·1.5 and 0.5·3.
     losses = loss_of([-10.0, -10.0], [-30.0, -30.0], [2.0, -0.5], [True, False], 0.0, positive=1.5, negative=3.0)
     assert losses.tolist() == pytest.approx([3 * (1 - 0.7310585786), 1.5 * (1 - 0.2689414214)], abs=1e-9)
 
 
-def test_at_the_reference_every_row_costs_half_its_weight():
+def test_at_the_reference_every_row_costs_half_its_weight() -> None:
     losses = loss_of([-5.0, -7.0], [-5.0, -7.0], [1.0, -3.0], [True, False], 0.0)
     assert losses.tolist() == pytest.approx([0.5, 1.5], abs=1e-12)
 
 
-def test_z_ref_moves_both_polarities():
+def test_z_ref_moves_both_polarities() -> None:
     # Δ = z: the sigmoid is at its middle for both labels.
     losses = loss_of([-1.0, -1.0], [-4.0, -4.0], [1.0, -1.0], [True, False], 3.0)
     assert losses.tolist() == pytest.approx([0.5, 0.5], abs=1e-12)
@@ -49,7 +59,7 @@ rows = st.lists(
 
 @given(rows, st.floats(0, 50), st.floats(0.01, 1), st.floats(0.1, 4), st.floats(0.1, 4))
 @settings(max_examples=60, deadline=None)
-def test_equals_an_independent_computation(batch, z_ref, beta, positive, negative):
+def test_equals_an_independent_computation(batch: Any, z_ref: Any, beta: Any, positive: Any, negative: Any) -> None:
     policy, reference, weights, labels = (list(column) for column in zip(*batch, strict=True))
     expected = []
     for logp, ref, weight, label in batch:
@@ -63,7 +73,7 @@ def test_equals_an_independent_computation(batch, z_ref, beta, positive, negativ
 
 @given(rows)
 @settings(max_examples=60, deadline=None)
-def test_gradient_raises_positives_lowers_negatives_and_ignores_weight_zero(batch):
+def test_gradient_raises_positives_lowers_negatives_and_ignores_weight_zero(batch: Any) -> None:
     import torch
 
     policy, reference, weights, labels = (list(column) for column in zip(*batch, strict=True))
@@ -78,7 +88,8 @@ def test_gradient_raises_positives_lowers_negatives_and_ignores_weight_zero(batc
         lambda_positive=1.0,
         lambda_negative=1.0,
     )
-    losses.sum().backward()
+    torch.autograd.backward(losses.sum())
+    assert leaf.grad is not None
     for gradient, weight, label in zip(leaf.grad.tolist(), weights, labels, strict=True):
         if weight == 0:
             assert gradient == 0
@@ -86,7 +97,7 @@ def test_gradient_raises_positives_lowers_negatives_and_ignores_weight_zero(batc
             assert gradient <= 0 if label else gradient >= 0
 
 
-def test_kl_estimate_is_a_clamped_mean_without_gradient():
+def test_kl_estimate_is_a_clamped_mean_without_gradient() -> None:
     import torch
 
     policy = torch.tensor([-1.0, -2.0], requires_grad=True)

@@ -1,5 +1,8 @@
 """4-bit QLoRA (NF4, double quantisation) on the CPU: it trains, resumes to the same bytes, continues its adapter."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -20,7 +23,7 @@ SETTINGS = TrainSettings(
 )
 
 
-def weights_frame():
+def weights_frame() -> Any:
     rows = []
     for q in range(4):
         for j in range(3):
@@ -36,7 +39,7 @@ def weights_frame():
     return pl.DataFrame(rows)
 
 
-def train(folder, policy, number, callbacks=()):
+def train(folder: Path, policy: Any, number: Any, callbacks: Any = ()) -> Any:
     return train_round(
         policy=policy,
         output_dir=folder / f"policy-{number}",
@@ -49,17 +52,17 @@ def train(folder, policy, number, callbacks=()):
     )
 
 
-def adapter(folder):
+def adapter(folder: Path) -> Any:
     from safetensors.torch import load_file
 
     return {name: value.float().numpy() for name, value in load_file(folder / "adapter_model.safetensors").items()}
 
 
-def test_it_trains_resumes_and_continues(causal_lm_dir, tmp_path):
+def test_it_trains_resumes_and_continues(causal_lm_dir: Path, tmp_path: Path) -> None:
     from transformers import TrainerCallback
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 4:
                 raise KeyboardInterrupt
 
@@ -77,7 +80,7 @@ def test_it_trains_resumes_and_continues(causal_lm_dir, tmp_path):
     assert all((second[name] == again[name]).all() for name in second)
 
 
-def test_weights_are_4_bit_and_the_reference_is_the_base(causal_lm_dir, tmp_path):
+def test_weights_are_4_bit_and_the_reference_is_the_base(causal_lm_dir: Path, tmp_path: Path) -> None:
     import bitsandbytes
     import torch
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
 
 
-def weights_frame(seed, queries=6, responses=4):
+def weights_frame(seed: int, queries: Any = 6, responses: Any = 4) -> Any:
     generator = np.random.default_rng(seed)
     rows = []
     for q in range(queries):
@@ -40,7 +41,7 @@ def weights_frame(seed, queries=6, responses=4):
     return pl.DataFrame(rows)
 
 
-def settings(**changes):
+def settings(**changes: Any) -> Any:
     values = {
         "method": "full",
         "batch_size": 8,
@@ -56,7 +57,7 @@ def settings(**changes):
     return TrainSettings.model_validate(values | changes)
 
 
-def run_rounds(folder, model, options, rounds=(1, 2), **kwargs):
+def run_rounds(folder: Path, model: Any, options: Any, rounds: Any = (1, 2), **kwargs: Any) -> Any:
     """Train the rounds (24 rows, 3 steps each); returns the records."""
     records = []
     for number in rounds:
@@ -75,16 +76,16 @@ def run_rounds(folder, model, options, rounds=(1, 2), **kwargs):
     return records
 
 
-def weights_file(folder):
+def weights_file(folder: Path) -> Any:
     (file,) = folder.glob("*.safetensors")
     return file
 
 
-def stop_at(step):
+def stop_at(step: int) -> Any:
     from transformers import TrainerCallback
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == step:
                 raise KeyboardInterrupt
 
@@ -94,7 +95,7 @@ def stop_at(step):
 @pytest.mark.parametrize(
     "options", [settings(), settings(method="lora", lora_dropout=0.1, reference="initial")], ids=["full", "lora"]
 )
-def test_an_interrupted_run_ends_with_the_same_bytes(options, causal_lm_dir, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_bytes(options: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     whole = run_rounds(tmp_path / "whole", causal_lm_dir, options)
     broken = tmp_path / "broken"
     for number, step in ((1, 3), (2, 5)):  # in round 1 before the last checkpoint, in round 2 after one in its middle
@@ -112,7 +113,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(options, causal_lm_dir, tmp
     )
 
 
-def test_one_schedule_spans_the_rounds(causal_lm_dir, tmp_path):
+def test_one_schedule_spans_the_rounds(causal_lm_dir: Path, tmp_path: Path) -> None:
     from training.kto.schedule import learning_rate_factor
 
     run_rounds(tmp_path, causal_lm_dir, settings())
@@ -123,12 +124,14 @@ def test_one_schedule_spans_the_rounds(causal_lm_dir, tmp_path):
     assert kept == {"checkpoint-3", "checkpoint-6"}
 
 
-def test_a_checkpoint_cut_short_is_not_used(causal_lm_dir, tmp_path, monkeypatch):
+def test_a_checkpoint_cut_short_is_not_used(
+    causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from training.kto.assembly import RoundTrainer
 
     whole = run_rounds(tmp_path / "whole", causal_lm_dir, settings(), (1,))
 
-    def fail(self, folder):
+    def fail(self: object, folder: Path) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
@@ -143,14 +146,14 @@ def test_a_checkpoint_cut_short_is_not_used(causal_lm_dir, tmp_path, monkeypatch
     )
 
 
-def test_a_finished_round_is_not_trained_again(causal_lm_dir, tmp_path):
+def test_a_finished_round_is_not_trained_again(causal_lm_dir: Path, tmp_path: Path) -> None:
     first = run_rounds(tmp_path, causal_lm_dir, settings(), (1,))
     assert run_rounds(tmp_path, causal_lm_dir, settings(), (1,)) == first
     with pytest.raises(UserError, match="policy-1 exists and is not this round's result"):
         run_rounds(tmp_path, causal_lm_dir, settings(beta=0.2), (1,))
 
 
-def test_the_policy_loads_and_carries_no_pickle(causal_lm_dir, tmp_path):
+def test_the_policy_loads_and_carries_no_pickle(causal_lm_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     (record,) = run_rounds(tmp_path, causal_lm_dir, settings(), (1,))
@@ -162,7 +165,7 @@ def test_the_policy_loads_and_carries_no_pickle(causal_lm_dir, tmp_path):
     assert {"loss", "kl", "cross_entropy", "rewards/chosen", "rewards/rejected"} <= record.keys()
 
 
-def test_the_reference_of_the_first_round_can_be_kept(causal_lm_dir, tmp_path):
+def test_the_reference_of_the_first_round_can_be_kept(causal_lm_dir: Path, tmp_path: Path) -> None:
     options = settings(reference="initial")
     with pytest.raises(UserError, match="reference=initial in round 2 of full fine-tuning needs the model"):
         run_rounds(tmp_path, causal_lm_dir, options)
@@ -172,7 +175,7 @@ def test_the_reference_of_the_first_round_can_be_kept(causal_lm_dir, tmp_path):
     assert kept["rewards/chosen"] != 0
 
 
-def test_mistakes_are_named(causal_lm_dir, tmp_path):
+def test_mistakes_are_named(causal_lm_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         run_rounds(tmp_path, causal_lm_dir, settings(), (2,))
     with pytest.raises(UserError, match="24 rows, 3 steps of 8, but the schedule has 4"):
@@ -187,7 +190,7 @@ def test_mistakes_are_named(causal_lm_dir, tmp_path):
         run_rounds(tmp_path, causal_lm_dir, settings(), (2,))
 
 
-def test_an_adapter_is_continued_with_its_own_shape(causal_lm_dir, tmp_path):
+def test_an_adapter_is_continued_with_its_own_shape(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path, causal_lm_dir, settings(method="lora"), (1,))
     common = {"policy": tmp_path / "policy-1", "dataset": weights_frame(1), "run_dir": tmp_path / "other"}
     with pytest.raises(UserError, match="has rank 4, the settings say lora_rank 8"):
@@ -218,7 +221,7 @@ test_rounds.run_rounds(Path({folder!r}), Path({model!r}), test_rounds.settings()
 
 
 @pytest.mark.slow
-def test_killed_runs_end_with_the_same_bytes(causal_lm_dir, tmp_path):
+def test_killed_runs_end_with_the_same_bytes(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path / "whole", causal_lm_dir, settings())
     broken = tmp_path / "broken"
     for where in ("1", "saving", "3", "5"):
@@ -245,7 +248,7 @@ test_rounds.run_rounds(Path({folder!r}), Path({model!r}), options)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_policy(causal_lm_dir, tmp_path):
+def test_two_processes_give_the_same_policy(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path / "one", causal_lm_dir, settings(device_batch_size=8, mu=0.2))
     script = tmp_path / "one_of_two.py"
     paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path / "two")}
@@ -260,7 +263,7 @@ def test_two_processes_give_the_same_policy(causal_lm_dir, tmp_path):
             np.testing.assert_allclose(value, second[name], rtol=0, atol=1e-4, err_msg=name)
 
 
-def load_numpy(file):
+def load_numpy(file: Any) -> Any:
     from safetensors.numpy import load_file
 
     return load_file(file)

@@ -3,6 +3,9 @@
 Learning rates here are far above practice, so that a difference would show within a few steps.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -12,7 +15,7 @@ from scorers.errors import UserError
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
 
 
-def weights_frame(queries=8, responses=4, unit=True, seed=0, length=12):
+def weights_frame(queries: Any = 8, responses: Any = 4, unit: Any = True, seed: int = 0, length: Any = 12) -> Any:
     generator = np.random.default_rng(seed)
     rows = []
     for q in range(queries):
@@ -33,13 +36,13 @@ def weights_frame(queries=8, responses=4, unit=True, seed=0, length=12):
     return pl.DataFrame(rows)
 
 
-def make_dataset(frame=None, **kwargs):
+def make_dataset(frame: Any = None, **kwargs: Any) -> Any:
     from training.kto.data import load_weights_dataset
 
     return load_weights_dataset(weights_frame(**kwargs) if frame is None else frame)[0]
 
 
-def lora_config():
+def lora_config() -> Any:
     from peft import LoraConfig
 
     # With both factors random the adapter is not zero, so policy and reference differ from the first step.
@@ -61,8 +64,15 @@ COMMON = {
 
 
 @pytest.fixture
-def make_trainer(causal_lm_dir, tmp_path):
-    def make(dataset=None, device_batch=4, accumulation=1, peft_config=None, model=None, **options):
+def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
+    def make(
+        dataset: Any = None,
+        device_batch: Any = 4,
+        accumulation: Any = 1,
+        peft_config: Any = None,
+        model: Any = None,
+        **options: Any,
+    ) -> Any:
         from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 
         settings = (
@@ -86,29 +96,29 @@ def make_trainer(causal_lm_dir, tmp_path):
 PLAIN_SGD = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}
 
 
-def parameters(trainer):
+def parameters(trainer: Any) -> Any:
     return {name: value.detach().numpy().copy() for name, value in trainer.model.named_parameters()}
 
 
-def assert_same_parameters(first, second, atol):
+def assert_same_parameters(first: Any, second: Any, atol: Any) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_allclose(value, second[name], rtol=0, atol=atol, err_msg=name)
 
 
-def logged(trainer, name):
+def logged(trainer: Any, name: str) -> Any:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
-def count_forwards(trainer):
-    calls = []
+def count_forwards(trainer: Any) -> Any:
+    calls: list[None] = []
     base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
     base.model.register_forward_hook(lambda module, args, output: calls.append(None))
     return calls
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_equals_trl_with_unit_weights(method, make_trainer, causal_lm_dir, tmp_path):
+def test_equals_trl_with_unit_weights(method: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     from trl import KTOConfig, KTOTrainer
 
     from training.kto.data import order_rows
@@ -141,7 +151,7 @@ def test_equals_trl_with_unit_weights(method, make_trainer, causal_lm_dir, tmp_p
     assert any((value != start[name]).any() for name, value in parameters(ours).items())
 
 
-def independent_log_probabilities(model_dir, rows):
+def independent_log_probabilities(model_dir: Any, rows: Any) -> Any:
     """Per token log-probabilities of the completions, one row at a time, from the full logits."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -159,7 +169,7 @@ def independent_log_probabilities(model_dir, rows):
     return result
 
 
-def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer, causal_lm_dir):
+def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer: Any, causal_lm_dir: Path) -> None:
     dataset = make_dataset(unit=False, queries=5, responses=3)
     trainer = make_trainer(dataset, device_batch=15, mu=0.3, kl="none", max_steps=1)
     trainer.train()
@@ -172,7 +182,7 @@ def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer, causal_l
     assert logged(trainer, "cross_entropy")[0] == pytest.approx(-tokens.mean(), abs=1e-5)
 
 
-def test_reference_log_probabilities_are_the_models_own(make_trainer, causal_lm_dir):
+def test_reference_log_probabilities_are_the_models_own(make_trainer: Any, causal_lm_dir: Path) -> None:
     trainer = make_trainer()
     by_id = dict(zip(trainer._row_names, trainer.train_dataset["ref_logps"], strict=True))
     dataset = make_dataset()
@@ -183,14 +193,14 @@ def test_reference_log_probabilities_are_the_models_own(make_trainer, causal_lm_
 
 
 @pytest.mark.parametrize(("kl", "per_step"), [("none", 1), ("matched", 1), ("mismatched", 2)])
-def test_forward_passes_per_step(kl, per_step, make_trainer):
+def test_forward_passes_per_step(kl: Any, per_step: Any, make_trainer: Any) -> None:
     trainer = make_trainer(kl=kl, max_steps=3, mu=0.1)
     calls = count_forwards(trainer)
     trainer.train()
     assert len(calls) == 3 * per_step
 
 
-def test_matched_uses_the_batchs_own_log_ratios(make_trainer):
+def test_matched_uses_the_batchs_own_log_ratios(make_trainer: Any) -> None:
     trainer = make_trainer(kl="matched", max_steps=4)
     trainer.train()
     chosen, rejected = logged(trainer, "rewards/chosen"), logged(trainer, "rewards/rejected")
@@ -207,7 +217,7 @@ def test_matched_uses_the_batchs_own_log_ratios(make_trainer):
         assert z[step] == pytest.approx(max(mean, 0), abs=1e-3)
 
 
-def test_borrowed_completions_are_of_other_queries(make_trainer):
+def test_borrowed_completions_are_of_other_queries(make_trainer: Any) -> None:
     trainer = make_trainer(device_batch=1, accumulation=8)
     rows = trainer.train_dataset
     owner = {tuple(c): r.split("-")[0] for c, r in zip(rows["completion_ids"], trainer._row_names, strict=True)}
@@ -216,7 +226,7 @@ def test_borrowed_completions_are_of_other_queries(make_trainer):
 
 
 @pytest.mark.parametrize("kl", ["none", "mismatched"])
-def test_accumulation_changes_nothing(kl, make_trainer):
+def test_accumulation_changes_nothing(kl: Any, make_trainer: Any) -> None:
     """z_ref too is taken over the optimizer batch; kl=matched is the exception, it sees its device batch only."""
     results = []
     for device_batch, accumulation in ((8, 1), (1, 8)):
@@ -231,7 +241,7 @@ def test_accumulation_changes_nothing(kl, make_trainer):
     assert_same_parameters(results[0][0], results[1][0], 2e-6)
 
 
-def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer):
+def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer: Any) -> None:
     dataset = make_dataset(unit=False, queries=7, responses=3)  # 21 rows: 12 and 9
     results = []
     for device_batch, accumulation in ((12, 1), (4, 3), (2, 6)):
@@ -242,7 +252,7 @@ def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer):
     assert_same_parameters(results[0], results[2], 2e-6)
 
 
-def test_reference_of_an_adapter(make_trainer, causal_lm_dir, tmp_path):
+def test_reference_of_an_adapter(make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     """initial: the base model; round: the adapter as loaded; a named model: that model."""
     from safetensors.torch import save_file
     from tiny_models import make_causal_lm
@@ -271,13 +281,15 @@ def test_reference_of_an_adapter(make_trainer, causal_lm_dir, tmp_path):
         make_trainer(peft_config=lora_config(), initial_adapter=str(causal_lm_dir))
 
 
-def test_the_cache_spares_the_reference_passes(make_trainer, tmp_path, monkeypatch):
+def test_the_cache_spares_the_reference_passes(
+    make_trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from training.kto.trainer import GraceKTOTrainer
 
     cache = {"reference_cache": str(tmp_path / "reference.npz"), "reference_key": "one"}
     first = make_trainer(**cache).train_dataset
 
-    def refuse(*args):
+    def refuse(*args: Any) -> None:
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
@@ -289,12 +301,12 @@ def test_the_cache_spares_the_reference_passes(make_trainer, tmp_path, monkeypat
     assert first["ref_KL_logps"][:] == second["ref_KL_logps"][:]
 
 
-def test_nothing_is_cut(make_trainer):
+def test_nothing_is_cut(make_trainer: Any) -> None:
     with pytest.raises(UserError, match=r"q\d-\d has \d+ tokens with its prompt, the limit is 60 \(\d+ rows"):
         make_trainer(make_dataset(length=40), max_length=60)
 
 
-def test_a_borrowed_completion_is_cut_to_the_window(make_trainer):
+def test_a_borrowed_completion_is_cut_to_the_window(make_trainer: Any) -> None:
     frame = weights_frame(queries=2, responses=2)
     long_prompt = [{"role": "user", "content": "Please " * 100}]
     frame = frame.with_columns(prompt=pl.Series([long_prompt, long_prompt, *frame["prompt"].to_list()[2:]]))
@@ -305,11 +317,13 @@ def test_a_borrowed_completion_is_cut_to_the_window(make_trainer):
     assert batch["KL_input_ids"].shape[1] <= longest
 
 
-def _token_ids(trainer):
+def _token_ids(trainer: Any) -> Any:
     return list(zip(trainer.train_dataset["prompt_ids"], trainer.train_dataset["completion_ids"], strict=True))
 
 
-def test_log_probabilities_that_are_not_finite_name_the_row(make_trainer, causal_lm_dir, tmp_path):
+def test_log_probabilities_that_are_not_finite_name_the_row(
+    make_trainer: Any, causal_lm_dir: Path, tmp_path: Path
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -331,7 +345,7 @@ def test_log_probabilities_that_are_not_finite_name_the_row(make_trainer, causal
     assert not list((tmp_path / "ours").glob("checkpoint-*"))
 
 
-def test_one_query_and_one_row_device_batches(make_trainer):
+def test_one_query_and_one_row_device_batches(make_trainer: Any) -> None:
     with pytest.raises(UserError, match="kl=mismatched has no other query"):
         make_trainer(make_dataset(queries=1))
     with pytest.raises(UserError, match="kl=matched with 1 row per device batch"):
@@ -340,7 +354,7 @@ def test_one_query_and_one_row_device_batches(make_trainer):
         make_trainer(kl="sibling")
 
 
-def test_one_label_leaves_lambda_at_one(make_trainer):
+def test_one_label_leaves_lambda_at_one(make_trainer: Any) -> None:
     frame = weights_frame().with_columns(label=pl.lit(False), weight=pl.lit(-1.0))
     trainer = make_trainer(make_dataset(frame), mu=0.1, max_steps=1)
     trainer.train()
@@ -348,7 +362,7 @@ def test_one_label_leaves_lambda_at_one(make_trainer):
     assert logged(trainer, "loss")[0] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_gradient_checkpointing_gives_the_same_parameters(make_trainer):
+def test_gradient_checkpointing_gives_the_same_parameters(make_trainer: Any) -> None:
     results = []
     for checkpointing in (False, True):
         trainer = make_trainer(max_steps=2, gradient_checkpointing=checkpointing)

@@ -1,5 +1,8 @@
 """`GraceKTOTrainer` takes what TRL's trainer takes: model objects, plain datasets of either form, a reference model."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,13 +11,13 @@ from scorers.errors import UserError
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report"]
 
 
-def plain_rows(form="messages", rows=16, weights=True, seed=0):
+def plain_rows(form: Any = "messages", rows: Any = 16, weights: Any = True, seed: int = 0) -> Any:
     """prompt, completion, label and weight, as a TRL user would write them down; four rows a prompt."""
     from datasets import Dataset
 
     generator = np.random.default_rng(seed)
-    prompts = [f"Please write report {i // 4}" for i in range(rows)]
-    completions = [" " + " ".join(generator.choice(WORDS, 8 + i % 5)) for i in range(rows)]
+    prompts: list[Any] = [f"Please write report {i // 4}" for i in range(rows)]
+    completions: list[Any] = [" " + " ".join(generator.choice(WORDS, 8 + i % 5)) for i in range(rows)]
     labels = [bool(i % 2) for i in range(rows)]
     if form == "messages":
         prompts = [[{"role": "user", "content": text}] for text in prompts]
@@ -27,7 +30,7 @@ def plain_rows(form="messages", rows=16, weights=True, seed=0):
     return Dataset.from_dict(columns)
 
 
-COMMON = {
+COMMON: dict[str, Any] = {
     "max_steps": 2,
     "per_device_train_batch_size": 4,
     "learning_rate": 1e-3,
@@ -44,8 +47,8 @@ AS_TRL = {"lambda_positive": 1.0, "lambda_negative": 1.0, "mu": 0.0, "beta": 0.1
 
 
 @pytest.fixture
-def make_trainer(causal_lm_dir, tmp_path):
-    def make(model=None, rows=None, options=None, **arguments):
+def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
+    def make(model: Any = None, rows: Any = None, options: Any = None, **arguments: Any) -> Any:
         from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 
         return GraceKTOTrainer(
@@ -59,8 +62,8 @@ def make_trainer(causal_lm_dir, tmp_path):
 
 
 @pytest.fixture
-def load(causal_lm_dir):
-    def load_model(dtype="float32"):
+def load(causal_lm_dir: Path) -> Any:
+    def load_model(dtype: Any = "float32") -> Any:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_pretrained(causal_lm_dir, dtype=dtype)
@@ -69,19 +72,19 @@ def load(causal_lm_dir):
 
 
 @pytest.fixture
-def tokenizer(causal_lm_dir):
+def tokenizer(causal_lm_dir: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(causal_lm_dir)
 
 
-def lora(**options):
+def lora(**options: Any) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options)
 
 
-def adapted(model, seed=7):
+def adapted(model: Any, seed: int = 7) -> Any:
     """A PeftModel whose adapter is not zero, so that it differs from its base model."""
     import torch
     from peft import get_peft_model
@@ -90,20 +93,20 @@ def adapted(model, seed=7):
     return get_peft_model(model, lora(init_lora_weights=False))
 
 
-def parameters(trainer):
+def parameters(trainer: Any) -> Any:
     return {n: p.detach().numpy().copy() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
 
-def assert_equal_parameters(first, second):
+def assert_equal_parameters(first: Any, second: Any) -> None:
     assert first.keys() == second.keys()
     assert all((value == second[name]).all() for name, value in first.items())
 
 
-def logged(trainer, name):
+def logged(trainer: Any, name: str) -> Any:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
-def test_the_public_example(causal_lm_dir, tmp_path):
+def test_the_public_example(causal_lm_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
@@ -120,7 +123,7 @@ def test_the_public_example(causal_lm_dir, tmp_path):
 
 
 @pytest.mark.parametrize("peft", [False, True])
-def test_a_model_object_trains_as_its_name_does(peft, make_trainer, load):
+def test_a_model_object_trains_as_its_name_does(peft: Any, make_trainer: Any, load: Any) -> None:
     results = []
     for model in (None, load()):
         trainer = make_trainer(model, peft_config=lora() if peft else None)
@@ -131,11 +134,13 @@ def test_a_model_object_trains_as_its_name_does(peft, make_trainer, load):
     assert_equal_parameters(*results)
 
 
-def test_a_folder_may_be_a_path(make_trainer, causal_lm_dir):
+def test_a_folder_may_be_a_path(make_trainer: Any, causal_lm_dir: Path) -> None:
     assert make_trainer(causal_lm_dir).train_dataset["ref_logps"][:] == make_trainer().train_dataset["ref_logps"][:]
 
 
-def test_a_peft_model_as_in_trl_with_reference_round(make_trainer, load, tokenizer, tmp_path):
+def test_a_peft_model_as_in_trl_with_reference_round(
+    make_trainer: Any, load: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     """TRL's reference for a `PeftModel` is the adapter as given, which is our reference=round."""
     from trl import KTOConfig, KTOTrainer
 
@@ -156,7 +161,7 @@ def test_a_peft_model_as_in_trl_with_reference_round(make_trainer, load, tokeniz
     assert logged(ours, "rewards/chosen")[0] == pytest.approx(0, abs=1e-6)  # policy = reference at the first step
 
 
-def test_a_peft_models_reference_is_its_base_unless_said_otherwise(make_trainer, load):
+def test_a_peft_models_reference_is_its_base_unless_said_otherwise(make_trainer: Any, load: Any) -> None:
     trainer = make_trainer(adapted(load()))
     assert trainer.train_dataset["ref_logps"][:] == make_trainer().train_dataset["ref_logps"][:]
     trainer.train()
@@ -165,7 +170,7 @@ def test_a_peft_models_reference_is_its_base_unless_said_otherwise(make_trainer,
         make_trainer(adapted(load()), options={"initial_adapter": "somewhere"})
 
 
-def test_a_reference_model_object(make_trainer, tmp_path):
+def test_a_reference_model_object(make_trainer: Any, tmp_path: Path) -> None:
     import torch
     from tiny_models import make_causal_lm
     from transformers import AutoModelForCausalLM
@@ -176,14 +181,14 @@ def test_a_reference_model_object(make_trainer, tmp_path):
     assert trainer.train_dataset["ref_logps"][:] == make_trainer(str(other)).train_dataset["ref_logps"][:]
 
 
-def test_a_named_reference_model_is_freed(make_trainer, load, causal_lm_dir):
+def test_a_named_reference_model_is_freed(make_trainer: Any, load: Any, causal_lm_dir: Path) -> None:
     trainer = make_trainer(load("bfloat16"), options={"reference_model": str(causal_lm_dir)})
     assert trainer.accelerator._models == []
     alike = make_trainer(load("bfloat16"))  # the reference is loaded in the policy's precision
     assert trainer.train_dataset["ref_logps"][:] == alike.train_dataset["ref_logps"][:]
 
 
-def test_the_tokenizer_and_the_window_come_from_the_model_object(make_trainer, load, tokenizer):
+def test_the_tokenizer_and_the_window_come_from_the_model_object(make_trainer: Any, load: Any, tokenizer: Any) -> None:
     assert make_trainer(load()).processing_class.get_vocab() == tokenizer.get_vocab()
 
     nameless = load()
@@ -198,7 +203,7 @@ def test_the_tokenizer_and_the_window_come_from_the_model_object(make_trainer, l
         make_trainer(small)
 
 
-def test_the_arguments_stay_as_given(make_trainer, causal_lm_dir, tmp_path):
+def test_the_arguments_stay_as_given(make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 
     args = GraceKTOConfig(str(tmp_path / "x"), max_length=100, **COMMON)
@@ -211,7 +216,7 @@ def test_the_arguments_stay_as_given(make_trainer, causal_lm_dir, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["messages", "text"])
-def test_a_plain_dataset_equals_trl(form, make_trainer, causal_lm_dir, tmp_path):
+def test_a_plain_dataset_equals_trl(form: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     """Without ids and weights this is KTO: every row a query of its own, weight ±1."""
     from trl import KTOConfig, KTOTrainer
 
@@ -239,7 +244,7 @@ def test_a_plain_dataset_equals_trl(form, make_trainer, causal_lm_dir, tmp_path)
         np.testing.assert_allclose(value, second[name], rtol=0, atol=1e-6, err_msg=name)
 
 
-def test_weights_of_a_plain_dataset_enter(make_trainer):
+def test_weights_of_a_plain_dataset_enter(make_trainer: Any) -> None:
     rows = plain_rows("text", rows=12)
     trainer = make_trainer(rows=rows, options={"per_device_train_batch_size": 12, "mu": 0.0, "max_steps": 1})
     trainer.train()
@@ -247,7 +252,7 @@ def test_weights_of_a_plain_dataset_enter(make_trainer):
     assert logged(trainer, "loss")[0] == pytest.approx(np.abs(rows["weight"][:]).mean() / 2, abs=1e-6)
 
 
-def test_preference_pairs_are_taken_apart(make_trainer):
+def test_preference_pairs_are_taken_apart(make_trainer: Any) -> None:
     from datasets import Dataset
 
     pairs = Dataset.from_dict(
@@ -257,16 +262,16 @@ def test_preference_pairs_are_taken_apart(make_trainer):
     assert sorted(trainer.train_dataset["weight"][:]) == [-1, -1, 1, 1]
 
 
-def test_other_columns_do_not_disturb(make_trainer):
+def test_other_columns_do_not_disturb(make_trainer: Any) -> None:
     rows = plain_rows()
     extra = rows.add_column("row", ["x"] * len(rows)).add_column("ref_logps", [0.0] * len(rows))
     assert make_trainer(rows=extra).train_dataset["ref_logps"][:] == make_trainer().train_dataset["ref_logps"][:]
 
 
-def test_rows_that_do_not_fit_are_named(make_trainer):
+def test_rows_that_do_not_fit_are_named(make_trainer: Any) -> None:
     rows = plain_rows(rows=4)
 
-    def column(name, values):
+    def column(name: str, values: Any) -> Any:
         return rows.remove_columns(name).add_column(name, values)
 
     faults = [

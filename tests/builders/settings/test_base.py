@@ -1,0 +1,137 @@
+"""What every section shares: which settings decide the data, which only time and memory, and where seeds come from."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from builders.core.plan import configuration_of
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.settings.base import execution, executions, identity, section_at
+from builders.settings.kto import TrainSettings
+from builders.settings.load import preset_names
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import load_config
+
+EXECUTION_CHANGES = {
+    "engines.policy.device": "cuda",
+    "engines.policy.batch_size": "3",
+    "engines.policy.tensor_parallel": "2",
+    "score.device": "cuda",
+    "score.tokens_per_batch": "99",
+    "score.texts_per_batch": "7",
+    "sft.device_batch_size": "2",
+    "sft.gradient_checkpointing": "false",
+    "train.device_batch_size": "4",
+    "train.gradient_checkpointing": "false",
+    "train.save_steps": "5",
+    "train.deepspeed": "null",
+}
+"""Every setting of GRACE-KTO that decides time and memory alone, with a value other than that of paper-72b."""
+
+
+def sections(config: BaseModel, path: str = "") -> Iterator[tuple[str, BaseModel]]:
+    """Every section of a configuration, sections within sections too, by its dotted path."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield f"{path}{name}", value
+            yield from sections(value, f"{path}{name}.")
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Single values of nested settings by dotted path; tuples and lists are alike, as in JSON."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        below = leaves(value, f"{path}{name}.") if isinstance(value, dict) else None
+        found |= {f"{path}{name}": list(value) if isinstance(value, tuple) else value} if below is None else below
+    return found
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_setting_either_decides_the_data_or_mere_execution(preset: str) -> None:
+    found = dict(sections(load_config(preset)))
+    assert {"engines", "engines.policy", "score.summary_relevance", "train", "world"} <= found.keys()
+    for path, section in found.items():
+        everything = leaves(section.model_dump(), f"{path}.")
+        decides, merely = leaves(identity(section), f"{path}."), leaves(execution(section), f"{path}.")
+        assert decides | merely == everything
+        assert merely.keys() == everything.keys() & EXECUTION_CHANGES.keys()
+        assert not decides.keys() & EXECUTION_CHANGES.keys()
+
+
+def stages_reading(path: str) -> list[str]:
+    """Stages that read the section or single setting in which a setting stands."""
+    return [
+        stage.name
+        for stage in GRACE_KTO.stages
+        if any(path == section or path.startswith(f"{section}.") for section in stage.sections)
+    ]
+
+
+@pytest.mark.parametrize("path", EXECUTION_CHANGES)
+def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None:
+    before, after = load_config("paper-72b"), load_config("paper-72b", [f"{path}={EXECUTION_CHANGES[path]}"])
+    assert section_at(before, path) != section_at(after, path)
+    reading = stages_reading(path)
+    assert reading
+    for stage in GRACE_KTO.stages:
+        assert configuration_of(stage, before) == configuration_of(stage, after)
+        recorded = [executions(config, stage.sections) for config in (before, after)]
+        assert (recorded[0] != recorded[1]) == (stage.name in reading)
+    section, _, name = path.rpartition(".")
+    recorded_value = executions(after, GRACE_KTO.stage(reading[0]).sections)[section][name]
+    assert recorded_value == section_at(after, path)
+
+
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("engines.policy.dtype=float16", ["generate", "sample"]),
+        ("engines.policy.kind=transformers", ["generate", "sample"]),
+        ("engines.policy.context_window=100", ["generate", "sample"]),
+        ("threads=3", ["sft", "generate", "sample", "score", "policy"]),
+        ("random_seed=3", ["generate", "sample", "sft", "policy"]),
+        ("score.dtype=float32", ["score"]),
+        ("calibrate.coefficients.length=2.0", ["calibrate"]),
+        ("train.batch_size=32", ["policy"]),
+        ("loop.rounds=2", ["policy"]),
+        ("sft.batch_size=16", ["sft"]),
+        ("seed.language=zh", ["seed"]),
+        ("workers=4", []),
+        ("store=elsewhere", []),
+        ("name=other", []),
+        ("publish.private=true", []),
+    ],
+)
+def test_what_decides_the_data_changes_the_stages_that_read_it(override: str, stages: list[str]) -> None:
+    base = ["engines.policy.kind=vllm", "world.seed=0"]  # a world of its own, so that the root's seed leaves it alone
+    before, after = load_config("qwen2.5-0.5b", base), load_config("qwen2.5-0.5b", [*base, override])
+    changed = [s.name for s in GRACE_KTO.stages if configuration_of(s, before) != configuration_of(s, after)]
+    assert sorted(changed) == sorted(stages)
+
+
+def test_a_single_setting_is_its_own_identity() -> None:
+    assert identity(7) == 7 and identity(None) is None and execution(7) == {}
+    assert identity(TrainSettings(lambdas=(1.0, 2.0)))["lambdas"] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("section", ["train", "sft", "world"])
+def test_a_sections_seed_follows_the_root_unless_it_is_set(section: str) -> None:
+    def seeds(*overrides: str) -> dict[str, int]:
+        config: GraceKTOSettings = load_config("tiny", overrides)
+        return {"train": config.train.seed, "sft": config.sft.seed, "world": config.world.seed}
+
+    assert seeds() == {"train": 0, "sft": 0, "world": 0}
+    assert seeds("random_seed=5") == {"train": 5, "sft": 5, "world": 5}
+    assert seeds("random_seed=5", f"{section}.seed=2") == {"train": 5, "sft": 5, "world": 5} | {section: 2}
+    assert seeds("random_seed=5", f"{section}.seed=0")[section] == 0
+    assert seeds(f"{section}.seed=2") == {"train": 0, "sft": 0, "world": 0} | {section: 2}
+
+
+def test_a_section_without_a_seed_gets_none() -> None:
+    config: GraceKTOSettings = load_config("tiny", ["random_seed=5"])
+    named = {path for path, section in sections(config) if "seed" in type(section).model_fields}
+    assert named == {"train", "sft", "world"}
+    assert config.seed.source == "world:seeds"

@@ -1,0 +1,82 @@
+"""An engine's settings come in kinds: which keys each kind has, and mistakes named by their path without the kind."""
+
+import pytest
+from pydantic import TypeAdapter
+
+from builders.engines import KINDS
+from builders.grace_kto.settings import Engines, GraceKTOSettings
+from builders.settings.engines import EngineSettings, TransformersEngineSettings, VllmEngineSettings
+from builders.settings.load import sections_in
+from scorers.errors import UserError
+from training.pipelines import load_config
+
+
+def test_the_kind_decides_the_section() -> None:
+    plain: GraceKTOSettings = load_config("tiny")
+    assert isinstance(plain.engines.policy, TransformersEngineSettings)
+    vllm: GraceKTOSettings = load_config("tiny", ["engines.policy.kind=vllm", "engines.policy.tensor_parallel=2"])
+    assert isinstance(vllm.engines.policy, VllmEngineSettings)
+    # What the preset says of the engine stays.
+    expected = plain.engines.policy.model_dump() | {"kind": "vllm", "tensor_parallel": 2}
+    assert vllm.engines.policy.model_dump() == expected
+
+
+def test_without_a_kind_it_is_transformers() -> None:
+    config: GraceKTOSettings = load_config("tiny", ["engines.policy={batch_size: 3}"])
+    assert config.engines.policy == TransformersEngineSettings(batch_size=3)
+    assert load_config("tiny", ["engines={}"]).engines == Engines()
+    assert Engines(policy=VllmEngineSettings()).policy.kind == "vllm"
+
+
+def test_every_engine_has_its_settings() -> None:
+    found = sections_in(EngineSettings)
+    assert {section.model_fields["kind"].default for section in found} == set(KINDS)
+    for kind in KINDS:
+        assert TypeAdapter(EngineSettings).validate_python({"kind": kind}).kind == kind
+
+
+SHARED = "batch_size, context_window, device, dtype, kind"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["engines.policy.batchsize=3"],
+            "preset tiny: unknown key engines.policy.batchsize, did you mean batch_size?; "
+            f"allowed there: {SHARED}, yarn_factor",
+        ),
+        (
+            ["engines.policy.kind=vllm", "engines.policy.tensor_paralel=3"],
+            "preset tiny: unknown key engines.policy.tensor_paralel, did you mean tensor_parallel?; "
+            f"allowed there: {SHARED}, tensor_parallel, yarn_factor",
+        ),
+        (
+            ["engines.policy.tensor_parallel=2"],
+            f"preset tiny: unknown key engines.policy.tensor_parallel; allowed there: {SHARED}, yarn_factor",
+        ),
+        (
+            ["engines.policy.kind=vlm"],
+            "preset tiny: engines.policy.kind is 'vlm', did you mean vllm?; kinds: transformers, vllm",
+        ),
+        (["engines.policy.kind=3"], "preset tiny: engines.policy.kind is '3'; kinds: transformers, vllm"),
+        (
+            ["engines.policy.batch_size=0"],
+            "preset tiny: engines.policy.batch_size is 0: input should be greater than or equal to 1",
+        ),
+        (
+            ["engines.policy.kind=vllm", "engines.policy.tensor_parallel=two"],
+            "preset tiny: engines.policy.tensor_parallel is 'two': input should be a valid integer",
+        ),
+        (["engines.policy=vllm"], "preset tiny: engines.policy is 'vllm': a section is needed"),
+        (["engines.policy=null"], "preset tiny: engines.policy is None: a section is needed"),
+        (
+            ["engines.polcy.kind=vllm"],
+            "preset tiny: unknown key engines.polcy, did you mean policy?; allowed there: policy",
+        ),
+    ],
+)
+def test_a_mistake_is_named_by_its_path_without_the_kind(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("tiny", overrides)
+    assert str(error.value) == message
