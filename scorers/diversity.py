@@ -6,8 +6,8 @@ from collections.abc import Sequence
 def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
     """Return 100 · distinct n-grams / n-grams of each document, in (0, 100]; high means little repetition.
 
-    `token_ids` holds one document a row, under the policy's tokenizer, without special tokens. A document of fewer than
-    `n` tokens has no n-gram, so nothing in it is repeated: it scores 100.
+    `token_ids` holds one document per row, under the policy's tokenizer, without special tokens. A document of fewer
+    than `n` tokens has no n-gram, so nothing in it is repeated: it scores 100.
 
     Raises ValueError where `n` is below 1.
 

@@ -1,6 +1,6 @@
 """Perplexity of a document under a causal language model, the raw material of professionalism (GRACE-KTO, eq. 3).
 
-Perplexity is exp(mean negative log-likelihood a token). The document stands alone: no prompt, no special tokens, and
+Perplexity is exp(mean negative log-likelihood per token). The document stands alone: no prompt, no special tokens, and
 the first token, which nothing precedes, is not predicted. A document longer than the model's window is read in windows
 that advance by half a window; each token is predicted once, in the first window that holds it, so that every token with
 half a window of text before it is predicted from at least that much.

@@ -14,7 +14,7 @@ and answers an error of the network by trying ever smaller batches, down to an e
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from scorers.batching import by_length
 from scorers.errors import UserError
@@ -31,6 +31,34 @@ SPECIAL = ("cls_token", "eos_token", "pad_token", "unk_token")  # never lexical 
 # These count positions from the one after the padding token's, so the table is longer than the text can be.
 OFFSET_POSITIONS = ("xlm-roberta", "xlm-roberta-xl", "roberta", "camembert")
 
+Weights = tuple[float, float, float]  # of dense, lexical and multi-vector similarity in eq. 4
+SUMMARY_WEIGHTS: Weights = (1.0, 0.3, 1.0)  # R_s
+DOCUMENT_WEIGHTS: Weights = (0.15, 0.5, 0.35)  # R_d
+
+
+class Similarity(Protocol):
+    """One similarity or many at once: a float, a numpy array, a torch tensor, a polars expression or series."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+
+    def __rmul__(self, factor: float, /) -> Any: ...
+
+
+S = TypeVar("S", bound=Similarity)
+
+
+def combine(dense: S, lexical: S, multivector: S, weights: Weights) -> S:
+    """Return the weighted sum of the three similarities, added in this order and not divided by the weights (eq. 4).
+
+    Null where a similarity is null.
+
+    >>> combine(0.5, 0.25, 0.75, (1.0, 0.5, 1.0))
+    1.375
+    """
+    w_dense, w_lexical, w_multivector = weights
+    total: S = w_dense * dense + w_lexical * lexical + w_multivector * multivector
+    return total
+
 
 class RelevanceScores(NamedTuple):
     """Similarities of each pair: dense and multi-vector in [-1, 1], lexical from 0 upwards."""
@@ -39,6 +67,14 @@ class RelevanceScores(NamedTuple):
     lexical: list[float]
     multivector: list[float]
 
+    def combined(self, weights: Weights = DOCUMENT_WEIGHTS) -> list[float]:
+        """Return the relevance R of each pair (eq. 4); the default weights are those of documents, R_d.
+
+        >>> RelevanceScores([0.5], [0.25], [0.75]).combined(SUMMARY_WEIGHTS)
+        [1.325]
+        """
+        return [combine(d, x, m, weights) for d, x, m in zip(*self, strict=True)]
+
 
 class _Vectors(NamedTuple):
     """One text as BGE-M3 sees it."""
@@ -46,16 +82,6 @@ class _Vectors(NamedTuple):
     dense: "torch.Tensor"  # (H,)
     lexical: dict[int, float]  # token id to weight above 0
     multivector: "torch.Tensor"  # (T - 1, H)
-
-
-def combine(scores: RelevanceScores, weights: tuple[float, float, float]) -> list[float]:
-    """Weighted sum of dense, lexical and multi-vector similarity, in this order (eq. 4); not normalised.
-
-    >>> combine(RelevanceScores([0.5], [0.2], [0.7]), (1.0, 0.3, 1.0))
-    [1.26]
-    """
-    w_dense, w_lexical, w_multivector = weights
-    return [w_dense * d + w_lexical * x + w_multivector * m for d, x, m in zip(*scores, strict=True)]
 
 
 class Relevance:
@@ -70,8 +96,8 @@ class Relevance:
         batch_size: texts of one forward pass at most; long texts make smaller batches.
 
     Attributes:
-        max_length: the length in force.
-        truncated: texts cut so far: over the calls of `score`, the distinct texts of each that were cut.
+        max_length: the length in force, in tokens.
+        truncated: texts cut so far. Each call of `score` counts a distinct text once.
 
     Raises UserError where the model cannot be loaded, lacks a head, or `fp16` is asked for on a CPU.
     """
@@ -89,9 +115,8 @@ class Relevance:
         name = str(model)
         if fp16 and device == "cpu":
             raise UserError(f"relevance model {name!r}: fp16 needs a GPU, the device is 'cpu'; set fp16 to false")
-        self._embedder = _load(
-            name, revision, device, fp16
-        )  # kept: on its deletion it moves the network off the device
+        # Kept although only its parts are used: on its deletion it moves the network off the device.
+        self._embedder = _load(name, revision, device, fp16)
         self._network = self._embedder.model.to(device).eval()
         self._tokenizer = self._embedder.tokenizer
         self._device = device
@@ -108,7 +133,7 @@ class Relevance:
             )
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> RelevanceScores:
-        """Score queries[i] against texts[i]; both sequences have the same length.
+        """Score queries[i] against texts[i]; ValueError where the two sequences differ in length.
 
         Each distinct text passes through the network once. The vectors of the distinct queries are held together, those
         of the other texts one batch at a time.

@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, floa
     timed_engine(engine, prompts[:8], SamplingSettings(8))  # first calls pay for lazy set-up
     for _ in range(options.rounds):
         seconds, completions = timed_engine(engine, prompts, settings)
-        lengths = [len(completion.token_ids) for completion in completions]
+        lengths = [completion.num_tokens for completion in completions]
         add("engine transformers", seconds, sum(lengths), times, tokens)
         seconds, produced = timed_generate(plain, engine.tokenizer, prompts, lengths, options.batch_size)
         add("plain generate", seconds, produced, times, tokens)
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, floa
         timed_engine(engine, prompts[:8], SamplingSettings(8))
         for _ in range(options.rounds):
             seconds, completions = timed_engine(engine, prompts, settings)
-            add("engine vllm", seconds, sum(len(completion.token_ids) for completion in completions), times, tokens)
+            add("engine vllm", seconds, sum(completion.num_tokens for completion in completions), times, tokens)
         engine.close()
     return {name: summary(tokens[name], runs) for name, runs in times.items()}
 

@@ -20,12 +20,13 @@ from pathlib import Path
 from builders.grace_kto.columns import GROUPS_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.hub.publish import publish
+from builders.settings.base import identities
 from builders.store.columns import frame_of
 from builders.store.manifest import Manifest, Rows, content_digest, describe_files
 from builders.store.shards import write_shard
 from builders.store.store import Revision, Store, round_tag
 from training.grace_kto.pipeline import GRACE_KTO
-from training.pipelines import load_config
+from training.pipelines import load_config, page_of
 
 SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
 CASES = ("first", "half of the shards", "an eighth of each", "unchanged")
@@ -75,6 +76,7 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
         counts[name] = rows
     files = describe_files(staged, [staged / name for name in counts], counts)
     manifest = Manifest(
+        pipeline=GRACE_KTO.name,
         stage="sample",
         stage_version=GRACE_KTO.stage("sample").version,
         code_version="bench",
@@ -82,7 +84,7 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
         round=round_,
         fingerprint="0" * 64,
         random_seed=0,
-        configuration={"sample": config.sample.model_dump()},
+        configuration=identities(config, GRACE_KTO.stage("sample").sections),
         rows=Rows(read=shards * rows, written=shards * rows),
         files=files,
         digest=content_digest(files),
@@ -101,7 +103,7 @@ def push_all(folder: Path, shards: int, rows: int) -> None:
     for case in CASES:
         revision = add_round(store, config, case, shards, rows)
         hub.clear_log()
-        publish(revision, config)
+        publish(revision, config, page_of)
         log = hub.log
         size = sum(path.stat().st_size for path in revision.data_files())
         found = {"case": case, "size": size, "uploaded": log.uploaded(), "commits": log.count("commit")}
@@ -126,7 +128,7 @@ def measure(mode: str, shards: int, rows: int) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=400, help="rows a shard")
+    parser.add_argument("--rows", type=int, default=400, help="rows per shard")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # set in the process that pushes
     options = parser.parse_args()
     if options.folder is not None:

@@ -1,4 +1,11 @@
-"""Training and whole pipelines: the weighted KTO trainer, its loss, and building any stage from Python."""
+"""Training and whole pipelines: the weighted KTO trainer, its loss, and functions that build any stage from Python.
+
+    from training import build, load_config
+
+    results = build(load_config("tiny"), "calibrate")
+
+Importing the package loads nothing heavy: each public name is imported from its module on first use.
+"""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -22,6 +29,7 @@ __all__ = [
     "run_loop",
 ]
 
+# The module that defines each public name; one entry for every name of `__all__`.
 _HOME = {
     "GraceKTOConfig": "training.kto.config",
     "GraceKTOTrainer": "training.kto.trainer",
@@ -36,7 +44,11 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for; torch and TRL load with the trainer alone."""
+    """Import a public name on first use (PEP 562); torch and TRL load with the names that need them.
+
+    Raises:
+        AttributeError: the package has no such public name.
+    """
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""The command line: it reads options, calls the library and prints what that returns.
+"""The command line: read options, call the library, print what it returns.
 
-It stands in `training`, the package that sees all others; nothing imports it. Heavy modules are imported inside the
-commands.
+The module stands in `training` because that package may import every other one; nothing imports the command line.
+Heavy modules are imported inside the commands, so that `grace --help` stays fast.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
-    """Run a command; a command line that cannot be read ends with one line on stderr and exit status 2."""
+    """Run a command and end the process; a usage error becomes one line on stderr and exit status 2."""
+    # Not standalone: click then raises usage errors to the caller, and returns the status of an `Exit`.
     try:
         status = main(*args, **(options | {"standalone_mode": False}))
     except NoArgsIsHelpError as error:
@@ -38,15 +39,15 @@ def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
 
 
 class Group(TyperGroup):
-    """Commands whose usage errors are one line."""
+    """A group of commands whose usage errors are one line."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run the command that is named and end the process."""
+        """Run the named command and end the process."""
         _run(super().main, *args, **options)
 
 
 class Single(TyperCommand):
-    """A command that stands alone, with usage errors of one line."""
+    """A command without a group, as `build` and `train` are, whose usage errors are one line."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run the command and end the process."""
@@ -78,12 +79,25 @@ ParentsOption = Annotated[
 ]
 
 
+class StderrHandler(logging.Handler):
+    """Lines on what stderr is at the moment, also where a test or a notebook has put another stream in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+# The extra of grace-data that installs each heavy package.
 EXTRAS = {"torch": "train", "transformers": "train", "trl": "train", "FlagEmbedding": "score", "datasets": "hub"}
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """A user's mistake ends with one line on stderr and exit status 2; an interruption with 130."""
+    """Turn a user's mistake into one line on stderr and exit status 2, an interruption into exit status 130.
+
+    A user's mistake is a `UserError`, a disk that is full or refuses access, or an extra that is not installed. Every
+    other exception is a defect of the program and keeps its traceback.
+    """
     from scorers.errors import UserError
 
     _quiet_libraries()
@@ -113,20 +127,23 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _quiet_libraries() -> None:
-    """Our lines and our one bar a stage go to stderr; the libraries' bars and hints for each model would hide them.
+    """Send the project's log lines to stderr and silence the libraries' progress bars and warnings.
 
-    TRL's hint on class weights does not apply: ours follow from the data.
+    The libraries draw a bar and print hints for every model, which would bury the project's one bar per stage. TRL's
+    hint on class weights does not apply, because the class weights are computed from the data.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for library in ("bitsandbytes", "trl"):
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="peft")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     for package in ("builders", "scorers", "training"):
         logger = logging.getLogger(package)
+        # Replaced, not added: a second command in one process must not print each line twice.
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
+        # A library that configures the root logger would print each line once more.
         logger.propagate = False
 
 
@@ -211,8 +228,10 @@ def train_command(
         _check_train_options(dataset, revision, stage, sft=sft)
         from training.pipelines import build, pipeline_of, require_kind
 
+        # Without --stage the target is the model stage that a round ends with.
         target = "sft" if sft else stage or pipeline_of(settings).last
         require_kind(settings, target, "model")
+        # A REF: `repo[@revision]`.
         start = f"{dataset}@{revision}" if dataset and revision else dataset
         results = build(settings, target, round_=round_, start=start, require_pinned=require_pinned)
         published = _publish(results[-1], settings, private=private, parents=parents) if push else None
@@ -238,7 +257,7 @@ def loop(
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in all.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build and train, round after round; stops and resumes anywhere."""
+    """Build and train, round after round; can be stopped anywhere and resumes there."""
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
         settings = _load(config, [*(overrides or []), *extra], store)
@@ -285,7 +304,7 @@ def push_command(
     parents: ParentsOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a revision that exists on the Hugging Face Hub, under the tag of its round."""
+    """Publish an existing revision of the store on the Hugging Face Hub, under the tag of its round."""
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.hub.publish import push
@@ -322,7 +341,7 @@ def pull_command(
 def status(
     config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """What the store holds of this configuration, round by round."""
+    """Show what the store holds for this configuration, round by round."""
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.inspect.status import status as status_of
@@ -342,17 +361,19 @@ def verify_command(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute a revision's digests and, of weights, ranks, rewards and weights; exit status 1 on a difference."""
+    """Recompute a revision's digests, and of weights, ranks, rewards and weights; exit status 1 on a difference."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from builders.hub.refs import open_revision
+        from builders.hub.refs import open_here, open_revision
         from builders.inspect.verify import verify
         from builders.report import as_json as machine
         from builders.report import console
         from builders.store.store import Store
         from training.pipelines import PIPELINES
 
-        revision = open_revision(ref, Store(Path(settings.store)))
+        found = Store(Path(settings.store))
+        # A local copy first, as it lies on disk: a newer round on the Hub is not what is to be verified.
+        revision = open_here(ref, found) or open_revision(ref, found)
         findings = verify(revision, PIPELINES)
         machine.print_json(machine.verified(revision, findings)) if as_json else console.print_findings(
             revision, findings
@@ -369,7 +390,7 @@ def lineage_command(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a revision was made from, back to the seeds, in the store and on the Hub."""
+    """Show what a revision was made from, back to the seeds, in the store and on the Hub."""
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.inspect.lineage import lineage
@@ -427,6 +448,7 @@ def train_main() -> None:
 
 
 def _standalone(command: object) -> None:
+    """Run one command as a program of its own, `build` or `train`, instead of `grace build` or `grace train`."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(cls=Single)(command)  # type: ignore[type-var]
-    single(prog_name=sys.argv[0].rsplit("/", 1)[-1])
+    single(prog_name=sys.argv[0].rsplit("/", 1)[-1])  # the name without its folder, as usage lines show it

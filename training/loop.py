@@ -1,6 +1,6 @@
-"""The loop over rounds (§3.5 of GRACE-KTO): the last stage of every round, one round after the other.
+"""The semi-online loop (GRACE-KTO, §3.5): build the last stage of round 1, then that of round 2, up to the last round.
 
-What is there and fresh is kept, so the loop stops and resumes anywhere.
+Stages that are fresh in the store are kept, so the loop can be stopped anywhere and resumes there.
 """
 
 import logging
@@ -14,16 +14,22 @@ log = logging.getLogger(__name__)
 
 
 def run_loop(config: Settings) -> list[StageResult]:
-    """All rounds; what each stage of each round yielded, the last one the last round's last stage.
+    """Build and train every round of a configuration.
+
+    Returns:
+        One result per stage and round, in the order of building; the last one is the last stage of the last round.
 
     Raises:
-        UserError: for a user's mistake; what was finished before stays in the store.
+        UserError: for a user's mistake; every stage that was finished before it stays in the store.
     """
     pipeline = pipeline_of(config)
     rounds = pipeline.rounds(config)
     results: list[StageResult] = []
     for round_ in range(1, rounds + 1):
+        # A run also returns the earlier rounds that this one is built from: keep this round's stages and
+        # those that belong to no round (round 0).
         done = [result for result in run(pipeline, config, pipeline.last, round_=round_) if result.round in (0, round_)]
+        # The stages of round 0 come back in every round: list them once.
         known = {(result.stage, result.round) for result in results}
         results += [result for result in done if (result.stage, result.round) not in known]
         log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done))
@@ -31,7 +37,7 @@ def run_loop(config: Settings) -> list[StageResult]:
 
 
 def _line(pipeline: Pipeline, done: list[StageResult]) -> str:
-    """What the pipeline says of a round, and the time it took."""
+    """The log line of a finished round: the pipeline's own summary, if it has one, and the seconds the round took."""
     manifests = [result.revision.manifest for result in done]
     said = "" if pipeline.round_line is None else pipeline.round_line([m for m in manifests if m is not None]) + ", "
     return f"{said}{sum(result.seconds for result in done):.0f} s"

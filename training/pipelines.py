@@ -1,4 +1,8 @@
-"""The literal tuple of pipelines, and the library's way in: `load_config`, `build`, `plan`."""
+"""The literal tuple of pipelines, and the library's entry points: `load_config`, `plan`, `build`, `evaluate_policies`.
+
+Each function looks up the pipeline that the configuration names and hands it to what all pipelines share. A new
+pipeline is one more entry of `PIPELINES`.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,16 +21,29 @@ PIPELINES = (GRACE_KTO,)
 
 
 def load_config(source: str | None = None, overrides: Iterable[str] = (), store: str | None = None) -> Any:
-    """Read a preset or a YAML file, with `section.key=value` on top; the pipeline it names decides its sections.
+    """Read a configuration: a preset or a YAML file, with overrides on top.
+
+    Args:
+        source: name of a preset, or path of a YAML file; None: `grace.yaml` in the working directory, else the preset
+            `tiny`. Its `pipeline:` decides the settings class.
+        overrides: `section.key=value` each, applied in order.
+        store: folder of the local store; None: as the configuration says.
+
+    Returns:
+        Settings of the class that the pipeline names.
 
     Raises:
-        UserError: for an unknown preset, an unreadable file, an unknown key (with the close match) or a bad value.
+        UserError: an unknown preset, an unreadable file, an unknown key (with the close match) or a bad value.
     """
     return load_settings(source, {pipeline.name: pipeline.settings for pipeline in PIPELINES}, overrides, store)
 
 
 def pipeline_of(config: Settings) -> Pipeline:
-    """The pipeline that a configuration names."""
+    """The pipeline that a configuration names.
+
+    Raises:
+        UserError: the name is unknown.
+    """
     found = pipeline_named(config.pipeline, PIPELINES)
     if found is None:
         raise UserError(f"pipeline: {config.pipeline} is unknown; pipelines: {', '.join(p.name for p in PIPELINES)}")
@@ -42,22 +59,46 @@ def build(
     force: bool = False,
     require_pinned: bool = False,
 ) -> list[StageResult]:
-    """Build what is missing or stale up to a stage, of a dataset or of a model; see `builders.core.run.run`."""
+    """Build whatever is missing or stale up to a stage, and nothing else; see `builders.core.run.run`.
+
+    Args:
+        config: settings of one pipeline, from `load_config`.
+        stage: name of the last stage, of a dataset or of a model.
+        round_: round to build, from 1.
+        start: REF of a dataset that takes the place of the stages above it; None: start from the seeds.
+        force: build the target and the datasets of its round even where they are fresh.
+        require_pinned: refuse a branch in `start`; a tag or a commit is needed.
+
+    Returns:
+        One result per stage, in the order of building, the wanted stage last.
+
+    Raises:
+        UserError: for a user's mistake; nothing half-written is left in the store.
+    """
     return run(
         pipeline_of(config), config, stage, round_=round_, start=start, force=force, require_pinned=require_pinned
     )
 
 
 def plan(config: Settings, stage: str, *, round_: int = 1, start: str | None = None) -> list[StagePlan]:
-    """What `build` would do and why, without doing it."""
+    """Tell what `build` would do with each stage and why, without doing it.
+
+    Raises:
+        UserError: as `build`.
+    """
     return dry_run(pipeline_of(config), config, stage, round_=round_, start=start)
 
 
 def evaluate_policies(config: Settings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Compare policies as the pipeline of a configuration does.
+    """Compare policies on held-out queries, in the way of the configuration's pipeline.
+
+    Args:
+        config: settings of one pipeline, from `load_config`.
+        references: REFs of policies; none for the first policy and every round's.
+        output: folder to write the comparison into.
 
     Raises:
-        UserError: for a pipeline that has no evaluation, and for a policy or held-out data that is missing.
+        UserError: the pipeline has no evaluation, or a policy or the held-out data is missing.
     """
     pipeline = pipeline_of(config)
     if pipeline.evaluate is None:
@@ -66,10 +107,10 @@ def evaluate_policies(config: Settings, references: Sequence[str], output: Path)
 
 
 def page_of(manifest: Manifest) -> Page:
-    """What the card of a revision shows beyond its manifest.
+    """The description of the stage that made a revision, which its card is rendered from together with the manifest.
 
     Raises:
-        UserError: for a revision of an unknown pipeline or stage.
+        UserError: the revision comes from an unknown pipeline or stage.
     """
     found = pipeline_named(manifest.pipeline, PIPELINES)
     if found is None:
@@ -79,14 +120,15 @@ def page_of(manifest: Manifest) -> Page:
 
 
 def require_kind(config: Settings, stage: str, kind: Kind) -> None:
-    """Refuse a model stage for `build` and a dataset stage for `train`.
+    """Check that a stage yields the kind that a command makes: datasets for `build`, models for `train`.
 
     Raises:
-        UserError: also for an unknown stage.
+        UserError: the stage yields the other kind, or is unknown.
     """
     pipeline = pipeline_of(config)
     found = pipeline.stage(stage)
     if found.kind != kind:
         names = ", ".join(s.name for s in pipeline.stages if s.kind == kind)
+        # The other command, which can make this stage.
         command = "train" if found.kind == "model" else "build"
         raise UserError(f"--stage {stage} yields a {found.kind}: `{command} --stage {stage}` makes it; here: {names}")

@@ -18,7 +18,8 @@ class Card:
     snapshot folder as PNG, or returns None where there is nothing to draw. `facts` gives the template further values;
     `recipe` completes the configuration that reproduces the revision (it gets the manifest and the configuration so
     far). `example` is a condition on the row that is shown, as a boolean
-    column's name. `read` says what the manifest counts as read.
+    column's name. `read` says what the manifest counts as read,
+    `task` what a model does, as the Hub names tasks.
     """
 
     template: str
@@ -30,6 +31,7 @@ class Card:
     recipe: Callable[[Manifest, dict[str, Any]], dict[str, Any]] | None = None
     example: str | None = None
     read: str = "rows read"
+    task: str = "text-generation"
 
 
 @dataclass(frozen=True)

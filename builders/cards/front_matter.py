@@ -162,8 +162,13 @@ def _tags(manifest: Manifest, page: Page) -> list[str]:
 
 def pretty_name(manifest: Manifest) -> str:
     """The repository's name with its round, one line."""
-    name = " ".join(clean(manifest.repo.rpartition("/")[2]).split())
+    name = _own_name(manifest)
     return f"{name}, round {manifest.round}" if manifest.round else name
+
+
+def _own_name(manifest: Manifest) -> str:
+    """The repository's name without its namespace."""
+    return " ".join(clean(manifest.repo.rpartition("/")[2]).split())
 
 
 def model_card_data(
@@ -182,7 +187,7 @@ def model_card_data(
         **relation,
         datasets=source_datasets(manifest, published=published) or None,
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=page.card.task,
         tags=_tags(manifest, page),
-        model_name=manifest.repo.rpartition("/")[2],
+        model_name=_own_name(manifest),
     )

@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar a stage or training, quiet when stderr is no terminal."""
+"""Progress on stderr: one bar per stage or training, quiet when stderr is no terminal."""
 
 import sys
 import time

@@ -89,7 +89,10 @@ class Pipeline:
         Raises:
             UserError: for a stage that this pipeline has not.
         """
-        stage = self.stage(manifest.stage)
+        stage = self.find(manifest.stage)
+        if stage is None:
+            known = ", ".join(stage.name for stage in self.stages)
+            raise UserError(f"{manifest.repo}: pipeline {self.name} has no stage {manifest.stage}; stages: {known}")
         starts = next((p for p in stage.parents if self.stage(p).kind == "dataset"), None)
         below = [s for s in self.stages if s.kind == "dataset" and s.parents[:1] == (stage.name,)]
         following = below[0] if below and stage.kind == "dataset" else None

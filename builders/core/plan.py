@@ -56,8 +56,20 @@ class Inputs:
 
 
 def node_of(pipeline: Pipeline, stage: str, round_: int) -> Node:
-    """A stage's node in a round."""
-    return Node(stage, round_ if pipeline.stage(stage).per_round else 0)
+    """A stage's node in a round.
+
+    Raises:
+        UserError: for a stage of a round where there is no round, as when the settings of a stage that is the same in
+            all rounds name one that is not.
+    """
+    if not pipeline.stage(stage).per_round:
+        return Node(stage, 0)
+    if round_ < 1:
+        raise UserError(
+            f"stage {stage} is made anew in every round and cannot stand for what all rounds share; name another "
+            "source or model in the configuration"
+        )
+    return Node(stage, round_)
 
 
 def needs(pipeline: Pipeline, config: Settings, node: Node) -> Needs:
@@ -223,8 +235,8 @@ class Graph:
         if settings := self.changed_settings(existing, node):
             version = settings[0].startswith("stage version")
             return settings[0] if version else f"configuration changed: {', '.join(settings)}"
-        old = {(parent.stage, parent.round): parent.digest for parent in manifest.parents}
-        moved = [p.stage for p in inputs.records if old.get((p.stage, p.round)) != p.digest]
+        old = {(parent.stage, parent.digest) for parent in manifest.parents}
+        moved = [p.stage for p in inputs.records if (p.stage, p.digest) not in old]
         if moved:
             return f"parent changed: {', '.join(moved)}"
         swapped = [role for role, model in inputs.models.items() if manifest.models.get(role) != model.record]
@@ -245,7 +257,9 @@ def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
     """Names of the settings in which a manifest differs from a configuration."""
     names = []
     for section, values in configuration.items():
-        before = manifest.configuration.get(section)
+        if section not in manifest.configuration:  # an older manifest that does not say
+            continue
+        before = manifest.configuration[section]
         if not isinstance(values, dict):
             names += [section] if before != values else []
             continue

@@ -1,6 +1,6 @@
 """Sampling engines: one interface over transformers and vLLM.
 
-Chat prompts, one seed a prompt and sampling settings go in; completions with token ids, log-probability and finish
+Chat prompts, one seed per prompt and sampling settings go in; completions with token ids, log-probability and finish
 reason come out, aligned with the input. A row's randomness comes from its own seed alone. Importing this module loads
 neither torch nor vllm: `load_engine` imports the engine that is asked for.
 """
@@ -148,7 +148,7 @@ def encode_prompts(
     for a prompt that is empty or leaves no room for `max_new_tokens` in the window.
     """
     if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed a prompt is needed")
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed per prompt is needed")
     if tokenizer.chat_template is None:
         raise UserError(
             f"tokenizer of {tokenizer.name_or_path}: no chat template found; use an instruction-tuned model or add a "

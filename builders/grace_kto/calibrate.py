@@ -12,7 +12,6 @@ weight is −1, its label False. One row is the parent's with, for example::
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -26,29 +25,14 @@ from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
 from scorers.errors import UserError
 from scorers.ranking import group_rewards
+from scorers.weighting import Totals as Totals  # named here too: `verify` imports it from this module
+from scorers.weighting import global_weights
+from scorers.weighting import totals_of as totals_of
 
 LOW_IS_BETTER = ("ppl_domain",)
 CalibrateContext = Context[GraceKTOSettings]
 
 QUERIES_PER_SHARD = 5_000  # of a dataset whose files split groups
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sum of the rewards and number of rows of each polarity over the whole dataset (eq. 8–9)."""
-
-    positive_sum: float = 0.0
-    positive_rows: int = 0
-    negative_sum: float = 0.0
-    negative_rows: int = 0
-
-    def __add__(self, other: "Totals") -> "Totals":
-        return Totals(
-            self.positive_sum + other.positive_sum,
-            self.positive_rows + other.positive_rows,
-            self.negative_sum + other.negative_sum,
-            self.negative_rows + other.negative_rows,
-        )
 
 
 def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.DataFrame:
@@ -65,37 +49,65 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
     columns = {f"rank_{metric}": rank for metric, rank in zip(RANKED, ranks, strict=True)}
     columns |= {"rank_sum": rho, "reward": z}
     if rows.height == scores.height:
-        return scores.hstack(pl.DataFrame(columns))
-    # Back to the places of the scored rows: the k-th scored row takes the k-th value, the others null.
-    place = pl.when(scored).then(scored.cast(pl.Int64).cum_sum() - 1)
-    return scores.hstack(
-        scores.select(place.alias("k")).select(pl.lit(pl.Series(v)).gather("k").alias(n) for n, v in columns.items())
-    )
-
-
-def totals_of(rewards: pl.Series) -> Totals:
-    """Totals of one shard's rewards; nulls stand outside."""
-    scored = rewards.drop_nulls()
-    positive = scored.filter(scored >= 0)
-    negative = scored.filter(scored < 0)
-    return Totals(float(positive.sum()), len(positive), float(negative.sum()), len(negative))
+        return scores.with_columns(pl.DataFrame(columns).get_columns())
+    # Scatter the results back: the k-th scored row takes the k-th value, unscored rows get null.
+    place = scores.select(pl.when(scored).then(scored.cast(pl.Int64).cum_sum() - 1).alias("k"))
+    scattered = place.select(pl.lit(pl.Series(v)).gather("k").alias(n) for n, v in columns.items())
+    return scores.with_columns(scattered.get_columns())
 
 
 def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False) -> pl.DataFrame:
-    """Add the signed weight W and the label (eq. 8–10).
+    """Add the signed weight W and the label of every row, given the totals of the whole dataset (eq. 8–10)."""
+    return rewards.with_columns(global_weights(rewards["reward"], totals, binary=binary).get_columns())
 
-    Σ W over the positive rows is their number, over the negative rows minus their number; if a polarity's rewards sum
-    to 0 its weights are 0. Unscored rows get W = −1 and label False. `binary` keeps the labels with W = ±1.
+
+def calibrate_frame(
+    scores: pl.DataFrame, coefficients: RankCoefficients | None = None, *, binary: bool = False
+) -> pl.DataFrame:
+    """Calibrate a whole dataset in memory: what the stage adds to `scores`, but for `prompt` and `completion`.
+
+    Args:
+        scores: one row per response: `query_id` (String) and the six metrics of RANKED, null where unscored. Other
+            columns stay as they are; those that this function adds are replaced.
+        coefficients: weight of each metric's rank in the rank sum (eq. 5); None takes the defaults.
+        binary: replace the weights by ±1 of the same label.
+
+    Returns:
+        `scores` with the ranks, `rank_sum`, `reward`, `weight` and `label` (eq. 5–10), rows in the same order.
+
+    Raises:
+        UserError: for a column that is missing or of another type, a metric that is NaN or infinite, and where no row
+            is scored.
+
+    >>> metrics = {name: [2.0, 1.0] for name in RANKED}
+    >>> calibrate_frame(pl.DataFrame({"query_id": ["q", "q"]} | metrics))["weight"].to_list()
+    [1.0, -1.0]
     """
-    z = pl.col("reward")
-    up = totals.positive_rows / totals.positive_sum if totals.positive_sum else 0.0
-    down = totals.negative_rows / -totals.negative_sum if totals.negative_sum else 0.0
-    weight = pl.when(z >= 0).then(z * up).otherwise(z * down)
-    if binary:
-        weight = pl.when(z >= 0).then(1.0).otherwise(-1.0)
-    return rewards.with_columns(
-        pl.when(z.is_null()).then(-1.0).otherwise(weight).alias("weight"), (z >= 0).fill_null(False).alias("label")
-    )
+    _check_scores(scores)
+    rewards = add_rewards(scores, coefficients or RankCoefficients())
+    totals = totals_of(rewards["reward"])
+    if totals.positive_rows == 0:
+        raise UserError("the frame of scores has no row with all six ranked metrics, so there is nothing to rank")
+    return add_weights(rewards, totals, binary=binary)
+
+
+def _check_scores(scores: pl.DataFrame) -> None:
+    """Raise UserError where a frame lacks what calibration reads, or holds NaN or an infinity."""
+    found = scores.schema
+    faults = [f"{name} is missing" for name in ("query_id", *RANKED) if name not in found]
+    faults += [f"{m} is {found[m]}, not a number" for m in RANKED if m in found and not found[m].is_numeric()]
+    if found.get("query_id", pl.String()) != pl.String():
+        faults.append(f"query_id is {found['query_id']}, not String")
+    if faults:
+        raise UserError(f"the frame of scores: {'; '.join(faults)}; it needs query_id and {', '.join(RANKED)}")
+    for metric in RANKED:
+        bad = ~scores[metric].is_finite().fill_null(True)
+        if bad.any():
+            value = scores[metric].filter(bad)[0]
+            raise UserError(
+                f"the frame of scores: {metric} is {value} in row {bad.arg_max()}; metrics must be finite, or null "
+                "where the row is unscored"
+            )
 
 
 def plan(context: CalibrateContext) -> list[Shard]:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import polars as pl
 
 from builders.cards.render import named
-from builders.store.manifest import Manifest, portable
+from builders.store.manifest import Manifest, Model, portable
 from scorers.class_weights import class_weights
 
+# The repositories of the generated world carry its seed (training.world.stages.stem).
+WORLD_REPO = re.compile(r"-world-(\d+)-[a-z0-9-]+$")
 SNIPPET_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # the model in the training snippet, for the reader to replace
 COLOURS = {"positive": "#1b7f5c", "negative": "#c2512f", "not scored": "#8a8f98"}
 
@@ -27,8 +30,15 @@ def facts(manifest: Manifest, folder: Path) -> dict[str, Any]:
 
 
 def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
-    """Add the models by their roles, and the system prompt where the messages begin with it."""
-    names = {role: named(model) for role, model in manifest.models.items()}
+    """Add the models by their roles, and the system prompt where the messages begin with it.
+
+    What the generated world made is named as its stage, with the world's seed: everybody can make it again.
+    """
+    made = {Model(id=p.repo, revision=p.revision): p for p in manifest.parents if p.stage.startswith("world:")}
+    names = {r: made[m].stage if m in made else named(m) for r, m in manifest.models.items()}
+    seeds = [found[1] for p in made.values() if (found := WORLD_REPO.search(p.repo)) is not None]
+    if seeds:
+        value["world"] = {"seed": int(seeds[0])}
     models = {role: names[role] for role in ("base", "general", "domain", "relevance") if role in names}
     policy = names.get("policy") or names.get("tokenizer")
     if models or policy:

@@ -21,6 +21,8 @@ from builders.store.store import Revision
 from scorers.diversity import diversity
 from scorers.errors import UserError
 from scorers.length import lengths
+from scorers.professionalism import professionalism
+from scorers.relevance import RelevanceScores, combine
 
 ScoreContext = Context[GraceKTOSettings]
 
@@ -70,7 +72,7 @@ def check_texts(matched: pl.DataFrame) -> None:
 def score_documents(
     queries: list[str], summaries: list[str], documents: list[str], scorers: Scorers, settings: ScoreSettings
 ) -> pl.DataFrame:
-    """All metrics of matched responses, one row each, in the order given."""
+    """All metrics of matched responses (SCORE_COLUMNS), one row per response, in the order given."""
     token_ids = scorers.tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
     general = scorers.general.score(documents)
     domain = scorers.domain.score(documents)
@@ -80,23 +82,18 @@ def score_documents(
             "diversity": diversity(token_ids, settings.ngram),
             "ppl_general": general,
             "ppl_domain": domain,
+            "professionalism": professionalism(general, domain, settings.general_weight, settings.domain_weight),
         },
         schema_overrides={
             "length": pl.Int32,
             "diversity": pl.Float64,
             "ppl_general": pl.Float64,
             "ppl_domain": pl.Float64,
+            "professionalism": pl.Float64,
         },
-    ).with_columns(
-        (settings.general_weight * pl.col("ppl_general") - settings.domain_weight * pl.col("ppl_domain")).alias(
-            "professionalism"
-        )
     )
     both = scorers.relevance.score(queries * 2, summaries + documents)
-    similarities = pl.DataFrame(
-        {kind: getattr(both, kind) for kind in ("dense", "lexical", "multivector")},
-        schema=dict.fromkeys(("dense", "lexical", "multivector"), pl.Float64),
-    )
+    similarities = pl.DataFrame(both._asdict(), schema=dict.fromkeys(both._fields, pl.Float64))
     half = len(queries)
     frame = frame.hstack(relevance_columns(similarities[:half], "summary", settings.summary_relevance))
     frame = frame.hstack(relevance_columns(similarities[half:], "document", settings.document_relevance))
@@ -104,12 +101,11 @@ def score_documents(
 
 
 def relevance_columns(similarities: pl.DataFrame, part: str, weights: RelevanceWeights) -> pl.DataFrame:
-    """The three similarities of one part and their weighted sum, not divided by the sum of the weights (eq. 4)."""
-    terms = [weight * pl.col(kind) for kind, weight in weights.model_dump().items()]
-    return similarities.select(
-        *(pl.col(kind).alias(f"{kind}_{part}") for kind in ("dense", "lexical", "multivector")),
-        (terms[0] + terms[1] + terms[2]).alias(f"relevance_{part}"),
-    )
+    """The three similarities of one part, summary or document, and its relevance (eq. 4)."""
+    dense, lexical, multivector = (pl.col(kind) for kind in RelevanceScores._fields)
+    relevance = combine(dense, lexical, multivector, (weights.dense, weights.lexical, weights.multivector))
+    renamed = (similarity.name.suffix(f"_{part}") for similarity in (dense, lexical, multivector))
+    return similarities.select(*renamed, relevance.alias(f"relevance_{part}"))
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:

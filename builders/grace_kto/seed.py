@@ -102,12 +102,12 @@ def source_path(source: str) -> Path | None:
     if path.is_file():
         if path.suffix not in READERS:
             raise UserError(
-                f"seed source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(READERS)} are read"
+                f"source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(READERS)} are read"
             )
         return path
     if path.suffix in READERS or source.count("/") != 1:
         raise UserError(
-            f"seed source {source}: no such file; give a {', '.join(READERS)} file or a dataset owner/name[@revision]"
+            f"source {source}: no such file; give a {', '.join(READERS)} file or a dataset owner/name[@revision]"
         )
     return None
 

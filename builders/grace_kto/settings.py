@@ -46,13 +46,15 @@ class SeedSettings(Section):
     columns: SeedColumns = SeedColumns()
     language: str = Field("en", description="language code of rows without one")
     license: str = Field("other", description="licence of the source, for the cards")
-    shard_rows: Positive = Field(10_000, description="rows a shard; with long references 10 000 stay well below 500 MB")
+    shard_rows: Positive = Field(
+        10_000, description="rows per shard; with long references 10 000 stay well below 500 MB"
+    )
 
 
 class GenerateSettings(Section):
     """Stage `generate` (§3.2)."""
 
-    queries: Positive = Field(250, description="K, new queries a round")
+    queries: Positive = Field(250, description="K, new queries per round")
     examples: Positive = Field(5, description="seed queries shown in one prompt, drawn uniformly")
     per_prompt: Positive = Field(5, description="queries asked for in one prompt")
     prompt: str = Field("generate.en", description="prompt file in builders/grace_kto/prompts, without .jinja")
@@ -61,7 +63,7 @@ class GenerateSettings(Section):
     max_new_tokens: Positive = 2048
     max_query_chars: Positive = Field(8000, description="longer queries are dropped")
     max_attempts: Positive = Field(10, description="prompts tried, as a multiple of the fewest that could do")
-    shard_queries: Positive = Field(32, description="queries a shard")
+    shard_queries: Positive = Field(32, description="queries per shard")
 
 
 class SampleSettings(Section):
@@ -74,7 +76,7 @@ class SampleSettings(Section):
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 0.9
     max_new_tokens: Positive = 8192
-    shard_queries: Positive = Field(8, description="queries a shard")
+    shard_queries: Positive = Field(8, description="queries per shard")
 
 
 class RelevanceWeights(Section):

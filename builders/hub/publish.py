@@ -18,12 +18,12 @@ from builders.cards.render import languages_of, render_card
 from builders.hub.client import NotOnHub, call, client, endpoint
 from builders.hub.commit import Content, Release, find_release, release_commit
 from builders.hub.listing import read_listing
-from builders.hub.refs import open_revision
+from builders.hub.refs import open_here
 from builders.settings.base import Settings
 from builders.store.check import require_whole
 from builders.store.files import write_text
 from builders.store.manifest import FIGURE, FILE_NAME, Kind, Manifest, Model, Parent, portable
-from builders.store.store import Revision, Store, is_commit, parse_ref, round_tag
+from builders.store.store import Revision, Store, is_commit, round_tag
 from scorers.errors import UserError
 
 
@@ -92,8 +92,7 @@ def push(
         UserError: also where the store does not hold it.
     """
     store = Store(Path(config.store))
-    ref = parse_ref(text)
-    found = open_revision(text, store) if ref.path is not None else store.lookup(ref)
+    found = open_here(text, store)
     if found is None:
         raise UserError(
             f"{text}: not in the store {store.root}; `grace status` shows what is, `grace pull` brings more"
@@ -144,12 +143,13 @@ class _Publisher:
         """
         manifest = _manifest_of(revision)
         require_whole(manifest, revision.path, str(revision))
-        local = []
+        base = self._local_base(manifest)
+        local = [] if base is None else [base]
         for parent in manifest.parents:
-            if (found := self._local_parent(parent)) is not None:
-                local.append(found)
-            else:
+            if (found := self._local_parent(parent)) is None:
                 _require_on_hub(parent, str(revision))
+            elif found not in local:
+                local.append(found)
         if self.parents:
             return local
         missing = [str(found) for found in local if self.find(found) is None]
@@ -206,13 +206,14 @@ class _Publisher:
             Model(id=before.repo, revision=before.revision): Model(id=after.repo, revision=after.revision)
             for before, after in zip(manifest.parents, parents, strict=True)
         }
+        if (base := self._local_base(manifest)) is not None:
+            there = self.publish(base)
+            renamed[manifest.models["base"]] = Model(id=there.repo, revision=there.revision)
         changes = {
             "repo": target.repo,
             "parents": parents,
             "models": {
-                role: renamed.get(model)
-                or self._published_model(model, needed=manifest.kind == "model" and role == "base")
-                for role, model in manifest.models.items()
+                role: renamed.get(model) or self._published_model(model) for role, model in manifest.models.items()
             },
             "configuration": portable(manifest.configuration),
             "execution": portable(manifest.execution),
@@ -234,17 +235,18 @@ class _Publisher:
         there = self.publish(local)
         return parent.model_copy(update={"repo": there.repo, "revision": there.revision})
 
-    def _published_model(self, model: Model, *, needed: bool) -> Model:
-        """A model of the store that was published becomes its publication; any other stays as it is.
+    def _local_base(self, manifest: Manifest) -> Revision | None:
+        """The model that a model was trained from, which an adapter needs, where it was made here."""
+        base = manifest.models.get("base") if manifest.kind == "model" else None
+        if base is None or not _has_repo(base):
+            return None
+        found = self.store.find(base.id, base.revision, "model")
+        return found if found is not None and found.made_here else None
 
-        The model that an adapter needs is published with it.
-        """
-        if model.id.count("/") != 1 or not is_commit(model.revision):
+    def _published_model(self, model: Model) -> Model:
+        """A model of the store that was published becomes its publication; any other stays as it is."""
+        if not _has_repo(model):
             return model
-        local = self.store.find(model.id, model.revision, "model") if needed and self.parents else None
-        if local is not None and local.made_here:
-            there = self.publish(local)
-            return Model(id=there.repo, revision=there.revision)
         known = self._remembered(model)
         if known is None:
             return model
@@ -294,6 +296,11 @@ def _require_on_hub(parent: Parent, child: str) -> None:
             f"origin cannot be shown; build it from a {parent.kind} that is"
         )
     read_listing(parent.repo, parent.revision, parent.kind)
+
+
+def _has_repo(model: Model) -> bool:
+    """Whether a model is named by a repository and a commit, not by a folder."""
+    return model.id.count("/") == 1 and is_commit(model.revision)
 
 
 def _manifest_of(revision: Revision) -> Manifest:

@@ -22,13 +22,14 @@ from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, mask
 from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
 from builders.store.check import require_whole
 from builders.store.files import inside
-from builders.store.manifest import FILE_NAME, Kind, Manifest, is_manifest, read_manifest
+from builders.store.manifest import FIGURE, FILE_NAME, Kind, Manifest, is_manifest, read_manifest
 from builders.store.store import Ref, Revision, Store, is_commit, parse_ref, valid_revision
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
 
 DOWNLOADS = 8  # files at a time
+SIDE_FILES = {"README.md", FIGURE, "weights.png"}  # the last is the figure of manifests of format 1
 _UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
 ROUND_TAG = re.compile(r"round-(\d{3,})")
 MODEL_PATTERNS = (
@@ -273,7 +274,7 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
 
 def _side_files(listing: Mapping[str, RemoteFile]) -> set[str]:
     """Card and picture: beside the data, not in the manifest."""
-    return {path for path in listing if path == "README.md" or ("/" not in path and path.endswith(".png"))}
+    return listing.keys() & SIDE_FILES
 
 
 def _check_download(

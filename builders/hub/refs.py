@@ -40,14 +40,14 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
     raise missing[0]
 
 
-def pin(text: str, store: Store, *, require_pinned: bool = False) -> str:
-    """A REF that names one revision for good: a name resolved once to its commit; a path as it is.
+def open_here(text: str, store: Store) -> Revision | None:
+    """What a REF names on this machine: a path, or what the store has of it; None where there is nothing.
 
-    Raises:
-        UserError: as `open_revision`.
+    It serves looking at what is here, also at what was pulled or altered: the Hub, which may have a newer round by now,
+    is not asked.
     """
-    revision = open_revision(text, store, "dataset", require_pinned=require_pinned)
-    return text if parse_ref(text).path is not None else str(revision)
+    ref = parse_ref(text)
+    return store.lookup(ref) if ref.path is None else _from_path(ref.path)
 
 
 def _is_tag(revision: str | None) -> bool:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from builders.cards.markdown import is_public
 from builders.hub.client import NotOnHub, call, client
 from builders.hub.pull import resolve_commit
-from builders.hub.refs import open_revision
+from builders.hub.refs import open_here
 from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, is_manifest, read_manifest
 from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
@@ -210,7 +210,7 @@ def _is_manifest(path: Path) -> bool:
 def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
     """The revision a REF names, with its manifest."""
     ref = parse_ref(text)
-    found = open_revision(text, store) if ref.path is not None else store.lookup(ref)
+    found = open_here(text, store)
     if found is None:
         return _root_on_hub(ref)
     if found.manifest is None:

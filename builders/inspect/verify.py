@@ -58,6 +58,8 @@ def _check_stage(manifest: Manifest, root: Path, pipelines: Sequence[Pipeline]) 
     if stage is None:
         known = ", ".join(s.name for s in pipeline.stages)
         return [Finding(FILE_NAME, "stage", manifest.stage, f"unknown; stages: {known}")]
+    if stage.kind != manifest.kind:
+        return [Finding(FILE_NAME, "kind", manifest.kind, f"stage {stage.name} yields a {stage.kind}")]
     findings: list[Finding] = []
     files: dict[str, Path] = {}
     if stage.kind == "dataset":

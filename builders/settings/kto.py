@@ -21,8 +21,8 @@ class TrainSettings(Section):
     learning_rate: float = Field(5e-6, gt=0, description="peak learning rate, reached after the warm-up")
     learning_rate_end: float = Field(1e-6, ge=0, description="learning rate at the last step of the last round")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of all rounds' steps with a linear warm-up")
-    batch_size: Positive = Field(8, description="rows an optimizer step, over all devices and accumulation steps")
-    device_batch_size: Annotated[Positive, EXECUTION] = Field(1, description="rows a forward pass on one device")
+    batch_size: Positive = Field(8, description="rows per optimizer step, over all devices and accumulation steps")
+    device_batch_size: Annotated[Positive, EXECUTION] = Field(1, description="rows per forward pass on one device")
     beta: float = Field(0.05, gt=0, description="strength of the pull to the reference (eq. 11)")
     mu: float = Field(0.1, ge=0, description="weight of the positives' mean token cross-entropy (eq. 12)")
     kl: Literal["mismatched", "matched", "none"] = Field(

@@ -12,9 +12,9 @@ class SFTSettings(Section):
 
     epochs: float = Field(1.0, gt=0, description="passes over the documents, if steps is null")
     steps: Positive | None = Field(None, description="optimizer steps; null: as many as the epochs have")
-    batch_size: Positive = Field(8, description="rows an optimizer step")
+    batch_size: Positive = Field(8, description="rows per optimizer step")
     device_batch_size: Annotated[Positive | None, EXECUTION] = Field(
-        None, description="rows a forward pass; null: batch_size"
+        None, description="rows per forward pass; null: batch_size"
     )
     learning_rate: float = Field(1e-6, gt=0, description="peak learning rate")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linear warm-up")

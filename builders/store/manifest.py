@@ -180,19 +180,31 @@ def read_manifest(folder: Path) -> Manifest | None:
 def _upgraded(value: object) -> object:
     """A manifest of format 1 in format 2.
 
-    Format 1 knew one pipeline, GRACE-KTO, and two stages that yield models; it called the policy's stage `train` and
-    the queries of earlier rounds `queries round-NNN`.
+    Format 1 knew one pipeline, GRACE-KTO, and two stages that yield models; it called the policy's stage `train`, the
+    queries of earlier rounds `queries round-NNN` and the settings of the policy's engine `engine`.
     """
     if not isinstance(value, dict) or value.get("format") != 1:
         return value
     upgraded = {**value, "format": 2, "pipeline": "grace-kto"}
     if upgraded.get("stage") == "train":
         upgraded["stage"] = "policy"
-    parents = value.get("parents")
-    if not isinstance(parents, list):
-        return upgraded
-    upgraded["parents"] = [_upgraded_parent(parent) if isinstance(parent, dict) else parent for parent in parents]
+    configuration, parents = value.get("configuration"), value.get("parents")
+    if isinstance(configuration, dict):
+        upgraded["configuration"] = _upgraded_configuration(configuration, value.get("random_seed"))
+    if isinstance(parents, list):
+        upgraded["parents"] = [_upgraded_parent(parent) if isinstance(parent, dict) else parent for parent in parents]
     return upgraded
+
+
+def _upgraded_configuration(configuration: dict[str, Any], random_seed: object) -> dict[str, Any]:
+    """The stages with an engine draw from the run's seed, which is one of their settings now."""
+    engine = configuration.get("engine")
+    if not isinstance(engine, dict):
+        return configuration
+    # Now each kind of engine has its own settings alone.
+    settings = {key: value for key, value in engine.items() if key != "tensor_parallel" or engine.get("kind") == "vllm"}
+    others = {key: value for key, value in configuration.items() if key != "engine"}
+    return {"engines.policy": settings, "random_seed": random_seed, **others}
 
 
 def _upgraded_parent(parent: dict[str, Any]) -> dict[str, Any]:

@@ -1,40 +1,31 @@
 """Class weights: gold values, the balance they promise, and what an absent label means."""
 
-import doctest
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import scorers.class_weights
 from scorers.class_weights import class_weights
 from scorers.errors import UserError
 
 
-def test_gold_values() -> None:
+def test_gold_values():
     assert class_weights(1, 3) == (2.0, 4 / 6)
     assert class_weights(4, 4) == (1.0, 1.0)
 
 
-def test_the_docstring_tells_the_truth() -> None:
-    result = doctest.testmod(scorers.class_weights)
-    assert (result.attempted, result.failed) == (2, 0)
-
-
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
-def test_both_labels_have_the_same_total_weight(positive: Any, negative: Any) -> None:
+def test_both_labels_have_the_same_total_weight(positive, negative):
     up, down = class_weights(positive, negative)
     assert up * positive == pytest.approx(down * negative)
     assert up * positive + down * negative == pytest.approx(positive + negative)
     assert min(up, down) > 0.5
 
 
-def test_an_absent_label_leaves_both_at_one() -> None:
+def test_an_absent_label_leaves_both_at_one():
     assert class_weights(5, 0) == (1.0, 1.0)
     assert class_weights(0, 5) == (1.0, 1.0)
 
 
-def test_no_rows_is_an_error() -> None:
+def test_no_rows_is_an_error():
     with pytest.raises(UserError, match="no rows"):
         class_weights(0, 0)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tolerances import SIMILARITY
 
 from scorers.errors import UserError
-from scorers.relevance import Relevance, RelevanceScores, combine
+from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS, Relevance, RelevanceScores, combine
 
 QUERIES = [
     'Please write a report titled "River Trade", covering the following sections: 1. Background 2. Results.',
@@ -54,23 +55,23 @@ def test_equals_flagembedding_encode(scorer: Relevance, embedder: Any) -> None:
         ]
         lexical = embedder.compute_lexical_matching_score(*(rep["lexical_weights"][0] for rep in reps))
         multivector = embedder.colbert_score(*(rep["colbert_vecs"][0] for rep in reps))
-        assert got.dense[i] == pytest.approx(float(reps[0]["dense_vecs"][0] @ reps[1]["dense_vecs"][0]), abs=1e-5)
-        assert got.lexical[i] == pytest.approx(float(lexical), rel=1e-5, abs=1e-5)
-        assert got.multivector[i] == pytest.approx(float(multivector), abs=1e-5)
+        assert got.dense[i] == pytest.approx(float(reps[0]["dense_vecs"][0] @ reps[1]["dense_vecs"][0]), abs=SIMILARITY)
+        assert got.lexical[i] == pytest.approx(float(lexical), rel=SIMILARITY, abs=SIMILARITY)
+        assert got.multivector[i] == pytest.approx(float(multivector), abs=SIMILARITY)
 
 
 def test_equals_flagembedding_compute_score(scorer: Relevance, embedder: Any) -> None:
     got = scorer.score(*zip(*PAIRS, strict=True))
     weights = [0.15, 0.5, 0.35]
-    combined = combine(got, (0.15, 0.5, 0.35))
+    combined = got.combined((0.15, 0.5, 0.35))
     for i, pair in enumerate(PAIRS):
         own = embedder.compute_score(
             [pair], max_query_length=256, max_passage_length=256, weights_for_different_modes=weights
         )
-        assert got.dense[i] == pytest.approx(own["dense"][0], abs=1e-5)
-        assert got.lexical[i] == pytest.approx(own["sparse"][0], rel=1e-5, abs=1e-5)
-        assert got.multivector[i] == pytest.approx(own["colbert"][0], abs=1e-5)
-        assert combined[i] == pytest.approx(own["colbert+sparse+dense"][0], rel=1e-5, abs=1e-5)
+        assert got.dense[i] == pytest.approx(own["dense"][0], abs=SIMILARITY)
+        assert got.lexical[i] == pytest.approx(own["sparse"][0], rel=SIMILARITY, abs=SIMILARITY)
+        assert got.multivector[i] == pytest.approx(own["colbert"][0], abs=SIMILARITY)
+        assert combined[i] == pytest.approx(own["colbert+sparse+dense"][0], rel=SIMILARITY, abs=SIMILARITY)
 
 
 def test_the_scores_tell_pairs_apart(scorer: Relevance) -> None:
@@ -80,8 +81,8 @@ def test_the_scores_tell_pairs_apart(scorer: Relevance) -> None:
 
 def test_a_text_against_itself(scorer: Relevance) -> None:
     scores = scorer.score([TEXTS[0]], [TEXTS[0]])
-    assert scores.dense == [pytest.approx(1, abs=1e-5)]
-    assert scores.multivector == [pytest.approx(1, abs=1e-5)]
+    assert scores.dense == [pytest.approx(1, abs=SIMILARITY)]
+    assert scores.multivector == [pytest.approx(1, abs=SIMILARITY)]
 
 
 def test_special_tokens_are_no_lexical_match(scorer: Relevance) -> None:
@@ -127,9 +128,9 @@ def test_a_pair_does_not_depend_on_the_others(scorer: Relevance, pairs: list[tup
     for i, (query, text) in enumerate(pairs):
         alone = scorer.score([query], [text])
         for part, lone in zip(together, alone, strict=True):
-            assert part[i] == pytest.approx(lone[0], rel=1e-5, abs=1e-5)
-        assert -1.00001 <= together.dense[i] <= 1.00001
-        assert -1.00001 <= together.multivector[i] <= 1.00001
+            assert part[i] == pytest.approx(lone[0], rel=SIMILARITY, abs=SIMILARITY)
+        assert abs(together.dense[i]) <= 1 + SIMILARITY
+        assert abs(together.multivector[i]) <= 1 + SIMILARITY
         assert together.lexical[i] >= 0
 
 
@@ -152,7 +153,7 @@ def test_the_cut_is_at_max_length(bge_m3_dir: Path) -> None:
     cut, whole = scorer.score(["Trade"], [TEXTS[0]]), exact.score(["Trade"], [first_four])
     assert scorer.truncated == 1
     for a, b in zip(cut, whole, strict=True):
-        assert a == pytest.approx(b, abs=1e-6)
+        assert a == pytest.approx(b, rel=SIMILARITY, abs=SIMILARITY)
 
 
 def test_an_error_of_the_network_is_raised_not_retried(scorer: Relevance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,23 +170,58 @@ def test_an_error_of_the_network_is_raised_not_retried(scorer: Relevance, monkey
 
 
 def test_combine_gold() -> None:
-    scores = RelevanceScores([0.5, 1.0], [0.2, 0.0], [0.7, -1.0])
-    assert combine(scores, (1.0, 0.3, 1.0)) == pytest.approx([1.26, 0.0], abs=1e-15)
-    assert combine(scores, (0.15, 0.5, 0.35)) == pytest.approx([0.42, -0.2], abs=1e-15)
-    assert combine(RelevanceScores([], [], []), (1.0, 0.3, 1.0)) == []
+    assert combine(0.5, 0.25, -1.0, (1.0, 0.5, 2.0)) == 0.5 + 0.125 - 2.0
+    assert combine(0.5, 0.2, 0.7, SUMMARY_WEIGHTS) == pytest.approx(0.5 + 0.06 + 0.7, rel=1e-15)
+    assert combine(0.5, 0.2, 0.7, DOCUMENT_WEIGHTS) == pytest.approx(0.075 + 0.1 + 0.245, rel=1e-15)
 
 
-UNIT = st.floats(-1, 1)
+def test_combined_gold() -> None:
+    scores = RelevanceScores([0.5, 1.0], [0.25, 0.0], [0.75, -1.0])
+    assert scores.combined((1.0, 0.5, 1.0)) == [1.375, 0.0]
+    assert scores.combined() == scores.combined(DOCUMENT_WEIGHTS)
+    assert RelevanceScores([], [], []).combined() == []
 
 
-@given(st.lists(st.tuples(UNIT, UNIT, UNIT)), st.tuples(UNIT, UNIT, UNIT), st.floats(0, 4))
-def test_combine_is_linear_in_the_weights(
-    rows: list[tuple[float, float, float]], weights: tuple[float, float, float], factor: float
+UNIT = st.integers(-(10**6), 10**6).map(lambda i: i / 10**6)  # no number so small that a product underflows
+TRIPLES = st.tuples(UNIT, UNIT, UNIT)
+
+
+@given(TRIPLES, TRIPLES, st.integers(-60, 60))
+def test_combine_is_linear_in_the_weights_and_in_the_similarities(
+    similarities: tuple[float, float, float], weights: tuple[float, float, float], exponent: int
 ) -> None:
-    scores = RelevanceScores(*([row[i] for row in rows] for i in range(3)))
-    once = combine(scores, weights)
-    scaled = combine(scores, (factor * weights[0], factor * weights[1], factor * weights[2]))
-    assert scaled == pytest.approx([factor * value for value in once], abs=1e-12)
+    once, factor = combine(*similarities, weights), 2.0**exponent  # a power of two, so that nothing is rounded
+    dense, lexical, multivector = (factor * value for value in similarities)
+    assert combine(dense, lexical, multivector, weights) == factor * once
+    dense, lexical, multivector = (factor * value for value in weights)
+    assert combine(*similarities, (dense, lexical, multivector)) == factor * once
+
+
+@given(st.lists(TRIPLES, min_size=1), TRIPLES)
+def test_combine_gives_the_same_bits_in_every_container(
+    rows: list[tuple[float, float, float]], weights: tuple[float, float, float]
+) -> None:
+    """Floats, numpy, torch and polars, as series and as expressions: one equation, one order of addition."""
+    import numpy as np
+    import polars as pl
+    import torch
+
+    dense, lexical, multivector = ([row[i] for row in rows] for i in range(3))
+    expected = [combine(*row, weights) for row in rows]
+    assert RelevanceScores(dense, lexical, multivector).combined(weights) == expected
+    assert combine(*map(np.array, (dense, lexical, multivector)), weights).tolist() == expected
+    tensors = (torch.tensor(part, dtype=torch.float64) for part in (dense, lexical, multivector))
+    assert combine(*tensors, weights).tolist() == expected
+    frame = pl.DataFrame({"d": dense, "x": lexical, "m": multivector})
+    assert combine(*frame, weights).to_list() == expected
+    assert frame.select(combine(pl.col("d"), pl.col("x"), pl.col("m"), weights)).to_series().to_list() == expected
+
+
+def test_a_null_similarity_gives_a_null_relevance() -> None:
+    import polars as pl
+
+    part = pl.Series([0.5, None])
+    assert combine(part, part, pl.Series([1.0, 1.0]), (1.0, 1.0, 1.0)).to_list() == [2.0, None]
 
 
 def test_unequal_numbers(scorer: Relevance) -> None:

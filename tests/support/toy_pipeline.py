@@ -29,7 +29,7 @@ class NumberSettings(Section):
     """How many numbers there are."""
 
     rows: int = Field(30, ge=1, description="numbers")
-    shard_rows: int = Field(7, ge=1, description="numbers a shard")
+    shard_rows: int = Field(7, ge=1, description="numbers per shard")
     batch_size: Annotated[int, EXECUTION] = Field(2, description="changes nothing")
 
 

@@ -1,4 +1,4 @@
-"""From settings to a trainer for one round, and from a trained model to its folder.
+"""Build the trainer of one round from the settings, and save the trained policy as a folder.
 
 This module imports torch and TRL, so import it inside functions.
 """
@@ -25,12 +25,22 @@ from scorers.errors import UserError
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 
-LEFT_OUT = ("training_args.bin", "README.md")  # a pickle of the arguments, and PEFT's empty card
+# Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
+LEFT_OUT = ("training_args.bin", "README.md")
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Where a round stands in its run: folder of checkpoints, optimizer steps before and after, of all rounds."""
+    """The place of one round in its run.
+
+    Attributes:
+        run_dir: folder of the run's checkpoints, shared by all rounds.
+        first_step: optimizer steps done before this round.
+        last_step: optimizer steps done after it.
+        schedule_steps: optimizer steps of all rounds, over which the learning-rate schedule runs.
+        fingerprint: hash of everything that decides this round's result.
+        run: the settings that must not change from round to round.
+    """
 
     run_dir: Path
     first_step: int
@@ -44,8 +54,10 @@ class RoundPlan:
 class RoundModels:
     """The models of a round, as folders or ids.
 
-    policy: model, or adapter folder; base: the model under the adapter, None: the one its configuration names;
-    reference: where reference log-probabilities come from, None: as the settings say.
+    Attributes:
+        policy: a whole model, or the folder of a LoRA adapter.
+        base: the model under the adapter; None: the one that the adapter's configuration names.
+        reference: a model to compute the reference log-probabilities with; None: as the settings say.
     """
 
     policy: str
@@ -54,12 +66,13 @@ class RoundModels:
 
 
 class RoundTrainer(GraceKTOTrainer):
-    """A trainer whose checkpoints are marked whole once every process has written its part."""
+    """A trainer that marks each checkpoint as whole once every process has written its part of it."""
 
     plan: RoundPlan
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        # The marker must come last: under DeepSpeed every process writes a part of the checkpoint.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = self.plan.run_dir / f"checkpoint-{self.state.global_step}"
@@ -68,20 +81,22 @@ class RoundTrainer(GraceKTOTrainer):
 
 
 class StepBar(TrainerCallback):  # type: ignore[misc]
-    """One progress bar over the round's steps on stderr; nothing where stderr is no terminal."""
+    """One progress bar over the round's optimizer steps, on stderr; no bar where stderr is not a terminal."""
 
     def __init__(self, plan: RoundPlan) -> None:
         self.plan = plan
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar at the step training starts from."""
+        """Open the bar at the step that training starts from."""
         if state.is_world_process_zero:
+            # The trainer counts steps over all rounds, the bar those of this round.
             done, steps = state.global_step - self.plan.first_step, self.plan.last_step - self.plan.first_step
             self.bar = progress_bar("train", "step", steps, done=done)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """One step further."""
+        """Advance the bar by one step and show that step's loss."""
+        # Every step logs once (`logging_steps=1`); the summary at the end of training has no "loss".
         if self.bar is not None and "loss" in logs:
             self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
             self.bar.update()
@@ -99,14 +114,17 @@ def build_trainer(
     plan: RoundPlan,
     callbacks: Sequence[TrainerCallback],
 ) -> RoundTrainer:
-    """The trainer of one round, its reference log-probabilities computed, ready for `train()`.
+    """Build the trainer of one round, with its reference log-probabilities computed, ready for `train()`.
 
     Args:
-        models: policy, and where given its base model and the reference.
-        rows: a dataset of `load_weights_dataset`.
+        models: the policy, and optionally its base model and the reference.
+        rows: a dataset from `load_weights_dataset`.
         settings: how to train.
         plan: the round's place in its run.
-        callbacks: further callbacks.
+        callbacks: further transformers callbacks.
+
+    Raises:
+        UserError: the batch sizes, the adapter, the rows or the models do not fit together.
     """
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -117,6 +135,8 @@ def build_trainer(
     arguments.initial_adapter = adapter
     arguments.reference_model = models.reference
     peft_config = None if settings.method == "full" else _lora(settings, adapter)
+    # With an adapter the trainer is given the base model and a new adapter of the same shape; `initial_adapter` fills
+    # in its weights before the reference is computed.
     base = models.policy
     if adapter is not None and peft_config is not None:
         base = models.base or peft_config.base_model_name_or_path
@@ -128,6 +148,7 @@ def build_trainer(
         quantization_config=_nf4(bf16) if settings.method == "qlora" else None,
         callbacks=[StepBar(plan), *callbacks],
     )
+    # It prints the logs to stdout, whose last line belongs to --json.
     trainer.remove_callback(PrinterCallback)
     trainer.plan = plan
     return trainer
@@ -135,6 +156,7 @@ def build_trainer(
 
 def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTOConfig:
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    # Rows that all processes read in one forward pass; accumulation makes up the rest of the optimizer batch.
     per_pass = settings.device_batch_size * world
     if settings.batch_size % per_pass:
         raise UserError(
@@ -142,6 +164,7 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
             f"times {world} processes; change one of them"
         )
     positive, negative = (None, None) if settings.lambdas == "balanced" else settings.lambdas
+    # float32 where every weight is trained: bfloat16 would round away updates as small as the learning rate.
     dtype = "bfloat16" if bf16 and settings.method != "full" else "float32"
     return GraceKTOConfig(
         output_dir=str(plan.run_dir),
@@ -149,6 +172,7 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         schedule_steps=plan.schedule_steps,
         learning_rate=settings.learning_rate,
         learning_rate_end=settings.learning_rate_end,
+        # Below 1 transformers reads the number as a share of the steps.
         warmup_steps=settings.warmup_ratio,
         per_device_train_batch_size=settings.device_batch_size,
         gradient_accumulation_steps=settings.batch_size // per_pass,
@@ -162,6 +186,7 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         lambda_negative=negative,
         max_length=settings.max_length,
         gradient_checkpointing=settings.gradient_checkpointing,
+        # TRL switches off all dropout, of the adapter too, so only where none is asked for.
         disable_dropout=settings.lora_dropout == 0,
         bf16=bf16,
         optim=settings.optimizer,
@@ -172,6 +197,7 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         seed=settings.seed,
         model_init_kwargs={"dtype": dtype, "attn_implementation": settings.attention},
         save_strategy="steps",
+        # The last step is always saved; a period as long as the schedule adds no other checkpoint.
         save_steps=settings.save_steps or plan.schedule_steps,
         logging_steps=1,
         disable_tqdm=True,
@@ -187,6 +213,7 @@ def _bf16(settings: TrainSettings) -> bool:
 
 
 def _nf4(bf16: bool) -> BitsAndBytesConfig:
+    """4-bit NormalFloat weights with double quantisation, as QLoRA (Dettmers et al., 2023) trains on."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -203,6 +230,7 @@ def _lora(settings: TrainSettings, adapter: str | None) -> PeftConfig:
                 f"the adapter {adapter} has rank {config.r}, the settings say lora_rank {settings.lora_rank}; "
                 f"set lora_rank to {config.r}"
             )
+        # An adapter is saved for inference, in which mode PEFT freezes its weights.
         config.inference_mode = False
         return config
     targets = settings.lora_targets
@@ -216,7 +244,12 @@ def _lora(settings: TrainSettings, adapter: str | None) -> PeftConfig:
 
 
 def save_policy(trainer: GraceKTOTrainer, output_dir: Path, files: Mapping[str, str]) -> None:
-    """Save the trained model or adapter with its tokenizer and these text files, by one rename.
+    """Save the trained model or adapter with its tokenizer and some text files; the folder appears by one rename.
+
+    Args:
+        trainer: the trainer after `train()`; all processes call this function.
+        output_dir: the folder to make; it must not exist.
+        files: text by file name, written beside the weights.
 
     Raises:
         UserError: a trained weight is not finite; nothing is written then.
@@ -226,8 +259,10 @@ def save_policy(trainer: GraceKTOTrainer, output_dir: Path, files: Mapping[str, 
     if trainer.args.should_save:
         shutil.rmtree(part, ignore_errors=True)
         output_dir.parent.mkdir(parents=True, exist_ok=True)
+    # No process may write before the remains of an earlier attempt are gone.
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(part))
+    # Nor may the folder be renamed before every process has written.
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         for name in LEFT_OUT:

@@ -187,7 +187,7 @@ def order_rows(query_ids: Sequence[str], batch_size: int, seed: int) -> "NDArray
 
     Args:
         query_ids: (N,) query of each row.
-        batch_size: rows an optimizer step, over devices and accumulation.
+        batch_size: rows per optimizer step, over devices and accumulation.
         seed: the same seed gives the same order.
 
     Returns:
@@ -238,7 +238,7 @@ def mismatched_partner(query_ids: Sequence[str], batch_size: int) -> "NDArray[np
 
     Args:
         query_ids: (N,) query of each row, in training order.
-        batch_size: rows an optimizer step, over devices and accumulation.
+        batch_size: rows per optimizer step, over devices and accumulation.
 
     Returns:
         (N,) row numbers.

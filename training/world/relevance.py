@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from scorers.relevance import DOCUMENT_WEIGHTS, combine
 from training.world.optimise import rate
 from training.world.texts import Prompt, World
 from training.world.tokenizer import save_relevance_tokenizer
@@ -22,8 +23,6 @@ BATCH = 24
 TRIPLES = 4_000
 HELD_OUT = 200
 TEMPERATURES = {"dense": 0.1, "lexical": 0.1, "multivector": 0.05}
-
-DOCUMENT_WEIGHTS = {"dense": 0.15, "lexical": 0.5, "multivector": 0.35}  # R_d (eq. 4)
 
 
 class Relevance:
@@ -107,7 +106,7 @@ def relevance_auc(model: Relevance, triples: list[tuple[str, str, str]]) -> dict
     with torch.no_grad():
         for query, *texts in triples:
             scores = similarities(model.encode([query]), model.encode(texts))
-            scores["document"] = torch.stack([w * scores[name] for name, w in DOCUMENT_WEIGHTS.items()]).sum(dim=0)
+            scores["document"] = combine(scores["dense"], scores["lexical"], scores["multivector"], DOCUMENT_WEIGHTS)
             for name, values in scores.items():
                 positive.setdefault(name, []).append(values[0, 0].item())
                 negative.setdefault(name, []).append(values[0, 1].item())

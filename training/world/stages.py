@@ -30,6 +30,9 @@ SEED_DOCUMENTS = 4_000
 HELD_OUT_QUERIES = 256
 EXERCISES = 700
 
+MODEL_CARD = Card("world/model.md.jinja", tags=("tiny",))
+RELEVANCE_CARD = Card("world/relevance.md.jinja", tags=("tiny",), task="sentence-similarity")
+
 QUERY = column("query", pl.String, "a writing request of the generated world")
 SEED_COLUMNS = (
     QUERY,
@@ -137,7 +140,7 @@ def world_stages(prompt: Prompt) -> tuple[Stage, ...]:
             card=Card("world/texts.md.jinja", tags=("synthetic",)),
         )
 
-    def model(name: str, train: Training, parents: tuple[str, ...] = ()) -> Stage:
+    def model(name: str, train: Training, parents: tuple[str, ...] = (), card: Card = MODEL_CARD) -> Stage:
         return Stage(
             name=f"world:{name}",
             kind="model",
@@ -149,14 +152,14 @@ def world_stages(prompt: Prompt) -> tuple[Stage, ...]:
             stem=stem,
             bytes_depend_on=processor,
             train=partial(train, prompt),
-            card=Card("world/model.md.jinja", tags=("tiny",)),
+            card=card,
         )
 
     return (
         texts("seeds", seeds, SEED_COLUMNS),
         texts("heldout", heldout, (QUERY,)),
         texts("exercises", partial(exercises, prompt), EXERCISE_COLUMNS),
-        model("bge-m3", train_relevance),
+        model("bge-m3", train_relevance, card=RELEVANCE_CARD),
         model("base", train_base),
         model("general", train_general),
         model("domain", train_domain, parents=("world:general",)),

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from card_snapshots import COMMIT, DIGEST, card_of, front_matter, snapshot
+from card_snapshots import COMMIT, DIGEST, card_of, front_matter, model_manifest, snapshot
 
 from builders.cards.front_matter import feature, language_codes, license_fields, size_category, source_datasets
 from builders.cards.render import write_card
-from builders.store.manifest import Manifest, Parent, Rows
+from builders.store.manifest import Model, Parent, Rows
 from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import page_of
@@ -99,8 +99,12 @@ def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> 
 def test_what_a_stage_read_from_outside_is_its_source() -> None:
     def sources(source: str, *parents: Parent, published: bool = False) -> list[str]:
         configuration = {"threads": 1, "seed": {"source": source}} if source else {"threads": 1}
-        manifest = Manifest.model_construct(
-            stage="seed", repo="mine/x-seed", parents=list(parents), configuration=configuration
+        manifest = model_manifest(
+            "seed",
+            Model(id="x/y", revision=COMMIT),
+            repo="mine/x-seed",
+            parents=list(parents),
+            configuration=configuration,
         )
         return source_datasets(manifest, published=published)
 

@@ -345,7 +345,7 @@ SAID = {
     "generate": "New writing requests, written by the policy of this round",
     "sample": "Groups of 8 responses to each query of the round",
     "score": "The sampled responses with the raw metrics",
-    "calibrate": "GRACE-KTO",
+    "calibrate": "Responses with ranks in their group, a group reward, a signed weight and a label",
     "policy": "The policy after round 1 of GRACE-KTO",
 }
 OF_A_MODEL = ["How it was made", "Results of the training run", "Load", "Reproduce", "Known limits", "Licence"]
@@ -356,7 +356,7 @@ OF_A_MODEL = ["How it was made", "Results of the training run", "Load", "Reprodu
 def test_every_stage_has_a_card_from_its_own_template(stage_name: str, published: bool, tmp_path: Path) -> None:
     manifest = made(tmp_path, stage_name)
     text = card_of(manifest, tmp_path, published=published)
-    assert SAID[stage_name] in text.split("## ")[0]
+    assert text.split("\n---\n\n# ")[1].split("\n\n")[1].startswith(SAID[stage_name])
     assert "| pipeline | `grace-kto` |" in text and f"| stage | `{stage_name}`, version 1 |" in text
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     expected = OF_A_MODEL if stage_name in MODELS else ["One row", "How it was made", "Columns", "Statistics", "Load"]
@@ -367,7 +367,8 @@ def test_every_stage_has_a_card_from_its_own_template(stage_name: str, published
         compile(snippet, "card", "exec")
     assert not re.search(r"\{[{%]", re.sub(r"^```jinja$.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
     assert front_matter(text)["tags"][:3] == ["grace-kto", f"stage-{stage_name}", "long-form-writing"]
-    assert (f'"{manifest.repo}", revision="round-' in text) != (stage_name in MODELS and published)
+    assert manifest.repo in fences(text, "python")[0]
+    assert ("local_files_only=True" in fences(text, "python")[0]) == (not published)
 
 
 def test_how_the_work_was_done_stands_apart_from_what_decides_the_data(tmp_path: Path) -> None:
@@ -397,10 +398,12 @@ def test_a_stage_of_another_pipeline_has_a_card_too(tmp_path: Path) -> None:
     assert "| `total` | float64 | never | sum of what the models of all folds hold |" in text
     assert json.loads(fences(text, "json")[0])["total"] == 870.0  # every number is in two folds' models: 2 · 435
     assert f"| fold-1 | `{fold}` (local) |" in text and f"| numbers | `{numbers}` (local) |" in text
-    (command,) = fences(text, "bash")
-    assert command == f"build --stage totals --from {numbers} --config grace.yaml\n"
+    assert fences(text, "bash") == [f"build --stage totals --from {numbers} --config grace.yaml\n"]
     first = (numbers.path / "README.md").read_text(encoding="utf-8")
-    assert "build --stage totals" not in first  # totals start from the numbers and from the models, ...
+    assert fences(first, "bash") == [
+        f"build --stage totals --from {numbers.repo}@round-000\n",
+        "build --stage numbers --config grace.yaml\n",
+    ]
     model = (fold.path / "README.md").read_text(encoding="utf-8")
     assert f"train --stage fold-1 --dataset {numbers.repo} --revision {numbers.revision} --config grace.yaml" in model
     assert all("grace-kto" not in card.lower() for card in (text, first, model))
@@ -448,11 +451,38 @@ def test_what_a_stage_says_of_its_card_is_shown(tmp_path: Path) -> None:
     assert fences(text, "bash")[0] == "next --from local/demo-groups@round-001\n"
 
 
+@pytest.mark.parametrize("kind", ["transformers", "vllm"])
+def test_a_manifest_of_format_1_has_a_card_whose_reproduction_file_can_be_read(kind: str, tmp_path: Path) -> None:
+    manifest = snapshot(tmp_path, "sample", models={"policy": Model(id="local/demo-policy", revision=COMMIT)})
+    engine = {"batch_size": 32, "context_window": None, "device": "cpu", "dtype": "float32", "kind": kind}
+    sample = {"max_new_tokens": 300, "responses": 6, "system_prompt": None, "temperature": 0.5, "top_p": 0.8}
+    value = manifest.model_dump() | {
+        "format": 1,
+        "configuration": {"engine": engine | {"tensor_parallel": 1, "yarn_factor": None}, "sample": sample},
+        "parents": [{"stage": "generate", "repo": "local/demo-queries", "revision": COMMIT, "digest": DIGEST}],
+    }
+    for name in ("pipeline", "execution", "bytes_depend_on"):
+        del value[name]
+    (tmp_path / "manifest.json").write_text(json.dumps(value), encoding="utf-8")
+    read = read_manifest(tmp_path)
+    assert read is not None
+    text = card_of(read, tmp_path)
+    assert f"| generate | `local/demo-queries@{COMMIT}` (local) |" in text
+    assert "Random seed `7`: every random draw comes from a hash of it" in text
+    (tmp_path / "grace.yaml").write_text(fences(text, "yaml")[0], encoding="utf-8")
+    config = load_config(str(tmp_path / "grace.yaml"))
+    assert (config.engines.policy.kind, config.engines.policy.batch_size, config.random_seed) == (kind, 32, 7)
+    assert (config.sample.responses, config.sample.top_p) == (6, 0.8)
+    assert fences(text, "bash")[-1].startswith(f"build --stage sample --round 1 --from local/demo-queries@{COMMIT} ")
+
+
 def test_a_revision_of_an_unknown_pipeline_or_stage_has_no_card(tmp_path: Path) -> None:
     manifest = snapshot(tmp_path, "sample", pipeline="essays")
     with pytest.raises(UserError, match=r"demo-groups: pipeline essays is unknown; pipelines: grace-kto"):
         page_of(manifest)
-    with pytest.raises(UserError, match=r"samples: unknown; did you mean sample\?"):
+    with pytest.raises(
+        UserError, match=r"demo-groups: pipeline grace-kto has no stage samples; stages: world:seeds, .*"
+    ):
         page_of(manifest.model_copy(update={"pipeline": "grace-kto", "stage": "samples"}))
 
 

@@ -26,7 +26,7 @@ SEEDS = [{"query": f"Please write report {n}.", "reference": None} for n in rang
 
 
 def config_for(folder: Path, *overrides: str, rows: list[dict[str, Any]] = SEEDS) -> GraceKTOSettings:
-    """The tiny preset on a file of seeds, three rows a shard."""
+    """The tiny preset on a file of seeds, three rows per shard."""
     source = folder / "seeds.jsonl"
     if not source.exists():
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -3,17 +3,23 @@
 import math
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from datasets_factory import scores_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_configs import config_on
+from tolerances import sum64
 
-from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
+from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, calibrate_frame, totals_of
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import RankCoefficients
+from scorers.errors import UserError
 from scorers.ranking import TOLERANCE
+from training.pipelines import build
 
 COEFFICIENTS = RankCoefficients()
 EXACT = dict(
@@ -222,3 +228,56 @@ def test_binary_keeps_the_labels() -> None:
     weighted, binary = add_weights(rewards, totals), add_weights(rewards, totals, binary=True)
     assert binary["label"].to_list() == weighted["label"].to_list()
     assert set(binary["weight"].unique()) == {1.0, -1.0}
+
+
+def stage_on(folder: Path, files: list[pl.DataFrame]) -> pl.DataFrame:
+    """What the stage makes of a dataset in these files."""
+    (folder / "data").mkdir(parents=True)
+    for index, frame in enumerate(files):
+        frame.write_parquet(folder / "data" / f"{index}.parquet")
+    return build(config_on(folder), "calibrate", start=str(folder / "data"))[-1].revision.scan().collect()
+
+
+def test_calibrate_frame_gives_the_numbers_of_the_stage(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    lengths = [[rng.choice([None, *range(40, 90, 10)]) for _ in range(5)] for _ in range(30)]
+    scores = scores_frame(lengths)
+    frame = calibrate_frame(scores)
+    assert frame.columns == [*scores.columns, *(f"rank_{m}" for m in RANKED), "rank_sum", "reward", "weight", "label"]
+    assert frame.equals(stage_on(tmp_path / "one", [scores]).select(frame.columns))
+    # Totals of several files are added up in another order.
+    several = stage_on(tmp_path / "several", [scores[:50], scores[50:]]).select(frame.columns)
+    assert frame.drop("weight").equals(several.drop("weight"))
+    error = sum64(scores.height, float(frame["weight"].abs().max()))
+    np.testing.assert_allclose(frame["weight"].to_numpy(), several["weight"].to_numpy(), rtol=0, atol=error)
+
+
+def test_calibrate_frame_takes_coefficients_and_binary_weights() -> None:
+    # By length alone the second row is the better one.
+    frame = frame_from([[[1] * 5 + [1], [2] + [0] * 4 + [2]]])
+    only_length = RankCoefficients(**dict.fromkeys(RANKED, 0.0) | {"length": 1.0})
+    assert calibrate_frame(frame)["label"].to_list() == [True, False]
+    assert calibrate_frame(frame, only_length)["label"].to_list() == [False, True]
+    assert calibrate_frame(frame_from([[[3] * 5 + [1], [2] * 5 + [2]]]), binary=True)["weight"].to_list() == [1.0, -1.0]
+
+
+def test_calibrate_frame_replaces_its_own_columns_and_keeps_the_others() -> None:
+    frame = frame_from(random_groups(4, 12)).with_columns(note=pl.lit("kept"), length=pl.col("length").cast(pl.Float32))
+    once = calibrate_frame(frame)
+    assert calibrate_frame(once).equals(once)
+    assert once.select(frame.columns).equals(frame)
+
+
+def test_calibrate_frame_says_what_is_wrong() -> None:
+    frame = frame_from([[[1.0] * 6, [2.0] * 6]])
+    with pytest.raises(UserError, match=r"^the frame of scores: query_id is missing; diversity is missing; it needs"):
+        calibrate_frame(frame.drop("diversity", "query_id"))
+    wrong = frame.with_columns(pl.col("diversity").cast(pl.String), query_id=pl.lit(1))
+    with pytest.raises(UserError, match=r"diversity is String, not a number; query_id is Int32, not String; it needs"):
+        calibrate_frame(wrong)
+    for value in (math.nan, math.inf):
+        bad = pl.when(pl.int_range(pl.len()) == 1).then(value).otherwise("ppl_domain").alias("ppl_domain")
+        with pytest.raises(UserError, match=rf"ppl_domain is {value} in row 1; metrics must be finite, or null"):
+            calibrate_frame(frame.with_columns(bad))
+    with pytest.raises(UserError, match="no row with all six ranked metrics, so there is nothing to rank"):
+        calibrate_frame(frame_from([[None, None]]))

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from datasets_factory import add_dataset
 from real_configs import config_on
+from tolerances import log_likelihood
 
 from builders.core.draws import derive_seed, query_id
 from builders.core.models import ModelFinder, load_engine_for
@@ -84,7 +85,7 @@ def test_groups_of_a_random_policy(tmp_path: Path, causal_lm_dir: Path) -> None:
         with torch.inference_mode():
             steps = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         expected = steps.gather(1, ids[0, len(prompt) :, None]).sum().item()
-        assert logprob == pytest.approx(expected, abs=1e-4)
+        assert logprob == pytest.approx(expected, abs=log_likelihood(6))
 
     manifest = revision.manifest
     assert manifest is not None
@@ -172,7 +173,7 @@ def test_a_policy_that_never_ends_its_answer(tmp_path: Path, causal_lm_dir: Path
     assert rows["finish_reason"].to_list() == ["length"] * 9
     assert rows["num_tokens"].to_list() == [6] * 9
     vocabulary = len(policy_engine(config).tokenizer)
-    assert rows["logprob"].to_list() == pytest.approx([-6 * math.log(vocabulary)] * 9, abs=1e-4)
+    assert rows["logprob"].to_list() == pytest.approx([-6 * math.log(vocabulary)] * 9, abs=log_likelihood(6))
     assert revision.manifest is not None and revision.manifest.counts["cut at the length limit"] == 9
 
 

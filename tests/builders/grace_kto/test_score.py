@@ -1,5 +1,6 @@
 """Scoring with real scorers on random models: every metric equals its scorer, and unmatched rows stay null."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import pytest
 from datasets_factory import add_dataset
 from real_configs import config_on
 from tiny_models import make_causal_lm
+from tolerances import SIMILARITY, perplexity
 
 from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS
 from builders.grace_kto.score import relevance_columns
-from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights
+from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
 from builders.store.columns import check_frame, frame_of
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
+from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 from training.pipelines import build
 
 TEXTS: list[tuple[str, str] | None] = [
@@ -74,7 +77,10 @@ def test_metrics_equal_their_scorers(tmp_path: Path, causal_lm_dir: Path, domain
 
     from scorers.diversity import diversity
     from scorers.perplexity import Perplexity
+    from scorers.professionalism import professionalism
     from scorers.relevance import Relevance
+
+    close = partial(pytest.approx, rel=SIMILARITY, abs=SIMILARITY)
 
     revision = score(config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir), groups_frame(), [4, 2, 2])
     rows = revision.scan().collect()
@@ -94,16 +100,14 @@ def test_metrics_equal_their_scorers(tmp_path: Path, causal_lm_dir: Path, domain
     one = documents.index("a")
     assert general[one] is None and matched["length"][one] == 1 and matched["diversity"][one] == 100.0
     for column, values in (("ppl_general", general), ("ppl_domain", domain)):
-        assert matched[column].to_list() == [None if v is None else pytest.approx(v, rel=1e-5) for v in values]
-    differences = [
-        None if g is None or d is None else pytest.approx(g - d, rel=1e-4) for g, d in zip(general, domain, strict=True)
-    ]
-    assert matched["professionalism"].to_list() == differences
+        for got, value, tokens in zip(matched[column], values, matched["length"], strict=True):
+            assert got == (None if value is None else pytest.approx(value, rel=perplexity(tokens - 1)))
+    assert matched["professionalism"].to_list() == professionalism(matched["ppl_general"], matched["ppl_domain"])
     relevance = Relevance(bge_m3_dir, max_length=256)
     for part, texts in (("summary", summaries), ("document", documents)):
         expected = relevance.score(matched["query"].to_list(), texts)
         for kind in ("dense", "lexical", "multivector"):
-            assert matched[f"{kind}_{part}"].to_list() == pytest.approx(getattr(expected, kind), abs=1e-5)
+            assert matched[f"{kind}_{part}"].to_list() == close(getattr(expected, kind))
 
     manifest = revision.manifest
     assert manifest is not None
@@ -116,10 +120,13 @@ def test_metrics_equal_their_scorers(tmp_path: Path, causal_lm_dir: Path, domain
 def test_the_weights_of_the_metrics_are_settings(
     tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path
 ) -> None:
+    from scorers.professionalism import professionalism
+
     overrides = ("score.general_weight=0.5", "score.domain_weight=-2", "score.ngram=1", "score.window=64")
     config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir, *overrides)
     rows = score(config, groups_frame()).scan().collect()
-    assert (rows["professionalism"] - 0.5 * rows["ppl_general"] - 2 * rows["ppl_domain"]).abs().max() < 1e-9
+    expected = professionalism(rows["ppl_general"], rows["ppl_domain"], 0.5, -2.0)
+    assert rows["professionalism"].to_list() == expected and rows["professionalism"].null_count() == 4
     repeated = rows.filter(pl.col("document").str.starts_with("River trade"))
     assert repeated["diversity"][0] < 10
 
@@ -135,8 +142,14 @@ def test_relevance_is_a_plain_weighted_sum(weights: RelevanceWeights, expected: 
     similarities = pl.DataFrame({"dense": [0.5, -1.0], "lexical": [0.2, 4.0], "multivector": [0.25, 0.0]})
     frame = relevance_columns(similarities, "summary", weights)
     assert frame.columns == ["dense_summary", "lexical_summary", "multivector_summary", "relevance_summary"]
-    assert frame["relevance_summary"].to_list() == pytest.approx(expected, abs=1e-12)
+    assert frame["relevance_summary"].to_list() == pytest.approx(expected, rel=1e-15)
     assert frame["dense_summary"].to_list() == [0.5, -1.0]
+
+
+def test_the_default_weights_are_those_of_the_scorer() -> None:
+    settings = ScoreSettings()
+    assert tuple(settings.summary_relevance.model_dump().values()) == SUMMARY_WEIGHTS
+    assert tuple(settings.document_relevance.model_dump().values()) == DOCUMENT_WEIGHTS
 
 
 def test_somebody_elses_groups(tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path) -> None:

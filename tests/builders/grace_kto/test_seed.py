@@ -109,10 +109,10 @@ def test_the_source_is_another_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("world:seedz", "seed source world:seedz: no such file; give a .jsonl, .csv, .parquet file or a dataset"),
-        ("world:base", "seed source world:base: no such file"),  # a stage, but of a model
+        ("world:seedz", "source world:seedz: no such file; give a .jsonl, .csv, .parquet file or a dataset"),
+        ("world:base", "source world:base: no such file"),  # a stage, but of a model
         ("seed", "makes a stage its own parent: seed ← seed"),
-        ("generate", "makes a stage its own parent: "),
+        ("generate", "stage generate is made anew in every round and cannot stand for what all rounds share"),
         ("world:heldout", "seed source world:heldout: no column reference (for reference), language (for language)"),
     ],
 )

@@ -13,7 +13,8 @@ from hub_server import RemoteHub
 from tiny_store import SMALL_LOOP, copy_store
 
 GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
-LORA = (*SMALL_LOOP, "name=demo", "models.policy=local/tiny-sft", "train.method=lora", "train.lora_rank=4")
+LORA = (*SMALL_LOOP, "train.method=lora", "train.lora_rank=4")
+MODELS = ("tiny-sft", *(f"grace-kto-world-0-{name}" for name in ("base", "general", "domain", "bge-m3")))
 LOAD = """
 import json, sys
 from datasets import load_dataset
@@ -21,7 +22,7 @@ rows = {}
 for name, tag in json.loads(sys.argv[1]):
     table = load_dataset(name, revision=tag, split="train")
     streamed = load_dataset(name, revision=tag, split="train", streaming=True)
-    assert [row["query_id"] for row in streamed] == table["query_id"][:], name
+    assert [row["query"] for row in streamed] == table["query"][:], name
     rows[f"{name} {tag}"] = [table.num_rows, table.column_names]
 print(json.dumps(rows))
 """
@@ -52,8 +53,6 @@ def test_two_rounds_from_the_loop_to_somebody_elses_training(remote: RemoteHub, 
     writer = Person(remote, tmp_path / "writer")
     copy_store(writer.folder / "store")
     writer.grace("loop", settings=LORA)
-    # In the order in which they are made, so that a later manifest names the published form of an earlier model.
-    writer.grace("push", "local/tiny-sft@round-000", settings=LORA)
     pushed = {}
     for round_ in ("1", "2"):
         built = writer.grace("build", "--stage", "calibrate", "--round", round_, "--push", settings=LORA)
@@ -61,41 +60,49 @@ def test_two_rounds_from_the_loop_to_somebody_elses_training(remote: RemoteHub, 
         assert list(built["pushed"]) == list(trained["pushed"]) == ["repo", "revision", "tag", "url"]
         assert built["pushed"]["tag"] == trained["pushed"]["tag"] == f"round-00{round_}"
         pushed[round_] = (built, trained)
+    remote.clear_log()
+    again = writer.grace("push", "local/tiny-policy@round-002", settings=LORA)
+    assert again["uploaded"] is False and again["revision"] == pushed["2"][1]["pushed"]["revision"]
+    assert remote.log.count("commit", "tag") == 0
 
     (tmp_path / "reader").mkdir()
     reader = Person(remote, tmp_path / "reader")
     stages = ("queries", "groups", "scores", "weights")
-    names = [("alice/demo-seed", "round-000")]
-    names += [(f"alice/demo-{stage}", f"round-00{round_}") for stage in stages for round_ in ("1", "2")]
+    names = [("alice/tiny-seed", "round-000"), ("alice/grace-kto-world-0-seeds", "round-000")]
+    names += [(f"alice/tiny-{stage}", f"round-00{round_}") for stage in stages for round_ in ("1", "2")]
     loaded = json.loads(reader.run([sys.executable, "-c", LOAD, json.dumps(names)]))
-    assert loaded["alice/demo-weights round-002"][0] == 32
-    assert loaded["alice/demo-weights round-002"][1][-4:] == ["weight", "label", "prompt", "completion"]
+    assert loaded["alice/tiny-weights round-002"][0] == 32
+    assert loaded["alice/tiny-weights round-002"][1][-4:] == ["weight", "label", "prompt", "completion"]
 
     check_lineage(reader, pushed)
-    assert reader.grace("verify", "alice/demo-weights@round-002")
+    for ref in ("tiny-weights@round-002", "tiny-policy@round-002", *(f"{name}@round-000" for name in MODELS)):
+        assert reader.grace("verify", f"alice/{ref}")["ok"]
     train_from_the_hub(reader, pushed["1"][0]["pushed"]["revision"])
     train_with_stock_trl(reader, tmp_path / "writer" / "store")
 
 
 def check_lineage(reader: Person, pushed: dict[str, Any]) -> None:
-    """The whole chain back from the second adapter, every link at a commit of the Hub."""
-    text = json.dumps(reader.grace("lineage", f"alice/demo-policy@{pushed['2'][1]['pushed']['revision']}"))
-    for round_ in ("1", "2"):
-        for part in pushed[round_]:
-            assert part["pushed"]["revision"] in text
-    for repo in ("demo-seed", "demo-queries", "demo-groups", "demo-scores", "tiny-sft"):
-        assert f"alice/{repo}" in text
-    assert "not found" not in text and "unreachable" not in text and "local/demo" not in text
+    """The whole chain back from the second adapter, models and world included, every link at a commit of the Hub."""
+    found = reader.grace("lineage", f"alice/tiny-policy@{pushed['2'][1]['pushed']['revision']}")["nodes"]
+    assert {node["state"] for node in found} == {"found"}
+    assert all(re.fullmatch("[0-9a-f]{40}", node["revision"]) for node in found)
+    assert {part["pushed"]["revision"] for parts in pushed.values() for part in parts} <= {n["revision"] for n in found}
+    datasets = {f"alice/tiny-{name}" for name in ("seed", "queries", "groups", "scores", "weights")}
+    datasets |= {f"alice/grace-kto-world-0-{name}" for name in ("seeds", "exercises")}
+    assert {node["repo"] for node in found if node["kind"] == "dataset"} == datasets
+    models = {f"alice/{name}" for name in (*MODELS, "tiny-policy")}
+    assert {node["repo"] for node in found if node["kind"] == "model"} == models
 
 
 def train_from_the_hub(reader: Person, commit: str) -> None:
     """`train` on the published commit, from the published first policy; the commit stands in the model's manifest."""
-    settings = (*LORA[:-3], "name=mine", "models.policy=alice/tiny-sft", "train.method=lora", "train.lora_rank=4")
     trained = reader.grace(
-        "train", "--dataset", "alice/demo-weights", "--revision", commit, "--require-pinned", settings=settings
-    )
+        "train", "--dataset", "alice/tiny-weights", "--revision", commit, "--require-pinned",
+        settings=(*LORA, "name=mine", "models.policy=alice/tiny-sft"),
+    )  # fmt: skip
     manifest = json.loads((Path(trained["path"]) / "manifest.json").read_text(encoding="utf-8"))
-    assert [(p["repo"], p["revision"]) for p in manifest["parents"]] == [("alice/demo-weights", commit)]
+    assert [(p["repo"], p["revision"]) for p in manifest["parents"]] == [("alice/tiny-weights", commit)]
+    assert manifest["models"]["base"]["id"] == "alice/tiny-sft"
 
 
 def train_with_stock_trl(reader: Person, writer_store: Path) -> None:
@@ -105,7 +112,7 @@ def train_with_stock_trl(reader: Person, writer_store: Path) -> None:
     fetch = (
         "import sys; from huggingface_hub import hf_hub_download as get; print(get(*sys.argv[1:], repo_type='dataset'))"
     )
-    card = Path(reader.run([sys.executable, "-c", fetch, "alice/demo-weights", "README.md"]).strip())
+    card = Path(reader.run([sys.executable, "-c", fetch, "alice/tiny-weights", "README.md"]).strip())
     section = card.read_text(encoding="utf-8").split("## Train with TRL", 1)[1]
     snippet = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert snippet is not None and SNIPPET_MODEL in snippet[1]

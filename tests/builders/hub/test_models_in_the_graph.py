@@ -207,6 +207,25 @@ def test_private_holds_for_the_models_too(connected: HubServer, store: Store) ->
     assert {kind for kind, _ in connected.hub.store.repos} == {"dataset", "model"}
 
 
+def test_a_base_model_given_by_name_is_published_with_the_model_that_needs_it(
+    connected: HubServer, store: Store
+) -> None:
+    first = add_model(store, "local/given", round_=0)
+    weights = dataset(store, "calibrate", [], 1, weights_frame(scores_frame()))
+    tuned = model(store, "policy", [weights], 1, base=first, policy=first)
+    with pytest.raises(UserError, match=f"only in the store: {first}, {weights}; publish them first"):
+        publish(tuned, config_for(store), page_of, parents=False)
+    assert connected.hub.store.repos == {}
+    publish(tuned, config_for(store), page_of)
+    sent = Manifest.model_validate_json(connected.read("alice/demo-policy", "manifest.json", "round-001", "model"))
+    commit = connected.repo("alice/given", "model").tags["round-000"]
+    assert {role: str(found) for role, found in sent.models.items()} == {
+        "base": f"alice/given@{commit}",
+        "policy": f"alice/given@{commit}",
+    }
+    assert [parent.stage for parent in sent.parents] == ["calibrate"]
+
+
 def test_a_model_parent_that_is_nowhere_is_refused_before_anything_is_sent(connected: HubServer, store: Store) -> None:
     seed = dataset(store, "seed", [])
     gone = Parent(stage="sft", kind="model", round=0, repo="local/gone", revision=COMMIT, digest="0" * 64)

@@ -185,7 +185,9 @@ def test_only_shards_that_are_new_are_sent(connected: HubServer, store: Store) -
     assert [entry.content_bytes for entry in connected.log.of("lfs_put")] == [(half.path / changed).stat().st_size]
 
 
-def test_models_that_were_published_are_named_by_their_commit(connected: HubServer, store: Store) -> None:
+def test_models_given_by_name_are_named_by_their_commit_once_they_are_published(
+    connected: HubServer, store: Store
+) -> None:
     policy = add_model(store, add_dataset(store, "calibrate"))
     before = add_dataset(store, "sample", round_=2, policy=policy)
     publish(before, config_for(store), page_of)
@@ -245,11 +247,13 @@ def test_no_folder_of_this_machine_is_published(connected: HubServer, store: Sto
     for name, content in data_of(files_of(made.path)).items():
         (staged / name).write_bytes(content)
     configuration = {"seed": {**made.manifest.configuration["seed"], "source": f"{store.root}/seeds.jsonl"}}
-    manifest = made.manifest.model_copy(update={"configuration": configuration})
+    execution = {"seed": {"scratch": f"{store.root}/scratch"}}
+    manifest = made.manifest.model_copy(update={"configuration": configuration, "execution": execution})
     write_card(manifest, staged, page_of(manifest), store)
     publish(store.add(staged, manifest, ["moved"]), config_for(store), page_of)
     sent = b"".join(tree(connected, "alice/demo-seed", "round-000").values())
-    assert b'"source": "seeds.jsonl"' in sent and str(store.root).encode() not in sent
+    assert b'"source": "seeds.jsonl"' in sent and b'"scratch": "scratch"' in sent
+    assert str(store.root).encode() not in sent
 
 
 def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, store: Store, tmp_path: Path) -> None:
@@ -289,6 +293,7 @@ def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_pa
     store = Store(tmp_path / "store")
     add_dataset(store, "sample")
     add_dataset(store, "sample", name="a--b")
+    add_dataset(store, "score", [add_dataset(store, "sample", name="kept")], name="kept")
     remote.add_token("hf_reader_secret", "alice", role="read")
     remote.add_token("hf_bob_secret", "bob")
     variables = environment(remote.endpoint, tmp_path / "home", xet=False)
@@ -307,6 +312,7 @@ def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_pa
         (["push", "local/demo-groups", *at, "--set", "namespace=bob"], variables, "bob/demo-groups: not allowed"),
         (["push", "local/a--b-groups", *at, "--set", "namespace=acme"], reader, "the Hub does not allow this name"),
         (["push", "local/demo-groups", *at, "--set", "name=x"], wrong, "refuses the token"),
+        (["push", "local/kept-scores", *at, "--no-parents"], variables, "only in the store: local/kept-groups@"),
         (["pull", "alice/none", *at], variables, "dataset alice/none: not found on"),
         (["pull", "alice/demo-groups@v9", *at], variables, "alice/demo-groups@v9: no such revision"),
         (["pull", "alice/demo-groups", *at], bob, "alice/demo-groups: not found on"),

@@ -288,6 +288,29 @@ def test_a_published_model_comes_whole(connected: HubServer, store: Store, other
     assert pulled.digest == policy.digest and other.find("alice/demo-policy", "round-001", "model") == pulled
 
 
+def test_a_picture_beside_a_published_model_is_left_where_it_is(
+    connected: HubServer, store: Store, other: Store
+) -> None:
+    policy = add_model(store, add_dataset(store, "calibrate"))
+    publish(policy, config_for(store), page_of)
+    sent = api_of(connected).upload_file(path_or_fileobj=b"PNG", path_in_repo="a.png", repo_id="alice/demo-policy")
+    pulled = pull(Ref("alice/demo-policy", str(sent.oid)), other, "model")
+    assert set(files_of(pulled.path)) == set(files_of(policy.path)) and pulled.digest == policy.digest
+
+
+def test_without_a_kind_a_dataset_comes_before_a_model(connected: HubServer, store: Store, other: Store) -> None:
+    weights = add_dataset(store, "calibrate")
+    publish(add_model(store, weights), config_for(store), page_of)
+    assert open_revision("alice/demo-policy@round-001", other).path.parts[-3] == "models--alice--demo-policy"
+    publish(add_dataset(store, "calibrate", name="both"), config_for(store), page_of)
+    api_of(connected).create_repo("alice/both-weights")
+    assert open_revision("alice/both-weights@round-001", other).path.parts[-3] == "datasets--alice--both-weights"
+    with pytest.raises(UserError, match="dataset alice/none: not found"):
+        open_revision("alice/none", other)
+    with pytest.raises(UserError, match="model alice/demo-weights: not found"):
+        open_revision("alice/demo-weights", other, "model")
+
+
 def test_only_weights_and_tokenizer_of_a_model_are_fetched(
     connected: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,10 +15,12 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from builders.grace_kto.columns import METRICS, SEED_COLUMNS
-from builders.inspect.diff import correlation, diff, effective_sample_size, spearman_within, standardised_difference
+from builders.inspect import diff as module
+from builders.inspect.diff import correlation, effective_sample_size, spearman_within, standardised_difference
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.cli import app
+from training.grace_kto.pipeline import GRACE_KTO
 
 NUMBERS = st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=20)
 
@@ -30,6 +33,11 @@ def store(tmp_path: Path) -> Store:
 def weights(store: Store, lengths: list[list[int | None]], round_: int = 1, **columns: list[float]) -> Revision:
     frame = weights_frame(scores_frame(lengths)).with_columns(pl.Series(n, v) for n, v in columns.items())
     return add_dataset(store, "calibrate", frame, round_=round_)
+
+
+def diff(a: Revision, b: Revision) -> dict[str, Any]:
+    """The comparison in the columns that GRACE-KTO keeps statistics of."""
+    return module.diff(a, b, GRACE_KTO.summaries())
 
 
 def series(*values: float | None) -> pl.Series:
@@ -96,7 +104,7 @@ def test_two_rounds_of_weights(store: Store) -> None:
     result = diff(first, second)
     assert (result["a"]["rows"], result["b"]["rows"]) == (8, 6)
     assert (result["a"]["queries"], result["b"]["queries"], result["queries_in_common"]) == (2, 3, 2)
-    assert set(result["metrics"]) == {*METRICS, "rank_sum", "reward", "weight"}
+    assert list(result["metrics"]) == ["num_tokens", "logprob", *METRICS, "rank_sum", "reward", "weight"]
     length = result["metrics"]["length"]
     assert (length["a"]["mean"], length["a"]["null"], length["a"]["q50"]) == (40.0, 1, 40.0)
     assert length["a"]["q10"] == pytest.approx(16.0)  # 0.6 of the way from 10 to 20
@@ -139,7 +147,7 @@ def test_a_reward_that_follows_length_is_warned_of(store: Store) -> None:
 def test_datasets_of_different_stages_are_compared_in_what_they_share(store: Store) -> None:
     scores = add_dataset(store, "score", scores_frame([[10, 20], [30, 40]]))
     result = diff(scores, weights(store, [[10, 20], [30, 40]]))
-    assert set(result["metrics"]) == set(METRICS)
+    assert set(result["metrics"]) == {"num_tokens", "logprob", *METRICS}
     assert result["a"]["labels"] is None
     assert result["a"]["effective_sample_size"] is None
     assert result["b"]["labels"] is not None
@@ -147,6 +155,19 @@ def test_datasets_of_different_stages_are_compared_in_what_they_share(store: Sto
     result = diff(seeds, scores)
     assert result["metrics"] == {}
     assert (result["a"]["queries"], result["queries_in_common"]) == (3, 0)
+
+
+def test_the_columns_that_are_compared_are_the_pipelines(store: Store) -> None:
+    first, second = weights(store, [[10, 20], [30, 50]]), weights(store, [[10, 20], [30, 40]], round_=2)
+    result = module.diff(first, second, ("length", "query", "no such column"))
+    assert set(result["metrics"]) == {"length"}  # text has no distribution
+    # What is said of labels, weights and queries asks for no column of the list.
+    whole = diff(first, second)
+    nothing = module.diff(first, second, ())
+    assert nothing["metrics"] == {}
+    assert {key: nothing[key] for key in ("a", "b", "queries_in_common")} == {
+        key: whole[key] for key in ("a", "b", "queries_in_common")
+    }
 
 
 def test_others_data_with_nan_counts_it_as_null(store: Store, tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """`grace lineage`: the chain over two rounds, what is shared, missing, altered or circular."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets_factory import add_dataset, add_model, model_of, plain_frame, scores_frame, weights_frame
 from hub_clients import TOKEN, push
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
+from toy_pipeline import TOY, toy_config
 from typer.testing import CliRunner
 
+from builders.core.run import run
 from builders.hub.client import NotOnHub
 from builders.inspect import lineage as module
 from builders.inspect.lineage import (
@@ -25,8 +29,8 @@ from builders.inspect.lineage import (
     HubUnreachable,
     Node,
     lineage,
-    lineage_tree,
 )
+from builders.report.console import lineage_tree, print_lineage
 from builders.store.manifest import Kind, Manifest, Model, Parent, read_manifest
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
@@ -53,6 +57,7 @@ class Chain:
 
 @pytest.fixture
 def two_rounds(store: Store) -> Chain:
+    """As the runner writes it: a model that a stage made is a parent too, and fills its role."""
     seed = add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), round_=0)
     sft = add_model(store, "local/demo-sft", round_=0, parents=[seed], models={"base": DOMAIN})
     made: dict[tuple[str, int], Revision] = {}
@@ -60,12 +65,15 @@ def two_rounds(store: Store) -> Chain:
     for round_ in (1, 2):
         models = {"policy": model_of(policy)}
         queries = plain_frame(GRACE_KTO.stage("generate").columns)
-        made["generate", round_] = add_dataset(store, "generate", queries, round_=round_, parents=[seed], models=models)
+        earlier = [made["generate", 1]] if round_ == 2 else []
+        made["generate", round_] = add_dataset(
+            store, "generate", queries, round_=round_, parents=[seed, *earlier, policy], models=models
+        )
         groups = scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns)
-        parents = [made["generate", round_]]
+        parents = [made["generate", round_], policy]
         made["sample", round_] = add_dataset(store, "sample", groups, round_=round_, parents=parents, models=models)
         scoring = {"tokenizer": model_of(sft), "domain": DOMAIN}
-        parents = [made["sample", round_]]
+        parents = [made["sample", round_], sft]
         made["score", round_] = add_dataset(
             store, "score", scores_frame(), round_=round_, parents=parents, models=scoring
         )
@@ -73,11 +81,11 @@ def two_rounds(store: Store) -> Chain:
         made["calibrate", round_] = add_dataset(
             store, "calibrate", weights, round_=round_, parents=[made["score", round_]]
         )
-        policy = made["train", round_] = add_model(
+        policy = made["policy", round_] = add_model(
             store,
             "local/demo-policy",
             round_=round_,
-            parents=[made["calibrate", round_]],
+            parents=[made["calibrate", round_], sft, *([policy] if round_ == 2 else [])],
             models={"base": model_of(sft), "policy": model_of(policy)},
         )
     return Chain(seed, sft, made)
@@ -99,7 +107,7 @@ def tree_lines(nodes: list[Node]) -> list[str]:
     return lines
 
 
-def with_parents(store: Store, *parents: Parent, **changes: object) -> Revision:
+def with_parents(store: Store, *parents: Parent, **changes: Any) -> Revision:
     return add_dataset(store, "score", scores_frame(), **({"parents": list(parents)} | changes))
 
 
@@ -120,7 +128,7 @@ def test_the_chain_of_two_rounds_is_complete(store: Store, two_rounds: Chain) ->
     outside = [node for node in nodes if node.stage is None]
     assert [(node.repo, node.state, node.kind) for node in outside] == [("world:domain", EXTERNAL, "model")]
     assert len(nodes) == len(expected) + 1
-    assert nodes[0].revision == two_rounds.made["train", 2].revision
+    assert nodes[0].revision == two_rounds.made["policy", 2].revision
 
 
 def test_shared_ancestors_appear_once_and_are_referenced(store: Store, two_rounds: Chain) -> None:
@@ -129,10 +137,14 @@ def test_shared_ancestors_appear_once_and_are_referenced(store: Store, two_round
     assert len(set(ids)) == len(ids)
     assert {id_ for node in nodes for id_ in (*node.parents.values(), *node.models.values())} <= set(ids)
     found = by_stage(nodes)
-    seed = f"dataset:{two_rounds.seed}"
-    assert found["generate", 1].parents == found["generate", 2].parents == found["sft", 0].parents == {"seed": seed}
-    assert found["generate", 2].models == {"policy": f"model:{two_rounds.made['train', 1]}"}
-    assert found["train", 1].models["policy"] == found["score", 2].models["tokenizer"] == f"model:{two_rounds.sft}"
+    seed, sft = f"dataset:{two_rounds.seed}", f"model:{two_rounds.sft}"
+    policy = f"model:{two_rounds.made['policy', 1]}"
+    assert found["sft", 0].parents == {"seed": seed}
+    assert found["generate", 1].parents == {"seed": seed, "sft": sft}
+    queries = f"dataset:{two_rounds.made['generate', 1]}"
+    assert found["generate", 2].parents == {"seed": seed, "generate": queries, "policy": policy}
+    assert found["generate", 2].models == {"policy": policy}
+    assert found["policy", 1].models["policy"] == found["score", 2].models["tokenizer"] == f"model:{two_rounds.sft}"
 
 
 def test_the_tree_shows_each_revision_s_origin_once(store: Store, two_rounds: Chain) -> None:
@@ -156,8 +168,8 @@ def test_the_tree_shows_each_revision_s_origin_once(store: Store, two_rounds: Ch
 
 
 def test_a_parent_that_is_nowhere_stays_in_the_tree(store: Store) -> None:
-    gone = Parent(stage="sample", repo="local/demo-groups", revision=COMMIT, digest="c" * 64)
-    folder = Parent(stage="seed", repo="my data/<b>", revision="d" * 40, digest="d" * 64)
+    gone = Parent(stage="sample", kind="dataset", repo="local/demo-groups", revision=COMMIT, digest="c" * 64)
+    folder = Parent(stage="seed", kind="dataset", repo="my data/<b>", revision="d" * 40, digest="d" * 64)
     revision = with_parents(store, gone, folder, models={"general": Model(id="../x [red]", revision="e" * 64)})
     nodes = lineage(str(revision), store)
     assert [node.state for node in nodes] == [FOUND, NOT_FOUND, NOT_FOUND, EXTERNAL]
@@ -168,10 +180,14 @@ def test_a_parent_that_is_nowhere_stays_in_the_tree(store: Store) -> None:
 
 def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
     groups = add_dataset(store, "sample", scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns))
-    parent = Parent(stage="sample", repo=groups.repo, revision=groups.revision, digest="f" * 64)
+    parent = Parent(stage="sample", kind="dataset", repo=groups.repo, revision=groups.revision, digest="f" * 64)
     nodes = lineage(str(with_parents(store, parent)), store)
     assert [node.state for node in nodes] == [FOUND, ALTERED]
     assert "(digest differs)" in tree_lines(nodes)[1]
+    policy = add_model(store, "local/demo-policy")
+    trained = Parent(stage="policy", kind="model", repo=policy.repo, revision=policy.revision, digest="f" * 64)
+    nodes = lineage(str(with_parents(store, trained, models={"policy": model_of(policy)})), store)
+    assert [(node.kind, node.state) for node in nodes] == [("dataset", FOUND), ("model", ALTERED)]
     true = parent.model_copy(update={"digest": groups.digest})
     again = parent.model_copy(update={"stage": "again"})
     assert lineage(str(with_parents(store, true)), store)[1].state == FOUND
@@ -181,10 +197,10 @@ def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
 def test_a_circle_ends(store: Store) -> None:
     """A manifest's revision is its hash, so a circle is only possible on the Hub or in an altered store."""
     first = with_parents(store, repo="ns/a")
-    back = Parent(stage="score", repo=first.repo, revision=first.revision, digest=first.digest)
+    back = Parent(stage="score", kind="dataset", repo=first.repo, revision=first.revision, digest=first.digest)
     second = with_parents(store, back, repo="ns/b")
     assert first.manifest is not None
-    to_second = Parent(stage="score", repo=second.repo, revision=second.revision, digest=second.digest)
+    to_second = Parent(stage="score", kind="dataset", repo=second.repo, revision=second.revision, digest=second.digest)
     altered = first.manifest.model_copy(update={"parents": [to_second]})
     (first.path / "manifest.json").write_text(altered.to_json(), encoding="utf-8")
     nodes = lineage(str(first), store)
@@ -213,7 +229,7 @@ def test_a_chain_deeper_than_the_recursion_limit(
     ]
     _, depth, _ = lineage_tree(nodes)
     assert depth == 1499
-    module.print_lineage([*nodes[:200], Node(ids[200], NOT_FOUND, "dataset", "ns/x", ids[200][-40:])], as_json=False)
+    print_lineage([*nodes[:200], Node(ids[200], NOT_FOUND, "dataset", "ns/x", ids[200][-40:])])
     assert len(capsys.readouterr().out.splitlines()) == 201
 
 
@@ -238,11 +254,11 @@ def test_what_the_store_lacks_is_looked_up_on_the_hub(store: Store, monkeypatch:
     remote = add_dataset(elsewhere, "generate", queries, repo="ns/demo-queries").manifest
     assert remote is not None
     parents = [
-        Parent(stage="generate", repo="ns/demo-queries", revision=COMMIT, digest=remote.digest),
-        Parent(stage="seed", repo="ns/foreign", revision=COMMIT, digest="0" * 64),
-        Parent(stage="seed", repo="ns/gone", revision=COMMIT, digest="0" * 64),
-        Parent(stage="seed", repo="ns/unpinned", revision="main", digest="0" * 64),
-        Parent(stage="seed", repo="local/never", revision=COMMIT, digest="0" * 64),
+        Parent(stage="generate", kind="dataset", repo="ns/demo-queries", revision=COMMIT, digest=remote.digest),
+        Parent(stage="seed", kind="dataset", repo="ns/foreign", revision=COMMIT, digest="0" * 64),
+        Parent(stage="seed", kind="dataset", repo="ns/gone", revision=COMMIT, digest="0" * 64),
+        Parent(stage="seed", kind="dataset", repo="ns/unpinned", revision="main", digest="0" * 64),
+        Parent(stage="seed", kind="dataset", repo="local/never", revision=COMMIT, digest="0" * 64),
     ]
     revision = add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), parents=[])
     assert revision.manifest is not None
@@ -266,7 +282,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(store: Store, monkeypatch: pyt
 
 def test_a_manifest_that_cannot_be_read_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = add_dataset(store, "sample", scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns))
-    parent = Parent(stage="sample", repo=groups.repo, revision=groups.revision, digest=groups.digest)
+    parent = Parent(stage="sample", kind="dataset", repo=groups.repo, revision=groups.revision, digest=groups.digest)
     (groups.path / "manifest.json").write_text('{"stage": 1}', encoding="utf-8")
     hub(monkeypatch, {"ns/x": UserError("not a manifest")})
     models = {"policy": Model(id="ns/x", revision=COMMIT)}
@@ -303,11 +319,11 @@ def test_the_chain_is_read_from_the_hub_without_its_data(store: Store, tmp_path:
     assert seed.manifest is not None
     commit = publish(api, "alice/demo-seed", {"manifest.json": seed.manifest.to_json().encode()})
     parents = [
-        Parent(stage="seed", repo="alice/demo-seed", revision=commit, digest=seed.digest),
-        Parent(stage="foreign", repo="alice/foreign", revision=foreign, digest="0" * 64),
-        Parent(stage="other", repo="alice/other", revision=other, digest="0" * 64),
-        Parent(stage="gone", repo="alice/gone", revision=COMMIT, digest="0" * 64),
-        Parent(stage="commit", repo="alice/foreign", revision=COMMIT, digest="0" * 64),
+        Parent(stage="seed", kind="dataset", repo="alice/demo-seed", revision=commit, digest=seed.digest),
+        Parent(stage="foreign", kind="dataset", repo="alice/foreign", revision=foreign, digest="0" * 64),
+        Parent(stage="other", kind="dataset", repo="alice/other", revision=other, digest="0" * 64),
+        Parent(stage="gone", kind="dataset", repo="alice/gone", revision=COMMIT, digest="0" * 64),
+        Parent(stage="commit", kind="dataset", repo="alice/foreign", revision=COMMIT, digest="0" * 64),
     ]
     manifest = seed.manifest.model_copy(update={"stage": "generate", "parents": parents, "repo": "alice/demo-queries"})
     head = publish(api, "alice/demo-queries", {"manifest.json": manifest.to_json().encode()}, tag="round-001")
@@ -321,6 +337,91 @@ def test_the_chain_is_read_from_the_hub_without_its_data(store: Store, tmp_path:
         lineage("alice/nothing", empty)
     with pytest.raises(UserError, match="nothing is known of where it came from"):
         lineage("alice/foreign", empty)
+
+
+def test_earlier_rounds_among_the_parents_are_told_apart_by_their_round(store: Store) -> None:
+    columns = GRACE_KTO.stage("generate").columns
+    made = [add_dataset(store, "generate", plain_frame(columns, n), round_=n) for n in (1, 2)]
+    third = add_dataset(store, "generate", plain_frame(columns, 3), round_=3, parents=made)
+    nodes = lineage(str(third), store)
+    assert nodes[0].parents == {
+        "generate round-001": f"dataset:{made[0]}",
+        "generate round-002": f"dataset:{made[1]}",
+    }
+    assert [line.split("@")[0] for line in tree_lines(nodes)] == [
+        "generate, round 3  local/demo-queries",
+        "  generate round-001: generate, round 1  local/demo-queries",
+        "  generate round-002: generate, round 2  local/demo-queries",
+    ]
+
+
+def as_format_1(store: Store, revision: Revision, *parents: tuple[str, Revision]) -> Revision:
+    """The revision as the version before wrote it, its parents by the names they had then, under its own name."""
+    assert revision.manifest is not None
+    value = revision.manifest.model_dump()
+    for name in ("pipeline", "execution", "bytes_depend_on"):
+        del value[name]
+    value |= {
+        "format": 1,
+        "stage": {"policy": "train"}.get(value["stage"], value["stage"]),
+        "parents": [
+            {"stage": name, "repo": parent.repo, "revision": parent.revision, "digest": parent.digest}
+            for name, parent in parents
+        ],
+    }
+    content = (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
+    (revision.path / "manifest.json").write_bytes(content)
+    name = hashlib.sha1(content).hexdigest()
+    revision.path.rename(revision.path.with_name(name))
+    store.set_refs(revision.repo, revision.manifest.kind, name, [f"round-{revision.manifest.round:03d}"])
+    found = store.find(revision.repo, name, revision.manifest.kind)
+    assert found is not None
+    return found
+
+
+def test_a_chain_of_format_1_is_followed(store: Store) -> None:
+    def queries(round_: int, policy: Revision) -> Revision:
+        frame = plain_frame(GRACE_KTO.stage("generate").columns, round_)
+        return add_dataset(store, "generate", frame, round_=round_, models={"policy": model_of(policy)})
+
+    seed = as_format_1(store, add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), round_=0))
+    sft = as_format_1(store, add_model(store, "local/demo-sft", round_=0, models={"base": DOMAIN}), ("seed", seed))
+    first = as_format_1(store, queries(1, sft), ("seed", seed))
+    policy = as_format_1(
+        store,
+        add_model(store, "local/demo-policy", models={"base": model_of(sft), "policy": model_of(sft)}),
+        ("calibrate", first),
+    )
+    second = as_format_1(store, queries(2, policy), ("seed", seed), ("queries round-001", first))
+    nodes = lineage("local/demo-queries@round-002", store)
+    assert {node.id: (node.state, node.stage, node.round) for node in nodes} == {
+        f"dataset:{second}": (FOUND, "generate", 2),
+        f"dataset:{seed}": (FOUND, "seed", 0),
+        f"dataset:{first}": (FOUND, "generate", 1),
+        f"model:{sft}": (FOUND, "sft", 0),
+        f"model:{policy}": (FOUND, "policy", 1),
+        f"model:{DOMAIN}": (EXTERNAL, None, None),
+    }
+    assert nodes[0].parents == {"seed": f"dataset:{seed}", "generate": f"dataset:{first}"}
+    assert nodes[0].models == {"policy": f"model:{policy}"}
+    assert [line.split("@")[0] for line in tree_lines(nodes)][:3] == [
+        "generate, round 2  local/demo-queries",
+        "  seed, round 0  local/demo-seed",
+        "  generate, round 1  local/demo-queries",
+    ]
+
+
+def test_a_chain_of_another_pipeline_is_followed(tmp_path: Path) -> None:
+    """Manifests are read without knowing the pipeline; models that stages made are parents of their own name."""
+    config = toy_config(tmp_path / "store", workers=1)
+    built = {result.stage: result.revision for result in run(TOY, config, "totals")}
+    nodes = lineage(str(built["totals"]), Store(Path(config.store)))
+    assert {node.stage for node in nodes} == set(built) and {node.state for node in nodes} == {FOUND}
+    assert nodes[0].parents == {
+        name: f"{kind}:{built[name]}"
+        for name, kind in (("numbers", "dataset"), ("fold-1", "model"), ("fold-2", "model"), ("fold-3", "model"))
+    }
+    assert [node.rows for node in nodes if node.stage == "fold-1"] == [20]  # rows it was trained on
 
 
 def test_a_path_is_a_ref_too(store: Store, two_rounds: Chain, tmp_path: Path) -> None:
@@ -338,7 +439,7 @@ def test_the_command(store: Store, two_rounds: Chain) -> None:
     assert shown.exit_code == 0, shown.output
     for name in ("seed", "sft", "queries", "groups", "scores", "weights", "policy"):
         assert f"local/demo-{name}@" in shown.output
-    assert shown.output.startswith("train, round 2  local/demo-policy@")
+    assert shown.output.startswith("policy, round 2  local/demo-policy@")
     value = json.loads(CliRunner().invoke(app, [*args, "--json"]).output.splitlines()[-1])
     assert value["ref"] == value["nodes"][0]["id"]
     assert len(value["nodes"]) == 13
@@ -350,7 +451,7 @@ def test_the_command(store: Store, two_rounds: Chain) -> None:
 
 
 def test_text_of_a_manifest_is_neither_markup_nor_control_sequence(store: Store) -> None:
-    parent = Parent(stage="[bold]\x1b[31m", repo="local/x", revision=COMMIT, digest="0" * 64)
+    parent = Parent(stage="[bold]\x1b[31m", kind="dataset", repo="local/x", revision=COMMIT, digest="0" * 64)
     revision = with_parents(store, parent)
     args = ["lineage", str(revision), "--config", "tiny", "--store", str(store.root)]
     output = CliRunner().invoke(app, args).output

@@ -1,23 +1,31 @@
 """`grace verify`: a sound revision passes, and every kind of alteration is named."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame, weights_frame, write_data
+from toy_pipeline import TOY, NumberSettings, toy_config
 from typer.testing import CliRunner
 
+from builders.core.run import run as run_pipeline
+from builders.grace_kto.check import ROWS_SHOWN
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
-from builders.inspect.verify import ROWS_SHOWN, inside, open_any, verify
+from builders.hub.refs import open_here, open_revision
+from builders.inspect import verify as module
 from builders.store.check import Finding
 from builders.store.manifest import DataFile, Manifest, content_digest, describe_files
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.cli import app
+from training.pipelines import PIPELINES
 
 SHARD = "data/train-00000-of-00002.parquet"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -28,6 +36,10 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def weights(store: Store) -> Revision:
     return add_dataset(store, "calibrate", weights_frame(scores_frame()), shards=(4, 4))
+
+
+def verify(revision: Revision) -> list[Finding]:
+    return module.verify(revision, PIPELINES)
 
 
 def altered(revision: Revision, frame: pl.DataFrame) -> Revision:
@@ -50,7 +62,11 @@ def first_shard(revision: Revision) -> pl.DataFrame:
 
 
 def kinds(findings: list[Finding]) -> set[tuple[str, str]]:
-    return {(finding.where, finding.what) for finding in findings}
+    return {kind_of(finding) for finding in findings}
+
+
+def kind_of(finding: Finding) -> tuple[str, str]:
+    return finding.where, finding.what
 
 
 def test_a_sound_revision_has_no_findings(store: Store, weights: Revision) -> None:
@@ -106,8 +122,11 @@ def test_an_altered_manifest_of_the_store_no_longer_has_its_name(store: Store, w
     assert weights.manifest is not None
     other = weights.manifest.model_copy(update={"random_seed": 1})
     (weights.path / "manifest.json").write_text(other.to_json(), encoding="utf-8")
-    found = verify(open_any("local/demo-weights", store))
-    assert found == [Finding("manifest.json", "sha1", weights.revision, other.revision)]
+    found = open_here("local/demo-weights", store)
+    assert found is not None
+    assert verify(found) == [Finding("manifest.json", "sha1", weights.revision, other.revision)]
+    status, output = run(store, "verify", "local/demo-weights", "--json")
+    assert status == 1 and "sha1" in output  # and the Hub is not asked for a sound one
 
 
 def test_wrong_rows_in_the_manifest(weights: Revision) -> None:
@@ -191,8 +210,6 @@ def test_a_missing_card(weights: Revision) -> None:
 
 def test_a_path_that_leaves_the_revision_is_not_read(weights: Revision, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x", encoding="utf-8")
-    for name in ("../../../../../secret", str(tmp_path / "secret"), "data/../../x", "", "a\0b"):
-        assert inside(weights.path, name) is None
     assert weights.manifest is not None
     bad = DataFile(path="../../../../../secret", size=1, sha256="0" * 64)
     found = verify(with_manifest(weights, files=[*weights.manifest.files, bad]))
@@ -213,17 +230,112 @@ def test_a_model_is_checked_by_its_files(store: Store) -> None:
     assert {("model.safetensors", "sha256"), ("pytorch_model.bin", "file"), ("manifest.json", "digest")} <= found
 
 
+def test_a_manifest_of_an_unknown_pipeline_or_stage_is_told_beside_its_files(weights: Revision) -> None:
+    foreign = with_manifest(weights, pipeline="essays")
+    unknown = Finding("manifest.json", "pipeline", "essays", "unknown; pipelines: grace-kto")
+    assert verify(foreign) == [unknown]
+    (finding,) = verify(with_manifest(weights, stage="weigh"))
+    assert (finding.where, finding.what, finding.stored) == ("manifest.json", "stage", "weigh")
+    assert finding.found.startswith("unknown; stages: world:seeds, ") and finding.found.endswith("calibrate, policy")
+    (weights.path / "README.md").unlink()
+    (weights.path / SHARD).unlink()
+    found = verify(foreign)
+    assert kinds(found) == {(SHARD, "file"), ("manifest.json", "digest"), ("README.md", "card"), kind_of(unknown)}
+    assert found[-1] == unknown
+
+
+def test_a_manifest_that_names_another_kind_than_its_stage_yields(store: Store, weights: Revision) -> None:
+    model = add_model(store, "local/demo-policy")
+    assert verify(with_manifest(model, stage="calibrate")) == [
+        Finding("manifest.json", "kind", "model", "stage calibrate yields a dataset")
+    ]
+    assert verify(with_manifest(weights, stage="policy")) == [
+        Finding("manifest.json", "kind", "dataset", "stage policy yields a model")
+    ]
+
+
+def as_format_1(revision: Revision) -> Revision:
+    """The revision with the manifest that the version before would have written, under that manifest's name."""
+    assert revision.manifest is not None
+    value = revision.manifest.model_dump()
+    for name in ("pipeline", "execution", "bytes_depend_on"):
+        del value[name]
+    parent = {"stage": "score", "repo": "local/demo-scores", "revision": COMMIT, "digest": "0" * 64}
+    value |= {"format": 1, "parents": [parent]}
+    if value["stage"] == "policy":
+        value |= {"stage": "train", "parents": [parent | {"stage": "calibrate"}]}
+    content = (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
+    name = hashlib.sha1(content).hexdigest()
+    (revision.path / "manifest.json").write_bytes(content)
+    path = revision.path.rename(revision.path.with_name(name))
+    found = open_here(str(path), Store(path.parents[2]))
+    assert found is not None and found.revision == name
+    return found
+
+
+def test_revisions_of_format_1_are_verified_like_any(store: Store, weights: Revision) -> None:
+    policy = as_format_1(add_model(store, "local/demo-policy"))
+    old = as_format_1(weights)
+    assert verify(old) == verify(policy) == []
+    (policy.path / "model.safetensors").write_bytes(b"other")
+    assert kinds(verify(policy)) == {
+        ("model.safetensors", "size"),
+        ("model.safetensors", "sha256"),
+        ("manifest.json", "digest"),
+    }
+    frame = first_shard(old).with_columns(-pl.col("reward").alias("reward"))
+    found = verify(altered(old, frame))
+    assert {finding.what for finding in found} == {"reward"}  # recomputed with the coefficients of format 1
+    (old.path / "manifest.json").write_bytes(b" " + (old.path / "manifest.json").read_bytes())
+    assert ("manifest.json", "sha1") in kinds(verify(old))
+
+
+def test_another_pipelines_stage_brings_its_own_contract_and_check(tmp_path: Path) -> None:
+    config = toy_config(tmp_path / "store", workers=1, numbers=NumberSettings(rows=5))
+    built = {result.stage: result.revision for result in run_pipeline(TOY, config, "totals")}
+    assert all(module.verify(revision, [*PIPELINES, TOY]) == [] for revision in built.values())
+    totals = built["totals"]
+    assert kinds(verify(totals)) == {("manifest.json", "pipeline")}
+    (path,) = totals.data_files()
+    name = path.relative_to(totals.path).as_posix()
+    changed = pl.read_parquet(path).with_columns(pl.lit(1.0).alias("total"), pl.lit("x").alias("more"))
+    write_data(changed.drop("more"), TOY.stage("totals").columns, path)
+    found = module.verify(totals, [TOY])
+    assert Finding("data/", "total", "1.0", "20.0") in found  # two folds' models hold each of 0 … 4
+    assert (name, "sha256") in kinds(found)
+    changed.write_parquet(path)
+    assert (name, "column more") in kinds(module.verify(totals, [TOY]))
+
+
 def test_data_without_a_manifest_cannot_be_verified(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"no manifest\.json in it"):
-        verify(open_any(str(tmp_path / "a.parquet"), Store(tmp_path)))
+        verify(open_revision(str(tmp_path / "a.parquet"), Store(tmp_path)))
 
 
-def test_open_any_finds_datasets_models_and_paths(store: Store, weights: Revision) -> None:
+@pytest.mark.parametrize("opens", [open_here, open_revision])
+def test_a_ref_finds_datasets_models_and_paths(
+    store: Store, weights: Revision, opens: Callable[[str, Store], Revision | None]
+) -> None:
     model = add_model(store, "local/demo-policy")
-    assert open_any("local/demo-weights@round-001", store).revision == weights.revision
-    assert open_any("local/demo-policy", store).revision == model.revision
-    assert open_any(str(weights.path), store).revision == weights.revision
+    named = {
+        "local/demo-weights@round-001": weights,
+        "local/demo-weights": weights,
+        "local/demo-policy": model,
+        str(weights.path): weights,
+        str(model.path): model,
+    }
+    for text, revision in named.items():
+        assert opens(text, store) == revision
+
+
+def test_what_was_pulled_is_looked_at_here(store: Store, weights: Revision) -> None:
+    """Its name is a commit of the Hub, which may have a newer round by now and need not be asked."""
+    weights.path.rename(weights.path.with_name(COMMIT))
+    store.set_refs(weights.repo, "dataset", COMMIT, ["main", "round-001"])
+    found = open_here("local/demo-weights", store)
+    assert found is not None and found.revision == COMMIT and not found.made_here
+    assert open_here("local/demo-other", store) is None
 
 
 def run(store: Store, *args: str) -> tuple[int, str]:

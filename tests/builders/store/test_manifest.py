@@ -279,11 +279,25 @@ def test_a_manifest_of_format_1_is_read_as_one_of_format_2(
     assert [(parent.stage, parent.kind, parent.round) for parent in found.parents] == parents
     for parent, before in zip(found.parents, value["parents"], strict=True):
         assert (parent.repo, parent.revision, parent.digest) == (before["repo"], before["revision"], before["digest"])
-    same = set(value) - {"format", "stage", "parents"}
+    same = set(value) - {"format", "stage", "parents", "configuration"}
     assert {name: found.model_dump()[name] for name in same} == {name: value[name] for name in same}
     assert (found.execution, found.bytes_depend_on) == ({}, [])
+    engine = value["configuration"].get("engine")
+    sections = {name: values for name, values in value["configuration"].items() if name != "engine"}
+    if engine is not None:  # transformers never had a use for the number of GPUs
+        sections["engines.policy"] = {name: item for name, item in engine.items() if name != "tensor_parallel"}
+        sections["random_seed"] = value["random_seed"]
+    assert found.configuration == sections
     # Written again it is format 2, and stays what it is.
     assert read(tmp_path, json.loads(found.to_json())) == found
+
+
+def test_vllms_number_of_gpus_stays_in_the_configuration_of_format_1(tmp_path: Path) -> None:
+    engine = {"kind": "vllm", "tensor_parallel": 2}
+    found = read(tmp_path, format_1(configuration={"engine": engine}, random_seed=4)).configuration
+    assert found == {"engines.policy": engine, "random_seed": 4}
+    for odd in ({"engine": "vllm"}, {"engine": None}):
+        assert read(tmp_path, format_1(configuration=odd)).configuration == odd
 
 
 def test_models_among_the_parents_of_format_1_are_known_by_their_stages(tmp_path: Path) -> None:
@@ -309,6 +323,7 @@ def test_models_among_the_parents_of_format_1_are_known_by_their_stages(tmp_path
         (format_1(parents="none"), "parents"),
         (format_1(parents=["seed"]), "parents.0"),
         (format_1(parents=[{"repo": "a/b", "revision": "c", "digest": "d"}]), "parents.0.stage"),
+        (format_1(configuration=["engine"]), "configuration"),
         (format_1(rows=None), "rows"),
         (format_1(pipelines="x"), "pipelines"),
     ],

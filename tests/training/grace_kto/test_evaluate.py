@@ -1,34 +1,45 @@
 """Evaluation: ranks, the sentence, the table, and a run on policies of which nothing matches."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from datasets_factory import add_model
 from hypothesis import given
 from hypothesis import strategies as st
 from real_configs import SEEDS, config_on
 from tiny_models import make_causal_lm
-from training.evaluate import (
+
+from builders.core.models import LocalModel, ModelFinder
+from builders.core.pipeline import EvaluationTable
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.manifest import Model
+from builders.store.store import Store
+from scorers.errors import UserError
+from training.grace_kto.evaluate import (
     COLUMNS,
+    check_finite,
+    evaluation_models,
+    held_out_queries,
+    named_policies,
+    world_columns,
+)
+from training.grace_kto.table import (
     RANKED,
     Evaluation,
     cautions,
-    check_finite,
+    cells,
     draw,
-    evaluate_policies,
-    held_out_queries,
     markdown_table,
     rank_policies,
     verdict,
-    world_columns,
 )
-
-from builders.store.store import Store
-from scorers.errors import UserError
-from training.pipelines import load_config
+from training.pipelines import evaluate_policies, load_config
+from training.world.texts import World
 
 
 def evaluation(
@@ -61,7 +72,8 @@ VALUES = st.lists(st.one_of(st.none(), st.floats(-100, 100)), min_size=5, max_si
 
 @given(st.lists(VALUES, min_size=1, max_size=6))
 def test_ranks_of_a_metric_sum_to_the_places(rows: list[list[float | None]]) -> None:
-    ranks, average = rank_policies([evaluation(**dict(zip(RANKED, row, strict=True))) for row in rows])
+    named: list[dict[str, Any]] = [dict(zip(RANKED, row, strict=True)) for row in rows]
+    ranks, average = rank_policies([evaluation(**values) for values in named])
     places = len(rows) * (len(rows) + 1) / 2
     assert all(sum(rank[metric] for rank in ranks) == places for metric in RANKED)
     assert sum(average) == pytest.approx(places)
@@ -92,7 +104,7 @@ def test_the_binomial_error_of_a_share() -> None:
 
 def test_the_table_as_markdown() -> None:
     policies = [evaluation("a|b", L=10.25, P=None, matched=0.5), evaluation("c", L=20.0, P=0.1234)]
-    lines = markdown_table(policies, *rank_policies(policies)).splitlines()
+    lines = markdown_table(*cells(policies, *rank_policies(policies))).splitlines()
     assert lines[0] == "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | ppl_D |"
     assert lines[1] == "|" + "---|" * 10
     assert (
@@ -120,16 +132,16 @@ def test_a_metric_that_is_not_finite() -> None:
 
 
 def test_a_figure_of_policies_without_values(tmp_path: Path) -> None:
-    nothing = dict.fromkeys(COLUMNS)
-    for number, policies in enumerate(([evaluation()], [evaluation("a", **nothing), evaluation("b", **nothing)])):
+    nothing: dict[str, float | None] = dict.fromkeys(COLUMNS)
+    without = [Evaluation(name, f"{name}@rev", 100, 0.0, 1.0, dict(nothing), dict(nothing)) for name in ("a", "b")]
+    for number, policies in enumerate(([evaluation()], without)):
         draw(policies, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_held_out_queries(tmp_path: Path) -> None:
     def held_out(*overrides: str) -> list[str]:
-        config = config_on(tmp_path, *overrides)
-        return held_out_queries(config, Store(Path(config.store)))
+        return held_out_queries(config_on(tmp_path, *overrides))
 
     assert held_out() == list(SEEDS)
     assert held_out("evaluate.queries=2", "evaluate.skip=1") == list(SEEDS[1:3])
@@ -146,20 +158,91 @@ def test_held_out_queries(tmp_path: Path) -> None:
             held_out(*overrides)
 
 
+def test_held_out_queries_of_the_world(tmp_path: Path) -> None:
+    config = config_on(tmp_path, "evaluate.source=world:heldout", "evaluate.queries=5", "evaluate.skip=2")
+    assert held_out_queries(config) == World(0).heldout_queries(7)[2:]
+    (made,) = (Path(config.store) / "datasets--local--grace-kto-world-0-heldout" / "snapshots").iterdir()
+    assert held_out_queries(config) == World(0).heldout_queries(7)[2:]
+    assert list(made.parent.iterdir()) == [made]
+    with pytest.raises(UserError, match=r"^source world:heldouts: no such file"):
+        held_out_queries(config_on(tmp_path, "evaluate.source=world:heldouts"))
+
+
+def names_and_models(config: GraceKTOSettings, *references: str, first: LocalModel | None = None) -> dict[str, str]:
+    store = Store(Path(config.store))
+    found = named_policies(config, store, ModelFinder(store), references, first)
+    return {name: str(model.record) for name, model in found}
+
+
+def test_without_a_name_the_first_policy_and_every_rounds_that_is_there(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_on(tmp_path, "loop.rounds=3", policy=causal_lm_dir)
+    store = Store(Path(config.store))
+    first = LocalModel(Model(id="local/tiny-sft", revision="0" * 40), causal_lm_dir)
+    assert names_and_models(config, first=first) == {"first": str(first.record)}
+    made = {round_: add_model(store, "local/tiny-policy", round_=round_) for round_ in (1, 3, 4)}
+    expected = {"first": str(first.record), "round 1": str(made[1]), "round 3": str(made[3])}
+    assert names_and_models(config, first=first) == expected
+
+
+def test_policies_by_name(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_on(tmp_path, policy=causal_lm_dir)
+    store = Store(Path(config.store))
+    old, new = (add_model(store, "local/tiny-policy", round_=round_) for round_ in (1, 2))
+    folder = str(causal_lm_dir)
+    references = ("local/tiny-policy", "local/tiny-policy@round-001", str(old.path), folder)
+    found = names_and_models(config, *references)
+    assert list(found) == list(references)
+    assert list(found.values())[:3] == [str(new), str(old), str(old)]
+    assert found[folder].startswith(f"{causal_lm_dir.name}@")
+    for reference, words in (
+        ("policy", "^stage policy is made anew in every round"),
+        ("no policy", "'no policy' names no dataset"),
+    ):
+        with pytest.raises(UserError, match=words):
+            names_and_models(config, reference)
+
+
+def test_the_models_that_score_are_those_of_the_stage(tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path) -> None:
+    domain = make_causal_lm(tmp_path / "domain", seed=5)
+    config = config_on(tmp_path, policy=causal_lm_dir, relevance=bge_m3_dir, domain=domain)
+    models, _ = evaluation_models(config)
+    paths = {role: model.path for role, model in models.items()}
+    assert paths == {
+        "tokenizer": causal_lm_dir,
+        "general": causal_lm_dir,
+        "domain": domain,
+        "relevance": bge_m3_dir,
+        "first": causal_lm_dir,
+    }
+    assert "first" not in evaluation_models(config, first=False)[0]
+
+
 def test_policies_of_which_nothing_matches(
-    tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     other = make_causal_lm(tmp_path / "other", seed=5)
     overrides = ("sample.max_new_tokens=5", "score.max_length=256", "loop.rounds=1")
     config = config_on(tmp_path, *overrides, policy=causal_lm_dir, relevance=bge_m3_dir)
-    found = evaluate_policies(config, [str(causal_lm_dir), str(other)], tmp_path / "out", as_json=True)
-    output = capsys.readouterr()
-    printed = json.loads(output.out.splitlines()[-1], parse_constant=pytest.fail)
-    assert output.err.count("evaluate: ") == 2
-    assert [e.matched for e in found] == [0.0, 0.0] and all(0 < e.cut <= 1 for e in found)
-    assert all(e.queries == len(SEEDS) and set(e.means.values()) == {None} == set(e.errors.values()) for e in found)
+
+    def evaluated(*references: str, config: GraceKTOSettings = config) -> tuple[EvaluationTable, list[str]]:
+        """The table, and the policies that were evaluated and not read from what an earlier call kept."""
+        caplog.clear()
+        table = evaluate_policies(config, references, tmp_path / "out")
+        lines = [record.getMessage() for record in caplog.records]
+        return table, [line.partition(",")[0] for line in lines if line.startswith("evaluate: ")]
+
+    table, done = evaluated(str(causal_lm_dir), str(other))
+    assert done == [f"evaluate: {causal_lm_dir}", f"evaluate: {other}"]
+    found = table.public["policies"]
+    assert [policy["matched"] for policy in found] == [0.0, 0.0] and all(0 < policy["cut"] <= 1 for policy in found)
+    for policy in found:
+        assert policy["queries"] == len(SEEDS)
+        assert set(policy["means"].values()) == {None} == set(policy["errors"].values())
 
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    printed = json.loads(json.dumps(table.public), parse_constant=pytest.fail)
+    assert list(printed) == ["policies", "verdict", "cautions", "path"]
     assert printed["policies"] == record and printed["path"] == str(tmp_path / "out")
     assert [policy["average_rank"] for policy in record] == [1.5, 1.5]
     assert record[0]["policy"].startswith(f"{causal_lm_dir.name}@") and record[0]["policy"] != record[1]["policy"]
@@ -167,19 +250,23 @@ def test_policies_of_which_nothing_matches(
     assert markdown.count("– (1.5)") == 10 and printed["verdict"] in markdown
     assert "within two standard errors: matched" in printed["verdict"]
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    assert table.title == "6 held-out queries, means over matched responses (rank)"
+    assert len(table.rows) == 2 and {len(row) for row in table.rows} == {len(table.header)}
+    # Random models run on to the limit of five tokens.
+    (caution,) = printed["cautions"]
+    assert "length runs away" in caution and table.lines == [printed["verdict"], f"Caution: {caution}."]
 
     # The second call reads what the first one kept, and takes the first policy where none is named.
-    again = evaluate_policies(config, [], tmp_path / "out", as_json=False)
-    output = capsys.readouterr()
-    assert "evaluate: " not in output.err and "6 held-out queries" in output.out
-    assert again == [Evaluation(**{**found[0].__dict__, "name": "first"})]
-    evaluate_policies(
-        config_on(tmp_path, *overrides, "evaluate.temperature=0", policy=causal_lm_dir, relevance=bge_m3_dir),
-        [],
-        tmp_path / "out",
-        as_json=False,
-    )
-    assert "evaluate: first" in capsys.readouterr().err
+    again, done = evaluated()
+    assert done == [] and again.title == table.title
+    ranks = dict.fromkeys(RANKED, 1.0)
+    assert again.public["policies"] == [found[0] | {"name": "first", "ranks": ranks, "average_rank": 1.0}]
+    # Batches and devices decide nothing, the temperature does.
+    models = {"policy": causal_lm_dir, "relevance": bge_m3_dir}
+    small = config_on(tmp_path, *overrides, "engines.policy.batch_size=2", "score.texts_per_batch=1", **models)
+    assert evaluated(config=small)[1] == []
+    greedy = config_on(tmp_path, *overrides, "evaluate.temperature=0", **models)
+    assert evaluated(config=greedy)[1] == ["evaluate: first"]
 
 
 def test_cautions_name_what_the_metrics_hide() -> None:

@@ -12,7 +12,7 @@ WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "repor
 
 
 def plain_rows(form: Any = "messages", rows: Any = 16, weights: Any = True, seed: int = 0) -> Any:
-    """prompt, completion, label and weight, as a TRL user would write them down; four rows a prompt."""
+    """prompt, completion, label and weight, as a TRL user would write them down; four rows per prompt."""
     from datasets import Dataset
 
     generator = np.random.default_rng(seed)

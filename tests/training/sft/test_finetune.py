@@ -11,7 +11,7 @@ from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
 from training.sft.finetune import run_sft, tokenize
 
-DOCUMENTS = [
+DOCUMENTS: list[dict[str, str | None]] = [
     {"query": f"Please write report {i}.", "reference": f"<summary>River {i}.</summary>" + " Trade grew." * (i % 4)}
     for i in range(12)
 ]
@@ -129,7 +129,7 @@ def test_no_rows_message(causal_lm_dir: Path, tmp_path: Path) -> None:
 
 
 def test_long_prompt_message(causal_lm_dir: Path, tmp_path: Path) -> None:
-    documents = [*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}]
+    documents: list[dict[str, str | None]] = [*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}]
     with pytest.raises(UserError, match=r"SFT row 12 has a prompt of \d+ tokens, the limit is 512"):
         run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=documents, settings=_settings())
 

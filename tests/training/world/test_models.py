@@ -1,29 +1,25 @@
-"""The generated world on disk: exact tokenizers, reproducible training, parts that are written once."""
+"""The generated world's models on disk: exact tokenizers and reproducible training."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from training.world.models import (
-    METRICS_FILE,
-    WINDOW,
-    _train_base,
-    _train_domain,
-    _train_general,
-    prepare_world,
-    query_conversations,
-)
+from builders.grace_kto.messages import ask_for_queries
+from training.world.models import WINDOW, train_base, train_domain, train_general
 from training.world.texts import World
+
+PROMPT = partial(ask_for_queries, prompt="generate.tiny")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "base"
     folder.mkdir()
-    _train_base(folder, seed=3, steps=2)
+    train_base(folder, seed=3, prompt=PROMPT, steps=2)
     return folder
 
 
@@ -40,7 +36,7 @@ def test_every_word_is_one_token(base: Path, seed: int) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(text=st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60))
+@given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_round_trips(base: Path, text: str) -> None:
     """Up to the NFC normalisation that Qwen2's tokenizer does."""
     import unicodedata
@@ -60,7 +56,7 @@ def test_auto_tokenizer_reads_the_same_ids(base: Path) -> None:
 
     saved = Tokenizer.from_file(str(base / "tokenizer.json"))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    for row in [*World(1).query_conversations(20), *World(1).copying_conversations(20)]:
+    for row in [*World(1).query_conversations(20, PROMPT), *World(1).copying_conversations(20)]:
         for message in row["prompt"] + row["completion"]:
             assert tokenizer(message["content"])["input_ids"] == saved.encode(message["content"]).ids
 
@@ -81,43 +77,25 @@ def test_training_is_bit_reproducible(base: Path, tmp_path: Path) -> None:
     import torch
 
     torch.manual_seed(99)
-    _train_base(tmp_path, seed=3, steps=2)
+    train_base(tmp_path, seed=3, prompt=PROMPT, steps=2)
     assert (tmp_path / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     assert torch.initial_seed() == 99
-    _train_base(tmp_path, seed=4, steps=2)
+    train_base(tmp_path, seed=4, prompt=PROMPT, steps=2)
     assert (tmp_path / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
 
 
-def test_query_exercises_are_those_of_the_seed() -> None:
-    assert query_conversations(1) == query_conversations(1) != query_conversations(2)
+def test_the_domain_model_goes_on_from_the_general_one(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
 
-
-def test_prepare_world_keeps_what_is_there(tmp_path: Path) -> None:
-    """Parts of a killed run are kept, leftovers go, and a second call changes nothing."""
-    from training.world.relevance import train_relevance
-
-    for part in ("base", "general", "domain", "bge-m3"):
-        (tmp_path / part).mkdir()
-    metrics = {
-        "base": _train_base(tmp_path / "base", 5, steps=1),
-        "general": _train_general(tmp_path / "general", 5, steps=1),
-        "domain": _train_domain(tmp_path / "domain", tmp_path / "general", 5, steps=1),
-        "bge-m3": train_relevance(tmp_path / "bge-m3", 5, steps=1),
-    }
-    for part, values in metrics.items():
-        (tmp_path / part / METRICS_FILE).write_text(json.dumps(values))
-    (tmp_path / ".base.123.tmp").mkdir()
-    lines: list[str] = []
-    prepare_world(tmp_path, 5, lines.append)
-    assert not lines and not list(tmp_path.glob(".*"))
-    record = json.loads((tmp_path / "world.json").read_text())
-    assert record["seed"] == 5 and record["base"] == metrics["base"] and 0 < record["bge-m3"]["auc_document"] < 1
-    held_out = {json.loads(line)["query"] for line in (tmp_path / "heldout.jsonl").open()}
-    seeds = {json.loads(line)["query"] for line in (tmp_path / "seeds.jsonl").open()}
-    assert len(held_out) >= 128 and not held_out & seeds
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    prepare_world(tmp_path, 5, lines.append)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    general = train_general(tmp_path / "general", 5, PROMPT, steps=1)
+    domain = train_domain(tmp_path / "domain", tmp_path / "general", 5, PROMPT, steps=1)
+    assert domain["parameters"] == general["parameters"] and domain["loss"] != general["loss"]
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("general", "domain"))
+    # One step moves a weight by no more than about the learning rate, which a fresh start would not do.
+    moves = [(after[name] - before[name]).abs().max().item() for name in before]
+    assert 0 < max(moves) < 0.01
+    texts = ["tokenizer.json", "chat_template.jinja"]
+    assert all((tmp_path / "general" / t).read_bytes() == (tmp_path / "domain" / t).read_bytes() for t in texts)
 
 
 def test_auc_gold() -> None:
@@ -136,7 +114,7 @@ def test_similarities_equal_flagembedding(tmp_path: Path) -> None:
 
     from training.world.relevance import Relevance, similarities, train_relevance
 
-    train_relevance(tmp_path, 2, steps=2)
+    train_relevance(tmp_path, 2, PROMPT, steps=2)
     model = Relevance(AutoTokenizer.from_pretrained(tmp_path), 0)
     model.encoder = type(model.encoder).from_pretrained(tmp_path).eval()
     model.colbert.load_state_dict(torch.load(tmp_path / "colbert_linear.pt", weights_only=True))

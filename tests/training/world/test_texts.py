@@ -1,16 +1,19 @@
 """The generated world: reproducible, varied, disjoint; its measures on hand-written documents."""
 
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.query_parser import parse_queries
 from scorers.extraction import extract
-from training.world.texts import World, generation_prompt, is_well_formed, measures, parse_query
+from training.world.texts import World, is_well_formed, measures, parse_query
 
 QUERY = 'Please write a report titled "rural ferry", covering the following sections: 1. delta law 2. silt risks'
+PROMPT = partial(ask_for_queries, prompt="generate.tiny")
 DOCUMENT = """1. delta law
 Some farmers liked the weir near the oak. This is a very important point. Banana is a weir.
 2. silt costs
@@ -102,7 +105,7 @@ def test_domain_documents_are_of_the_domain_register() -> None:
 
 
 def test_query_exercises_are_lists_that_parse() -> None:
-    for row in World(0).query_conversations(100):
+    for row in World(0).query_conversations(100, PROMPT):
         prompt, reply = row["prompt"][0]["content"], row["completion"][0]["content"]
         queries = parse_queries(reply)
         assert queries is not None and f"Write {len(queries)} new" in prompt
@@ -114,8 +117,19 @@ def _topics(lines: list[str]) -> set[str]:
     return {request.topic for line in lines if (request := parse_query(line))}
 
 
-def test_generation_prompt_shows_the_examples() -> None:
-    assert generation_prompt([QUERY] * 5, 2) == "\n".join([QUERY] * 5) + "\nWrite 2 new requests as a Python list."
+def test_the_prompt_shows_the_examples() -> None:
+    assert PROMPT([QUERY] * 5, 2) == "\n".join([QUERY] * 5) + "\nWrite 2 new requests as a Python list."
+
+
+def test_query_exercises_ask_as_the_pipeline_does() -> None:
+    plain = World(0).query_conversations(20, PROMPT)
+    other = World(0).query_conversations(20, lambda examples, count: f"{count} like {examples[0]}")
+    # The wish is the pipeline's; the examples shown and the new queries are the world's, whatever the wish.
+    assert [row["completion"] for row in plain] == [row["completion"] for row in other]
+    for mine, theirs in zip(plain, other, strict=True):
+        lines = mine["prompt"][0]["content"].splitlines()
+        count = lines[-1].removeprefix("Write ").removesuffix(" new requests as a Python list.")
+        assert theirs["prompt"] == [{"role": "user", "content": f"{count} like {lines[0]}"}] and len(lines) == 6
 
 
 def test_copying_exercises_hold_the_headings() -> None:
