@@ -1,8 +1,12 @@
-"""Datasets and models as versioned stages: the store, the Hub, pipelines, and reading what others published."""
+"""Versioned datasets and models: stages, pipelines, the local store, the Hub, and reading what others published.
+
+The public names are imported on first use (PEP 562), so `import builders` alone loads neither polars nor pydantic.
+"""
 
 import importlib
 from typing import TYPE_CHECKING
 
+# For type checkers and editors only: at run time `__getattr__` provides these names.
 if TYPE_CHECKING:
     from builders.cards.card import Card
     from builders.core.pipeline import Pipeline
@@ -39,6 +43,7 @@ __all__ = [
     "verify",
 ]
 
+# The module that defines each public name.
 _HOME = {
     **dict.fromkeys(("At", "Context", "Shard", "ShardResult", "Stage", "Trained"), "builders.core.stage"),
     "Card": "builders.cards.card",
@@ -58,7 +63,11 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
+    """Import a public name on first use (PEP 562).
+
+    Raises:
+        AttributeError: for a name that is not public.
+    """
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

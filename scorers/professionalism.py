@@ -4,12 +4,12 @@ A text in the manner of the domain has a low perplexity under a model trained on
 general model, so the weighted difference of the two perplexities is large.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
 def professionalism(
-    general: Sequence[float | None],
-    domain: Sequence[float | None],
+    general: Iterable[float | None],
+    domain: Iterable[float | None],
     general_weight: float = 1.0,
     domain_weight: float = 1.0,
 ) -> list[float | None]:
@@ -23,7 +23,7 @@ def professionalism(
 
     A document that lacks a perplexity (fewer than two tokens) has no professionalism: None, not 0.
 
-    Raises ValueError where the two sequences differ in length.
+    Raises ValueError where the two differ in length.
 
     >>> professionalism([8.0, 12.5, None], [7.5, 20.0, 3.0])
     [0.5, -7.5, None]

@@ -66,8 +66,8 @@ def calibrate(paths: list[Path], out: Path) -> tuple[float, float, float]:
         computing += clock() - began
         frame.write_parquet(out / path.name)
         scored = frame.filter(pl.col("reward").is_not_null())
-        positive += scored.filter("label")["weight"].sum()
-        negative += scored.filter(~pl.col("label"))["weight"].sum()
+        positive += scored.filter("label").select(pl.col("weight").sum()).item()
+        negative += scored.filter(~pl.col("label")).select(pl.col("weight").sum()).item()
     return computing, positive, negative
 
 
@@ -105,7 +105,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "scores", Path(folder) / "weights"
-        source.mkdir(), out.mkdir()
+        source.mkdir()
+        out.mkdir()
         paths = write_shards(source, args.groups, args.rows, args.shard_groups)
         began = time.perf_counter()
         computing, positive, negative = calibrate(paths, out)

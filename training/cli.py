@@ -88,7 +88,10 @@ class StderrHandler(logging.Handler):
 
 
 # The extra of grace-data that installs each heavy package.
-EXTRAS = {"torch": "train", "transformers": "train", "trl": "train", "FlagEmbedding": "score", "datasets": "hub"}
+# The extra that brings a package; `train` has all that `sample` has.
+EXTRAS = {"FlagEmbedding": "score", "datasets": "hub"} | dict.fromkeys(
+    ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers"), "train"
+)
 
 
 @contextlib.contextmanager
@@ -243,8 +246,6 @@ def _check_train_options(dataset: str | None, revision: str | None, stage: str |
 
     if sft and stage not in (None, "sft"):
         raise UserError(f"--sft and --stage {stage}: give one of them")
-    if sft and (dataset or revision):
-        raise UserError("train --sft reads the seed documents; leave out --dataset and --revision")
     if revision and not dataset:
         raise UserError(f"--revision {revision}: of which dataset? Give --dataset NAMESPACE/NAME too")
 
@@ -361,7 +362,7 @@ def verify_command(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute a revision's digests, and of weights, ranks, rewards and weights; exit status 1 on a difference."""
+    """Recompute a revision's digests, for weights also ranks, rewards and weights; exit status 1 on a difference."""
     with one_line_errors():
         settings = _load(config, overrides, store)
         from builders.hub.refs import open_here, open_revision

@@ -1,4 +1,7 @@
-"""From finished work to a revision: files, manifest and card in one folder, moved into the store by one rename."""
+"""Assembling a revision: its files, manifest and card in one folder, moved into the store by one rename.
+
+Work folder and store lie on the same file system, so a reader of the store sees the whole revision or none of it.
+"""
 
 import errno
 import importlib.metadata
@@ -18,23 +21,34 @@ from builders.store.shards import shard_counts, shard_rows
 from builders.store.store import Revision
 from builders.store.summary import summarise
 
-DISTRIBUTION = "grace-data"
+DISTRIBUTION = "grace-data"  # the installed package whose version a manifest records as code_version
 
 
 def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: list[Path]) -> Revision:
-    """Link the shards into one folder and move it, with manifest and card, into the store."""
+    """Add a dataset revision to the store from its finished shards.
+
+    Args:
+        graph: the graph that is being built, with its pipeline, configuration and store.
+        node: stage and round of the dataset.
+        inputs: the node's resolved inputs, recorded in the manifest.
+        work: the build's working folder; the revision is assembled in its subfolder `snapshot`.
+        shards: the finished shard files in order; they become `data/train-00000-of-0000N.parquet` and so on.
+    """
     stage = graph.pipeline.stage(node.stage)
     staged = work / "snapshot"
+    # A killed run may have left a half-filled folder.
     shutil.rmtree(staged, ignore_errors=True)
     (staged / "data").mkdir(parents=True)
     rows = {}
     counts: Counter[str] = Counter()
     for index, shard in enumerate(shards):
         name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
+        # Linked, not moved: until the revision is in the store the shards are what a rerun resumes from.
         _link(shard, staged / name)
         rows[name] = shard_rows(shard)
         counts.update(shard_counts(shard))
     files = [staged / name for name in rows]
+    # Drops by reason have a place of their own in the manifest; every other count of the stage goes to `counts`.
     dropped = {key.removeprefix("dropped."): n for key, n in counts.items() if key.startswith("dropped.")}
     return _add(
         graph,
@@ -49,7 +63,16 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
 
 
 def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: Trained) -> Revision:
-    """Move a finished model folder, with manifest and card, into the store."""
+    """Add a model revision to the store from a finished folder, which is moved.
+
+    Args:
+        graph: the graph that is being built, with its pipeline, configuration and store.
+        node: stage and round of the model.
+        inputs: the node's resolved inputs, recorded in the manifest.
+        folder: the model's files as the training wrote them.
+        trained: rows, results and counts for the manifest.
+    """
+    # Manifest and card are written below and are not files of the model.
     made = (FILE_NAME, "README.md")
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in made)
     return _add(
@@ -57,7 +80,7 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
         node,
         inputs,
         folder,
-        rows=Rows(read=trained.rows, written=trained.rows),
+        rows=Rows(read=trained.rows, written=trained.rows),  # a model has no rows of its own: those it was trained on
         counts=dict(trained.counts),
         results=dict(trained.results),
         files=describe_files(folder, files),
@@ -87,15 +110,17 @@ def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any)
         digest=content_digest(content["files"]),
         **content,
     )
+    # The manifest is whole by now, so the card can be rendered from it; `add` writes manifest.json beside it.
     write_card(manifest, folder, pipeline.page(manifest), graph.store, license=config.publish.license)
     return graph.store.add(folder, manifest, ["main", tag_of(stage, node.round)])
 
 
 def _link(path: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has no links."""
+    """Hard-link a file, or copy it where the file system allows no link."""
     try:
         os.link(path, target)
     except OSError as error:
+        # EPERM, ENOTSUP: no hard links on this file system; EMLINK: the file has as many as it can have.
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
         shutil.copyfile(path, target)

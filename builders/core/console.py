@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar per stage or training, quiet when stderr is no terminal."""
+"""Progress bars on stderr, one per stage or training; silent where stderr is not a terminal."""
 
 import sys
 import time
@@ -9,12 +9,19 @@ from tqdm import tqdm
 
 
 def progress_bar(label: str, unit: str, total: int, *, done: int = 0) -> "tqdm[Any]":
-    """A bar on stderr that starts at `done` of `total`."""
+    """Make a progress bar on stderr.
+
+    Args:
+        label: text before the bar.
+        unit: what is counted, in the singular.
+        total: number of units in all.
+        done: units that an earlier, interrupted run finished.
+    """
     return tqdm(total=total, initial=done, desc=label, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
 
 
 class Progress:
-    """Counts shards, rows and tokens of one stage."""
+    """Progress of a dataset stage: a bar of shards with running totals of rows and tokens."""
 
     def __init__(self, label: str, shards: int) -> None:
         self.rows = 0
@@ -31,9 +38,15 @@ class Progress:
         self.bar.close()
 
     def advance(self, rows: int, tokens: int) -> None:
-        """One more shard is in place."""
+        """Count one more finished shard.
+
+        Args:
+            rows: rows of the shard.
+            tokens: tokens generated for the shard; 0 where the stage generates none.
+        """
         self.rows += rows
         self.tokens += tokens
         rate = self.tokens / max(time.monotonic() - self.began, 1e-9)
+        # refresh=False: `update` redraws the bar anyway.
         self.bar.set_postfix_str(f"{self.rows} rows" + (f", {rate:.0f} tokens/s" if self.tokens else ""), refresh=False)
         self.bar.update()

@@ -1,6 +1,6 @@
-"""Which model a name in the configuration stands for, and keeping models in memory while they are used.
+"""Finding models by the names in a configuration, and keeping loaded models in memory from shard to shard.
 
-A model is identified by its id and its commit on the Hub, its revision in the store, or the digest of its files; that
+A model's identity is its id with its commit on the Hub, its revision in the store, or the digest of its files; that
 identity goes into fingerprints, manifests and the columns that name a model.
 """
 
@@ -24,7 +24,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on disk. `adapter` is the folder of a LoRA adapter on top of `path`, or None."""
+    """A model on disk.
+
+    Attributes:
+        record: its identity, as manifests name it.
+        path: folder of the model; for an adapter, folder of the base model.
+        adapter: folder of a LoRA adapter on top of `path`; None for a complete model.
+    """
 
     record: Model
     path: Path
@@ -33,19 +39,27 @@ class LocalModel:
 
 @dataclass
 class ModelFinder:
-    """Finds models by name: a folder's, the store's or the Hub's; each is looked up, and a folder hashed, once."""
+    """Resolves model names to models on disk.
+
+    A name is a folder, a repository of the store or a repository on the Hub, tried in this order. Each name is resolved
+    once and a folder is hashed once, so one finder gives the same answer throughout a run.
+    """
 
     store: Store
     _known: dict[str, LocalModel] = field(default_factory=dict)
 
     def find(self, name: str) -> LocalModel:
-        """A model by `folder` or `repo[@revision]`.
+        """Find a model by the name a configuration gives it.
+
+        Args:
+            name: a folder, or `repo[@revision]` in the store or on the Hub.
 
         Raises:
-            UserError: for a name that stands for nothing.
+            UserError: where neither a folder, the store nor the Hub has a model of this name.
         """
         if name not in self._known:
             found = self._find(name)
+            # Also under `id@revision`, the form in which a manifest names the base of an adapter.
             self._known[name] = self._known[str(found.record)] = found
         return self._known[name]
 
@@ -57,10 +71,10 @@ class ModelFinder:
         return self.of(stored) if stored else _from_hub(repo, revision or None)
 
     def of(self, revision: Revision) -> LocalModel:
-        """A model of the store; an adapter comes with the model it was trained on.
+        """Return the model of a revision in the store; an adapter comes with the base model it was trained on.
 
         Raises:
-            UserError: for an adapter whose base is nowhere.
+            UserError: for an adapter whose manifest names no base model, or whose base model cannot be found.
         """
         record = Model(id=revision.repo, revision=revision.revision)
         if not (revision.path / ADAPTER_CONFIG).is_file():
@@ -71,11 +85,12 @@ class ModelFinder:
 
 
 def folder_digest(folder: Path) -> str:
-    """Content digest of a model folder's files."""
+    """Return the content digest over all files of a model folder."""
     return content_digest(describe_files(folder, sorted(p for p in folder.rglob("*") if p.is_file())))
 
 
 def _from_hub(repo: str, revision: str | None) -> LocalModel:
+    """Download a model of the Hub at its newest or at the given revision."""
     from builders.hub.pull import download_model
 
     if revision is not None and not valid_revision(revision):
@@ -85,13 +100,20 @@ def _from_hub(repo: str, revision: str | None) -> LocalModel:
 
 
 class Loaded:
-    """Models in memory, each loaded when first asked for and kept until another stage needs the room."""
+    """A cache of loaded models: loaded on first use, released when a stage needs other models."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[LocalModel, Hashable], Any] = {}
 
     def get(self, model: LocalModel, use: Hashable, load: Callable[[], T]) -> T:
-        """What `load` made of a model for a use; made once."""
+        """Return a model as it was loaded for one use, loading it the first time.
+
+        Args:
+            model: the model on disk.
+            use: what it is loaded as, with the settings that matter, such as `("engine", settings)`; one model may be
+                loaded for several uses.
+            load: loads it.
+        """
         key = (model, use)
         if key not in self._held:
             self._held[key] = load()
@@ -99,19 +121,20 @@ class Loaded:
         return loaded
 
     def keep(self, models: Iterable[LocalModel]) -> None:
-        """Give back the memory of all models but these."""
+        """Release all models except these."""
         kept = set(models)
         for key in [key for key in self._held if key[0] not in kept]:
             value = self._held.pop(key)
+            # Engines free their memory in `close`; scorers and tokenizers are freed with their last reference.
             if hasattr(value, "close"):
                 value.close()
 
     def __reduce__(self) -> tuple[type["Loaded"], tuple[()]]:
-        return (Loaded, ())  # what is loaded stays in its process
+        return (Loaded, ())  # pickled as an empty cache: loaded models stay in their process
 
 
 def pick_device(device: str) -> str:
-    """`auto` becomes cuda where there is one, else cpu."""
+    """Resolve the device `auto` to `cuda` where PyTorch finds a GPU, else to `cpu`; others are kept."""
     if device != "auto":
         return device
     import torch
@@ -120,14 +143,17 @@ def pick_device(device: str) -> str:
 
 
 def pick_dtype(dtype: str, device: str) -> str:
-    """`auto` becomes bfloat16 on a GPU and float32 on a CPU."""
+    """Resolve the dtype `auto` to `bfloat16` on a GPU and to `float32` on a CPU; others are kept."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def set_threads(threads: int | None) -> None:
-    """Give torch its number of threads; results are bit for bit the same only for equal numbers."""
+    """Set the number of CPU threads of torch; None leaves torch's default.
+
+    Torch splits sums among its threads, so results are equal bit for bit only for equal numbers of threads.
+    """
     if threads is not None:
         import torch
 
@@ -135,7 +161,11 @@ def set_threads(threads: int | None) -> None:
 
 
 def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engine":
-    """An engine of a role's settings with a model loaded."""
+    """Load the engine that a role's settings describe, with a model and its adapter.
+
+    Raises:
+        UserError: as `load_engine`.
+    """
     device = pick_device(settings.device)
     return load_engine(
         settings.kind,  # type: ignore[attr-defined]
@@ -146,5 +176,6 @@ def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engi
         batch_size=settings.batch_size,
         context_window=settings.context_window,
         yarn_factor=settings.yarn_factor,
+        # A setting of vLLM alone.
         tensor_parallel_size=getattr(settings, "tensor_parallel", 1),
     )

@@ -1,4 +1,8 @@
-"""A pipeline: a literal graph of stages, a settings class, and what a round is."""
+"""Pipelines: a literal tuple of stages, a settings class, and what a round is.
+
+A pipeline is plain data. The runner, the cards, the inspections and the command line are handed one and know none by
+name; see docs/architecture.md.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +18,21 @@ from scorers.errors import UserError, did_you_mean
 
 
 def one_round(config: Any) -> int:
-    """Number of rounds of a pipeline that has no loop."""
+    """Return 1, the number of rounds of a pipeline without a loop."""
     return 1
 
 
 @dataclass(frozen=True)
 class EvaluationTable:
-    """An evaluation as it is printed: a title, a table, lines below it; and `public`, all of it for machines."""
+    """The result of an evaluation.
+
+    Attributes:
+        title: heading of the table.
+        header: names of the table's columns.
+        rows: cells of the table, formatted for people.
+        lines: sentences printed below the table.
+        public: the same results as a JSON value, for `--json`.
+    """
 
     title: str
     header: Sequence[str]
@@ -31,11 +43,17 @@ class EvaluationTable:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Stages in topological order.
+    """A pipeline as plain data.
 
-    `last` is the stage that a round ends with, `rounds` the number of rounds of a configuration, `round_line` what is
-    said of a finished round, from its manifests. `evaluate` compares policies by their REFs and writes its files into a
-    folder. `preset` is a preset of this pipeline, on which a card's configuration is based.
+    Attributes:
+        name: the value of `pipeline:` in a configuration, and of the manifests' field.
+        settings: class of its configuration.
+        stages: all stages in topological order.
+        last: name of the stage with which a round ends.
+        preset: a preset of this pipeline, on which the configuration printed on a card is based.
+        rounds: returns the number of rounds of a configuration.
+        round_line: returns the sentence printed about a finished round, from the round's manifests.
+        evaluate: compares policies, given as REFs, and writes its files into a folder.
     """
 
     name: str
@@ -48,14 +66,14 @@ class Pipeline:
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
 
     def find(self, name: str) -> Stage | None:
-        """A stage by name; None where there is none."""
+        """Return a stage by name; None where the pipeline has no such stage."""
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def stage(self, name: str) -> Stage:
-        """A stage by name.
+        """Return a stage by name.
 
         Raises:
-            UserError: for an unknown name, with the close match.
+            UserError: for an unknown name; the message suggests the closest one.
         """
         found = self.find(name)
         if found is None:
@@ -64,19 +82,20 @@ class Pipeline:
         return found
 
     def repo(self, stage: Stage, config: Settings) -> str:
-        """Name of a stage's repository in the store."""
+        """Return the name of a stage's repository in the store, `namespace/stem-suffix`."""
         stem = config.name if stage.stem is None else stage.stem(config)
         return f"{config.local_namespace}/{stem}-{stage.suffix}"
 
     def summaries(self) -> tuple[str, ...]:
-        """The numeric columns whose distribution any stage keeps, each once."""
+        """Return the numeric columns whose distribution some stage's manifest keeps, each once."""
         return tuple(dict.fromkeys(name for stage in self.stages for name in stage.summaries))
 
     def upto(self, target: Stage) -> Iterator[Stage]:
-        """The target and the stages its `parents` lead to, the nearest first."""
+        """Yield the target and the stages that its `parents` lead to, nearest first."""
         waiting = [target]
         seen = set()
         while waiting:
+            # From the front: breadth first, so a nearer stage comes before a farther one.
             stage = waiting.pop(0)
             if stage.name not in seen:
                 seen.add(stage.name)
@@ -84,16 +103,17 @@ class Pipeline:
                 waiting += [self.stage(name) for name in stage.parents]
 
     def page(self, manifest: Manifest) -> Page:
-        """What a card needs to know of the stage that made a revision.
+        """Return what a card needs to know of the stage that made a revision, and of the stages around it.
 
         Raises:
-            UserError: for a stage that this pipeline has not.
+            UserError: for a manifest of a stage that this pipeline does not have.
         """
         stage = self.find(manifest.stage)
         if stage is None:
             known = ", ".join(stage.name for stage in self.stages)
             raise UserError(f"{manifest.repo}: pipeline {self.name} has no stage {manifest.stage}; stages: {known}")
         starts = next((p for p in stage.parents if self.stage(p).kind == "dataset"), None)
+        # The card's next step: the first dataset stage whose first parent is this stage.
         below = [s for s in self.stages if s.kind == "dataset" and s.parents[:1] == (stage.name,)]
         following = below[0] if below and stage.kind == "dataset" else None
         return Page(
@@ -108,7 +128,7 @@ class Pipeline:
 
 
 def command_of(stage: Stage, pipeline: Pipeline, round_: int) -> str:
-    """The command that builds a stage: `build` for a dataset, `train` for a model."""
+    """Return the command that builds a stage: `build` for a dataset, `train` for a model."""
     if stage.kind == "dataset":
         command = f"build --stage {stage.name}"
     else:
@@ -117,10 +137,10 @@ def command_of(stage: Stage, pipeline: Pipeline, round_: int) -> str:
 
 
 def tag_of(stage: Stage, round_: int) -> str:
-    """The ref under which a stage's revision of a round is kept; round 0 for what is the same in all rounds."""
+    """Return the tag of a stage's revision in a round; `round-000` for a stage whose result all rounds share."""
     return round_tag(round_ if stage.per_round else 0)
 
 
 def pipeline_named(name: str, pipelines: Sequence[Pipeline]) -> Pipeline | None:
-    """A pipeline by name; None where there is none, as for a manifest of somebody else's."""
+    """Return a pipeline by name; None for a name that is not among them, as in a foreign manifest."""
     return next((pipeline for pipeline in pipelines if pipeline.name == name), None)

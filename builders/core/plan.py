@@ -1,8 +1,8 @@
-"""The graph of what a build needs: which revisions stand above a target, what decides each, and whether it is stale.
+"""The build graph: the stages above a target, what each of them is made from, and whether it is stale.
 
-A node is a stage in a round. Its fingerprint is the hash of everything that decides its data: pipeline, stage and
-version, the settings that matter, prompts, the parents' content digests and the models. Batch sizes, devices and
-numbers of workers are no part of it.
+A node is a stage in a round. Its fingerprint is the SHA-256 of everything that decides its data: pipeline, stage and
+version, round, the settings that matter, prompts, the parents' content digests and the models. Batch sizes, devices and
+numbers of workers are not part of it, since they decide time and memory only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from scorers.errors import UserError
 
 @dataclass(frozen=True, order=True)
 class Node:
-    """A stage in a round; round 0 for what is the same in all rounds."""
+    """A stage in a round; round 0 for a stage whose result all rounds share."""
 
     stage: str
     round: int
@@ -29,20 +29,31 @@ class Node:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a node is made from: parents by the name under which it reads them, and what fills each role: another node,
-    or the name of a model that no stage makes."""
+    """What a node is made from.
+
+    Attributes:
+        parents: parent nodes by the name under which the stage reads them.
+        models: by role, the node that makes the model, or the name of a model that no stage makes.
+    """
 
     parents: dict[str, Node]
     models: dict[str, Node | str]
 
     def nodes(self) -> set[Node]:
-        """The nodes among them."""
+        """Return the nodes among the parents and the models."""
         return {*self.parents.values(), *(found for found in self.models.values() if isinstance(found, Node))}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that decides a node's result, resolved."""
+    """The resolved inputs of a node: everything that decides its result.
+
+    Attributes:
+        parents: the parents' revisions by name.
+        models: the models on disk by role.
+        records: the revisions made by stages, datasets and models, as the manifest lists them.
+        recipe: the JSON value whose hash is the fingerprint.
+    """
 
     parents: dict[str, Revision]
     models: dict[str, LocalModel]
@@ -51,16 +62,16 @@ class Inputs:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the recipe."""
+        """SHA-256 of the recipe, 64 hex digits."""
         return fingerprint_of(self.recipe)
 
 
 def node_of(pipeline: Pipeline, stage: str, round_: int) -> Node:
-    """A stage's node in a round.
+    """Return a stage's node in a round; round 0 for a stage whose result all rounds share.
 
     Raises:
-        UserError: for a stage of a round where there is no round, as when the settings of a stage that is the same in
-            all rounds name one that is not.
+        UserError: for a stage that is made anew in every round where `round_` is 0, as when the settings of a stage
+            that all rounds share name it.
     """
     if not pipeline.stage(stage).per_round:
         return Node(stage, 0)
@@ -73,11 +84,12 @@ def node_of(pipeline: Pipeline, stage: str, round_: int) -> Node:
 
 
 def needs(pipeline: Pipeline, config: Settings, node: Node) -> Needs:
-    """What one node is made from, under a configuration."""
+    """Return what one node is made from under a configuration."""
     stage = pipeline.stage(node.stage)
     parents = {name: node_of(pipeline, name, node.round) for name in stage.parents}
     for name, wanted in (stage.also(config, node.round) if stage.also else {}).items():
         found = _resolve(pipeline, wanted, node.round, "dataset")
+        # A text that names no dataset stage (a file, a Hub dataset) is no parent: the stage reads it itself.
         if isinstance(found, Node):
             parents[name] = found
     models = {
@@ -87,7 +99,10 @@ def needs(pipeline: Pipeline, config: Settings, node: Node) -> Needs:
 
 
 def _resolve(pipeline: Pipeline, wanted: "str | At", round_: int, kind: Kind) -> "Node | str":
-    """The node that a setting's text or an `At` stands for; a text that names no stage of the kind stays a text."""
+    """Return the node that an `At` or a setting's text refers to.
+
+    A text that names no stage of this kind is returned as it is.
+    """
     if isinstance(wanted, At):
         return node_of(pipeline, wanted.stage, round_ if wanted.round is None else wanted.round)
     stage = pipeline.find(wanted)
@@ -95,15 +110,24 @@ def _resolve(pipeline: Pipeline, wanted: "str | At", round_: int, kind: Kind) ->
 
 
 def model_node(pipeline: Pipeline, wanted: "str | At", round_: int) -> "Node | str":
-    """The node that makes a model, or the name of one that no stage makes."""
+    """Return the node that makes a model, or the name of a model that no stage makes."""
     return _resolve(pipeline, wanted, round_, "model")
 
 
 class Graph:
-    """The nodes above some targets.
+    """The target nodes and all nodes they are made from.
 
-    `given` are revisions that take the place of a node and of everything above it: the user's, and `pulled` ones, which
-    the store holds as somebody published them.
+    Args:
+        pipeline: the stages.
+        config: the settings that decide what each stage reads.
+        store: where existing revisions are looked up.
+        targets: the nodes that are wanted.
+        given: revisions that the user gives in place of a node; what such a node would be made from is not needed.
+
+    Attributes:
+        given: the user's revisions and the pulled ones, by node.
+        pulled: nodes whose revision the store holds as somebody published it.
+        needs: what each node of the graph is made from.
     """
 
     def __init__(
@@ -120,6 +144,7 @@ class Graph:
         self.given = dict(given)
         self.pulled: set[Node] = set()
         self.needs: dict[Node, Needs] = {}
+        # Walk upwards from the targets; a node that several others need is visited once.
         waiting = list(targets)
         while waiting:
             node = waiting.pop()
@@ -131,7 +156,7 @@ class Graph:
         if node in self.given:
             return Needs({}, {})
         existing = self.existing(node)
-        # What was pulled names parents that need not be here, so it is compared by its own settings alone.
+        # A pulled revision names parents that need not be in this store: only its settings can be compared.
         if existing is not None and not existing.made_here and not self.changed_settings(existing, node):
             self.given[node] = existing
             self.pulled.add(node)
@@ -139,12 +164,15 @@ class Graph:
         return needs(self.pipeline, self.config, node)
 
     def existing(self, node: Node) -> Revision | None:
-        """The store's revision of a node, fresh or stale."""
+        """Return the store's revision of a node, fresh or stale; None where it holds none."""
         stage = self.pipeline.stage(node.stage)
         return self.store.find(self.pipeline.repo(stage, self.config), tag_of(stage, node.round), stage.kind)
 
     def changed_settings(self, revision: Revision, node: Node) -> list[str]:
-        """Settings and stage version in which a revision differs from what would be built now."""
+        """List the settings in which a revision differs from what would be built now; empty where none does.
+
+        Another stage version, or a missing manifest, is listed in their place.
+        """
         manifest = revision.manifest
         stage = self.pipeline.stage(node.stage)
         if manifest is None:
@@ -154,12 +182,12 @@ class Graph:
         return changed(manifest, configuration_of(stage, self.config))
 
     def order(self) -> TopologicalSorter[Node]:
-        """The nodes, each after those it is made from.
+        """Return a prepared sorter that yields each node after those it is made from.
 
         Raises:
             UserError: where a setting makes a stage its own parent.
         """
-        # Sorted, so that equal graphs are worked on in an equal order.
+        # Sorted, so that equal graphs are built in the same order: a set's order differs from process to process.
         sorter: TopologicalSorter[Node] = TopologicalSorter(
             {node: sorted(found.nodes()) for node, found in sorted(self.needs.items())}
         )
@@ -171,7 +199,7 @@ class Graph:
         return sorter
 
     def sorted(self) -> list[Node]:
-        """The nodes in one order, each after those it is made from."""
+        """List the nodes, each after those it is made from."""
         sorter = self.order()
         nodes = []
         while sorter.is_active():
@@ -181,7 +209,12 @@ class Graph:
         return nodes
 
     def inputs(self, node: Node, made: Mapping[Node, Revision], finder: ModelFinder) -> Inputs:
-        """Everything that decides a node, from the revisions of the nodes above it.
+        """Resolve everything that decides a node's result.
+
+        Args:
+            node: a node of the graph.
+            made: revisions of all nodes it is made from.
+            finder: resolves the names of models that no stage makes.
 
         Raises:
             UserError: for a model or a source that is missing.
@@ -190,6 +223,7 @@ class Graph:
         found = self.needs[node]
         parents = {name: made[above] for name, above in found.parents.items()}
         models = {role: _local(wanted, made, finder) for role, wanted in found.models.items()}
+        # Hashed into the fingerprint: another key or another spelling here makes every existing revision stale.
         recipe = {
             "pipeline": self.pipeline.name,
             "stage": stage.name,
@@ -205,9 +239,10 @@ class Graph:
         return Inputs(parents, models, self._records(found, made), recipe)
 
     def _records(self, found: Needs, made: Mapping[Node, Revision]) -> list[Parent]:
-        """Parents and models that stages made, each once, as the manifest names them."""
+        """List the revisions that the node reads and a stage made, datasets and models, for the manifest."""
         above = [*found.parents.values(), *(wanted for wanted in found.models.values() if isinstance(wanted, Node))]
         records = []
+        # Each node once: one model may fill several roles.
         for node in dict.fromkeys(above):
             revision = made[node]
             kind = self.pipeline.stage(node.stage).kind
@@ -225,13 +260,14 @@ class Graph:
         return records
 
     def stale_reason(self, node: Node, inputs: Inputs) -> str | None:
-        """Why a node has to be built, in words; None where it is fresh."""
+        """Say in words why a node has to be built; None where its revision is fresh."""
         existing = self.existing(node)
         if existing is None or existing.manifest is None:
             return "missing"
         manifest = existing.manifest
         if manifest.fingerprint == inputs.fingerprint:
             return None
+        # The fingerprints differ. What follows only finds the words for it, the most likely cause first.
         if settings := self.changed_settings(existing, node):
             version = settings[0].startswith("stage version")
             return settings[0] if version else f"configuration changed: {', '.join(settings)}"
@@ -244,22 +280,27 @@ class Graph:
 
 
 def _local(wanted: "Node | str", made: Mapping[Node, Revision], finder: ModelFinder) -> LocalModel:
+    """Return the model of a role on disk: a stage's revision, or a model found by its name."""
     return finder.of(made[wanted]) if isinstance(wanted, Node) else finder.find(wanted)
 
 
 def configuration_of(stage: Stage, config: Settings) -> dict[str, Any]:
-    """The settings that decide a stage's data, without folders of the machine."""
+    """Return the settings that decide a stage's data, by section; absolute paths are cut to their last part."""
     configuration: dict[str, Any] = portable(identities(config, stage.sections))
     return configuration
 
 
 def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
-    """Names of the settings in which a manifest differs from a configuration."""
+    """List the settings in which a manifest differs from a configuration, as `section.key`.
+
+    Only keys of the configuration are compared; a key that the manifest alone has is passed over.
+    """
     names = []
     for section, values in configuration.items():
         if section not in manifest.configuration:  # an older manifest that does not say
             continue
         before = manifest.configuration[section]
+        # A single setting, such as random_seed, stands where others have a section.
         if not isinstance(values, dict):
             names += [section] if before != values else []
             continue
@@ -269,10 +310,12 @@ def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
 
 
 def origin_of(pipeline: Pipeline, revision: Revision, target: Stage) -> Stage | None:
-    """The stage that a dataset given by the user stands for: the one its manifest names, else a guess.
+    """Find the stage whose place a dataset given by the user takes; None where no stage fits.
 
-    Guess the stage of a foreign dataset from its columns: the last stage above `target` that introduces one of them.
+    That is the stage its manifest names. For a foreign dataset it is guessed from the columns: the last stage above
+    `target` that introduces one of them.
     """
+    # Nearest stage first, so the first match below is the last stage.
     above = [stage for stage in pipeline.upto(target) if stage is not target and stage.kind == "dataset"]
     if revision.manifest is not None and revision.manifest.pipeline == pipeline.name:
         named = next((stage for stage in above if stage.name == revision.manifest.stage), None)
@@ -283,6 +326,6 @@ def origin_of(pipeline: Pipeline, revision: Revision, target: Stage) -> Stage | 
 
 
 def _introduced(pipeline: Pipeline, stage: Stage) -> set[str]:
-    """Columns that a stage has and none of its dataset parents."""
+    """Return the names of the columns that a stage adds to those of its parents."""
     inherited = {column.name for parent in stage.parents for column in pipeline.stage(parent).columns}
     return {column.name for column in stage.columns} - inherited

@@ -1,4 +1,7 @@
-"""Prompts: Jinja2 files of a pipeline's folder `prompts`, rendered in a sandbox, and chat messages."""
+"""Prompts and chat messages.
+
+A prompt is a Jinja2 file in the folder `prompts` of its pipeline, rendered in a sandbox.
+"""
 
 import functools
 from pathlib import Path
@@ -13,12 +16,17 @@ from builders.store.columns import MESSAGES
 from scorers.errors import UserError, did_you_mean
 
 
+# A prompt is rendered for every attempt; its file is read once.
 @functools.cache
 def read_prompt(folder: Path, name: str) -> str:
-    """The text of a prompt file, named without its ending.
+    """Read a prompt file and strip the white space around its text.
+
+    Args:
+        folder: the pipeline's folder of prompts.
+        name: the file's name without the ending `.jinja`.
 
     Raises:
-        UserError: for a name without a file, with the close match.
+        UserError: for a name without a file; the message suggests the closest one.
     """
     names = sorted(path.name.removesuffix(".jinja") for path in folder.glob("*.jinja"))
     if name not in names:
@@ -27,30 +35,35 @@ def read_prompt(folder: Path, name: str) -> str:
 
 
 def render_prompt(text: str, **values: Any) -> str:
-    """Render a prompt; values are text that is inserted, never a template."""
+    """Render a prompt with values, which are inserted as text and never read as templates.
+
+    Raises:
+        jinja2.UndefinedError: for a value that the prompt uses and the caller leaves out.
+    """
+    # StrictUndefined: a misspelt variable is an error, not an empty string.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(text).render(**values)
 
 
 def chat(user: str, *, system: str | None = None) -> list[Message]:
-    """The messages a model answers: the system prompt's text, if any, and the user's."""
+    """Return the messages that a model answers: the system prompt, if any, and the user's text."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     return [*messages, {"role": "user", "content": user}]
 
 
 def answer(text: str) -> list[Message]:
-    """One assistant message."""
+    """Return a completion as one assistant message."""
     return [{"role": "assistant", "content": text}]
 
 
 def chat_column(user: str, *, system: str | None = None) -> pl.Expr:
-    """`chat` of every row of a text column."""
+    """Apply `chat` to every row: a MESSAGES expression from the name of a text column."""
     messages = [] if system is None else [_message("system", pl.lit(system))]
     return pl.concat_list(*messages, _message("user", pl.col(user))).cast(MESSAGES)
 
 
 def answer_column(text: str) -> pl.Expr:
-    """`answer` of every row of a text column."""
+    """Apply `answer` to every row: a MESSAGES expression from the name of a text column."""
     return pl.concat_list(_message("assistant", pl.col(text))).cast(MESSAGES)
 
 

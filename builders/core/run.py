@@ -1,8 +1,9 @@
-"""The one runner: it turns stages into immutable revisions, of datasets and of models alike.
+"""The runner: builds the nodes of a graph into immutable revisions, datasets and models alike.
 
-Resolve the inputs, hash them, keep what is fresh, build what is missing or stale (shards, or a training), write the
-manifest and the card, move the whole into the store by one rename. The finished shard file is the marker of resume: a
-rerun checks the shards that are there and makes the others, and yields the same bytes as an undisturbed run.
+For each node it resolves the inputs, hashes them, keeps a fresh revision, or else builds one (shard by shard, or by a
+training), writes manifest and card, and moves the result into the store by one rename. A finished shard file is the
+marker of resume: a rerun checks the shards that exist, makes the others, and yields the same bytes as an undisturbed
+run.
 """
 
 import contextlib
@@ -38,7 +39,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageResult:
-    """What happened to one stage: the revision, whether it was built now, why, and how long that took."""
+    """What a run did for one stage and round.
+
+    Attributes:
+        stage: name of the stage.
+        round: its round; 0 where all rounds share the result.
+        revision: the revision, new or kept.
+        built: whether it was built by this run.
+        reason: why it was built or kept, in words.
+        seconds: wall-clock time of the build; 0 for a kept revision.
+    """
 
     stage: str
     round: int
@@ -50,7 +60,15 @@ class StageResult:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a dry run says of one stage."""
+    """What a run would do for one stage and round.
+
+    Attributes:
+        stage: name of the stage.
+        round: its round; 0 where all rounds share the result.
+        repo: its repository in the store.
+        action: `build` or `keep`.
+        reason: why, in words.
+    """
 
     stage: str
     round: int
@@ -61,7 +79,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class _Job:
-    """A node that has to be built."""
+    """A node that has to be built, its resolved inputs, why, and since when (monotonic seconds)."""
 
     node: Node
     inputs: Inputs
@@ -79,15 +97,20 @@ def run(
     force: bool = False,
     require_pinned: bool = False,
 ) -> list[StageResult]:
-    """Build what is missing or stale up to a stage, and nothing else; the target comes last in the result.
+    """Build a stage and whatever is missing or stale above it, and nothing else.
 
     Args:
+        pipeline: the pipeline the stage belongs to.
+        config: a configuration of this pipeline.
         target: name of the last stage, of a dataset or of a model.
-        round_: round of the semi-online loop.
-        start: REF of a dataset that takes the place of the stages above; its stage follows from its manifest, or else
-            from its columns.
-        force: build the target and the datasets of its round even where they are fresh.
+        round_: round of the semi-online loop, from 1.
+        start: REF of a dataset that takes the place of a stage above the target; which stage follows from its manifest,
+            or else from its columns.
+        force: rebuild the target and the datasets of its round even where they are fresh.
         require_pinned: refuse a branch in `start`.
+
+    Returns:
+        One result per stage and round, kept ones included; the target's comes last.
 
     Raises:
         UserError: for a user's mistake; nothing half-written is left in the store.
@@ -97,6 +120,7 @@ def run(
     given = _given(pipeline, store, target, round_, start, require_pinned)
     graph = Graph(pipeline, config, store, [node], given)
     set_threads(config.threads)
+    # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
     with store.lock() if first_process() else contextlib.nullcontext():
         return _Runner(graph, _forced(graph, node) if force else set()).run([node])
 
@@ -104,13 +128,23 @@ def run(
 def materialise(
     pipeline: Pipeline, config: Settings, wanted: Mapping[str, "str | At"], finder: ModelFinder | None = None
 ) -> tuple[dict[str, LocalModel], ModelFinder]:
-    """Models by role, those that stages make built where they are missing or stale, and the finder that knows them.
+    """Find models by role; those that stages make are built where they are missing or stale.
+
+    Args:
+        pipeline: the pipeline whose stages may make the models.
+        config: a configuration of this pipeline.
+        wanted: by role, the name of a model or of a stage, or an `At`.
+        finder: a finder to go on with; None for a new one.
+
+    Returns:
+        The models on disk by role, and the finder that resolved them.
 
     Raises:
-        UserError: for a name that stands for nothing, and as `run`.
+        UserError: for a name that no model has, and as `run`.
     """
     store = Store(Path(config.store))
     finder = finder or ModelFinder(store)
+    # Round 0: no round is being built, so a stage that is made in every round has to come as an `At`.
     found = {role: model_node(pipeline, name, 0) for role, name in wanted.items()}
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
@@ -119,6 +153,7 @@ def materialise(
         runner = _Runner(graph, set())
         runner.run(nodes)
     models = {
+        # What is not a node is the name of a model that no stage makes.
         role: finder.of(runner.made[node]) if isinstance(node, Node) else finder.find(node)
         for role, node in found.items()
     }
@@ -128,7 +163,7 @@ def materialise(
 def dry_run(
     pipeline: Pipeline, config: Settings, target: str, *, round_: int = 1, start: str | None = None
 ) -> list[StagePlan]:
-    """What `run` would do and why, without doing it."""
+    """Return what `run` would do and why, in the order of the work, without building anything."""
     store = Store(Path(config.store))
     graph = Graph(
         pipeline, config, store, [node_of(pipeline, target, round_)], _given(pipeline, store, target, round_, start)
@@ -140,6 +175,7 @@ def dry_run(
         if node in graph.given and node not in graph.pulled:
             continue
         stage = pipeline.stage(node.stage)
+        # Only fresh revisions are in `made`: below a node that has to be built the digests are not known yet.
         missing = sorted(above for above in graph.needs[node].nodes() if above not in made)
         if node in graph.pulled:
             reason: str | None = None
@@ -159,7 +195,7 @@ def dry_run(
 def _given(
     pipeline: Pipeline, store: Store, target: str, round_: int, start: str | None, require_pinned: bool = False
 ) -> dict[Node, Revision]:
-    """The dataset that the user gives in place of a stage, under that stage's node."""
+    """Open the dataset of `start` and return it under the node whose place it takes; empty without `start`."""
     last = pipeline.stage(target)
     if start is None:
         return {}
@@ -180,12 +216,22 @@ def _given(
 
 
 def _forced(graph: Graph, target: Node) -> set[Node]:
+    """Return the nodes that `force` rebuilds: the target and the datasets of its round or of no round.
+
+    Models other than the target are kept, and so is what the user gave or pulled.
+    """
     datasets = {node for node in graph.needs if graph.pipeline.stage(node.stage).kind == "dataset"}
     return {target, *(node for node in datasets if node.round in (0, target.round))} - graph.given.keys()
 
 
 class _Runner:
-    """One run over a graph: what was made so far, and the models in memory."""
+    """One run over a graph.
+
+    Attributes:
+        made: revisions by node: given, kept or built so far.
+        loaded: models in memory.
+        results: what was done so far.
+    """
 
     def __init__(self, graph: Graph, forced: set[Node]) -> None:
         self.graph = graph
@@ -196,14 +242,19 @@ class _Runner:
         self.results: list[StageResult] = []
 
     def run(self, targets: Sequence[Node]) -> list[StageResult]:
-        """Build in topological order; models that wait for nothing and for no other are trained at the same time."""
+        """Build all nodes in topological order and return the results.
+
+        Trainings that do not depend on one another run at the same time, each in a process of its own.
+        """
         sorter = self.graph.order()
         waiting: list[_Job] = []
         running: dict[Future[Trained], _Job] = {}
         with contextlib.ExitStack() as stack:
+            # However the run ends, the models' memory is released.
             stack.callback(self.loaded.keep, ())
             pool: ProcessPoolExecutor | None = None
             while sorter.is_active():
+                # 1. Nodes whose inputs are all made: keep what is fresh, queue the rest.
                 for node in sorter.get_ready():
                     job = self._job(node)
                     if job is None:
@@ -211,9 +262,11 @@ class _Runner:
                     else:
                         self._require_possible(job, targets)
                         waiting.append(job)
+                # 2. Hand trainings to worker processes; the pool is made on first need, since its start takes seconds.
                 for job in self._apart(waiting, running):
                     pool = pool or stack.enter_context(process_pool(self.graph.config.workers))
                     running[pool.submit(_train_apart, *self._training(job))] = job
+                # 3. Build one job in this process; with none to build, wait until a worker has finished one.
                 if (here := self._next_here(waiting, running)) is not None:
                     waiting.remove(here)
                     self._build(here)
@@ -226,7 +279,7 @@ class _Runner:
         return self.results
 
     def _job(self, node: Node) -> _Job | None:
-        """What has to be done for a node; None for a fresh or given one, which is noted as kept."""
+        """Return the job that builds a node; None where its revision is given or fresh, and so kept."""
         if node in self.graph.given:
             if node in self.graph.pulled:
                 self._keep(node, self.graph.given[node], "as it was pulled")
@@ -240,11 +293,15 @@ class _Runner:
         return _Job(node, inputs, reason or "missing")
 
     def _keep(self, node: Node, revision: Revision, reason: str) -> None:
+        """Record a revision that is used as it is."""
         self.made[node] = revision
         self.results.append(StageResult(node.stage, node.round, revision, False, reason, 0.0))
 
     def _require_possible(self, job: _Job, targets: Sequence[Node]) -> None:
-        """Several processes train one model together; what it needs has to be there."""
+        """Refuse to build anything but a target when torchrun started several processes.
+
+        They train one model together; the datasets and models above it have to be in the store already.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and job.node not in targets:
             raise UserError(
                 f"stage {job.node.stage} is {job.reason}, and several processes build only the stage they are started "
@@ -252,7 +309,10 @@ class _Runner:
             )
 
     def _apart(self, waiting: list[_Job], running: dict[Future[Trained], _Job]) -> list[_Job]:
-        """Take out of `waiting` the trainings that get a process of their own: only where there is other work too."""
+        """Remove from `waiting` and return the trainings that get a process of their own.
+
+        A job without others beside it stays in this process: a second process would gain nothing.
+        """
         models = [job for job in waiting if self._stage(job).kind == "model"]
         alone = len(waiting) + len(running) < 2
         room = self.graph.config.workers - len(running)
@@ -263,7 +323,7 @@ class _Runner:
         return models[:room]
 
     def _next_here(self, waiting: list[_Job], running: dict[Future[Trained], _Job]) -> _Job | None:
-        """What this process does next: a dataset, or a training where no other is under way; None to wait."""
+        """Return this process's next job: a dataset, else a training if none is running; None to wait."""
         datasets = [job for job in waiting if self._stage(job).kind == "dataset"]
         return next(iter(datasets or ([] if running else waiting)), None)
 
@@ -271,22 +331,27 @@ class _Runner:
         return self.graph.pipeline.stage(job.node.stage)
 
     def _context(self, job: _Job) -> Context[Settings]:
+        """Return what the job's stage may read; its working folder is created."""
         config, store = self.graph.config, self.graph.store
+        # The folder's name holds the fingerprint, so shards of other inputs are never taken up.
         work = store.work_path(self.graph.pipeline.repo(self._stage(job), config), job.inputs.fingerprint)
         work.mkdir(parents=True, exist_ok=True)
         return Context(config, store, job.node.round, job.inputs.parents, job.inputs.models, work, self.loaded)
 
     def _training(self, job: _Job) -> tuple[Stage, Context[Settings], Path]:
+        """Return the arguments of `_train`, all of which can be pickled."""
         stage, context = self._stage(job), self._context(job)
         log.info("%s: training", stage.name)
         return stage, context, context.work / "model"
 
     def _build(self, job: _Job) -> None:
+        """Build a job in this process, from start to revision."""
         stage = self._stage(job)
         if stage.kind == "model":
             self.loaded.keep(())  # training needs the memory
             self._finish_model(job, _train(*self._training(job)))
             return
+        # Models of earlier stages make room for this stage's.
         self.loaded.keep(job.inputs.models.values())
         context = self._context(job)
         paths = _build_shards(stage, context)
@@ -294,6 +359,7 @@ class _Runner:
         self._done(job, revision, context.work)
 
     def _finish_model(self, job: _Job, trained: Trained) -> None:
+        """Add a trained model to the store; under torchrun every process but the first ends here."""
         if not first_process():
             raise SystemExit(0)  # of several processes the first one writes to the store
         context = self._context(job)
@@ -301,6 +367,7 @@ class _Runner:
         self._done(job, revision, context.work, *trained.scratch)
 
     def _done(self, job: _Job, revision: Revision, *scratch: Path) -> None:
+        """Delete a finished job's scratch folders and record its revision."""
         for folder in scratch:
             shutil.rmtree(folder, ignore_errors=True)
         self.made[job.node] = revision
@@ -314,6 +381,7 @@ def first_process() -> bool:
 
 
 def _train(stage: Stage, context: Context[Settings], output: Path) -> Trained:
+    """Run a model stage's training, which writes the model into the folder `output`."""
     if stage.train is None:
         raise TypeError(f"stage {stage.name} is a model stage without a training")
     if first_process():
@@ -322,13 +390,13 @@ def _train(stage: Stage, context: Context[Settings], output: Path) -> Trained:
 
 
 def _train_apart(stage: Stage, context: Context[Settings], output: Path) -> Trained:
-    """`_train` in a process of its own."""
+    """Run `_train` in a worker process, which has torch's default number of threads at first."""
     set_threads(context.config.threads)
     return _train(stage, context, output)
 
 
 def _build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
-    """All shards of a dataset, those that are whole already kept."""
+    """Build the shards of a dataset that are missing or damaged, and return the paths of all, in order."""
     if stage.plan is None:
         raise TypeError(f"stage {stage.name} is a dataset stage without a plan")
     shards = stage.plan(context)
@@ -348,23 +416,28 @@ def _build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
 
 
 def shard_path(work: Path, shard: Shard) -> Path:
-    """Where a finished shard lies until the revision is whole."""
+    """Return the path of a finished shard in the working folder."""
     return work / f"shard-{shard.index:05d}.parquet"
 
 
 def _forget_following(stage: Stage, work: Path, shard: Shard) -> None:
-    """Where shards build on the ones before, a damaged one takes those after it along."""
+    """In a sequential stage, delete a shard that is built again and all later ones, made from it."""
     if not stage.sequential:
         return
     for path in work.glob("shard-*.parquet"):
+        # The numbers are zero-padded: names compare as indices do.
         if path.name >= shard_path(work, shard).name:
             path.unlink()
 
 
 def build_shard(stage: Stage, context: Context[Settings], shard: Shard) -> Path:
-    """Make one shard and put its file in place: the unit of work that any executor can run.
+    """Build one shard and write its file: the unit of work that any executor can run.
 
-    The three arguments are plain values that pickle takes; models are loaded where the work is done.
+    The arguments can be pickled; models are loaded in the process that does the work.
+
+    Raises:
+        UserError: for a null, NaN or infinite value where the stage's columns allow none.
+        TypeError: for a stage without `build`, or rows whose columns are not the stage's.
     """
     if stage.build is None:
         raise TypeError(f"stage {stage.name} is a dataset stage without a build")

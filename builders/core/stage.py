@@ -1,7 +1,7 @@
-"""What a stage and a pipeline are: plain data and plain functions that the runner, the cards and `verify` are handed.
+"""Stages: plain data and plain functions that the runner, the cards and `grace verify` are handed.
 
-A stage yields one revision, of a dataset or of a model, from its parents. A dataset stage plans shards and builds each;
-a model stage trains. A pipeline is a literal tuple of stages; see docs/architecture.md.
+A stage yields one revision, of a dataset or of a model, from its parents: a dataset stage plans shards and builds each
+of them, a model stage trains. See docs/architecture.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,12 @@ ConfigT = TypeVar("ConfigT", bound=Settings)
 
 @dataclass(frozen=True)
 class At:
-    """The revision of a stage, of the round being built or of another one."""
+    """A reference to the revision of a stage.
+
+    Attributes:
+        stage: name of the stage.
+        round: its round; None for the round that is being built.
+    """
 
     stage: str
     round: int | None = None
@@ -33,7 +38,12 @@ class At:
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work: its number, and what it covers as plain values (a file, a range of rows, a count)."""
+    """One unit of work.
+
+    Attributes:
+        index: position in the dataset, from 0.
+        spec: what the shard covers, as plain values: a file, a range of rows, a count.
+    """
 
     index: int
     spec: Any
@@ -41,7 +51,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A shard's rows, and counts: `read`, `dropped.<reason>`, and whatever else the stage counts."""
+    """What building a shard yields.
+
+    Attributes:
+        frame: the rows, with the columns of the stage's contract.
+        counts: `read`, `dropped.<reason>`, and whatever else the stage counts; summed over the shards.
+    """
 
     frame: pl.DataFrame
     counts: dict[str, int]
@@ -49,9 +64,13 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training says of itself: rows it was made from, results (means, losses) and counts for the manifest.
+    """What a training reports for the manifest.
 
-    `scratch` are folders that are of no use once the revision is in the store.
+    Attributes:
+        rows: rows the model was trained on.
+        results: means and losses by name.
+        counts: further counts by name.
+        scratch: folders to delete once the revision is in the store, such as checkpoints.
     """
 
     rows: int
@@ -62,10 +81,16 @@ class Trained:
 
 @dataclass
 class Context(Generic[ConfigT]):
-    """What a stage may read while it builds; plain values, so that it can travel to another process.
+    """What a stage may read while it builds: plain values, so that the context can travel to another process.
 
-    `inputs` holds the parents' revisions by the name under which the stage asks for them, `models` the models by role.
-    `work` is the folder of this build's finished shards. `loaded` keeps models in memory from shard to shard.
+    Attributes:
+        config: the configuration.
+        store: the local store.
+        round: the round that is being built; 0 for a stage whose result all rounds share.
+        inputs: the parents' revisions, by the name under which the stage asks for them.
+        models: the models on disk, by role.
+        work: folder of this build's finished shards.
+        loaded: models in memory, kept from shard to shard.
     """
 
     config: ConfigT
@@ -77,13 +102,13 @@ class Context(Generic[ConfigT]):
     loaded: Loaded = field(default_factory=Loaded)
 
     def engine(self, role: str) -> Engine:
-        """The engine of a role, with its model loaded."""
+        """Return the engine of a role with its model loaded, from the cache where it was loaded before."""
         settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
         model = self.models[role]
         return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model))
 
     def finished_shards(self) -> list[Path]:
-        """Shards of this build that are in place, in order."""
+        """Return the finished shard files of this build, in order."""
         return sorted(self.work.glob("shard-*.parquet"))
 
 
@@ -91,19 +116,32 @@ class Context(Generic[ConfigT]):
 class Stage:
     """One stage of a pipeline.
 
-    Of every stage: `name` (also `--stage`), `kind`, `suffix` (ends its repository's name), `version` (raise it when the
-    same inputs give other data). `parents` are the stages whose revisions of the same round it reads; `also` gives
-    further ones by the name under which it reads them (an `At`, or a setting's text, which counts where it is the name
-    of a stage; one called `source` takes the place of what `source` identifies). `roles` say which model fills each
-    role: a stage's, or a name for the store, a folder or the Hub.
-    `sections` are the settings that decide its result, as dotted paths. `source` identifies what it reads from outside,
-    `prompts` are the texts by name that the manifest keeps. `per_round` is false for what is the same in all rounds;
-    `stem` names repositories that are not the run's own. `bytes_depend_on` says what the bytes depend on beyond the
-    fingerprint, `check` what `verify` recomputes.
-
-    A dataset stage has `columns`, `plan` (lists the shards), `build` (makes one), `summaries` (columns whose
-    distribution the manifest keeps) and `sequential` (a shard may read those before it). A model stage has `train`,
-    which writes the model's files into a folder that is not there yet.
+    Attributes:
+        name: the value of `--stage`.
+        kind: `dataset` or `model`.
+        suffix: last part of the repository's name.
+        version: to be raised when the same inputs give other data; part of the fingerprint.
+        card: what its card shows.
+        parents: stages whose revisions of the same round it reads.
+        also: further dataset parents, by the name under which the stage reads them, from configuration and round. A
+            value is an `At`, or a setting's text, which counts only where it is the name of a stage. A parent named
+            `source` takes the place of what the function `source` identifies.
+        roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
+            stage, or a name in the store, of a folder or on the Hub.
+        sections: dotted paths of the settings that decide its result.
+        source: returns a text that identifies what the stage reads from outside, such as a file's SHA-256.
+        prompts: returns the prompts by name; the manifest keeps their texts.
+        per_round: False where all rounds share one result.
+        stem: first part of the repository's name where it is not the run's own.
+        bytes_depend_on: returns what the exact bytes depend on beyond the fingerprint, such as the kind of processor.
+        check: what `grace verify` recomputes, from the manifest, the readable data files by path, and whether all of
+            them are there and fit the contract.
+        columns: the contract of the dataset's rows.
+        plan: lists the shards.
+        build: makes the rows of one shard.
+        summaries: numeric columns whose distribution the manifest keeps.
+        sequential: whether a shard may read the shards before it.
+        train: writes the model's files into a folder that does not exist yet.
     """
 
     name: str
@@ -111,24 +149,28 @@ class Stage:
     suffix: str
     version: int
     card: Card
+    # What the stage reads.
     parents: Sequence[str] = ()
     also: Callable[[Any, int], Mapping[str, "str | At"]] | None = None
     roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
     sections: Sequence[str] = ()
     source: Callable[[Any], str | None] | None = None
     prompts: Callable[[Any, Mapping[str, Revision]], dict[str, str]] | None = None
+    # How its revisions are named, and what is said of them.
     per_round: bool = True
     stem: Callable[[Any], str] | None = None
     bytes_depend_on: Callable[[Any], Sequence[str]] | None = None
     check: Callable[[Manifest, Mapping[str, Path], bool], list[Finding]] | None = None
+    # Of a dataset stage.
     columns: Sequence[Column] = ()
     plan: Callable[[Context[Any]], list[Shard]] | None = None
     build: Callable[[Context[Any], Shard], ShardResult] | None = None
     summaries: Sequence[str] = ()
     sequential: bool = False
+    # Of a model stage.
     train: Callable[[Context[Any], Path], Trained] | None = None
 
 
 def file_shards(parent: Revision) -> list[Shard]:
-    """One shard for each data file of the parent."""
+    """Plan one shard per data file of the parent."""
     return [Shard(index, str(path)) for index, path in enumerate(parent.data_files())]

@@ -1,8 +1,8 @@
 """Sampling engines: one interface over transformers and vLLM.
 
-Chat prompts, one seed per prompt and sampling settings go in; completions with token ids, log-probability and finish
-reason come out, aligned with the input. A row's randomness comes from its own seed alone. Importing this module loads
-neither torch nor vllm: `load_engine` imports the engine that is asked for.
+Chat prompts, one seed per prompt and sampling settings go in; one completion per prompt comes out, in the order of the
+prompts, with token ids, log-probability and finish reason. The random numbers of a prompt come from its own seed alone.
+Importing this module loads neither torch nor vllm: `load_engine` imports the engine that is asked for.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,11 @@ SEED_RANGE = 2**63
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to draw tokens: temperature first, then the top-p filter. Raises UserError outside the stated ranges."""
+    """How to draw tokens: the temperature is applied first, then top-p (nucleus sampling, Holtzman et al., 2020).
+
+    Raises:
+        UserError: for a value outside the ranges stated below.
+    """
 
     max_new_tokens: int
     """Largest number of generated tokens, the end-of-sequence token included; at least 1."""
@@ -42,7 +46,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated answer."""
+    """The completion of one prompt."""
 
     text: str
     """Decoded without special tokens."""
@@ -57,7 +61,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What every engine offers."""
+    """The interface of every sampling engine."""
 
     context_window: int
     """Largest number of prompt and generated tokens together."""
@@ -69,11 +73,19 @@ class Engine(Protocol):
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
-        """One completion a prompt, in the order of the prompts.
+        """Generate one completion per prompt, in the order of the prompts.
 
-        `seeds` has one integer a prompt, taken modulo 2**63; greedy decoding ignores them. The same call on the same
-        machine gives the same result. Raises UserError for a prompt that leaves no room in the context window and for
-        log-probabilities that are NaN or infinite; nothing is returned then.
+        The same call on the same machine gives the same result.
+
+        Args:
+            prompts: the chat messages of each prompt.
+            seeds: one integer per prompt, taken modulo 2**63; greedy decoding ignores them.
+            settings: how to draw tokens.
+
+        Raises:
+            UserError: for a prompt that leaves no room in the context window, and for log-probabilities that are NaN or
+                infinite; no completion is returned then.
+            ValueError: where prompts and seeds differ in number.
         """
 
     def close(self) -> None:
@@ -93,13 +105,22 @@ def load_engine(
     yarn_factor: float | None = None,
     tensor_parallel_size: int = 1,
 ) -> Engine:
-    """Load an engine of one of `KINDS`.
+    """Load an engine.
 
-    `model` is a folder or a Hub id at `revision` (None: the default branch), `adapter` a PEFT LoRA folder (None:
-    none), `device` "auto", "cpu" or "cuda", `dtype` "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
-    `batch_size` is the largest number of rows decoded at once, `context_window` a smaller window than the model's
-    (None: the model's), `yarn_factor` stretches the window by YaRN (None: as configured), `tensor_parallel_size` is
-    the number of GPUs of the vllm engine. Raises UserError for an unknown kind, option value or model.
+    Args:
+        kind: one of `KINDS`.
+        model: a folder, or a repository on the Hub.
+        revision: branch, tag or commit on the Hub; None for the default branch.
+        adapter: folder of a PEFT LoRA adapter; None for none.
+        device: "auto", "cpu" or "cuda".
+        dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+        batch_size: largest number of rows decoded at the same time.
+        context_window: a smaller window than the model's, in tokens; None for the model's.
+        yarn_factor: factor by which YaRN stretches the model's window; None leaves it as configured.
+        tensor_parallel_size: number of GPUs over which the engine vllm spreads the model.
+
+    Raises:
+        UserError: for an unknown kind, an option out of range, or a model that cannot be loaded.
     """
     check_options(kind, device, dtype, batch_size, yarn_factor)
     if kind == "transformers":
@@ -123,7 +144,11 @@ def load_engine(
 
 
 def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_factor: float | None) -> None:
-    """Raise UserError for a value outside what the engines take, with the close match."""
+    """Check the options that all engines share.
+
+    Raises:
+        UserError: for a value outside what the engines take; the message suggests the closest one.
+    """
     check_choice("engine", kind, KINDS)
     check_choice("engine device", device, ("auto", "cpu", "cuda"))
     check_choice("engine dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
@@ -134,7 +159,11 @@ def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_fact
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise UserError when `value` is not among `allowed`."""
+    """Check that `value` is among `allowed`.
+
+    Raises:
+        UserError: naming the option, what is allowed and the closest match.
+    """
     if value not in allowed:
         raise UserError(f"{name} {value!r} is unknown{did_you_mean(value, allowed)}; allowed are {', '.join(allowed)}")
 
@@ -142,10 +171,19 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
 def encode_prompts(
     tokenizer: Any, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], max_new_tokens: int, window: int
 ) -> list[list[int]]:
-    """Token ids of the prompts under the chat template, ready for the assistant's answer.
+    """Return the token ids of each prompt under the chat template, ending where the assistant's answer begins.
 
-    Raises ValueError when prompts and seeds differ in number, UserError for a tokenizer without a chat template and
-    for a prompt that is empty or leaves no room for `max_new_tokens` in the window.
+    Args:
+        tokenizer: the model's tokenizer.
+        prompts: the chat messages of each prompt.
+        seeds: one seed per prompt; only their number is checked.
+        max_new_tokens: tokens for which the window has to have room after each prompt.
+        window: the context window in tokens.
+
+    Raises:
+        ValueError: where prompts and seeds differ in number.
+        UserError: for a tokenizer without a chat template, and for a prompt that is empty, that the template refuses,
+            or that leaves no room for `max_new_tokens`.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed per prompt is needed")
@@ -154,7 +192,7 @@ def encode_prompts(
             f"tokenizer of {tokenizer.name_or_path}: no chat template found; use an instruction-tuned model or add a "
             "chat_template.jinja to its folder"
         )
-    # Groups repeat a prompt m times: encode each distinct prompt once.
+    # A group repeats its prompt m times: each distinct prompt is encoded once.
     known: dict[tuple[tuple[str, str], ...], list[int]] = {}
     encoded = []
     for row, prompt in enumerate(prompts):
@@ -169,6 +207,7 @@ def _encode(tokenizer: Any, prompt: Sequence[Message], row: int, max_new_tokens:
     from jinja2 import TemplateError
 
     try:
+        # return_dict=False: transformers 5 returns a dictionary by default.
         ids: list[int] = tokenizer.apply_chat_template(
             list(prompt), tokenize=True, add_generation_prompt=True, return_dict=False
         )
@@ -188,7 +227,13 @@ def _encode(tokenizer: Any, prompt: Sequence[Message], row: int, max_new_tokens:
 
 
 def end_token_ids(tokenizer: Any, generation_eos: int | Sequence[int] | None) -> list[int]:
-    """Every id that ends an answer: the tokenizer's and those of the model's generation settings, ascending."""
+    """Return every id that ends a completion, ascending.
+
+    Args:
+        tokenizer: its end-of-sequence id is one of them.
+        generation_eos: the ids of the model's generation settings. They are needed too: many chat models end a turn
+            with another token than their tokenizer's end of sequence.
+    """
     ids = (
         set() if generation_eos is None else {generation_eos} if isinstance(generation_eos, int) else {*generation_eos}
     )
@@ -198,9 +243,14 @@ def end_token_ids(tokenizer: Any, generation_eos: int | Sequence[int] | None) ->
 
 
 def yarn_overrides(config: Any, factor: float | None) -> dict[str, Any]:
-    """Configuration entries that stretch the window of a RoPE model `factor` times by YaRN (Peng et al., 2024).
+    """Return configuration entries that stretch the window of a RoPE model by YaRN (Peng et al., 2024).
 
-    Empty when `factor` is None. Raises UserError for a model without RoPE or with scaled RoPE already.
+    Args:
+        config: the model's configuration.
+        factor: new window over old window, above 1; None gives no entries.
+
+    Raises:
+        UserError: for a model without RoPE, or with scaled RoPE already.
     """
     if factor is None:
         return {}
@@ -222,7 +272,11 @@ def yarn_overrides(config: Any, factor: float | None) -> dict[str, Any]:
 
 
 def resolve_window(model_window: int, requested: int | None) -> int:
-    """The window to use: the requested one where given. Raises UserError when the model's is smaller."""
+    """Return the context window to use, in tokens: the requested one if there is one, else the model's.
+
+    Raises:
+        UserError: where the requested window is larger than the model's, or below 2.
+    """
     if requested is None:
         return model_window
     if not 1 < requested <= model_window:
@@ -234,7 +288,7 @@ def resolve_window(model_window: int, requested: int | None) -> int:
 
 
 def not_finite(row: int) -> UserError:
-    """The error of a row whose log-probabilities are NaN or infinite."""
+    """Return the error of a row whose log-probabilities are NaN or infinite."""
     return UserError(
         f"row {row}: the model gave NaN or infinite logits; check the checkpoint and adapter (a diverged training "
         "run?), or load it with dtype float32"

@@ -1,7 +1,14 @@
 """A preallocated key-value cache for batches whose rows come and go.
 
-Every row writes at one shared column, the cursor; a row's prompt ends where it joined, so rows are left-padded. A layer
-writes in place and hands out views: no step copies the past. This module imports torch; import it inside functions.
+All rows write into one shared column, the cursor, and each row's prompt ends where the cursor stood when it joined, so
+rows are left-padded::
+
+    row 0   p p p p p g g g g g _ _ _      p prompt, g generated, . unused, _ free
+    row 1   . . . . p p p g g g _ _ _
+            low                 cursor
+
+A layer writes in place and hands out views, so that no step copies the past. This module imports torch; import it
+inside functions.
 """
 
 import numpy as np
@@ -13,7 +20,15 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Window:
-    """What all layers share: the live rows and the columns [low, cursor) that any of them still needs."""
+    """What all layers share.
+
+    Attributes:
+        rows: rows of storage.
+        columns: columns of storage.
+        live: number of live rows; they fill the rows from 0 on.
+        low: first column that a live row still needs.
+        cursor: the column that the next token is written to; [low, cursor) is in use.
+    """
 
     def __init__(self, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
@@ -23,7 +38,7 @@ class Window:
 
 
 class WindowLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer, (rows, heads, columns, head dimension), of which the window's part is in use."""
+    """Keys and values of one layer, each (rows, heads, columns, head dimension)."""
 
     is_sliding = False
     is_compileable = False
@@ -33,7 +48,10 @@ class WindowLayer(CacheLayerMixin):  # type: ignore[misc]
         self.window = window
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate storage shaped like these states, of the window's rows and columns."""
+        """Allocate storage for the window's rows and columns.
+
+        Heads, head dimension and dtype are those of the arguments, (rows, heads, positions, head dimension) each.
+        """
         self.keys = self._allocate(key_states)
         self.values = self._allocate(value_states)
         self.is_initialized = True
@@ -46,7 +64,17 @@ class WindowLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the live rows' new states at the cursor; return views of their used columns."""
+        """Write the live rows' new states from the cursor on.
+
+        The cursor itself is moved by the decoder, once for all layers.
+
+        Args:
+            key_states: (live, heads, new positions, head dimension).
+            value_states: (live, heads, new positions, head dimension).
+
+        Returns:
+            Views of the live rows' keys and values in use, the new ones included.
+        """
         live, low, cursor = self.window.live, self.window.low, self.window.cursor
         end = cursor + key_states.shape[2]
         self.keys[:live, :, cursor:end] = key_states
@@ -54,20 +82,25 @@ class WindowLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.keys[:live, :, low:end], self.values[:live, :, low:end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what `update` returns."""
+        """Return the number of columns that `update` will return, and 0, their offset."""
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Columns in use before the new ones."""
+        """Return the number of columns in use before the new ones."""
         return self.window.cursor - self.window.low
 
     def get_max_length(self) -> int:
-        """No maximum: storage grows."""
+        """Return -1, which stands for no maximum: storage grows."""
         return -1
 
 
 class WindowCache(Cache):  # type: ignore[misc]
-    """The cache of a whole model; `rows` and `columns` are the storage to begin with. Layers come with `insert`."""
+    """The cache of a whole model; its layers are made by the first `insert`.
+
+    Args:
+        rows: rows of storage.
+        columns: columns of storage to begin with.
+    """
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__(layers=[])
@@ -75,14 +108,19 @@ class WindowCache(Cache):  # type: ignore[misc]
         self.window = Window(rows, columns)
 
     def insert(self, prefilled: Cache, source: list[int]) -> None:
-        """Append rows: row `source[i]` of a prefilled cache, its last column at the column before the cursor."""
+        """Append rows from a prefilled cache, right-aligned to the cursor.
+
+        Args:
+            prefilled: the cache of one prefill pass, left-padded.
+            source: for each new row, its row in `prefilled`.
+        """
         window = self.window
         if not self.layers:
             self.layers = [WindowLayer(window) for _ in prefilled.layers]
         for layer, filled in zip(self.layers, prefilled.layers, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(filled.keys, filled.values)
-            length = filled.keys.shape[2]
+            length = filled.keys.shape[2]  # keys (prompts, heads, length, head dimension)
             index = torch.tensor(source, device=filled.keys.device)
             place = (
                 slice(window.live, window.live + len(source)),
@@ -105,21 +143,23 @@ class WindowCache(Cache):  # type: ignore[misc]
         window.live = live
 
     def shift(self, distance: int) -> None:
-        """Move the used columns `distance` to the left."""
+        """Move the used columns to the left by `distance`."""
         window = self.window
         for layer in self.layers:
             for states in (layer.keys, layer.values):
+                # Source and target may overlap, hence the copy.
                 kept = states[: window.live, :, window.low : window.cursor].clone()
                 states[: window.live, :, window.low - distance : window.cursor - distance] = kept
         window.low -= distance
         window.cursor -= distance
 
     def grow(self, columns: int) -> None:
-        """Reallocate with more columns, keeping the used ones."""
+        """Reallocate the storage with `columns` columns, keeping those in use."""
         window = self.window
         window.columns = columns
         used = (slice(0, window.live), slice(None), slice(window.low, window.cursor))
         for layer in self.layers:
             keys, values = layer.keys, layer.values
+            # Allocates anew, with the window's new number of columns.
             layer.lazy_initialization(keys, values)
             layer.keys[used], layer.values[used] = keys[used], values[used]

@@ -1,4 +1,4 @@
-"""Loading of models, tokenizers and adapters for the engines, with errors a user can act on."""
+"""Loading of models, tokenizers and adapters for the engines, with errors that a user can act on."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,11 @@ from scorers.errors import UserError
 
 
 def resolve_device(device: str) -> str:
-    """The device for "auto"; raises UserError when "cuda" is asked for and there is none."""
+    """Resolve the device "auto" to "cuda" where PyTorch finds a GPU, else to "cpu".
+
+    Raises:
+        UserError: for "cuda" where PyTorch finds no GPU.
+    """
     import torch
 
     if device == "auto":
@@ -19,10 +23,15 @@ def resolve_device(device: str) -> str:
 
 
 def load_tokenizer_and_config(model: str, revision: str | None) -> tuple[Any, Any]:
-    """Tokenizer and configuration of a folder or Hub id; raises UserError when they cannot be read."""
+    """Load the tokenizer and the configuration of a folder or a Hub id.
+
+    Raises:
+        UserError: where they cannot be read.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
+        # Models come from the Hub and are untrusted: their code is never run.
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -31,7 +40,11 @@ def load_tokenizer_and_config(model: str, revision: str | None) -> tuple[Any, An
 
 
 def load_model(model: str, revision: str | None, config: Any, device: str, dtype: str) -> Any:
-    """The model in evaluation mode; raises UserError when its weights cannot be read."""
+    """Load a causal LM in evaluation mode.
+
+    Raises:
+        UserError: where its weights cannot be read.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
@@ -44,11 +57,16 @@ def load_model(model: str, revision: str | None, config: Any, device: str, dtype
 
 
 def merge_adapter(model: Any, adapter: str) -> Any:
-    """The model with a LoRA adapter merged into its weights; raises UserError when the folder holds none."""
+    """Merge a LoRA adapter into a model's weights.
+
+    Raises:
+        UserError: where the folder holds no adapter, or one that does not fit the model.
+    """
     from peft import PeftModel
 
     check_adapter(adapter)
     try:
+        # safe_merge: NaN in the merged weights is an error instead of a silent result.
         return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True).eval()
     except (OSError, ValueError, RuntimeError) as error:  # no weights, NaN in them, or shapes of another model
         reason = " ".join(str(error).split())[:300]
@@ -58,7 +76,11 @@ def merge_adapter(model: Any, adapter: str) -> Any:
 
 
 def check_adapter(adapter: str) -> None:
-    """Raise UserError unless the folder holds a PEFT adapter."""
+    """Check that a folder holds a PEFT adapter.
+
+    Raises:
+        UserError: where it does not.
+    """
     if not (Path(adapter) / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"adapter {adapter}: no {ADAPTER_CONFIG} found in this folder; give the folder that PEFT's "
@@ -67,14 +89,17 @@ def check_adapter(adapter: str) -> None:
 
 
 def unreadable_model(model: str, revision: str | None, error: Exception) -> UserError:
-    """The error of a model that transformers cannot load, on one line."""
+    """Return the error of a model that transformers cannot load, on one line."""
     reason = " ".join(str(error).split())[:300]
     at = f"@{revision}" if revision else ""
     return UserError(f"model {model}{at}: cannot be loaded ({reason}); give a model folder or a Hub id that exists")
 
 
 def load_end_ids(model: str, revision: str | None, config: Any) -> Any:
-    """End-of-sequence id or ids of the model's generation settings, else of its configuration; None when unset."""
+    """Return the end-of-sequence id or ids of a model; None where it states none.
+
+    They come from its generation settings, or else from its configuration.
+    """
     from transformers import GenerationConfig
 
     try:

@@ -1,4 +1,4 @@
-"""The sampling engine that runs a causal LM by transformers, on CPU or one GPU."""
+"""The sampling engine that runs a causal LM by transformers, on a CPU or one GPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from builders.engines.loading import load_model, load_tokenizer_and_config, merg
 
 
 class TransformersEngine:
-    """A causal LM, its tokenizer and its context window; `load_engine` describes the arguments."""
+    """A causal LM, its tokenizer and its context window; see `load_engine` for the arguments."""
 
     def __init__(
         self,
@@ -35,11 +35,13 @@ class TransformersEngine:
 
         self._tokenizer, config = load_tokenizer_and_config(model, revision)
         check_attention_only(config, model)
+        # Before the weights are loaded: the model computes its rotary frequencies when it is made.
         for name, value in yarn_overrides(config, yarn_factor).items():
             setattr(config, name, value)
         self.context_window = resolve_window(int(config.get_text_config().max_position_embeddings), context_window)
         self._model: Any = load_model(model, revision, config, resolve_device(device), dtype)
         if adapter is not None:
+            # Merged, the adapter costs nothing per token.
             self._model = merge_adapter(self._model, adapter)
         use_grouped_attention(self._model)
         self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config.eos_token_id)
@@ -53,7 +55,7 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
-        """One completion a prompt, in the order of the prompts; see `Engine.generate`."""
+        """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
         from builders.engines.decoding import decode
 
         encoded = encode_prompts(self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window)
@@ -70,7 +72,7 @@ class TransformersEngine:
         return text
 
     def close(self) -> None:
-        """Drop the model and, on a GPU, return its memory."""
+        """Drop the model and return its memory on a GPU."""
         import torch
 
         self._model = None

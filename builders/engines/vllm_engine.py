@@ -34,7 +34,7 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VllmEngine:
-    """A causal LM served inside this process by vLLM; `load_engine` describes the arguments."""
+    """A causal LM served inside this process by vLLM; see `load_engine` for the arguments."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class VllmEngine:
         self.context_window = resolve_window(int(model_window), context_window)
         self._end_ids = end_token_ids(self._tokenizer, load_end_ids(model, revision, config))
         rank = None if adapter is None else lora_rank(adapter)
+        # Imported last, since that takes seconds: a user's mistake is reported before.
         vllm = import_vllm(device)
         self._adapter = None if adapter is None else adapter_request(adapter)
         self._llm: Any = vllm.LLM(
@@ -66,10 +67,10 @@ class VllmEngine:
             dtype=str(config.dtype).removeprefix("torch.") if dtype == "auto" and config.dtype else dtype,
             hf_overrides=overrides,
             max_model_len=self.context_window,
-            max_num_seqs=batch_size,
+            max_num_seqs=batch_size,  # rows in a batch
             tensor_parallel_size=tensor_parallel_size,
-            enforce_eager=device == "cpu",
-            logprobs_mode="raw_logprobs",
+            enforce_eager=device == "cpu",  # no CUDA graphs and no compilation
+            logprobs_mode="raw_logprobs",  # before temperature and top-p, as `Completion.logprob` is defined
             generation_config="vllm",  # nothing but the settings of the call shapes the distribution
             seed=0,
             **({} if rank is None else {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}),
@@ -83,7 +84,7 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
-        """One completion a prompt, in the order of the prompts; see `Engine.generate`."""
+        """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
         from vllm import SamplingParams, TokensPrompt
 
         encoded = encode_prompts(self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window)
@@ -97,11 +98,11 @@ class VllmEngine:
                 seed=int(seed) % SEED_RANGE,
                 logprobs=0,  # of the drawn token alone
                 stop_token_ids=self._end_ids,
-                detokenize=False,
+                detokenize=False,  # `_completion` decodes, so that both engines give the same text
             )
             for seed in seeds
         ]
-        # Prompts share prefixes within a call; what an earlier call left behind must not change this one's rounding.
+        # Prompts may share prefixes within a call; those cached by an earlier call would change this call's rounding.
         self._llm.reset_prefix_cache()
         requests = [TokensPrompt(prompt_token_ids=ids) for ids in encoded]
         outputs = self._llm.generate(requests, parameters, use_tqdm=False, lora_request=self._adapter)
@@ -127,11 +128,13 @@ class VllmEngine:
 
 
 def import_vllm(device: str) -> Any:
-    """Import vLLM with settings that fit the device; variables that the user has set are left as they are.
+    """Import vLLM with environment variables that fit the device; those that the user has set are kept.
 
-    Raises UserError when vLLM is not installed or its build is for the other kind of device.
+    Raises:
+        UserError: where vLLM is not installed, or its build is for the other kind of device.
     """
     for name, value in {**ENVIRONMENT, **(CPU_ENVIRONMENT if device == "cpu" else {})}.items():
+        # Before the import, at which vLLM reads some of them.
         os.environ.setdefault(name, value)
     try:
         import vllm
@@ -150,9 +153,14 @@ def import_vllm(device: str) -> Any:
 
 
 def lora_rank(adapter: str) -> int:
-    """The rank to reserve for an adapter folder; raises UserError for a folder or adapter that vLLM cannot serve."""
+    """Return the rank for which vLLM has to reserve room to serve an adapter: the next of `LORA_RANKS`.
+
+    Raises:
+        UserError: for a folder without an adapter, and for an adapter that vLLM cannot serve.
+    """
     check_adapter(adapter)
     settings = json.loads((Path(adapter) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    # Single modules may have a rank of their own (rank_pattern); the largest decides.
     ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
     found = max((rank for rank in ranks if isinstance(rank, int)), default=0)
     if settings.get("peft_type") != "LORA" or not 1 <= found <= LORA_RANKS[-1]:
@@ -164,7 +172,7 @@ def lora_rank(adapter: str) -> int:
 
 
 def adapter_request(adapter: str) -> Any:
-    """vLLM's handle of an adapter folder."""
+    """Return vLLM's handle of an adapter folder."""
     from vllm.lora.request import LoRARequest
 
     return LoRARequest("policy", 1, adapter)

@@ -1,10 +1,11 @@
 """Stage `calibrate`: ranks, group rewards and global weights (§3.3–3.4, eq. 5–10), ready for TRL.
 
-Takes any dataset that has the columns of `scores`. Three steps: ranks within a query's scored responses, the
-standardised reward of the group, and the redistribution of weight over all scored rows of the dataset. The first pass
-sums the rewards of each polarity, the second writes shard after shard, so the dataset is never in memory. A row without
-all six ranked metrics (unmatched, or a document of one token) stands outside ranks, group statistics and totals; its
-weight is −1, its label False. One row is the parent's with, for example::
+Reads any dataset that has the columns of `scores`. Three steps: rank each query's scored responses (eq. 5), standardise
+the rank sums within the group to the reward z (eq. 6–7), and normalise the rewards over all scored rows of the dataset
+to the weight W (eq. 8–9). `plan` reads the dataset once to sum the rewards of each polarity; `build` then writes shard
+after shard, so the dataset is never in memory as a whole. A row without all six ranked metrics (unmatched, or a
+document of one token) is unscored: it takes no part in ranks, group statistics and sums, its weight is −1 and its label
+False. One row is the parent's with, for example::
 
     {"rank_length": 2.5, "rank_diversity": 1.0, "rank_professionalism": 3.0, "rank_relevance_document": 6.0,
      "rank_relevance_summary": 4.0, "rank_ppl_domain": 2.0, "rank_sum": 14.1, "reward": 0.83, "weight": 1.12,
@@ -25,26 +26,36 @@ from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
 from scorers.errors import UserError
 from scorers.ranking import group_rewards
-from scorers.weighting import Totals as Totals  # named here too: `verify` imports it from this module
+from scorers.weighting import Totals as Totals  # `as` re-exports: others import these two from here
 from scorers.weighting import global_weights
 from scorers.weighting import totals_of as totals_of
 
-LOW_IS_BETTER = ("ppl_domain",)
+LOW_IS_BETTER = ("ppl_domain",)  # of the metrics in RANKED; the others rank high values first (eq. 5)
 CalibrateContext = Context[GraceKTOSettings]
 
 QUERIES_PER_SHARD = 5_000  # of a dataset whose files split groups
 
 
 def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.DataFrame:
-    """Add the ranks, the rank sum (eq. 5) and the group reward z (eq. 6–7); null where a ranked metric is null.
+    """Add the columns of ranks, rank sum rho (eq. 5) and group reward z (eq. 6–7).
 
-    Rank 1 is best, ties get the mean rank; the deviation is the population's; a group whose rank sums are all equal
-    gets z = 0. The rows of a query may stand anywhere in the frame.
+    Rank 1 is best, ties get the mean rank. The standard deviation is the population's; a group whose rank sums are all
+    equal gets z = 0. The rows of a query may stand anywhere in the frame.
+
+    Args:
+        scores: `query_id` and the ranked metrics; null metrics make a row unscored.
+        coefficients: the weight of each metric's rank in rho.
+
+    Returns:
+        The frame with `rank_<metric>`, `rank_sum` and `reward`, all null in unscored rows.
     """
     scored = scores.select(pl.all_horizontal(pl.col(metric).is_not_null() for metric in RANKED)).to_series()
     rows = scores.filter(scored)
+    # Group numbers: ranking compares integers, not texts.
     groups = rows["query_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
+    # `group_rewards` takes larger values as better: the sign of a low-is-better metric is turned. (metrics, rows)
     metrics = np.stack([rows[m].cast(pl.Float64).to_numpy() * (-1 if m in LOW_IS_BETTER else 1) for m in RANKED])
+    # Shapes (metrics, rows), (rows,) and (rows,), over scored rows only.
     ranks, rho, z = group_rewards(groups, metrics, np.array([getattr(coefficients, m) for m in RANKED]))
     columns = {f"rank_{metric}": rank for metric, rank in zip(RANKED, ranks, strict=True)}
     columns |= {"rank_sum": rho, "reward": z}
@@ -57,7 +68,19 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
 
 
 def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False) -> pl.DataFrame:
-    """Add the signed weight W and the label of every row, given the totals of the whole dataset (eq. 8–10)."""
+    """Add the signed weight W and the label (eq. 8–10).
+
+    Σ W over the positive rows is |Ω+|, over the negative rows −|Ω−|; a polarity whose rewards sum to 0 gets weights of
+    0. Unscored rows get W = −1 and label False.
+
+    Args:
+        rewards: a frame with `reward`.
+        totals: sums over the whole dataset, not over this frame.
+        binary: replace each weight by ±1, keeping the labels: plain KTO on the same data.
+
+    Returns:
+        The frame with `weight` and `label`, which are never null.
+    """
     return rewards.with_columns(global_weights(rewards["reward"], totals, binary=binary).get_columns())
 
 
@@ -92,7 +115,11 @@ def calibrate_frame(
 
 
 def _check_scores(scores: pl.DataFrame) -> None:
-    """Raise UserError where a frame lacks what calibration reads, or holds NaN or an infinity."""
+    """Check that a frame has what calibration reads.
+
+    Raises:
+        UserError: for a column that is missing or of another type, and for a metric that is NaN or infinite.
+    """
     found = scores.schema
     faults = [f"{name} is missing" for name in ("query_id", *RANKED) if name not in found]
     faults += [f"{m} is {found[m]}, not a number" for m in RANKED if m in found and not found[m].is_numeric()]
@@ -111,15 +138,19 @@ def _check_scores(scores: pl.DataFrame) -> None:
 
 
 def plan(context: CalibrateContext) -> list[Shard]:
-    """One shard for each file of the parent, or for each run of queries where a group is spread over files.
+    """Plan one shard per file of the parent, or per run of queries where files split groups.
 
-    Each shard carries the totals of the whole dataset.
+    Each shard carries the totals of the whole dataset, which takes one pass over it.
+
+    Raises:
+        UserError: for a parent without the columns of `scores`, without rows, or without a scored response.
     """
     parent = context.inputs["score"]
     require_columns(parent.schema(), SCORES_COLUMNS, str(parent))
     pieces = file_shards(parent) if groups_are_whole(parent) else query_shards(parent)
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
+    # Rewards depend on their own group alone, so they can be summed piece by piece.
     totals = Totals()
     for piece in pieces:
         scores = read_scores(parent, piece.spec, ["query_id", *RANKED])
@@ -130,21 +161,28 @@ def plan(context: CalibrateContext) -> list[Shard]:
 
 
 def groups_are_whole(parent: Revision) -> bool:
-    """Whether no query's rows are spread over several files."""
+    """Whether each query's rows lie in one file."""
     files = parent.data_files()
+    # A query that is spread over files is counted once in each of them.
     distinct = sum(pl.scan_parquet(f).select(pl.col("query_id").n_unique()).collect().item() for f in files)
     return bool(distinct == parent.scan().select(pl.col("query_id").n_unique()).collect().item())
 
 
 def query_shards(parent: Revision) -> list[Shard]:
-    """Runs of queries in order of first appearance."""
+    """Plan shards of `QUERIES_PER_SHARD` queries, in the order of their first appearance."""
     ids = parent.scan().select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"].to_list()
     starts = range(0, len(ids), QUERIES_PER_SHARD)
     return [Shard(i, ids[start : start + QUERIES_PER_SHARD]) for i, start in enumerate(starts)]
 
 
 def read_scores(parent: Revision, piece: str | Sequence[str], columns: list[str]) -> pl.DataFrame:
-    """The rows of one file, or of some queries."""
+    """Read some columns of a piece of the parent.
+
+    Args:
+        parent: the scores dataset.
+        piece: the path of one file, or the ids of the queries.
+        columns: names of the columns, in the order wanted.
+    """
     if isinstance(piece, str):
         return pl.read_parquet(piece, columns=columns).select(columns)
     return parent.scan().filter(pl.col("query_id").is_in(list(piece))).select(columns).collect()
@@ -154,9 +192,11 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     """Calibrate one shard with the totals of the whole dataset."""
     piece, totals = shard.spec
     schema = polars_schema(SCORES_COLUMNS)
+    # Other people's datasets may have other integer and float widths: cast to the contract's.
     scores = read_scores(context.inputs["score"], piece, schema.names()).cast(schema)
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
+    # Training has to see the same messages that the policy answered, with the system prompt of that time.
     system = system_prompts(context.config, context.inputs["score"].manifest)
     prompt = chat_column("query", system=next(iter(system.values()), None))
     frame = frame.with_columns(prompt.alias("prompt"), answer_column("response").alias("completion"))
@@ -170,5 +210,5 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """The system prompt that was answered, as the scores' manifest has it."""
+    """Return the system prompt under which the responses were sampled, as the scores' manifest has it."""
     return system_prompts(config, inputs["score"].manifest)

@@ -1,4 +1,4 @@
-"""What the cards of GRACE-KTO show beyond what every card shows."""
+"""What the cards of GRACE-KTO show beyond what every card shows: facts, configuration, histogram of weights."""
 
 import io
 import math
@@ -20,7 +20,11 @@ COLOURS = {"positive": "#1b7f5c", "negative": "#c2512f", "not scored": "#8a8f98"
 
 
 def facts(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """The source of the seeds, the class weights of stock TRL's loss and the model of its snippet."""
+    """Return further values for the templates.
+
+    These are the name of the seed source, the class weights λ± for stock TRL's loss (None where a label is absent), and
+    the model named in the training snippet.
+    """
     positive, negative = (manifest.counts.get(name, 0) for name in ("positive", "negative"))
     return {
         "source_name": str(portable(manifest.configuration).get("seed", {}).get("source", "")),
@@ -30,9 +34,14 @@ def facts(manifest: Manifest, folder: Path) -> dict[str, Any]:
 
 
 def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
-    """Add the models by their roles, and the system prompt where the messages begin with it.
+    """Complete the configuration that reproduces a revision.
 
-    What the generated world made is named as its stage, with the world's seed: everybody can make it again.
+    Args:
+        manifest: the revision's manifest.
+        value: the configuration so far, without models.
+
+    Returns:
+        `value` with the models by role, and with the system prompt where the dataset's messages begin with it.
     """
     made = {Model(id=p.repo, revision=p.revision): p for p in manifest.parents if p.stage.startswith("world:")}
     names = {r: made[m].stage if m in made else named(m) for r, m in manifest.models.items()}
@@ -40,6 +49,7 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     if seeds:
         value["world"] = {"seed": int(seeds[0])}
     models = {role: names[role] for role in ("base", "general", "domain", "relevance") if role in names}
+    # The scores' metrics are counted with the policy's tokenizer, so that role stands for the policy.
     policy = names.get("policy") or names.get("tokenizer")
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
@@ -49,9 +59,9 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def weight_histogram(folder: Path) -> bytes | None:
-    """The weights' histogram by label as PNG; None where no row has a weight.
+    """Draw the weights' histogram by label as PNG; None where the dataset has no weights.
 
-    Rows without a reward (weight −1 by rule) are drawn apart. Equal weights give equal bytes.
+    Unscored rows (weight −1 by rule) are a series of their own. Equal weights give equal bytes.
     """
     files = sorted((folder / "data").glob("*.parquet"))
     names = ("weight", "label", "reward")
@@ -70,19 +80,21 @@ def weight_histogram(folder: Path) -> bytes | None:
 
 
 def _histogram(series: Mapping[str, Sequence[float]]) -> bytes:
-    """A stacked histogram of at most about 60 bins whose edges are multiples of their width, as PNG."""
+    """Draw a stacked histogram of about 60 bins at most, whose edges are multiples of their width, as PNG."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(map(min, series.values())), max(map(max, series.values()))
+    # A whole number of tenths; a bin edge falls on 0, where the label changes.
     width = max(0.1, math.ceil((high - low) / 60 * 10) / 10)
     first, last = math.floor(low / width), math.floor(high / width) + 1
     edges = [width * step for step in range(first, last + 1)]
+    # Equal weights must give equal bytes: a user's matplotlibrc has no say.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
         figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
+        FigureCanvasAgg(figure)  # without pyplot: no display is needed and no global figure is left
         axes = figure.add_subplot()
         axes.hist(
             list(series.values()),
@@ -96,5 +108,5 @@ def _histogram(series: Mapping[str, Sequence[float]]) -> bytes:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
         image = io.BytesIO()
-        figure.savefig(image, format="png", metadata={"Software": None})
+        figure.savefig(image, format="png", metadata={"Software": None})  # no version of matplotlib in the file
     return image.getvalue()

@@ -1,6 +1,6 @@
 """What `grace verify` recomputes of GRACE-KTO: the ranks, rewards, weights and labels of a weights dataset (eq. 5–10).
 
-They are computed again from the scores columns with the manifest's own coefficients.
+They follow from the scores columns of the same rows and from the coefficients in the manifest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,21 @@ from builders.store.check import Finding
 from builders.store.manifest import FILE_NAME, Manifest
 
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
-ROWS_SHOWN = 5  # differing rows that are listed of each column
+ROWS_SHOWN = 5  # differing rows listed per column
 RUN_QUERIES = 4096  # queries recomputed together where a group is spread over files
 CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
 
 
 def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
-    """Compute ranks, rewards, weights and labels again and list the first rows that differ.
+    """Recompute ranks, rewards, weights and labels, and list the first rows that differ.
 
-    `sound` tells whether the files are all there and fit the contract; nothing is recomputed otherwise.
+    Args:
+        manifest: the revision's manifest, whose coefficients are used.
+        files: the readable data files by path.
+        sound: whether all files are there and fit the contract; nothing is recomputed otherwise.
+
+    Returns:
+        At most `ROWS_SHOWN` findings per column, and one more per column that says how many rows differ.
     """
     try:
         settings = CalibrateSettings.model_validate(manifest.configuration.get("calibrate"))
@@ -34,6 +40,7 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
         return [Finding(FILE_NAME, where, "the coefficients", fault["msg"])]
     if not sound or not files:
         return [Finding("data/", "calibration", "", "not recomputed: the rows are incomplete or do not fit")]
+    # As in the stage: one pass sums the rewards of the whole dataset, a second one compares.
     pieces = list(_pieces(list(files.values())))
     totals = Totals()
     for piece in pieces:
@@ -55,7 +62,7 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
 
 
 def _pieces(files: list[Path]) -> Iterator[pl.LazyFrame]:
-    """Parts of the dataset that hold whole groups: its files, or runs of queries where groups are spread over files."""
+    """Yield parts of the dataset that hold whole groups: its files, or runs of queries where files split groups."""
     scans = [pl.scan_parquet(file, glob=False) for file in files]
     everything = pl.scan_parquet(files, glob=False)
     distinct = pl.col("query_id").n_unique()
@@ -68,9 +75,13 @@ def _pieces(files: list[Path]) -> Iterator[pl.LazyFrame]:
 
 
 def _differences(stored: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Per column the rows (response_id, stored, computed) that differ by more than the tolerance, or in being null."""
+    """Yield each calibrated column with its differing rows (id, stored, computed).
+
+    A number differs by more than `TOLERANCE` or in being null, a label in any way.
+    """
     for column in CALIBRATED:
         pair = pl.DataFrame({"id": stored["response_id"], "stored": stored[column], "computed": computed[column]})
+        # ne_missing: null equals null and differs from every value.
         differ = pl.col("stored").ne_missing(pl.col("computed"))
         if column != "label":
             near = (pl.col("stored") - pl.col("computed")).abs() <= TOLERANCE

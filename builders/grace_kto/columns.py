@@ -1,6 +1,6 @@
-"""The data contract of GRACE-KTO: every dataset's columns, once.
+"""The data contract of GRACE-KTO: every dataset's columns, defined once.
 
-Ranges and units here are the ones the dataset cards print. One weights row, cut short::
+The dataset cards print the ranges and units given here. A weights row, cut short::
 
     {"query_id": "8f1c…", "query": "Please write a report titled …", "round": 1, "response_id": "8f1c…-3",
      "matched": True, "length": 61, "diversity": 97.4, "rank_length": 2.5, "rank_sum": 17.9, "reward": 0.83,
@@ -11,11 +11,13 @@ import polars as pl
 
 from builders.store.columns import MESSAGES, Column, column
 
+# Columns that several datasets share.
 QUERY_ID = column("query_id", pl.String, "first 16 hex digits of the SHA-256 of the query's text")
 QUERY = column("query", pl.String, "the writing request")
 LANGUAGE = column("language", pl.String, "language code of the query, such as en or zh")
 ROUND = column("round", pl.Int32, "round of the semi-online loop, from 1")
 
+# Stage `seed`.
 SEED_COLUMNS = (
     QUERY_ID,
     QUERY,
@@ -23,6 +25,7 @@ SEED_COLUMNS = (
     LANGUAGE,
     column("source", pl.String, "where the row came from: file name or dataset@revision"),
 )
+# Stage `generate`.
 QUERIES_COLUMNS = (
     QUERY_ID,
     QUERY,
@@ -31,6 +34,7 @@ QUERIES_COLUMNS = (
     column("example_ids", pl.List(pl.String), "query_id of the seeds shown to the generator"),
     column("generator", pl.String, "model@revision that wrote the query"),
 )
+# Stage `sample`.
 GROUPS_COLUMNS = (
     QUERY_ID,
     QUERY,
@@ -55,9 +59,11 @@ GROUPS_COLUMNS = (
 
 
 def _metric(name: str, meaning: str) -> Column:
+    """A float column that is null where the response is unmatched."""
     return column(name, pl.Float64, f"{meaning}; null where unmatched", nullable=True)
 
 
+# The six raw similarities: first the summary's three, then the document's.
 _SIMILARITIES = tuple(
     _metric(f"{kind}_{part}", f"BGE-M3 {label} similarity of query and {part} (eq. {equation})")
     for part in ("summary", "document")
@@ -67,6 +73,7 @@ _SIMILARITIES = tuple(
         ("multivector", "multi-vector", 15),
     )
 )
+# Stage `score` adds these.
 SCORE_COLUMNS = (
     column("length", pl.Int32, "L: tokens of the document, ≥ 1 (eq. 1); null where unmatched", nullable=True),
     _metric("diversity", "E: 100 · distinct n-grams / n-grams, 0 to 100 (eq. 2)"),
@@ -81,9 +88,11 @@ SCORE_COLUMNS = (
 
 
 def _rank(metric: str, best: str = "high") -> Column:
+    """The column of one metric's rank in its group; `best` is the end of the scale that gets rank 1."""
     return _metric(f"rank_{metric}", f"rank by {metric} in the group, 1 best ({best} is better), ties share the mean")
 
 
+# Stage `calibrate` adds these.
 WEIGHT_COLUMNS = (
     _rank("length"),
     _rank("diversity"),
@@ -98,8 +107,10 @@ WEIGHT_COLUMNS = (
     column("prompt", MESSAGES, "the messages that were answered, TRL's conversational form"),
     column("completion", MESSAGES, "the response as one assistant message"),
 )
+# The datasets of `score` and `calibrate` keep all columns of their parent.
 SCORES_COLUMNS = GROUPS_COLUMNS + SCORE_COLUMNS
 WEIGHTS_COLUMNS = SCORES_COLUMNS + WEIGHT_COLUMNS
 
+# The metrics of the rank sum (eq. 5), in the order of the rank columns.
 RANKED = ("length", "diversity", "professionalism", "relevance_document", "relevance_summary", "ppl_domain")
 METRICS = tuple(column_.name for column_ in SCORE_COLUMNS)

@@ -1,4 +1,4 @@
-"""The four models that score a response, loaded as `score` configures them."""
+"""Loading of the four models that score a response, as stage `score` configures them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,14 @@ ROLES = ("tokenizer", "general", "domain", "relevance")
 
 @dataclass(frozen=True)
 class Scorers:
-    """The policy's tokenizer, the two language models of perplexity, and BGE-M3."""
+    """The models that score a response.
+
+    Attributes:
+        tokenizer: the policy's, whose tokens L and E count.
+        general: perplexity under the general language model M_G.
+        domain: perplexity under the domain language model M_D.
+        relevance: BGE-M3 similarities.
+    """
 
     tokenizer: "PreTrainedTokenizerBase"
     general: "Perplexity"
@@ -27,8 +34,9 @@ class Scorers:
 
 
 def load_scorers(context: Context[GraceKTOSettings]) -> Scorers:
-    """The scorers of a stage, each loaded once and kept from shard to shard."""
+    """Return the scorers of the stage, each loaded once and kept from shard to shard."""
     settings, models, loaded = context.config.score, context.models, context.loaded
+    # The settings are part of each key: the same model with other settings is loaded anew.
     return Scorers(
         tokenizer=loaded.get(models["tokenizer"], "tokenizer", lambda: load_tokenizer(models["tokenizer"])),
         general=_perplexity(loaded, models["general"], settings),
@@ -44,7 +52,7 @@ def _perplexity(loaded: Loaded, model: LocalModel, settings: ScoreSettings) -> "
 
 
 def load_tokenizer(model: LocalModel) -> "PreTrainedTokenizerBase":
-    """A model's tokenizer."""
+    """Load a model's tokenizer."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
@@ -52,7 +60,7 @@ def load_tokenizer(model: LocalModel) -> "PreTrainedTokenizerBase":
 
 
 def load_perplexity(model: LocalModel, settings: ScoreSettings) -> "Perplexity":
-    """A perplexity scorer."""
+    """Load a perplexity scorer."""
     from scorers.perplexity import Perplexity
 
     device = pick_device(settings.device)
@@ -66,7 +74,7 @@ def load_perplexity(model: LocalModel, settings: ScoreSettings) -> "Perplexity":
 
 
 def load_relevance(model: LocalModel, settings: ScoreSettings) -> "Relevance":
-    """The BGE-M3 scorer."""
+    """Load the BGE-M3 scorer."""
     from scorers.relevance import Relevance
 
     device = pick_device(settings.device)

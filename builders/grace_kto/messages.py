@@ -1,4 +1,4 @@
-"""The prompts of GRACE-KTO and the system prompt under which responses were sampled."""
+"""The prompt files of GRACE-KTO, and the system prompt under which responses are sampled."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "prompts"
-SYSTEM_PREFIX = "system."
+SYSTEM_PREFIX = "system."  # begins the name of every system prompt, in files and in manifests
 
 
 def prompt_text(name: str) -> str:
-    """The text of a prompt file of this pipeline.
+    """Return the text of a prompt file of this pipeline.
 
     Raises:
         UserError: for a name without a file.
@@ -20,16 +20,18 @@ def prompt_text(name: str) -> str:
 
 
 def system_prompt(config: GraceKTOSettings) -> str | None:
-    """The text of the configured system prompt; None for none."""
+    """Return the text of the configured system prompt; None where none is configured."""
     name = config.sample.system_prompt
     return None if name is None else prompt_text(name)
 
 
 def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[str, str]:
-    """The system prompt under which responses were sampled, by name; empty for none.
+    """Return the system prompt under which responses were sampled, by name; empty for none.
 
-    A dataset with a manifest says it itself, whatever the configuration is by now; without one (None) it is the
-    configuration's.
+    Args:
+        config: its system prompt counts where there is no manifest.
+        manifest: manifest of the dataset with the responses; it names the prompt that was used, whatever the
+            configuration says by now.
     """
     if manifest is not None:
         return {name: text for name, text in manifest.prompts.items() if name.startswith(SYSTEM_PREFIX)}
@@ -38,5 +40,5 @@ def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[
 
 
 def ask_for_queries(examples: list[str], count: int, *, prompt: str) -> str:
-    """The message that shows example queries and asks for new ones; `prompt` names a prompt file."""
+    """Return the message that shows example queries and asks for `count` new ones."""
     return render_prompt(prompt_text(prompt), examples=examples, count=count)

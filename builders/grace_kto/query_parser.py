@@ -1,16 +1,17 @@
-"""Reading generated queries out of a model's reply (§3.2), without ever evaluating it."""
+"""Reading generated queries out of a model's reply (§3.2), which is parsed and never evaluated."""
 
 import ast
 import json
 
-MAX_REPLY_CHARS = 200_000
-MAX_STARTS = 16  # opening brackets tried in one reply; bounds the work on hostile text
+MAX_REPLY_CHARS = 200_000  # a longer reply is cut before it is read
+MAX_STARTS = 16  # opening brackets tried per reply; bounds the work on hostile text
 
 
 def parse_queries(reply: str) -> list[str] | None:
-    """The list of strings in a reply: bare, inside `queries.extend([...])`, or in a code fence.
+    """Return the list of strings in a reply: bare, inside `queries.extend([...])`, or in a code fence.
 
-    Python literals first, JSON as a fallback. None where the reply holds no list of strings.
+    The first list that is a Python literal or JSON, not empty, and holds strings alone is taken; None where there is no
+    such list.
 
     >>> parse_queries('Sure: queries.extend(["Write a report", \\'Write a plan\\'])')
     ['Write a report', 'Write a plan']
@@ -18,6 +19,7 @@ def parse_queries(reply: str) -> list[str] | None:
     reply = reply[:MAX_REPLY_CHARS]
     start = -1
     for _ in range(MAX_STARTS):
+        # Prose may hold brackets too, so each opening bracket is tried in turn.
         start = reply.find("[", start + 1)
         if start < 0:
             return None
@@ -28,14 +30,17 @@ def parse_queries(reply: str) -> list[str] | None:
 
 
 def _list_end(text: str, start: int) -> int | None:
-    """Index after the bracket that closes the one at `start`, quotes respected; None where it is never closed."""
+    """Return the index after the bracket that closes the one at `start`; None where it is never closed.
+
+    Brackets inside string literals are passed over.
+    """
     depth = 0
     quote = ""
     position = start
     while position < len(text):
         char = text[position]
         if quote:
-            if char == "\\":
+            if char == "\\":  # an escape: the next character is part of the literal
                 position += 1
             elif char == quote:
                 quote = ""
@@ -52,6 +57,7 @@ def _list_end(text: str, start: int) -> int | None:
 
 
 def _read_list(text: str) -> list[str] | None:
+    """Return a Python or JSON list of strings; None for any other text."""
     value = _literal(text)
     if value is None:
         try:
@@ -64,11 +70,15 @@ def _read_list(text: str) -> list[str] | None:
 
 
 def _whole_characters(text: str) -> str:
-    """Text that UTF-8 can hold: surrogate escapes joined to the character they spell, a single one replaced."""
+    """Return text that UTF-8 can hold.
+
+    A pair of surrogate escapes becomes the character that it spells, a single surrogate the replacement character.
+    """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _literal(text: str) -> object:
+    """Return the value of a Python literal; None for any other text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

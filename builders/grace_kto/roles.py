@@ -10,17 +10,20 @@ def base(config: GraceKTOSettings, round_: int) -> str:
 
 
 def first_policy(config: GraceKTOSettings, round_: int) -> str:
-    """The policy of the first round, which training's reference and adapters stand on."""
+    """The policy of the first round: what the reference and the adapters of training start from."""
     return config.models.policy
 
 
 def policy(config: GraceKTOSettings, round_: int) -> str | At:
-    """The policy that samples a round: the first one, or what training on the round before yielded (§3.5)."""
+    """The policy that samples a round: the first one, then the result of training on the round before (§3.5)."""
     return config.models.policy if round_ == 1 else At("policy", round_ - 1)
 
 
 def tokenizer(config: GraceKTOSettings, round_: int) -> str:
-    """The model whose tokenizer counts L and E: training never changes it, so one serves all rounds."""
+    """The model whose tokenizer counts L and E.
+
+    Training never changes the tokenizer, so that of the first policy serves all rounds; `sft` has its base model's.
+    """
     return config.models.base if config.models.policy == "sft" else config.models.policy
 
 

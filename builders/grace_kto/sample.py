@@ -1,6 +1,6 @@
-"""Stage `sample`: m responses to each query by the current policy, top-p sampling (§3.3), and their extraction.
+"""Stage `sample`: m responses to each query by the current policy with top-p sampling, and their extraction (§3.3).
 
-The responses to one query form a group and stand together. One row::
+The responses to one query form a group and are neighbouring rows. One row::
 
     {"query_id": "03ad…", "query": "Please write …", "round": 1, "response_id": "03ad…-5", "response": "<summary>…",
      "summary": "…", "outline": "…", "document": "…", "matched": True, "finish_reason": "stop", "num_tokens": 96,
@@ -26,12 +26,16 @@ SampleContext = Context[GraceKTOSettings]
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """The system prompt for the tagged form, by name; empty for none."""
+    """Return the system prompt that asks for the tagged form, by name; empty for none."""
     return system_prompts(config, None)
 
 
 def plan(context: SampleContext) -> list[Shard]:
-    """Ranges of `shard_queries` queries of the parent."""
+    """Plan one shard per `shard_queries` queries of the parent; its spec is (first row, number of rows).
+
+    Raises:
+        UserError: for a parent without `query_id` and `query`.
+    """
     parent = context.inputs["generate"]
     require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
     rows = parent.scan().select(pl.len()).collect().item()
@@ -40,12 +44,14 @@ def plan(context: SampleContext) -> list[Shard]:
 
 
 def build(context: SampleContext, shard: Shard) -> ShardResult:
-    """Sample and extract the responses of one range of queries."""
+    """Sample and extract the responses to one range of queries."""
     config = context.config
     settings = config.sample
     start, size = shard.spec
     queries = context.inputs["generate"].scan().slice(start, size).select("query_id", "query").collect()
+    # m rows per query, side by side: (query_id, query, j).
     asked = [(*row, j) for row in queries.iter_rows() for j in range(settings.responses)]
+    # A response's seed depends on its query and j alone, not on the shard it falls into.
     draws = [derive_seed(config.random_seed, context.round, identity, j) for identity, _, j in asked]
     completions = context.engine("policy").generate(
         [chat(query, system=system_prompt(config)) for _, query, _ in asked],
@@ -81,7 +87,7 @@ def build(context: SampleContext, shard: Shard) -> ShardResult:
 
 
 def sampling_counts(frame: pl.DataFrame) -> dict[str, int]:
-    """Matched and cut responses, groups without a matched response, tokens."""
+    """Count matched responses, responses cut at the limit, groups without a match, and tokens."""
     groups = frame.group_by("query_id").agg(pl.col("matched").any())
     return {
         "matched": int(frame["matched"].sum()),

@@ -1,4 +1,4 @@
-"""Stage `score`: the raw metrics of every matched response (eq. 1–4); unmatched rows keep null, never 0.
+"""Stage `score`: the raw metrics of every matched response (eq. 1–4); null, never 0, on unmatched rows.
 
 One row is the parent's with, for example::
 
@@ -28,20 +28,25 @@ ScoreContext = Context[GraceKTOSettings]
 
 
 def plan(context: ScoreContext) -> list[Shard]:
-    """One shard for each file of the parent."""
+    """Plan one shard per file of the parent.
+
+    Raises:
+        UserError: for a parent without the columns of `groups`.
+    """
     parent = context.inputs["sample"]
     require_columns(parent.schema(), GROUPS_COLUMNS, str(parent))
     return file_shards(parent)
 
 
 def build(context: ScoreContext, shard: Shard) -> ShardResult:
-    """Score the matched rows of one file and leave the others null."""
+    """Score the matched rows of one file; the metrics of the other rows are null."""
     columns = polars_schema(GROUPS_COLUMNS)
     parent = pl.read_parquet(shard.spec, columns=columns.names()).select(columns.names()).cast(columns)
-    parent = parent.with_row_index("row")  # response_id of somebody else's dataset may not be unique
+    parent = parent.with_row_index("row")  # in a foreign dataset response_id may not be unique
     matched = parent.filter("matched")
     check_texts(matched)
     scorers = load_scorers(context)
+    # The scorer lives on from shard to shard and counts over all of them.
     cut_before = scorers.relevance.truncated
     scores = score_documents(
         matched["query"].to_list(),
@@ -50,6 +55,7 @@ def build(context: ScoreContext, shard: Shard) -> ShardResult:
         scorers,
         context.config.score,
     )
+    # A left join: unmatched rows keep their place and get null.
     frame = parent.join(matched.select("row").hstack(scores), on="row", how="left", maintain_order="left")
     counts = {
         "read": parent.height,
@@ -60,7 +66,11 @@ def build(context: ScoreContext, shard: Shard) -> ShardResult:
 
 
 def check_texts(matched: pl.DataFrame) -> None:
-    """Raise UserError for a matched row without summary or document, which other people's datasets may hold."""
+    """Check that matched rows have both texts, which other people's datasets may lack.
+
+    Raises:
+        UserError: for a matched row without summary or document.
+    """
     lacking = matched.filter(pl.col("summary").is_null() | pl.col("document").is_null())
     if lacking.height:
         raise UserError(
@@ -72,10 +82,22 @@ def check_texts(matched: pl.DataFrame) -> None:
 def score_documents(
     queries: list[str], summaries: list[str], documents: list[str], scorers: Scorers, settings: ScoreSettings
 ) -> pl.DataFrame:
-    """All metrics of matched responses (SCORE_COLUMNS), one row per response, in the order given."""
+    """Compute all metrics of matched responses.
+
+    Args:
+        queries: the query of each response.
+        summaries: the summary of each response.
+        documents: the document of each response.
+        scorers: the loaded models.
+        settings: n of the n-grams, weights of the sums.
+
+    Returns:
+        One row per response, in the order given, with the columns `SCORE_COLUMNS`.
+    """
     token_ids = scorers.tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
     general = scorers.general.score(documents)
     domain = scorers.domain.score(documents)
+    # Types are stated, since polars cannot infer them from empty or all-null columns.
     frame = pl.DataFrame(
         {
             "length": lengths(token_ids),
@@ -92,8 +114,10 @@ def score_documents(
             "professionalism": pl.Float64,
         },
     )
+    # Summaries and documents in one call, so that equal queries are embedded once.
     both = scorers.relevance.score(queries * 2, summaries + documents)
     similarities = pl.DataFrame(both._asdict(), schema=dict.fromkeys(both._fields, pl.Float64))
+    # The first half of the pairs has the summaries, the second the documents.
     half = len(queries)
     frame = frame.hstack(relevance_columns(similarities[:half], "summary", settings.summary_relevance))
     frame = frame.hstack(relevance_columns(similarities[half:], "document", settings.document_relevance))
@@ -101,7 +125,15 @@ def score_documents(
 
 
 def relevance_columns(similarities: pl.DataFrame, part: str, weights: RelevanceWeights) -> pl.DataFrame:
-    """The three similarities of one part, summary or document, and its relevance (eq. 4)."""
+    """Return the three similarities of one part and their weighted sum (eq. 4).
+
+    The sum is not divided by the sum of the weights.
+
+    Args:
+        similarities: columns dense, lexical and multivector.
+        part: `summary` or `document`, which ends the columns' names.
+        weights: the weight of each similarity.
+    """
     dense, lexical, multivector = (pl.col(kind) for kind in RelevanceScores._fields)
     relevance = combine(dense, lexical, multivector, (weights.dense, weights.lexical, weights.multivector))
     renamed = (similarity.name.suffix(f"_{part}") for similarity in (dense, lexical, multivector))
@@ -109,5 +141,5 @@ def relevance_columns(similarities: pl.DataFrame, part: str, weights: RelevanceW
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """The system prompt that was answered, as the groups' manifest has it."""
+    """Return the system prompt under which the responses were sampled, as the groups' manifest has it."""
     return system_prompts(config, inputs["sample"].manifest)

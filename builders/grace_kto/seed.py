@@ -1,7 +1,7 @@
 """Stage `seed`: the user's own writing requests become the first dataset.
 
-Reads a JSONL, CSV or Parquet file, any Hub dataset at a revision, or the dataset of another stage. Blank and duplicate
-queries are dropped and counted. One row::
+Reads a JSONL, CSV or Parquet file, a dataset on the Hub at a revision, or the dataset of another stage. Blank and
+duplicate queries are dropped and counted. One row::
 
     {"query_id": "4be0…", "query": "Please write a report titled …", "reference": "<summary>…", "language": "en",
      "source": "seeds.jsonl"}
@@ -30,17 +30,18 @@ READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 
 def plan(context: SeedContext) -> list[Shard]:
-    """Ranges of rows of the source."""
+    """Plan one shard per `shard_rows` rows of the source; its spec is (first row, number of rows)."""
     rows = read_source(context).height
     size = context.config.seed.shard_rows
     return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
 
 
 def build(context: SeedContext, shard: Shard) -> ShardResult:
-    """One range of the source with blanks and duplicates dropped."""
+    """Make the seed rows of one range of the source, without blank and duplicate queries."""
     settings = context.config.seed
     source = read_source(context)
     start, size = shard.spec
+    # Duplicates are found in the whole source before it is cut, or one could hide in another shard.
     rows = clean(source).filter(pl.col("row").is_between(start, start + size, closed="left"))
     read = source.slice(start, size)
     blank = read.filter(is_blank()).height
@@ -56,12 +57,15 @@ def build(context: SeedContext, shard: Shard) -> ShardResult:
 
 
 def is_blank() -> pl.Expr:
-    """Whether a row has no query."""
+    """An expression that is true where a row has no query, or one of white space alone."""
     return pl.col("query").is_null() | (pl.col("query").str.strip_chars() == "")
 
 
 def clean(source: pl.DataFrame) -> pl.DataFrame:
-    """Queries stripped, blanks dropped, the first of equal queries kept; `row` is the place in the source."""
+    """Strip the queries, drop blank ones and keep the first of equal ones.
+
+    The added column `row` is the row's number in the source.
+    """
     return (
         source.with_row_index("row")
         .filter(~is_blank())
@@ -71,7 +75,7 @@ def clean(source: pl.DataFrame) -> pl.DataFrame:
 
 
 def source_name(config: GraceKTOSettings) -> str:
-    """The source as the `source` column shows it: no folder of this machine."""
+    """Return the source as the column `source` shows it: a file's name without its folder."""
     source = config.seed.source
     return Path(source).name if Path(source).is_file() else source
 
@@ -82,7 +86,7 @@ def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
 
 
 def source_identity(config: GraceKTOSettings) -> str:
-    """What decides whether the source changed: its file's SHA-256, or the dataset's commit."""
+    """Return what identifies the source's content: a file's SHA-256, or the dataset's commit on the Hub."""
     path = source_path(config.seed.source)
     if path is not None:
         return file_sha256(path)
@@ -93,10 +97,10 @@ def source_identity(config: GraceKTOSettings) -> str:
 
 
 def source_path(source: str) -> Path | None:
-    """The file a source names, or None for a Hub dataset.
+    """Return the file that a source names; None for a dataset on the Hub.
 
     Raises:
-        UserError: for a file that is missing or of a kind that is not read.
+        UserError: for a file that is missing or whose ending is not in `READERS`.
     """
     path = Path(source)
     if path.is_file():
@@ -105,6 +109,7 @@ def source_path(source: str) -> Path | None:
                 f"source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(READERS)} are read"
             )
         return path
+    # Not a file: only owner/name is left, and a file's ending means a path that is wrong.
     if path.suffix in READERS or source.count("/") != 1:
         raise UserError(
             f"source {source}: no such file; give a {', '.join(READERS)} file or a dataset owner/name[@revision]"
@@ -113,10 +118,10 @@ def source_path(source: str) -> Path | None:
 
 
 def read_source(context: SeedContext) -> pl.DataFrame:
-    """The source's mapped columns: query, reference and language, the last two null where unmapped.
+    """Read the source's mapped columns: query, reference and language; the last two are null where no column is mapped.
 
     Raises:
-        UserError: for a source that is missing, unreadable, empty or lacks a mapped column.
+        UserError: for a source that is missing, unreadable or empty, lacks a mapped column, or has blank queries only.
     """
     settings = context.config.seed
     if "source" in context.inputs:
@@ -140,7 +145,11 @@ def read_source(context: SeedContext) -> pl.DataFrame:
 
 
 def read_table(source: str, split: str) -> pl.DataFrame:
-    """A file or a split of a Hub dataset as it stands."""
+    """Read a file, or a split of a dataset on the Hub, with its own columns.
+
+    Raises:
+        UserError: for a source that is missing or not readable.
+    """
     path = source_path(source)
     if path is not None:
         try:

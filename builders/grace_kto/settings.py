@@ -1,7 +1,7 @@
-"""The configuration of GRACE-KTO; the defaults are the method's (DESIGN §2, the paper's §4.1).
+"""The configuration of GRACE-KTO; the defaults are the paper's (§4.1) where it states them.
 
-Each section that a stage reads is part of that stage's fingerprint, so changing it makes the stage stale and nothing
-else; settings marked `EXECUTION` make nothing stale.
+Each section that a stage reads is part of that stage's fingerprint, so changing it makes that stage stale; settings
+marked `EXECUTION` make nothing stale. A section's docstring is its comment in the file that `grace init` writes.
 """
 
 from typing import Annotated, Literal
@@ -31,7 +31,7 @@ class Engines(Section):
 
 
 class SeedColumns(Section):
-    """Which columns of the source hold what."""
+    """Names of the source's columns."""
 
     query: str = Field("query", description="the writing request")
     reference: str | None = Field(None, description="a reference document, if there is one")
@@ -130,7 +130,7 @@ class LoopSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """`grace evaluate`."""
+    """The queries of `grace evaluate` and how they are answered."""
 
     source: str = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
     split: str = "test"

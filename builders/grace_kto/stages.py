@@ -1,4 +1,4 @@
-"""The dataset stages of GRACE-KTO, as plain data; its model stages and its graph are in training/grace_kto."""
+"""The dataset stages of GRACE-KTO as plain data; its model stages and its graph are in training/grace_kto."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,16 @@ from builders.grace_kto.settings import GraceKTOSettings
 
 
 def sampling_depends_on(config: GraceKTOSettings) -> Sequence[str]:
-    """What the bytes of sampled texts depend on beyond the fingerprint."""
+    """Return what the bytes of sampled texts depend on beyond the fingerprint."""
     found = ["kind of processor"]
     return [*found, "composition of vLLM's batches"] if config.engines.policy.kind == "vllm" else found
 
 
 def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:
-    """What the last digits of the scores depend on beyond the fingerprint."""
+    """Return what the last digits of the scores depend on beyond the fingerprint.
+
+    The composition of a batch decides its padding, and so the order of floating-point sums.
+    """
     return ["kind of processor", "score.tokens_per_batch", "score.texts_per_batch"]
 
 
@@ -28,7 +31,7 @@ SEED = Stage(
     version=1,
     also=seed.source_stage,
     sections=("seed",),
-    per_round=False,
+    per_round=False,  # all rounds draw from the same seeds
     source=seed.source_identity,
     columns=columns.SEED_COLUMNS,
     plan=seed.plan,
@@ -49,7 +52,7 @@ GENERATE = Stage(
     columns=columns.QUERIES_COLUMNS,
     plan=generate.plan,
     build=generate.build,
-    sequential=True,
+    sequential=True,  # a shard must not repeat a query of the shards before it
     card=Card(
         "grace_kto/generate.md.jinja",
         tags=("writing-prompts", "synthetic"),

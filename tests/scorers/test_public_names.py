@@ -37,9 +37,9 @@ for name in scorers.__all__:
 
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="module 'scorers' has no attribute 'divresity'"):
-        scorers.divresity  # noqa: B018
+        getattr(scorers, "divresity")  # noqa: B009
     with pytest.raises(ImportError, match="cannot import name 'divresity'"):
-        from scorers import divresity  # noqa: F401
+        exec("from scorers import divresity")  # noqa: S102
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -209,11 +209,11 @@ def test_combine_gives_the_same_bits_in_every_container(
     dense, lexical, multivector = ([row[i] for row in rows] for i in range(3))
     expected = [combine(*row, weights) for row in rows]
     assert RelevanceScores(dense, lexical, multivector).combined(weights) == expected
-    assert combine(*map(np.array, (dense, lexical, multivector)), weights).tolist() == expected
-    tensors = (torch.tensor(part, dtype=torch.float64) for part in (dense, lexical, multivector))
-    assert combine(*tensors, weights).tolist() == expected
+    assert combine(np.array(dense), np.array(lexical), np.array(multivector), weights).tolist() == expected
+    d, x, m = (torch.tensor(part, dtype=torch.float64) for part in (dense, lexical, multivector))
+    assert combine(d, x, m, weights).tolist() == expected
     frame = pl.DataFrame({"d": dense, "x": lexical, "m": multivector})
-    assert combine(*frame, weights).to_list() == expected
+    assert combine(frame["d"], frame["x"], frame["m"], weights).to_list() == expected
     assert frame.select(combine(pl.col("d"), pl.col("x"), pl.col("m"), weights)).to_series().to_list() == expected
 
 

@@ -19,8 +19,8 @@ def series(values: list[float | None]) -> pl.Series:
     return pl.Series(values, dtype=pl.Float64)
 
 
-def weights(values: list[float | None], **options: object) -> list[float]:
-    return global_weights(series(values), **options)["weight"].to_list()
+def weights(values: list[float | None], totals: Totals | None = None) -> list[float]:
+    return global_weights(series(values), totals)["weight"].to_list()
 
 
 def test_gold() -> None:
@@ -39,7 +39,7 @@ def test_gold_totals() -> None:
 
 def test_a_part_takes_the_totals_of_the_whole() -> None:
     # Of the whole, Ω+ has 4 rows and sum 2, Ω− has 6 rows and sum −3: both factors are 2.
-    assert weights([1.0, -1.0, None], totals=Totals(2.0, 4, -3.0, 6)) == [2.0, -2.0, -1.0]
+    assert weights([1.0, -1.0, None], Totals(2.0, 4, -3.0, 6)) == [2.0, -2.0, -1.0]
 
 
 def test_rewards_that_sum_to_zero_weigh_nothing() -> None:

@@ -1,13 +1,25 @@
 """The command line as a user meets it: in a process of its own."""
 
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets_factory import add_dataset, scores_frame, weights_frame
 from real_configs import SEEDS, write_lines
+
+from builders.inspect.diff import diff
+from builders.inspect.lineage import lineage
+from builders.inspect.status import status
+from builders.store.store import Revision, Store
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import load_config
 
 HEAVY = ("torch", "transformers", "vllm", "FlagEmbedding", "trl", "peft", "datasets", "polars", "pydantic", "numpy")
 
@@ -73,7 +85,21 @@ print(min(times[1:]))
         ("grace", ["build"], ["--stage", "grace build --help"]),
         ("build", ["--stage", "seed", "--rond", "2"], ["--rond", "--round", "build --help"]),
         ("grace", ["build", "--stage", "seed", "--round", "0"], ["--round", "1"]),
-        ("build", ["--stage", "scor"], ["scor", "seed, generate, sample, score, calibrate"]),
+        (
+            "build",
+            ["--stage", "scor"],
+            ["--stage scor: unknown, did you mean score?", "seed, sft, generate, sample, score, calibrate, policy"],
+        ),
+        (
+            "build",
+            ["--stage", "sft"],
+            ["--stage sft yields a model: `train --stage sft` makes it", "seed, generate, sample, score, calibrate\n"],
+        ),
+        ("build", ["--stage", "world:base"], ["yields a model: `train --stage world:base` makes it"]),
+        ("train", ["--stage", "score"], ["--stage score yields a dataset: `build --stage score` makes it", "policy\n"]),
+        ("grace", ["train", "--stage", "world:seeds"], ["yields a dataset: `build --stage world:seeds` makes it"]),
+        ("train", ["--stage", "polcy"], ["--stage polcy: unknown, did you mean policy?"]),
+        ("train", ["--sft", "--stage", "policy"], ["--sft and --stage policy: give one of them"]),
         ("grace", ["status", "--config", "tinny"], ["tinny", "did you mean tiny?", "paper-72b"]),
         ("grace", ["status", "--set", "sample.topp=1"], ["sample.topp", "did you mean top_p?"]),
         ("grace", ["status", "--set", "sampel.top_p=1"], ["sampel", "did you mean sample?"]),
@@ -85,7 +111,13 @@ print(min(times[1:]))
         ("build", ["--stage", "score", "--from", "x" * 5000], ["names no dataset"]),
         ("build", ["--stage", "score", "--from", "seeds.jsonl"], ["not readable as Parquet"]),
         ("train", ["--revision", "main"], ["--revision main", "--dataset"]),
-        ("train", ["--sft", "--dataset", "ns/x"], ["--sft", "--dataset"]),
+        ("train", ["--sft", "--revision", "main"], ["--revision main", "--dataset"]),
+        ("train", ["--sft", "--dataset", "seeds.jsonl"], ["seeds.jsonl", "not readable as Parquet"]),
+        ("train", ["--dataset", "ns/x"], ["dataset ns/x: offline mode is set", "use what the store holds"]),
+        ("train", ["--dataset", "ns/x", "--require-pinned"], ["--require-pinned takes a tag or a 40-hex commit"]),
+        ("grace", ["status", "--set", "pipeline=grace-kt"], ["pipeline: grace-kt is unknown, did you mean grace-kto?"]),
+        ("grace", ["status", "--set", "engines.policy.kind=vlm"], ["engines.policy.kind is 'vlm', did you mean vllm?"]),
+        ("build", ["--stage", "seed", "--set", "seed.source=seed"], ["its own parent: seed ← seed"]),
         ("grace", ["init", "no/such/grace.yaml"], ["no folder no/such"]),
         ("grace", ["init", "seeds.jsonl"], ["exists already"]),
     ],
@@ -127,7 +159,10 @@ def test_building_and_building_again(tmp_path: Path) -> None:
     assert "kept" in again.stdout and found["revision"][:12] in again.stdout
     plan = run("build", "--stage", "generate", "--dry-run", "--json", *options, cwd=tmp_path)
     steps = json.loads(plan.stdout.splitlines()[-1])["plan"]
-    assert [(step["stage"], step["action"]) for step in steps] == [("seed", "keep"), ("generate", "build")]
+    assert all(list(step) == ["stage", "round", "repo", "action", "reason"] for step in steps)
+    actions = {step["stage"]: step["action"] for step in steps}
+    assert actions == {"seed": "keep"} | dict.fromkeys(("world:exercises", "world:base", "sft", "generate"), "build")
+    assert steps[-1]["stage"] == "generate" and steps[-1]["reason"] == "sft is built first"
     forced = run("build", "--stage", "seed", "--force", "--json", *options, cwd=tmp_path)
     assert json.loads(forced.stdout.splitlines()[-1]) == found
 
@@ -142,9 +177,168 @@ def test_a_dry_run_of_the_whole_default_needs_nothing(tmp_path: Path) -> None:
     done = run("build", "--stage", "calibrate", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     steps = json.loads(done.stdout.splitlines()[-1])["plan"]
-    assert [step["action"] for step in steps] == ["build"] * 5
-    assert "world:seeds is not made yet" in steps[0]["reason"]
+    assert {step["action"] for step in steps} == {"build"}
+    # All but the held-out texts, and each stage after those it is made from.
+    names = [step["stage"] for step in steps]
+    every = {stage.name for stage in GRACE_KTO.stages} - {"world:heldout", "policy"}
+    assert set(names) == every and len(names) == len(every) and names[-1] == "calibrate"
+    reasons = {step["stage"]: step["reason"] for step in steps}
+    assert reasons["world:seeds"] == "missing" and reasons["seed"] == "world:seeds is built first"
+    assert reasons["world:domain"] == "world:general is built first"
     assert files(tmp_path) == set()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Revision, Revision, Revision]:
+    """A folder whose store holds scores of two rounds and the weights of the second."""
+    folder = tmp_path_factory.mktemp("demo")
+    store = Store(folder / "store")
+    first = add_dataset(store, "score", scores_frame())
+    second = add_dataset(store, "score", scores_frame(((1, 9, 4), (7, None, 2))), round_=2)
+    frame = weights_frame(second.scan().collect())
+    return folder, first, second, add_dataset(store, "calibrate", frame, round_=2, parents=[second])
+
+
+def printed(folder: Path, *args: str, code: int = 0) -> Any:
+    """What a command prints with --json, on one line of stdout; nothing is on stderr."""
+    done = run("grace", *args, "--store", "store", "--json", cwd=folder)
+    assert (done.returncode, done.stderr) == (code, "")
+    (line,) = done.stdout.splitlines()
+    return json.loads(line, parse_constant=pytest.fail)
+
+
+def test_commands_print_the_data_that_the_library_returns(demo: tuple[Path, Revision, Revision, Revision]) -> None:
+    folder, first, second, weights = demo
+    config = load_config("tiny", ["name=demo", "loop.rounds=2"], str(folder / "store"))
+    held = printed(folder, "status", "--set", "name=demo", "--set", "loop.rounds=2")
+    rows = status(GRACE_KTO, config)
+    assert held == {"revisions": [asdict(row) for row in rows]}
+    assert list(held["revisions"][0]) == ["round", "stage", "kind", "state", "rows", "revision", "digest"]
+    built = [(row["stage"], row["round"]) for row in held["revisions"] if row["state"] == "built"]
+    assert built == [("score", 1), ("score", 2), ("calibrate", 2)]
+
+    compared = printed(folder, "diff", str(first), str(second))
+    assert compared == json.loads(json.dumps(diff(first, second, GRACE_KTO.summaries())))
+    assert list(compared) == ["a", "b", "queries_in_common", "metrics", "warnings"]
+
+    traced = printed(folder, "lineage", "local/demo-weights")
+    nodes = lineage("local/demo-weights", Store(folder / "store"))
+    assert traced == {"ref": nodes[0].id, "nodes": [asdict(node) for node in nodes]}
+    assert [node["id"] for node in traced["nodes"]] == [f"dataset:{weights}", f"dataset:{second}"]
+
+
+def test_verify_prints_what_differs_and_says_so_by_its_status(
+    demo: tuple[Path, Revision, Revision, Revision],
+) -> None:
+    folder, first, _, weights = demo
+    sound = printed(folder, "verify", str(weights))
+    assert list(sound) == ["repo", "revision", "digest", "rows", "files", "ok", "findings"]
+    assert (sound["ok"], sound["findings"], sound["rows"], sound["files"]) == (True, [], 6, 1)
+    assert f"{sound['repo']}@{sound['revision']}" == str(weights)
+    card = first.path / "README.md"
+    text = card.read_text()
+    try:
+        card.unlink()
+        found = printed(folder, "verify", str(first), code=1)
+        assert found["findings"] == [
+            {"where": "README.md", "what": "card", "stored": "a card", "found": "missing or empty"}
+        ]
+        assert not found["ok"]
+        table = run("grace", "verify", str(first), "--store", "store", cwd=folder)
+        assert table.returncode == 1 and "missing or empty" in table.stdout and table.stderr == ""
+    finally:
+        card.write_text(text)
+    people = run("grace", "verify", str(first), "--store", "store", cwd=folder)
+    assert people.stdout == f"ok: {first}, digest {first.digest}, 8 rows, 1 files\n"
+
+
+@pytest.mark.slow
+def test_training_a_stage_by_its_name_and_by_its_option(tmp_path: Path, causal_lm_dir: Path) -> None:
+    lines = [json.dumps({"query": seed, "reference": f"Answer {n}."}) + "\n" for n, seed in enumerate(SEEDS)]
+    write_lines(tmp_path / "seeds.jsonl", lines)
+    settings = [f"models.base={causal_lm_dir}", "seed.source=seeds.jsonl", "sft.steps=1", "sft.batch_size=6"]
+    settings.append("seed.columns={query: query, reference: reference}")
+    options = ["--store", "store", *(word for text in settings for word in ("--set", text))]
+    first = run("train", "--stage", "sft", "--json", *options, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    # Progress goes to stderr, the one JSON object to stdout.
+    assert first.stderr.splitlines() == ["sft: training", f"sft: {causal_lm_dir.name} on 6 seed documents"]
+    (line,) = first.stdout.splitlines()
+    found = json.loads(line)
+    assert list(found) == ["stage", "repo", "revision", "digest", "rows", "path", "pushed"]
+    assert (found["stage"], found["repo"], found["rows"], found["pushed"]) == ("sft", "local/tiny-sft", 6, None)
+    assert (tmp_path / found["path"] / "model.safetensors").is_file()
+
+    again = run("train", "--sft", "--json", *options, cwd=tmp_path)
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+    both = run("grace", "train", "--sft", "--stage", "sft", *options, cwd=tmp_path)
+    assert both.returncode == 0 and both.stderr == ""
+    assert "kept" in both.stdout and found["revision"][:12] in both.stdout
+
+    # A seed dataset may be given, by either name of the stage.
+    start = ["--dataset", "local/tiny-seed", "--revision", "round-000"]
+    given = [run("train", *which, *start, "--json", *options, cwd=tmp_path) for which in (["--sft"], ["--stage=sft"])]
+    assert [done.stdout for done in given] == [first.stdout] * 2, given[0].stderr
+
+
+HIDING = """
+import sys
+from importlib.machinery import PathFinder
+
+hidden = sys.argv.pop(1)
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] == hidden else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+from training.cli import app
+app()
+"""
+
+
+def run_without(module: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `grace` where a module is not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", HIDING, module, *args], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(("module", "threads"), [("torch", 1), ("transformers", "null")])
+def test_a_missing_extra_is_one_line(tmp_path: Path, causal_lm_dir: Path, module: str, threads: object) -> None:
+    write_lines(tmp_path / "seeds.jsonl", [json.dumps({"query": "Write A.", "reference": "A."}) + "\n"])
+    settings = ["seed.source=seeds.jsonl", "seed.columns={query: query, reference: reference}", f"threads={threads}"]
+    options = [word for text in (*settings, f"models.base={causal_lm_dir}") for word in ("--set", text)]
+    done = run_without(module, "train", "--sft", *options, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    *progress, last = done.stderr.splitlines()
+    assert last == (
+        f"error: this needs {module}, which is not installed; install the extra that brings it: "
+        "pip install 'grace-data[train]'"
+    )
+    assert all(line.startswith("sft: ") for line in progress)
+    assert not list(tmp_path.rglob("models--*"))
+
+
+def test_a_missing_package_that_no_extra_brings_is_a_fault_of_the_installation(tmp_path: Path) -> None:
+    done = run_without("polars", "build", "--stage", "seed", *seed_options(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'polars'\n")
+
+
+def test_every_package_of_an_extra_is_named_with_one_that_brings_it() -> None:
+    from training.cli import EXTRAS
+
+    brought: dict[str, set[str]] = {}
+    for requirement in importlib.metadata.requires("grace-data") or []:
+        found = re.match(r"([A-Za-z0-9_]+).*extra == '(hub|sample|score|train)'", requirement)
+        if found:
+            brought.setdefault(found[1].lower(), set()).add(found[2])
+    assert {"torch", "datasets"} <= brought.keys() == {package.lower() for package in EXTRAS}
+    for package, extra in EXTRAS.items():
+        assert extra in brought[package.lower()]
+    assert brought["torch"] == {"sample", "score", "train"}
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
-"""`grace evaluate`: policies side by side on held-out queries (the paper's tables 1 and 4, figures 1 and 3).
+"""`grace evaluate`: compare policies on held-out queries (GRACE-KTO, tables 1 and 4, figures 1 and 3).
 
-Metrics are means over matched responses, so the matched share and the share cut at the length limit always stand beside
-them. Rank 1 is best, the average rank is over L, E, P, R_s and R_d. In the generated world, measures that no reward
-knows are printed too: grammaticality, duplicate sentences, on-topic share, heading coverage.
+Every policy answers the same held-out queries once; the answers are scored as the score stage scores responses. Metrics
+are means over matched responses, so the matched share and the share of responses cut at the length limit always stand
+beside them. The average rank is over L, E, P, R_s and R_d, rank 1 is best. A row of the table, up to the shares:
+
+    policy   L         E         P          R_s        R_d        avg. rank  matched  cut
+    round 4  71.0 (1)  96.4 (5)  0.105 (3)  1.917 (1)  2.379 (1)  2.2        0.883    0.000
+
+In the generated world, four measures that no reward contains are shown too: grammaticality, duplicate sentences,
+on-topic share and heading coverage.
 """
 
 import json
@@ -39,10 +45,12 @@ from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
 from training.grace_kto.table import Evaluation, cautions, cells, draw, markdown_table, rank_policies, verdict
 
+# Part of an evaluation's key in the store: raise it when the same inputs give other results.
 VERSION = 2
 
 log = logging.getLogger(__name__)
 
+# The paper's symbols, and the columns of the score stage that they stand for.
 COLUMNS = {
     "L": "length",
     "E": "diversity",
@@ -57,13 +65,18 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     """Evaluate policies and write evaluation.json, evaluation.md and evaluation.png.
 
     Args:
-        references: REFs of policies; none for the first policy and every round's that is there.
-        output: folder to write into.
+        config: the configuration; its `evaluate` section names the held-out queries.
+        references: REFs of policies; none for the first policy and that of every round in the store.
+        output: folder to write into; it is made where it is missing.
+
+    Returns:
+        The comparison as it is printed, and all of it for machines.
 
     Raises:
-        UserError: for a policy or a held-out source that is missing.
+        UserError: a policy or the held-out source is missing, or a metric is not finite.
     """
     store = Store(Path(config.store))
+    # Everything that may be missing is looked up before the first policy answers.
     queries = held_out_queries(config)
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
@@ -71,6 +84,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     try:
         evaluations = [_cached(context, name, policy, queries) for name, policy in policies]
     finally:
+        # Free the scorers also where a policy fails.
         context.loaded.keep(())
     ranks, average = rank_policies(evaluations)
     records = [
@@ -80,6 +94,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     header, rows = cells(evaluations, ranks, average)
     said, warned = verdict(evaluations), cautions(config, evaluations)
     lines = [said, *(f"Caution: {line}." for line in warned)]
+    # Written last: a failure leaves an earlier comparison in the folder as it was.
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "evaluation.json", json.dumps(records, indent=1) + "\n")
     write_text(output / "evaluation.md", "\n".join([markdown_table(header, rows), *lines]) + "\n")
@@ -94,17 +109,27 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
 
 
 def evaluation_models(config: GraceKTOSettings, *, first: bool = True) -> tuple[dict[str, LocalModel], ModelFinder]:
-    """The models that score answers, by role, and with `first` the first policy; made where they are missing."""
+    """The models that an evaluation needs; models that are made by stages are built where they are missing.
+
+    Args:
+        config: the configuration.
+        first: whether the first policy is needed too.
+
+    Returns:
+        The scorers by role, with `first` also the first policy; and the finder that knows them.
+    """
     fills = {**SCORE.roles, **({"first": roles.first_policy} if first else {})}
     wanted: dict[str, str | At] = {role: fill(config, 1) for role, fill in fills.items()}
     return materialise(GRACE_KTO, config, wanted)
 
 
 def held_out_queries(config: GraceKTOSettings) -> list[str]:
-    """`evaluate.queries` queries of the held-out source, after `evaluate.skip` others.
+    """The held-out queries: `evaluate.queries` distinct texts of the held-out source, after the first `evaluate.skip`.
+
+    The source is a dataset stage of the pipeline, such as `world:heldout`, or a table of the user's.
 
     Raises:
-        UserError: where the source or its column is missing, or no query is left.
+        UserError: the source or its column is missing, or no query is left.
     """
     settings = config.evaluate
     if GRACE_KTO.find(settings.source) is not None:
@@ -117,6 +142,7 @@ def held_out_queries(config: GraceKTOSettings) -> list[str]:
             "set evaluate.column"
         )
     texts = frame[settings.column].cast(pl.String).str.strip_chars()
+    # In the order of the source, so that `skip` and `queries` always mean the same texts.
     distinct = texts.filter(texts != "").unique(maintain_order=True)
     queries = distinct.slice(settings.skip, settings.queries).to_list()
     if not queries:
@@ -127,7 +153,18 @@ def held_out_queries(config: GraceKTOSettings) -> list[str]:
 def named_policies(
     config: GraceKTOSettings, store: Store, finder: ModelFinder, references: Sequence[str], first: LocalModel | None
 ) -> list[tuple[str, LocalModel]]:
-    """Policies with the names they have in the table."""
+    """The policies to compare, with their names in the table.
+
+    Args:
+        config: the configuration.
+        store: the local store.
+        finder: finds models by name.
+        references: REFs of policies; none for the first policy and that of every round in the store.
+        first: the first policy; None where it is not asked for.
+
+    Raises:
+        UserError: a REF stands for nothing.
+    """
     if references:
         return [(text, _named(text, config, store, finder)) for text in references]
     found = [] if first is None else [("first", first)]
@@ -139,7 +176,7 @@ def named_policies(
 
 
 def _named(text: str, config: GraceKTOSettings, store: Store, finder: ModelFinder) -> LocalModel:
-    """A policy by REF, the name of a model stage, or any model folder, such as one that another program wrote."""
+    """A policy by REF, by the name of a model stage, or as any model folder, also one that another program wrote."""
     stage = GRACE_KTO.find(text)
     if stage is not None and stage.kind == "model":
         return materialise(GRACE_KTO, config, {text: text}, finder)[0][text]
@@ -149,7 +186,7 @@ def _named(text: str, config: GraceKTOSettings, store: Store, finder: ModelFinde
 
 
 def _cached(context: Context[GraceKTOSettings], name: str, policy: LocalModel, queries: list[str]) -> Evaluation:
-    """An evaluation, kept in the store under everything that decides it."""
+    """An evaluation from the store, or a new one that is kept there under everything that decides it."""
     config = context.config
     sections = {"evaluate": config.evaluate, "sample": config.sample, "score": config.score}
     key = fingerprint_of(
@@ -167,6 +204,7 @@ def _cached(context: Context[GraceKTOSettings], name: str, policy: LocalModel, q
     )
     path = context.store.root / ".evaluations" / f"{key[:32]}.json"
     if path.is_file():
+        # The name is no part of the key: one policy may be `first` here and a REF there.
         return Evaluation(**{**json.loads(path.read_text(encoding="utf-8")), "name": name})
     log.info("evaluate: %s, %s", name, policy.record)
     evaluation = evaluate(context, name, policy, queries)
@@ -176,7 +214,20 @@ def _cached(context: Context[GraceKTOSettings], name: str, policy: LocalModel, q
 
 
 def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, queries: list[str]) -> Evaluation:
-    """Answer the queries once each and score what matched."""
+    """Let a policy answer every query once and score the answers that match.
+
+    Args:
+        context: the configuration and the models of the score stage.
+        name: the policy's name in the table.
+        policy: the policy.
+        queries: held-out queries.
+
+    Returns:
+        Means and standard errors over the matched answers, and the matched and cut shares of all answers.
+
+    Raises:
+        UserError: a metric is NaN or infinite.
+    """
     config = context.config
     completions = answer_queries(config, policy, queries)
     parts = [extract(completion.text) for completion in completions]
@@ -190,6 +241,7 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
     )
     columns = {label: scores[column].cast(pl.Float64) for label, column in COLUMNS.items()}
     check_finite(columns, name)
+    # A source that is a stage is the generated world's: its own measures can read the queries.
     if GRACE_KTO.find(config.evaluate.source) is not None:
         columns |= world_columns([(query, part.document) for query, part in matched])
     return Evaluation(
@@ -204,7 +256,13 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
 
 
 def answer_queries(config: GraceKTOSettings, policy: LocalModel, queries: list[str]) -> list[Completion]:
-    """One answer to each query, sampled as `evaluate` says."""
+    """Sample one answer per query, with the temperature and top-p of `evaluate`.
+
+    Each draw is seeded with its query, so that an answer does not depend on the other queries.
+
+    Returns:
+        One completion per query, in order.
+    """
     settings = config.evaluate
     engine = load_engine_for(config.engines.policy, policy)
     try:
@@ -216,20 +274,32 @@ def answer_queries(config: GraceKTOSettings, policy: LocalModel, queries: list[s
             ),
         )
     finally:
+        # Only one policy is in memory at a time; the scorers need the room.
         engine.close()
 
 
 def world_columns(documents: Sequence[tuple[str, str]]) -> dict[str, pl.Series]:
-    """The generated world's own measures, which no reward knows."""
+    """The generated world's own measures, which no reward contains.
+
+    Args:
+        documents: matched answers as (query, document).
+
+    Returns:
+        One column per measure, a value per document; null where a measure does not apply.
+    """
     from training.world.texts import measures
 
     rows = [measures(query, document) for query, document in documents]
-    names = list(measures("", ""))  # without a document too, so that every policy has the same columns
+    names = list(measures("", ""))  # a policy without any matched answer has the same columns
     return {name: pl.Series([row[name] for row in rows], dtype=pl.Float64) for name in names}
 
 
 def check_finite(columns: Mapping[str, pl.Series], policy: str) -> None:
-    """Raise UserError for a metric that is NaN or infinite, naming the matched response."""
+    """Check metrics for NaN and infinity; nulls are allowed.
+
+    Raises:
+        UserError: a value is not finite; the message names the metric and the matched response.
+    """
     for label, values in columns.items():
         bad = ~values.is_finite().fill_null(True)
         if bad.any():
@@ -240,11 +310,13 @@ def check_finite(columns: Mapping[str, pl.Series], policy: str) -> None:
 
 
 def _mean(values: pl.Series) -> float | None:
+    """The mean of the values that are not null; None where there are none."""
     mean = values.mean()
     return float(mean) if isinstance(mean, float) else None
 
 
 def _standard_error(values: pl.Series) -> float | None:
+    """The standard error of the mean, sample deviation / √n; None for fewer than two values."""
     present = values.drop_nulls()
     deviation = present.std()
     return float(deviation) / math.sqrt(len(present)) if isinstance(deviation, float) else None

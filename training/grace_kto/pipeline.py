@@ -2,7 +2,8 @@
 
     seed ─ [sft] ─ generate ─ sample ─ score ─ calibrate ─ [policy] ─▶ next round     ([x] is a model stage)
 
-The tiny preset names stages of the generated world where others name files and models: `world:seeds`, `world:base`, ….
+Where other presets name files and models, the tiny preset names stages of the generated world: `world:seeds`,
+`world:base`, and so on.
 """
 
 from collections.abc import Sequence
@@ -18,18 +19,24 @@ from training.grace_kto.policy import POLICY
 from training.grace_kto.sft import SFT
 from training.world.stages import world_stages
 
+# The world's models are taught the pipeline's own wish for new queries, in the short wording that they can learn.
 WORLD = world_stages(partial(ask_for_queries, prompt="generate.tiny"))
 
 
 def rounds(config: GraceKTOSettings) -> int:
-    """Rounds of the semi-online loop."""
+    """The number of rounds of the semi-online loop."""
     return config.loop.rounds
 
 
 def round_line(manifests: Sequence[Manifest]) -> str:
-    """A finished round in a few words: rows, matched share, mean length of the sampled documents, loss."""
+    """Summarise a finished round in one line: rows, matched share, mean length L in tokens, loss.
+
+    Args:
+        manifests: the manifests of the round's stages.
+    """
     made = {manifest.stage: manifest for manifest in manifests}
     weights, policy = made["calibrate"], made["policy"]
+    # Unscored are the rows without a match, and the few matched ones that lack a ranked metric.
     matched = 1 - weights.counts.get("unscored", 0) / weights.rows.written
     loss = policy.results.get("loss", float("nan"))
     length = weights.metrics["length"].mean
@@ -43,6 +50,7 @@ def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) 
     return evaluate_policies(config, references, output)
 
 
+# In topological order: every stage stands after those it reads.
 GRACE_KTO = Pipeline(
     name="grace-kto",
     settings=GraceKTOSettings,

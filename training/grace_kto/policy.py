@@ -1,4 +1,4 @@
-"""The model stage `policy`: one pass of weighted KTO over a round's weights; its result samples the next round."""
+"""The model stage `policy`: one pass of weighted KTO over a round's weights; the result samples the next round."""
 
 import json
 import logging
@@ -20,19 +20,29 @@ log = logging.getLogger(__name__)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
-    """Train from the newest checkpoint of the run.
+    """Train the round's policy, from the newest checkpoint of the run where there is one.
 
-    All rounds share one folder of checkpoints beside the build's own: optimizer and schedule go on from round to round.
+    All rounds share one folder of checkpoints beside the build's own folder, because optimizer and schedule go on from
+    round to round.
+
+    Args:
+        context: the configuration, the round, the weights dataset and the models.
+        output: folder to write the policy into.
+
+    Returns:
+        The number of rows and every number of the training's record.
 
     Raises:
-        UserError: where the dataset, the policy or the settings do not fit together.
+        UserError: the dataset, the policy or the settings do not fit together.
     """
     from training.kto.rounds import train_round
 
     config, settings, round_ = context.config, context.config.train, context.round
     weights, policy, first = context.inputs["calibrate"], context.models["policy"], context.models["base"]
     log.info("policy: training on %s at %s", weights.repo, weights.revision)
+    # The last four columns of the contract are those that training reads.
     require_columns(weights.schema(), WEIGHTS_COLUMNS[-4:], str(weights))
+    # With an adapter the initial model is the policy with its adapter off; full fine-tuning has to load it.
     needs_reference = settings.method == "full" and settings.reference == "initial"
     run = context.work.parent / f"run-{_run_key(config, first.record)}"
     record = train_round(
@@ -48,7 +58,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     )
     for warning in record["warnings"]:
         log.warning("%s: %s", weights, warning)
-    _forget_paths(output, first.record)
+    _forget_paths(output, first.record)  # before the folder is hashed into the manifest
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
     # No later round needs the optimizer's state.
     scratch = (run,) if round_ >= config.loop.rounds else ()
@@ -56,13 +66,13 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
 
 
 def _run_key(config: GraceKTOSettings, first: Model) -> str:
-    """What all rounds of one run have in common."""
+    """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
     sections = portable([identity(config.train), identity(config.loop)])
     return fingerprint_of([sections, first.model_dump()])[:16]
 
 
 def _forget_paths(output: Path, base: Model) -> None:
-    """An adapter names its base model by id and revision, not by a folder of this machine."""
+    """Let an adapter's configuration name its base model by id and revision, not by a folder of the local disk."""
     path = output / ADAPTER_CONFIG
     if path.is_file():
         adapter = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The model stage `sft`: the first policy, fine-tuned on the seed documents that have a reference (§3.1)."""
+"""The model stage `sft`: the first policy, fine-tuned on the seeds that have a reference document (§3.1)."""
 
 import logging
 from collections.abc import Mapping
@@ -20,20 +20,30 @@ log = logging.getLogger(__name__)
 
 
 def exercises(config: GraceKTOSettings, round_: int) -> dict[str, At]:
-    """The generated world's base model learns to write queries here; a pretrained model needs no such exercises."""
+    """The conversations that SFT trains on besides the seed documents, by the name under which the stage reads them.
+
+    The generated world's base model learns here to write queries; a pretrained model needs no such exercises.
+    """
     return {"exercises": At("world:exercises")} if config.models.base == "world:base" else {}
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """The system prompt for the tagged form, by name; empty for none."""
+    """The system prompt for the tagged form, by name; empty where there is none."""
     return system_prompts(config, None)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     """Fine-tune the base model on the seed documents.
 
+    Args:
+        context: the configuration, the seed dataset and the base model.
+        output: folder to write the model into.
+
+    Returns:
+        The number of rows and the training's metrics.
+
     Raises:
-        UserError: where no seed has a reference, or the base model cannot be trained.
+        UserError: no seed has a reference, or the base model cannot be trained.
     """
     from training.sft.finetune import run_sft
 
@@ -52,6 +62,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         settings=context.config.sft,
         system_prompt=system_prompt(context.config),
     )
+    # Seconds differ from run to run; a manifest must not.
     results = {name: value for name, value in metrics.items() if name != "seconds"}
     return Trained(rows=int(metrics["rows"]), results=results)
 

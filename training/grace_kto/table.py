@@ -1,4 +1,4 @@
-"""Policies in a table: ranks, a verdict, cautions, Markdown and a figure (tables 1 and 4, figures 1 and 3)."""
+"""An evaluation as a table: ranks, verdict, cautions, Markdown, figure (GRACE-KTO, tables 1 and 4, figures 1 and 3)."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,29 @@ import polars as pl
 
 from builders.grace_kto.settings import GraceKTOSettings
 
+# Metrics that the paper ranks policies by; higher is better in all of them.
 RANKED = ("L", "E", "P", "R_s", "R_d")
-#: What a metric's mean is worth noticing for: a change of this many standard errors.
+#: A metric's mean counts as changed from this many standard errors of the difference.
 NOTABLE = 2.0
-#: Share of responses cut at the length limit, and rise of the domain model's perplexity, that call for a caution.
+#: A caution is due above this share of responses cut at the length limit, and above this ratio of the domain model's
+#: perplexity, last policy to first.
 RUNAWAY_SHARE = 0.05
 COLLAPSE_RATIO = 1.5
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One policy's results: means, their standard errors (null where nothing matched), and shares in [0, 1]."""
+    """The results of one policy.
+
+    Attributes:
+        name: its name in the table.
+        policy: its id and revision.
+        queries: number of held-out queries.
+        matched: share of matched answers, in [0, 1].
+        cut: share of answers cut at the length limit, in [0, 1].
+        means: mean over the matched answers by metric; None where no answer has a value.
+        errors: standard error of each mean; None for fewer than two values.
+    """
 
     name: str
     policy: str
@@ -31,9 +43,12 @@ class Evaluation:
 
 
 def rank_policies(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, float]], list[float]]:
-    """Rank of each policy by each of L, E, P, R_s, R_d (1 best, ties share the mean rank) and their average.
+    """Rank the policies by each of L, E, P, R_s and R_d; rank 1 is best, ties share the mean rank.
 
     A policy without a value for a metric ranks last in it.
+
+    Returns:
+        The ranks of each policy by metric, and the average rank of each policy.
     """
     ranks: list[dict[str, float]] = [{} for _ in evaluations]
     for metric in RANKED:
@@ -46,6 +61,17 @@ def rank_policies(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, flo
 def cells(
     evaluations: Sequence[Evaluation], ranks: Sequence[dict[str, float]], average: Sequence[float]
 ) -> tuple[list[str], list[list[str]]]:
+    """Format the table: one row per policy, the ranked metrics with their ranks first.
+
+    Args:
+        evaluations: the policies' results, at least one.
+        ranks: the ranks of each policy by metric.
+        average: the average rank of each policy.
+
+    Returns:
+        The header and the rows, all as text.
+    """
+    # Metrics outside the average rank: the domain perplexity and the generated world's own measures.
     others = [label for label in evaluations[0].means if label not in RANKED]
     header = ["policy", *RANKED, "avg. rank", "matched", "cut", *others]
     rows = []
@@ -59,14 +85,16 @@ def cells(
 
 
 def _number(value: float | None, metric: str) -> str:
+    """A mean with the digits that its metric deserves; a dash where there is none."""
     if value is None:
         return "–"
     return f"{value:.1f}" if metric in ("L", "E") else f"{value:.3f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table as Markdown, as tables 1 and 4 of the paper."""
+    """The table as Markdown, in the layout of the paper's tables 1 and 4."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    # A bar in a policy's name would split the cell.
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -74,7 +102,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def verdict(evaluations: Sequence[Evaluation]) -> str:
     """One sentence on what changed from the first to the last policy by more than two standard errors.
 
-    Higher is better for all but the perplexity and the duplicate sentences.
+    Higher is better for all but the perplexity, the share of cut responses and the duplicate sentences.
     """
     if len(evaluations) < 2:
         return "One policy alone: nothing to compare."
@@ -85,9 +113,11 @@ def verdict(evaluations: Sequence[Evaluation]) -> str:
         if before is None or after is None:
             continue
         change = f"{label} {_number(before, label)} → {_number(after, label)}"
+        # Standard error of the difference of two independent means; an error that is unknown counts as 0.
         spread = math.hypot(_error(first, label), _error(last, label))
         if abs(after - before) <= NOTABLE * spread:
             same.append(label)
+        # These three are better where they fall.
         elif (after > before) != (label in ("ppl_D", "cut", "duplicate_sentences")):
             better.append(change)
         else:
@@ -99,7 +129,15 @@ def verdict(evaluations: Sequence[Evaluation]) -> str:
 
 
 def cautions(config: GraceKTOSettings, evaluations: Sequence[Evaluation]) -> list[str]:
-    """One line for each known way to go wrong that shows: metrics that improve may hide it."""
+    """Warn of each known way for training to go wrong that shows, since improving metrics may hide it.
+
+    Args:
+        config: the configuration of the run.
+        evaluations: the policies' results, the first and the last one are compared.
+
+    Returns:
+        One line per caution, with the way out.
+    """
     first, last = evaluations[0], evaluations[-1]
     lines = []
     if last.cut > RUNAWAY_SHARE:
@@ -122,27 +160,36 @@ def cautions(config: GraceKTOSettings, evaluations: Sequence[Evaluation]) -> lis
 
 
 def _value(evaluation: Evaluation, label: str) -> float | None:
+    """A share, or the mean of a metric."""
     shares = {"matched": evaluation.matched, "cut": evaluation.cut}
     return shares[label] if label in shares else evaluation.means[label]
 
 
 def _error(evaluation: Evaluation, label: str) -> float:
+    """The standard error of a share or of a mean."""
     if label in ("matched", "cut"):
         share = evaluation.matched if label == "matched" else evaluation.cut
-        return math.sqrt(share * (1 - share) / evaluation.queries)
+        return math.sqrt(share * (1 - share) / evaluation.queries)  # binomial
     return evaluation.errors[label] or 0.0
 
 
 def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """z-scored metrics over the policies (figures 1 and 3)."""
+    """Draw the metrics over the policies, each standardised so that they share one axis (figures 1 and 3).
+
+    Args:
+        evaluations: the policies' results.
+        path: PNG file to write.
+    """
     import matplotlib
 
+    # The backend that needs no display; to be chosen before pyplot is imported.
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for metric in RANKED:
         values = pl.Series([e.means[metric] for e in evaluations], dtype=pl.Float64)
+        # A metric that is the same for all policies is a line at 0.
         deviation = values.std(ddof=0)
         scale = deviation if isinstance(deviation, float) and deviation > 0 else 1.0
         axes.plot([e.name for e in evaluations], (values - values.mean()) / scale, marker="o", label=metric)
@@ -150,5 +197,6 @@ def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.legend(ncol=len(RANKED), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.tight_layout()
+    # Without the version of matplotlib the same numbers give the same file.
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)

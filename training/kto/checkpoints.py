@@ -1,9 +1,15 @@
-"""Checkpoints of a run over several rounds: which are whole, which one a round resumes from, which may go.
+"""Checkpoints of a run over several rounds: find the whole ones, choose where a round resumes, remove the others.
 
-The trainer writes `checkpoint-<step>/` file by file. `complete.json` is written into it last, by rename: a folder
-without it was cut short by a crash and is removed before the next start. It holds the round's fingerprint, so that a
-checkpoint from within a round is used for the same data and settings only, and the run's settings, which must not
-change from round to round: optimizer and schedule travel with the checkpoint.
+    run-0123456789abcdef/
+        checkpoint-32/   end of round 1: weights, optimizer, scheduler, random state
+            complete.json   {"fingerprint": "…", "run": {"learning_rate": 5e-06, …}}
+        checkpoint-48/   newest of round 2
+        reference.npz    reference log-probabilities of the current round
+
+The trainer writes `checkpoint-<step>/` file by file and `complete.json` last, by rename: a folder without
+`complete.json` was cut short by a crash and is removed before the next start. The file holds the fingerprint of the
+round, so that a checkpoint from within a round is resumed for the same data and settings only; and the settings of the
+run, which must not change from round to round, because optimizer and schedule travel with the checkpoint.
 """
 
 import json
@@ -22,7 +28,14 @@ PREFIX = "checkpoint-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, the optimizer steps done, the fingerprint of its round, the run's settings."""
+    """A whole checkpoint.
+
+    Attributes:
+        path: its folder.
+        step: optimizer steps done, counted over all rounds.
+        fingerprint: the fingerprint of the round that wrote it.
+        run: the settings of the run that must stay the same in every round.
+    """
 
     path: Path
     step: int
@@ -31,15 +44,21 @@ class Checkpoint:
 
 
 def mark_complete(folder: Path, fingerprint: str, run: Mapping[str, Any]) -> None:
-    """Declare a checkpoint whole; the last thing written into it."""
+    """Declare a checkpoint whole, by writing its marker after all its other files."""
     write_text(folder / MARKER, json.dumps({"fingerprint": fingerprint, "run": dict(run)}))
 
 
 def whole_checkpoints(run_dir: Path, remove: bool = True) -> list[Checkpoint]:
-    """The whole checkpoints of a run by step; folders that a crash cut short are removed if `remove`."""
+    """List the whole checkpoints of a run, the earliest first.
+
+    Args:
+        run_dir: the folder of all rounds' checkpoints; it may be missing.
+        remove: whether to remove the folders that a crash cut short.
+    """
     found = []
     for folder in run_dir.glob(f"{PREFIX}*"):
         step = folder.name.removeprefix(PREFIX)
+        # A folder of somebody else's, such as `checkpoint-best`.
         if not step.isdigit():
             continue
         marker = folder / MARKER
@@ -54,29 +73,31 @@ def whole_checkpoints(run_dir: Path, remove: bool = True) -> list[Checkpoint]:
 def resume_point(
     run_dir: Path, first_step: int, last_step: int, fingerprint: str, remove: bool = True
 ) -> Checkpoint | None:
-    """The checkpoint a round starts from: its own newest, else the end of the round before.
+    """Choose the checkpoint that a round starts from: its own newest one, else the last one of the round before.
 
-    Checkpoints of this round with another fingerprint (other data, other settings) and of later rounds are removed.
+    Checkpoints of this round with another fingerprint (other data or settings) and those of later rounds are removed.
 
     Args:
         run_dir: the folder of all rounds' checkpoints.
-        first_step: steps done before this round.
-        last_step: steps done after it.
-        fingerprint: what this round's own checkpoints must carry.
-        remove: whether this process removes what is of no use; of several processes one should.
+        first_step: optimizer steps done before this round.
+        last_step: optimizer steps done after it.
+        fingerprint: what a checkpoint from within this round must carry.
+        remove: whether this process removes useless checkpoints; only one process of several should.
 
     Returns:
-        None in the first round without a checkpoint.
+        The checkpoint, or None in the first round where it has no checkpoint of its own.
 
     Raises:
         UserError: the round before left no checkpoint.
     """
+    # In order of steps, so that the last match is the newest.
     before, own = None, None
     for checkpoint in whole_checkpoints(run_dir, remove):
         if checkpoint.step == first_step:
             before = checkpoint
         elif first_step < checkpoint.step <= last_step and checkpoint.fingerprint == fingerprint:
             own = checkpoint
+        # Another attempt at this round, or a later round that went on from it.
         elif checkpoint.step > first_step and remove:
             shutil.rmtree(checkpoint.path)
     if own is None and before is None and first_step > 0:
@@ -90,8 +111,12 @@ def resume_point(
 def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     """Check that a run goes on with the settings it began with.
 
+    Args:
+        checkpoint: the checkpoint to go on from.
+        run: the settings of the run as they are now, by name.
+
     Raises:
-        UserError: naming the first setting that differs.
+        UserError: a setting differs; the message names the first one.
     """
     for name, value in run.items():
         if checkpoint.run.get(name) != value:
@@ -102,8 +127,9 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
 
 
 def prune(run_dir: Path, first_step: int) -> None:
-    """Remove all whole checkpoints but the newest and the one this round started from."""
+    """Remove all whole checkpoints but the newest and the one that this round started from."""
     checkpoints = whole_checkpoints(run_dir)
     for checkpoint in checkpoints[:-1]:
+        # Kept, so that this round can be trained again from its start.
         if checkpoint.step != first_step:
             shutil.rmtree(checkpoint.path)

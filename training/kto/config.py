@@ -15,10 +15,11 @@ from scorers.errors import UserError
 
 @dataclass
 class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
-    """`KTOConfig` with the settings of GRACE-KTO.
+    """TRL's `KTOConfig` with the settings of GRACE-KTO.
 
-    Not used of TRL's: `loss_type` (see `kl`), `desirable_weight` and `undesirable_weight` (see `lambda_*`),
-    `lr_scheduler_type` (linear warm-up, then a cosine to `learning_rate_end`).
+    These settings of TRL have no effect: `loss_type` (see `kl`), `desirable_weight` and `undesirable_weight` (see
+    `lambda_positive` and `lambda_negative`), `lr_scheduler_type` (always a linear warm-up, then a cosine to
+    `learning_rate_end`).
 
     Raises:
         UserError: kl is none of the three; the schedule would end above its peak; kl=matched with one row per device
@@ -44,8 +45,10 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     def __post_init__(self) -> None:
         if self.kl not in ("mismatched", "matched", "none"):
             raise UserError(f"kl is {self.kl!r}; allowed are mismatched, matched, none")
-        self.loss_type = "apo_zero_unpaired"  # in TRL: no KL pairs, no limit on the device batch
-        self.precompute_ref_log_probs = True  # in TRL: keep no reference model in memory
+        # The one loss of TRL that draws no KL pairs of its own and allows a device batch of one row.
+        self.loss_type = "apo_zero_unpaired"
+        # Makes TRL call `_precompute_ref_logps` and keep no reference model in memory.
+        self.precompute_ref_log_probs = True
         if self.bf16 is None and not self.fp16:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()
@@ -54,10 +57,18 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
                 f"learning_rate_end {self.learning_rate_end} is above learning_rate {self.learning_rate}; "
                 "set it to the learning rate (constant) or below"
             )
+        # After TRL's own checks, which find out the number of processes.
         self.require_matched_rows(self.per_device_train_batch_size)
 
     def require_matched_rows(self, device_batch_size: int) -> None:
-        """Raise a UserError where kl=matched has a single row to estimate z_ref from, over all processes."""
+        """Check that kl=matched has more than one row, over all processes, to estimate z_ref from.
+
+        Args:
+            device_batch_size: rows per device batch.
+
+        Raises:
+            UserError: kl is matched and there is a single row.
+        """
         if self.kl == "matched" and device_batch_size * self.world_size < 2:
             raise UserError(
                 "kl=matched with 1 row per device batch would compare a row with itself; "
@@ -70,7 +81,11 @@ class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
     """TRL's collator, which also hands on each row's weight and its number among the trainer's rows."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad a list of rows to tensors of shape (B, T), plus weight (B,) and row (B,)."""
+        """Pad a list of rows to tensors.
+
+        Returns:
+            TRL's tensors of shape (B, T), label (B,), and besides them weight (B,) float32 and row (B,) int64.
+        """
         batch: dict[str, Any] = super().torch_call(examples)
         batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
         batch["row"] = torch.tensor([example["row"] for example in examples])

@@ -1,8 +1,17 @@
-"""Rows of a weights dataset for training: reading, checking, ordering, and pairing for the KL estimate.
+"""Rows of a weights dataset for training: read, check, order, and pair them for the KL estimate.
+
+A row, as `load_weights_dataset` hands it on:
+
+    prompt       [{"role": "user", "content": "Please write a report titled …"}]
+    completion   [{"role": "assistant", "content": "<summary>The report explains how the timber …</answer>"}]
+    label        True
+    weight       0.7756
+    query_id     38c5d07044db690d
+    response_id  38c5d07044db690d-5
 
 Rows of one query are neighbours in the dataset. Training wants the opposite: an optimizer batch of different queries,
-and, for z_ref, each query beside the completion of another one (KTO's mismatched pairs, Ethayarajh et al., 2024).
-Both are settled here, over the whole dataset, before the first step.
+and, for z_ref, each query beside the completion of another query (KTO's mismatched pairs, Ethayarajh et al., 2024).
+Order and pairs are fixed here, over the whole dataset, before the first step.
 """
 
 import hashlib
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
     import datasets
     from numpy.typing import NDArray
 
+# Columns that training cannot do without, and their types; an integer weight is taken too.
 REQUIRED: dict[str, pl.DataType] = {
     "prompt": MESSAGES,
     "completion": MESSAGES,
@@ -30,16 +40,16 @@ REQUIRED: dict[str, pl.DataType] = {
 
 
 def load_weights_dataset(source: pl.DataFrame | Sequence[Path]) -> "tuple[datasets.Dataset, list[str]]":
-    """A weights dataset in TRL's unpaired form, with the weight.
+    """Load a weights dataset in TRL's unpaired form, with the weight of each row.
 
     Args:
-        source: the rows, or the Parquet files that hold them; other columns than those named here are left out.
+        source: the rows, or the Parquet files that hold them; columns other than those below are left out.
 
     Returns:
         The dataset with columns prompt and completion (messages), label (bool), weight (float), query_id and
-        response_id (strings), and one-line warnings. Where query_id is absent, rows with equal prompts are one query:
-        a weights dataset holds several responses to each (`complete_rows` has the other rule). Where response_id is
-        absent, it is the row number.
+        response_id (strings), and a list of one-line warnings. Where query_id is absent, rows with equal prompts count
+        as one query, since a weights dataset holds several responses to each (`complete_rows` has another rule). Where
+        response_id is absent, it is `row i`, i from 0.
 
     Raises:
         UserError: a column is missing or of another type, there is no row, a value is null, a weight is not finite.
@@ -59,6 +69,7 @@ def load_weights_dataset(source: pl.DataFrame | Sequence[Path]) -> "tuple[datase
 
 
 def _read(source: pl.DataFrame | Sequence[Path]) -> pl.DataFrame:
+    """Read the columns that training uses, as far as they exist; the others stay on disk."""
     if isinstance(source, pl.DataFrame):
         return source
     if not source:
@@ -74,6 +85,7 @@ def _read(source: pl.DataFrame | Sequence[Path]) -> pl.DataFrame:
 
 
 def _require(frame: pl.DataFrame) -> None:
+    """Check columns, types and number of rows; one message names all missing and wrong columns."""
     missing = [name for name in REQUIRED if name not in frame.columns]
     wrong = [
         f"{n} is {frame.schema[n]}, not {t}" for n, t in REQUIRED.items() if n not in missing and not _fits(frame, n)
@@ -89,6 +101,7 @@ def _require(frame: pl.DataFrame) -> None:
 
 
 def _fits(frame: pl.DataFrame, name: str) -> bool:
+    """Whether a column has the type of `REQUIRED`: any number for a float, messages with their fields in any order."""
     found, wanted = frame.schema[name], REQUIRED[name]
     if wanted.is_float():
         return found.is_numeric()
@@ -98,7 +111,7 @@ def _fits(frame: pl.DataFrame, name: str) -> bool:
 
 
 def _keys(frame: pl.DataFrame) -> list[pl.Series]:
-    """query_id and response_id where the dataset lacks them."""
+    """The columns query_id and response_id, as far as the dataset lacks them."""
     keys = []
     if "query_id" not in frame.columns:
         ids = [hashlib.sha256(repr(messages.to_list()).encode()).hexdigest()[:16] for messages in frame["prompt"]]
@@ -109,6 +122,7 @@ def _keys(frame: pl.DataFrame) -> list[pl.Series]:
 
 
 def _require_values(frame: pl.DataFrame) -> None:
+    """Check that no value is null, no list of messages is empty and every weight is finite."""
     for name in (*REQUIRED, "query_id", "response_id"):
         if frame[name].null_count():
             row = frame["response_id"][int(frame[name].is_null().arg_true()[0])]
@@ -126,11 +140,11 @@ def _require_values(frame: pl.DataFrame) -> None:
 
 
 def complete_rows(dataset: "datasets.Dataset", name: str) -> "datasets.Dataset":
-    """A dataset as TRL's users have it, with the columns that the loss and its messages need besides.
+    """Add the columns that the loss and its messages need to a dataset in the form that TRL's users have.
 
     Args:
         dataset: columns prompt and completion (both strings, or both lists of messages) and label (bool). Used where
-            present: weight (a finite number, of which the size counts), query_id and response_id (strings).
+            present: weight (finite; only its absolute value enters the loss), query_id and response_id (strings).
         name: what messages call the dataset, such as train or eval.
 
     Returns:
@@ -165,6 +179,7 @@ def _require_columns(dataset: "datasets.Dataset", name: str) -> None:
     missing = [column for column in ("prompt", "completion", "label") if column not in dataset.column_names]
     if missing:
         raise UserError(f"the {name} dataset has no column {', '.join(missing)}; it needs prompt, completion and label")
+    # Features of nested lists have no dtype.
     label = getattr(dataset.features["label"], "dtype", "a list")
     if label != "bool":
         raise UserError(f"column label is {label}, not bool; cast it: dataset.cast_column('label', Value('bool'))")
@@ -172,6 +187,7 @@ def _require_columns(dataset: "datasets.Dataset", name: str) -> None:
     if not weight.startswith(("float", "int", "uint")):
         raise UserError(f"column weight is {weight}, not a number")
     known = [c for c in (*REQUIRED, "query_id", "response_id") if c in dataset.column_names]
+    # Arrow keeps the null count of a column, so no row has to become a Python object.
     table = dataset.select_columns(known).with_format("arrow")[:]
     for column in known:
         if table.column(column).null_count:
@@ -180,23 +196,25 @@ def _require_columns(dataset: "datasets.Dataset", name: str) -> None:
 
 
 def order_rows(query_ids: Sequence[str], batch_size: int, seed: int) -> "NDArray[np.int64]":
-    """The order in which rows are trained on: optimizer batches of different queries.
+    """Order rows for training, so that optimizer batches hold different queries.
 
-    Each batch takes one row of each of the queries with the most rows left (ties by `seed`), so it holds a query twice
-    only when every query that has rows left is in it already. The last batch may be shorter.
+    Each batch takes one row from each of the queries with the most rows left (ties are broken by `seed`), so it holds a
+    query twice only when every query that has rows left is in it already. The last batch may be shorter.
 
     Args:
         query_ids: (N,) query of each row.
-        batch_size: rows per optimizer step, over devices and accumulation.
+        batch_size: rows per optimizer step, over devices and accumulation steps.
         seed: the same seed gives the same order.
 
     Returns:
-        (N,) a permutation of the rows.
+        (N,) a permutation of the row numbers.
     """
     generator = np.random.default_rng(seed)
+    # Rows left by query, each list in random order.
     rows: dict[str, list[int]] = {}
     for row in generator.permutation(len(query_ids)):
         rows.setdefault(query_ids[row], []).append(int(row))
+    # A min-heap: the negative number of rows left brings the query with the most rows to the top.
     heap = [
         (-len(left), tie, query) for (query, left), tie in zip(rows.items(), generator.random(len(rows)), strict=True)
     ]
@@ -210,6 +228,7 @@ def order_rows(query_ids: Sequence[str], batch_size: int, seed: int) -> "NDArray
                 taken = []
             if not heap:
                 break
+            # The query leaves the heap until the batch is full, so that it is not drawn twice.
             negative, tie, query = heapq.heappop(heap)
             order.append(rows[query].pop())
             taken.append((negative + 1, tie, query))
@@ -223,22 +242,23 @@ def _refill(
     rows: dict[str, list[int]],
     generator: np.random.Generator,
 ) -> None:
-    # A new random tie each turn, else the same queries would meet in every batch.
+    """Put the queries of a finished turn back into the heap, as far as they have rows left."""
     for negative, _, query in taken:
         if rows[query]:
+            # A new random tie each turn, else the same queries would meet in every batch.
             heapq.heappush(heap, (negative, float(generator.random()), query))
 
 
 def mismatched_partner(query_ids: Sequence[str], batch_size: int) -> "NDArray[np.int64]":
-    """For each row, the row whose completion it borrows for the estimate of z_ref; always one of another query.
+    """Choose for each row the row whose completion it borrows for the estimate of z_ref, always one of another query.
 
-    Within an optimizer batch completions rotate by one, as in TRL. Where that would be a row of the same query (few
-    queries left, a batch of one row) it is the next row of another query in the dataset's order, the end followed by
-    the start.
+    Within an optimizer batch completions rotate by one, as in TRL. Where that would pair rows of the same query (few
+    queries are left, or the batch has one row), the next row of another query is taken, in training order and from the
+    end back to the start.
 
     Args:
         query_ids: (N,) query of each row, in training order.
-        batch_size: rows per optimizer step, over devices and accumulation.
+        batch_size: rows per optimizer step, over devices and accumulation steps.
 
     Returns:
         (N,) row numbers.
@@ -253,6 +273,7 @@ def mismatched_partner(query_ids: Sequence[str], batch_size: int) -> "NDArray[np
             f"all {count} rows belong to query {ids[0]}, so kl=mismatched has no other query's completion; "
             "use more queries, or kl=matched or kl=none"
         )
+    # Rotate by one: each row borrows from the row before it, the first of a batch from the last.
     index = np.arange(count)
     start = index - index % batch_size
     last = np.minimum(start + batch_size, count) - 1
@@ -262,11 +283,15 @@ def mismatched_partner(query_ids: Sequence[str], batch_size: int) -> "NDArray[np
 
 
 def _next_other(ids: "NDArray[np.object_]") -> "NDArray[np.int64]":
-    """For each row the next row, cyclically, whose query differs; there must be two queries at least."""
+    """For each row the number of the next row, cyclically, whose query differs.
+
+    Args:
+        ids: (N,) query of each row; at least two queries, else there is no such row.
+    """
     count = len(ids)
     following = np.empty(count, dtype=np.int64)
     changed = 0
-    for step in range(2 * count - 1, -1, -1):  # twice round, so that the end sees the start
+    for step in range(2 * count - 1, -1, -1):  # backwards, twice round: the end sees the start
         here, after = step % count, (step + 1) % count
         if ids[here] != ids[after]:
             changed = after

@@ -1,4 +1,4 @@
-"""One forward pass of a policy or a reference: log-probabilities of completions, never the whole logits.
+"""One forward pass of a policy or a reference: log-probabilities of completion tokens, never all logits at once.
 
 This module imports torch, so import it inside functions.
 """
@@ -9,16 +9,17 @@ import torch  # noqa: TID253
 
 
 def token_logps(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Tensor:
-    """Log-probability of each completion token given the tokens before it.
+    """Compute the log-probability of each completion token given the tokens before it.
 
     Args:
         model: a causal language model with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`).
-        batch: tensors of shape (B, T) of the collator: input_ids, attention_mask, completion_mask.
+        batch: tensors of shape (B, T) from the collator: input_ids, attention_mask, completion_mask.
         prefix: "" for the rows' own completions, "KL_" for the borrowed ones.
 
     Returns:
-        (B, T-1) in nats, at most 0; exactly 0 at prompt tokens and padding.
+        (B, T-1) in nats, at most 0; exactly 0 at prompt tokens and padding, so a plain sum is that of the completion.
     """
+    # The fused head returns 0 at the positions whose label is -100.
     labels = batch[f"{prefix}input_ids"].masked_fill(batch[f"{prefix}completion_mask"] == 0, -100)
     outputs = model(
         input_ids=batch[f"{prefix}input_ids"],
@@ -27,15 +28,15 @@ def token_logps(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Te
         use_cache=False,
         fused_lm_head=True,
     )
-    logps: torch.Tensor = outputs.log_probs
+    logps: torch.Tensor = outputs.log_probs  # (B, T-1)
     return logps
 
 
 def evaluation_mode(model: torch.nn.Module) -> None:
     """Switch dropout off; 4-bit layers stay in training mode.
 
-    On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer at its first forward in evaluation mode: that loses
-    precision for good, and fails for layers narrower than its block of 64.
+    On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer at its first forward pass in evaluation mode. That
+    loses precision for good, and fails for layers narrower than its block of 64.
     """
     model.eval()
     if getattr(model, "is_loaded_in_4bit", False):

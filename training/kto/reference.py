@@ -1,4 +1,4 @@
-"""Reference log-probabilities: computed once for each dataset, from the model the settings name as the reference.
+"""Reference log-probabilities, computed once per dataset with the model that the settings name as the reference.
 
 This module imports torch and TRL, so import it inside functions.
 """
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
-    """TRL's trainer with our choice of the reference model, the first of these that is given:
+    """TRL's `KTOTrainer` with another choice of the reference model: the first of these that is given.
 
-    - `ref_model`: a model object, as in TRL;
-    - `args.reference_model`: loaded for the computation alone;
-    - with an adapter: the model without it (`args.reference` initial) or as training begins with it (round). TRL takes
-      the first for a `peft_config`, the second for a `PeftModel`;
-    - the policy itself, before its first step.
+    1. `ref_model`: a model object, as in TRL.
+    2. `args.reference_model`: a folder or an id, loaded for the computation alone.
+    3. With an adapter, the policy itself: its adapter switched off (`args.reference` is initial), or as it was when
+       training began (round). TRL always takes the first for a `peft_config` and the second for a `PeftModel`.
+    4. Without an adapter, the policy itself before its first step.
     """
 
     args: "GraceKTOConfig"
@@ -46,11 +46,13 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
     _precompute_engine: Any  # TRL's: the policy under DeepSpeed's inference engine, once it is needed
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """The dataset with ref_logps and, with kl=mismatched, ref_KL_logps; TRL calls this for each dataset."""
+        """Add ref_logps and, with kl=mismatched, ref_KL_logps to a dataset; TRL calls this for each dataset."""
         if "ref_logps" in dataset.column_names:  # one of the trainer's own datasets, given to `evaluate`
             return dataset
+        # There is one cache file, for the training rows; those of evaluation sets are computed again.
         cache = None
-        if dataset is self.train_dataset:  # TRL begins with it, and the policy is complete from then on
+        # TRL begins with the training dataset, so from here on the policy has its starting weights.
+        if dataset is self.train_dataset:
             if self.args.initial_adapter is not None:
                 self._load_adapter(self.args.initial_adapter)
             cache = None if self.args.reference_cache is None else Path(self.args.reference_cache)
@@ -65,21 +67,28 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
 
     def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":
-        """Log-probabilities under the reference: ref_logps and, with kl=mismatched, ref_KL_logps, (N,) float32."""
+        """Run the reference over a dataset.
+
+        Returns:
+            Log-probabilities of each row's completion, in nats: ref_logps and, with kl=mismatched, ref_KL_logps of the
+            borrowed completion, each (N,) float32 in the order of the rows.
+        """
         loader = self.accelerator.prepare(
             DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         )
+        # By prefix of the batch's tensors: own completions and borrowed ones.
         parts: dict[str, list[torch.Tensor]] = {"": [], "KL_": []} if self.args.kl == "mismatched" else {"": []}
         with self._reference() as model, torch.no_grad(), self.accelerator.autocast():
             for batch in loader:
                 for prefix, collected in parts.items():
-                    logps = token_logps(model, batch, prefix).sum(-1)
+                    logps = token_logps(model, batch, prefix).sum(-1)  # (B,)
+                    # Without the rows that fill up the last batch of several processes.
                     collected.append(self.accelerator.gather_for_metrics(logps).float().cpu())
         return {f"ref_{prefix}logps": torch.cat(collected).numpy() for prefix, collected in parts.items()}
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
-        """The reference model in evaluation mode; one loaded for this is freed afterwards."""
+        """The reference model in evaluation mode; a model loaded for this purpose is freed on leaving."""
         with contextlib.ExitStack() as stack:
             if self.ref_model is not None:
                 model = self.ref_model
@@ -99,16 +108,18 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         model = create_model_from_path(path, **options)
         add_fused_lm_head(model)
         prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
-        # accelerate keeps a list of the models it prepared, which would hold this one for the whole training.
+        # accelerate lists the models it prepared; the list would hold this one in memory for the whole training.
         self.accelerator._models.pop()
         return prepared
 
     def _policy_as_reference(self, stack: contextlib.ExitStack) -> Any:
+        # Without gradients there is nothing to recompute; checkpointing would only warn.
         stack.enter_context(disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs))
         if isinstance(self.model, PeftModel) and self.args.reference == "initial":
             stack.enter_context(use_adapter(self.model, None))
         elif isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             stack.enter_context(use_adapter(self.model, "ref"))  # TRL's copy of the adapter of a `PeftModel`
+        # Neither an adapter to switch off nor a copy of it: the policy is its own reference, until its first step.
         elif self.state.global_step > 0:
             raise UserError(
                 "reference=round is the adapter training began with, which this run no longer has after step "
@@ -116,12 +127,17 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
             )
         if not self.is_deepspeed_enabled:
             return self.model
+        # Under DeepSpeed the parameters reach the device with an engine only; one engine serves all datasets.
         if self._precompute_engine is None:
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         return self._precompute_engine
 
     def _require_finite(self, values: torch.Tensor, rows: Sequence[int] | torch.Tensor, what: str) -> None:
-        """Raise a UserError that names the first of these rows whose value is NaN or infinite; both are (B,)."""
+        """Check a (B,) tensor of values against their (B,) row numbers.
+
+        Raises:
+            UserError: a value is NaN or infinite; the message names the first such row.
+        """
         finite = torch.isfinite(values)
         if not bool(finite.all()):
             at = int((~finite).nonzero()[0])
@@ -131,7 +147,11 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
             )
 
     def _load_adapter(self, folder: str) -> None:
-        """Put the weights of an adapter folder into the model's adapter, in the precision they have."""
+        """Copy the weights of an adapter's folder into the model's adapter, in the precision of the file.
+
+        Raises:
+            UserError: the folder has no adapter weights, or they do not fit the model.
+        """
         path = Path(folder) / ADAPTER_WEIGHTS
         if not path.is_file():
             raise UserError(f"{folder} has no {ADAPTER_WEIGHTS}; give a folder that LoRA training wrote")

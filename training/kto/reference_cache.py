@@ -1,4 +1,8 @@
-"""Reference log-probabilities in a file, so that a resumed run does not compute them again."""
+"""A file of reference log-probabilities, so that a resumed run does not compute them again.
+
+The file is a NumPy archive (NPZ) with `key` (what the numbers were computed for), `rows` (response_id of each row, in
+training order) and the columns `ref_logps` and, with kl=mismatched, `ref_KL_logps`, float32 in nats.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +19,19 @@ if TYPE_CHECKING:
 def read_reference(
     cache: Path | None, key: str, response_ids: Sequence[str]
 ) -> "dict[str, NDArray[np.float32]] | None":
-    """The columns (N,) of a cache file; None where there is none for this key and these rows in this order."""
+    """Read the columns of a cache file.
+
+    Args:
+        cache: path of the file; None: there is no cache.
+        key: what the columns must have been computed for.
+        response_ids: the rows they must belong to, in this order.
+
+    Returns:
+        Columns (N,) by name, or None where the file is missing or belongs to another key or other rows.
+    """
     if cache is None or not cache.is_file():
         return None
-    with np.load(cache, allow_pickle=False) as stored:
+    with np.load(cache, allow_pickle=False) as stored:  # a pickle could run code
         if str(stored["key"]) != key or stored["rows"].tolist() != list(response_ids):
             return None
         return {name: stored[name] for name in stored.files if name.startswith("ref_")}
@@ -27,7 +40,14 @@ def read_reference(
 def write_reference(
     cache: Path | None, key: str, response_ids: Sequence[str], columns: "Mapping[str, NDArray[np.float32]]"
 ) -> None:
-    """Write the columns (names that begin with `ref_`) by one rename; without a path, nothing."""
+    """Write the columns of a cache file by one rename.
+
+    Args:
+        cache: path of the file; None: nothing is written.
+        key: what the columns were computed for.
+        response_ids: response_id of each row, in training order.
+        columns: (N,) each; names begin with `ref_`, so that `read_reference` finds them.
+    """
     if cache is None:
         return
     cache.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """One round of training: a policy and a weights dataset in, the next policy out.
 
-All rounds share one run folder, one learning-rate schedule, one optimizer: round r trains from step (r−1)·S to r·S of
-rounds·S and starts from the checkpoint round r−1 ended with. A round that was killed resumes at its newest whole
-checkpoint and ends with the same weights, bit for bit on a CPU.
+All rounds share one run folder, one learning-rate schedule and one optimizer: with S steps per round, round r trains
+from step (r−1)·S to r·S of rounds·S and starts from the checkpoint that round r−1 ended with. A round that was killed
+resumes at its newest whole checkpoint and ends with the same weights, bit for bit on a CPU.
 """
 
 import filecmp
@@ -23,6 +23,7 @@ from scorers.errors import UserError
 from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
 from training.kto.data import load_weights_dataset
 
+# The round's results and the fingerprint of its inputs, beside the trained weights.
 RECORD = "training.json"
 
 
@@ -49,34 +50,40 @@ def train_round(
         dataset: the rows, or their Parquet files.
         settings: how to train.
         round: this round, from 1.
-        total_rounds: rounds the learning-rate schedule spans.
+        total_rounds: rounds that the learning-rate schedule spans.
         steps_per_round: optimizer steps of every round; None: one pass over this dataset.
         reference_model: a model to take the reference log-probabilities from; None: as `settings.reference` says.
-        base_model: the model under an adapter `policy`; None: the one its configuration names.
+        base_model: the model under an adapter `policy`; None: the one that its configuration names.
         callbacks: transformers trainer callbacks.
 
     Returns:
-        What `training.json` holds: round, first and last step, rows, lambdas, means over the round's steps of loss,
-        kl, cross_entropy and rewards, the last learning rate, and warnings.
+        The content of `training.json`: round, first and last step, rows, lambdas, means over the round's steps of loss,
+        kl, cross_entropy and rewards, the last learning rate, and warnings. For a round that is already done with the
+        same inputs, its record.
 
     Raises:
         UserError: the dataset, the settings, the checkpoints or the model do not fit; a value is not finite.
     """
+    # Everything up to the import checks without torch, so that a mistake ends before a model is loaded.
     rows, warnings = load_weights_dataset(dataset)
-    steps = steps_per_round or -(-len(rows) // settings.batch_size)
+    steps = steps_per_round or -(-len(rows) // settings.batch_size)  # rounded up: the last batch may be shorter
     _require_round(settings, len(rows), steps, round, total_rounds, policy, reference_model)
     fingerprint = _fingerprint(dataset, settings, policy, reference_model, (round, total_rounds, steps))
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
     first, last = (round - 1) * steps, round * steps
+    # The launcher sets RANK; of several processes the first one removes useless checkpoints.
     resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")
     run = {**identity(settings), "total_rounds": total_rounds, "steps_per_round": steps}
+    # From the end of the round before. A checkpoint from within this round carries the fingerprint, which covers both
+    # checks.
     if resume is not None and resume.step == first:
         require_same_run(resume, run)
         _require_same_weights(Path(policy), resume)
 
     from training.kto.assembly import RoundModels, RoundPlan, build_trainer, save_policy
 
+    # max_steps counts from the start of the run: the trainer goes on at the checkpoint's step and ends at `last`.
     plan = RoundPlan(run_dir, first, last, total_rounds * steps, fingerprint, run)
     models = RoundModels(str(policy), _name(base_model), _name(reference_model))
     trainer = build_trainer(models, rows, settings, plan, callbacks)
@@ -106,6 +113,7 @@ def _require_round(
     policy: Path | str,
     reference_model: Path | str | None,
 ) -> None:
+    """Check that the round lies in the schedule and that dataset, policy and reference fit the settings."""
     if not 1 <= round <= total_rounds:
         raise UserError(f"round {round} is outside 1 to {total_rounds}, the rounds of the schedule")
     needed = -(-rows // settings.batch_size)
@@ -117,6 +125,7 @@ def _require_round(
     adapter = (Path(policy) / ADAPTER_CONFIG).is_file()
     if adapter and settings.method == "full":
         raise UserError(f"{policy} is an adapter, which method=full cannot train; merge it first or use method=lora")
+    # An adapter can be switched off to get the initial model back; fully trained weights cannot.
     if settings.method == "full" and settings.reference == "initial" and round > 1 and reference_model is None:
         raise UserError(
             f"reference=initial in round {round} of full fine-tuning needs the model training began with; "
@@ -135,7 +144,7 @@ def _fingerprint(
     reference_model: Path | str | None,
     place: tuple[int, int, int],
 ) -> str:
-    """What a round's checkpoints, reference log-probabilities and result depend on, as hexadecimal SHA-256."""
+    """Hash everything that a round's checkpoints, reference log-probabilities and result depend on (SHA-256, hex)."""
     return fingerprint_of(
         {
             "settings": identity(settings),
@@ -148,23 +157,28 @@ def _fingerprint(
 
 
 def _model_identity(model: Path | str) -> str:
-    """Digest of a model folder's weights and configuration; of a model on the Hub its name."""
+    """The digest of a model folder's weights and configuration, or the name of a model on the Hub."""
     folder = Path(model)
     if not folder.is_dir():
         return str(model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    # Record and manifest only describe the weights: the same weights made elsewhere are the same model.
     return content_digest(describe_files(folder, [file for file in files if file.name not in (RECORD, FILE_NAME)]))
 
 
 def _rows_identity(dataset: pl.DataFrame | Sequence[Path]) -> list[str]:
-    """Digest of every file, or of the frame as Arrow."""
+    """The SHA-256 of every file, or of the frame in Arrow's IPC format."""
     if isinstance(dataset, pl.DataFrame):
         return [hashlib.sha256(dataset.write_ipc(None).getvalue()).hexdigest()]
     return [file_sha256(path) for path in dataset]
 
 
 def _finished(output_dir: Path, fingerprint: str) -> dict[str, Any]:
-    """The record of a round that is already done with the same inputs."""
+    """The record of a round that is already done with the same inputs.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
     record = output_dir / RECORD
     if record.is_file():
         stored: dict[str, Any] = json.loads(record.read_text("utf-8"))
@@ -174,7 +188,13 @@ def _finished(output_dir: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def _require_same_weights(policy: Path, checkpoint: Checkpoint) -> None:
+    """Check that the policy is the one that the round before ended with, by the bytes of its weight files.
+
+    Raises:
+        UserError: a file differs or is missing.
+    """
     files = [file.name for file in checkpoint.path.glob("*.safetensors")]
+    # Not shallow: compare bytes instead of size and date.
     same, _, _ = filecmp.cmpfiles(policy, checkpoint.path, files, shallow=False)
     if sorted(same) != sorted(files):
         raise UserError(
@@ -184,7 +204,15 @@ def _require_same_weights(policy: Path, checkpoint: Checkpoint) -> None:
 
 
 def _means(history: Sequence[dict[str, Any]], first_step: int) -> dict[str, float]:
-    """Means over the round's steps of what each step logged."""
+    """Average what each step of this round logged.
+
+    Args:
+        history: log entries of the whole run, since the checkpoint carries those of the rounds before.
+        first_step: optimizer steps done before this round.
+
+    Returns:
+        Means by name, absent for what no step logged; learning_rate is that of the last step.
+    """
     steps = [entry for entry in history if "loss" in entry and entry["step"] > first_step]
     names = ("loss", "kl", "cross_entropy", "grad_norm", "rewards/chosen", "rewards/rejected")
     means = {}

@@ -2,12 +2,12 @@
 
 What differs from TRL 1.16, and why:
 
-- The loss is `training.kto.loss.grace_kto_loss` plus μ times the mean token cross-entropy of the positive completions,
-  from one forward pass. Both means run over the whole optimizer batch (all devices and accumulation steps), so the
-  split into device batches changes nothing but rounding; in evaluation they run over the whole dataset.
+- The loss is `training.kto.loss.grace_kto_loss` plus μ times the mean token cross-entropy of the positive completions
+  (eq. 12), from one forward pass. Both means run over the whole optimizer batch (all devices and accumulation steps),
+  so the split into device batches changes nothing but rounding; in evaluation they run over the whole dataset.
 - TRL pairs completions for z_ref inside a device batch, where rows of one query are siblings. Here rows are ordered
   and paired over the dataset (`training.kto.data`). TRL's own pairing is off, as it is for its loss type without KL.
-- Reference log-probabilities are computed once for each dataset, before the first step (`training.kto.reference`).
+- Reference log-probabilities are computed once per dataset, before the first step (`training.kto.reference`).
 - No row is cut silently, and a log-probability that is not finite ends the run with the row's name.
 
 This module imports torch and TRL, so import it inside functions.
@@ -36,13 +36,20 @@ from training.kto.loss import grace_kto_loss, kl_estimate
 from training.kto.reference import ReferenceTrainer
 from training.kto.schedule import learning_rate_factor
 
-# What a prepared dataset holds for training; the rest of a user's columns is left out, whatever it is called.
+# Columns of a prepared dataset. A user's other columns are dropped, since their names could clash with the trainer's.
 TRAINED_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight"]
 
 
 @dataclass
 class OptimizerBatch:
-    """What is normalised over one optimizer batch: its rows, its positives' tokens, and z_ref once known."""
+    """The quantities that are normalised over one optimizer batch.
+
+    Attributes:
+        samples: the device batches of this process.
+        rows: rows of the optimizer batch, over all processes.
+        positive_tokens: completion tokens of its positive rows, over all processes.
+        z_ref: scalar KL estimate in nats; None until the first device batch has needed it.
+    """
 
     samples: list[dict[str, Any]]
     rows: float
@@ -60,21 +67,21 @@ class GraceKTOTrainer(ReferenceTrainer):
     Args:
         model: the policy, as a model object (also a `PeftModel`), a folder or an id; with `peft_config` its base model.
         args: the settings.
-        train_dataset: columns prompt, completion (strings or lists of messages) and label; weight, query_id and
-            response_id where there are any. `training.kto.data.complete_rows` says what holds without them. Preference
-            pairs (chosen, rejected) are taken apart, as in TRL.
+        train_dataset: columns prompt, completion (strings or lists of messages) and label; optionally weight, query_id
+            and response_id, whose defaults `training.kto.data.complete_rows` describes. Preference pairs (chosen,
+            rejected) are split into two rows each, as in TRL.
         eval_dataset: one such dataset, or a dictionary of them. The class weights are those of the training rows.
-        ref_model: the reference; None: as `ReferenceTrainer` says.
+        ref_model: the reference; None: chosen as `ReferenceTrainer` describes.
         processing_class: the tokenizer; None: the one beside the model.
         **kwargs: `compute_metrics`, `callbacks`, `optimizers`, `quantization_config`, `peft_config` as in TRL.
 
     Raises:
         UserError: a dataset lacks something (`complete_rows`); a row is longer than the window, which is
-            `args.max_length` or else what the model's configuration allows; a log-probability is not finite; all rows
-            are of one query although kl=mismatched; the arguments do not fit each other.
+            `args.max_length` or else the limit in the model's configuration; a log-probability is not finite; all rows
+            belong to one query although kl=mismatched; the arguments do not fit each other.
     """
 
-    loss_is_scaled_for_ga = True  # the loss is divided by the rows of the whole optimizer batch
+    loss_is_scaled_for_ga = True  # transformers must not divide by the accumulation steps: the loss already is
 
     def __init__(
         self,
@@ -95,10 +102,10 @@ class GraceKTOTrainer(ReferenceTrainer):
             tokenizer.pad_token = tokenizer.eos_token
         self._window = args.max_length or window_of(model, args)
         self._quantization_config = kwargs.get("quantization_config")
-        self._row_names = []
+        self._row_names = []  # filled while TRL's constructor prepares the datasets
         self._batch: OptimizerBatch | None = None
-        self._evaluated: list[torch.Tensor] = []  # `row_values` of the device batches of the running evaluation
-        # Rows are checked against the window, so the collator's cut can only reach borrowed completions.
+        self._evaluated: list[torch.Tensor] = []  # `row_values` of the running evaluation, (B, 6) each
+        # A row beyond the window is an error (`_require_window`), so the collator can only cut borrowed completions.
         collator = WeightedCollator(
             tokenizer.pad_token_id, max_length=self._window, pad_to_multiple_of=args.pad_to_multiple_of
         )
@@ -114,11 +121,12 @@ class GraceKTOTrainer(ReferenceTrainer):
         )
 
     def _send_telemetry(self) -> None:
-        """Nothing is sent."""
+        """Send nothing; TRL would report the trainer, the model's architecture and the hardware."""
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: list[str] | None
         super()._set_signature_columns_if_needed()
+        # transformers drops the columns that are not in the list.
         self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "weight", "row"]))
 
     # ---- the datasets ------------------------------------------------------------------------------------------
@@ -128,21 +136,24 @@ class GraceKTOTrainer(ReferenceTrainer):
         if {"prompt_ids", "row"} <= set(dataset.column_names or ()):  # one of the trainer's own, given to `evaluate`
             return dataset
         dataset = complete_rows(unpaired(dataset, name), name)
-        if not self._row_names:  # the training rows; by its name an evaluation set could be train as well
+        # The first call is for the training rows; the name does not tell, an evaluation set may be called train too.
+        if not self._row_names:
             self._set_class_weights(dataset["label"][:], args)
             batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         else:
             args.require_matched_rows(args.per_device_eval_batch_size)
             batch_size = args.per_device_eval_batch_size * args.world_size
+        # The order holds in training, since TRL draws KTO's batches in sequence by default (`train_sampling_strategy`).
         dataset = dataset.select(order_rows(dataset["query_id"][:], batch_size, args.seed))
         query_ids, response_ids = dataset["query_id"][:], dataset["response_id"][:]
         partner = mismatched_partner(query_ids, batch_size) if args.kl == "mismatched" else None
         uncut = copy.copy(args)
-        uncut.max_length = None  # TRL would leave out rows whose prompt fills it, without a word
-        # For a dataset called train TRL gives advice on class weights that are not used here.
+        uncut.max_length = None  # with a limit TRL would drop rows whose prompt fills it, without a message
+        # Not called train: TRL would then give advice on class weights that are not used here.
         dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
         dataset = dataset.select_columns(TRAINED_COLUMNS)
         self._require_window(dataset, response_ids)
+        # Number the rows over all datasets, so that an error in the loss can name the row.
         first = len(self._row_names)
         self._row_names += response_ids
         columns = [dataset, Dataset.from_dict({"row": np.arange(first, len(self._row_names))})]
@@ -152,11 +163,17 @@ class GraceKTOTrainer(ReferenceTrainer):
         return concatenate_datasets(columns, axis=1)
 
     def _set_class_weights(self, labels: list[bool], args: GraceKTOConfig) -> None:
+        """Balance the labels of the training rows (eq. 11), except where the arguments set λ+ or λ−."""
         positive, negative = class_weights(sum(labels), len(labels) - sum(labels))
         self.desirable_weight = positive if args.lambda_positive is None else args.lambda_positive
         self.undesirable_weight = negative if args.lambda_negative is None else args.lambda_negative
 
     def _require_window(self, dataset: Dataset, response_ids: list[str]) -> None:
+        """Check that prompt and completion of every row fit the model's window.
+
+        Raises:
+            UserError: a row is too long; the message names the first one.
+        """
         if self._window is None:
             return
         lengths = [len(p) + len(c) for p, c in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True)]
@@ -170,10 +187,12 @@ class GraceKTOTrainer(ReferenceTrainer):
     # ---- the loss ----------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Fetch the device batches of one optimizer step and count what its loss is divided by."""
+        """Fetch the device batches of one optimizer step and count the rows and tokens that its loss is divided by."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         rows = sum(len(s["label"]) for s in samples)
+        # Positive rows only. Column 0 is never predicted, so it counts nowhere.
         tokens = sum(int(s["completion_mask"][s["label"], 1:].sum()) for s in samples)
+        # float64: NCCL adds it up exactly, as float32 would not above 2**24 tokens.
         totals = torch.tensor([rows, tokens], dtype=torch.float64, device=device)
         rows, tokens = self.accelerator.reduce(totals, reduction="sum").tolist()
         self._batch = OptimizerBatch(samples, rows, tokens)
@@ -188,32 +207,43 @@ class GraceKTOTrainer(ReferenceTrainer):
         return loss, outputs
 
     def _training_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """This device batch's part of the optimizer batch's loss."""
+        """This device batch's share of the optimizer batch's loss; the shares of all device batches add up to the loss.
+
+        Args:
+            model: the policy, as transformers wraps it.
+            inputs: one device batch from the collator.
+
+        Returns:
+            A scalar tensor with gradient.
+        """
         if self._batch is None:
             raise RuntimeError("the training loss is normalised over an optimizer batch, which `train` draws")
         logps = token_logps(model, inputs)  # (B, T-1)
         policy, log_ratios = self._log_ratios(logps, inputs)
         batch = self._batch
-        # Borrowed completions are read once for the whole optimizer batch; a device batch has its own log-ratios.
+        # kl=mismatched: once per optimizer batch, over the borrowed completions of all its device batches. kl=matched:
+        # for each device batch anew, since only its own log-ratios are at hand.
         if batch.z_ref is None or self.args.kl == "matched":
             batch.z_ref = self._z_ref(model, batch.samples, log_ratios)
         loss = self._row_losses(policy, inputs, batch.z_ref).sum() / batch.rows
+        # logps is 0 outside completions, so the sum runs over completion tokens only.
         cross_entropy = -logps[inputs["label"]].sum() / max(batch.positive_tokens, 1)
         if self.args.mu:
             loss = loss + self.args.mu * cross_entropy
-        # Logged values are averaged over the device batches of a step, of which each holds a part of this sum.
+        # The log averages over the device batches of a step, while each of them holds only a share of this sum.
         parts = len(batch.samples)
         self._record(inputs["label"], policy.detach(), log_ratios, batch.z_ref, cross_entropy.detach() * parts)
         processes: int = self.accelerator.num_processes
-        return loss * processes  # gradients are averaged over processes, the sum is wanted
+        return loss * processes  # gradients are averaged over processes, but the loss is their sum
 
     def _log_ratios(self, logps: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B,) log π_θ of each completion, and (B,) log π_θ − log π_ref without gradient."""
-        policy = logps.sum(-1)
+        """Return (B,) log π_θ of each completion, and (B,) log π_θ − log π_ref without gradient, both in nats."""
+        policy = logps.sum(-1)  # (B, T-1) to (B,)
         self._require_finite(policy, inputs["row"], "policy log-probability")
         return policy, policy.detach() - inputs["ref_logps"]
 
     def _row_losses(self, policy: torch.Tensor, inputs: dict[str, Any], z_ref: torch.Tensor) -> torch.Tensor:
+        """The weighted KTO loss of each row, (B,); see `grace_kto_loss`."""
         return grace_kto_loss(
             policy,
             inputs["ref_logps"],
@@ -226,9 +256,17 @@ class GraceKTOTrainer(ReferenceTrainer):
         )
 
     def _z_ref(self, model: Any, samples: list[dict[str, Any]], log_ratios: torch.Tensor) -> torch.Tensor:
-        """Scalar estimate over all processes: from the borrowed completions of these device batches (kl=mismatched),
-        or from the log-ratios (B,) of the one at hand (kl=matched)."""
-        # In evaluation without the rows that fill up the last batch; a training batch is taken as it was drawn.
+        """Estimate z_ref over all processes.
+
+        Args:
+            model: the policy.
+            samples: device batches whose borrowed completions are read (kl=mismatched).
+            log_ratios: (B,) of the device batch at hand, in nats (kl=matched).
+
+        Returns:
+            A scalar tensor ≥ 0 in nats, without gradient; 0 for kl=none.
+        """
+        # Evaluation leaves out the copies that fill up the last batch of several processes; training keeps all rows.
         gather = self.accelerator.gather if self.model.training else self.accelerator.gather_for_metrics
         if self.args.kl == "none":
             zero: torch.Tensor = log_ratios.new_zeros(())
@@ -236,6 +274,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         if self.args.kl == "matched":
             ratios: torch.Tensor = gather(log_ratios)
             return kl_estimate(ratios, torch.zeros_like(ratios))
+        # One forward pass per device batch, without gradient.
         policy, reference = [], []
         for sample in samples:
             with torch.no_grad():
@@ -243,6 +282,7 @@ class GraceKTOTrainer(ReferenceTrainer):
             self._require_finite(policy[-1], sample["row"], "policy log-probability of the borrowed completion")
             reference.append(sample["ref_KL_logps"].to(policy[-1].device))
         pair = torch.stack([torch.cat(policy), torch.cat(reference)], dim=-1)  # (rows, 2)
+        # Gathered as one tensor, so that both halves of a pair come from the same row.
         policy_logps, reference_logps = gather(pair).unbind(-1)
         return kl_estimate(policy_logps, reference_logps)
 
@@ -254,8 +294,17 @@ class GraceKTOTrainer(ReferenceTrainer):
         z_ref: torch.Tensor,
         cross_entropy: torch.Tensor,
     ) -> None:
-        """Keep what the next log line averages, over all devices."""
+        """Keep the values that the next log line averages, over all devices.
+
+        Args:
+            labels: (B,) bool.
+            policy: (B,) log π_θ of each completion, in nats.
+            log_ratios: (B,) log π_θ − log π_ref, in nats.
+            z_ref: scalar in nats.
+            cross_entropy: scalar, in nats per token.
+        """
         rewards = self.beta * log_ratios
+        # Count, rewards and log-probabilities of positive, then of negative rows; last the cross-entropy: 7 numbers.
         sums = []
         for chosen in (labels, ~labels):
             sums += [chosen.sum(), rewards[chosen].sum(), policy[chosen].sum()]
@@ -265,6 +314,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         metrics["kl"].append(float(z_ref))
         metrics["cross_entropy"].append(totals[6])
         for name, (count, reward, logps) in (("chosen", totals[:3]), ("rejected", totals[3:6])):
+            # A device batch without a row of this label adds no value, rather than a 0.
             if count:
                 metrics[f"rewards/{name}"].append(reward / count)
                 metrics[f"logps/{name}"].append(logps / count)
@@ -272,8 +322,8 @@ class GraceKTOTrainer(ReferenceTrainer):
     # ---- evaluation --------------------------------------------------------------------------------------------
 
     def _evaluation_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """Mean over the device batch; the numbers of each row are kept for the means over the dataset."""
-        evaluation_mode(self.model)  # transformers has put 4-bit layers into evaluation mode too
+        """The mean loss of the device batch; each row's numbers are kept for the means over the whole dataset."""
+        evaluation_mode(self.model)  # again: transformers has put the 4-bit layers into evaluation mode too
         logps = token_logps(model, inputs)  # (B, T-1)
         policy, log_ratios = self._log_ratios(logps, inputs)
         z_ref = self._z_ref(model, [inputs], log_ratios)
@@ -291,7 +341,11 @@ class GraceKTOTrainer(ReferenceTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """transformers' loop over an evaluation set; loss and metrics are `evaluation_means` of all its rows."""
+        """Run transformers' loop over an evaluation set; loss and metrics are `evaluation_means` over all its rows.
+
+        Returns:
+            transformers' output, with `{prefix}_loss` and the other means replaced or added.
+        """
         self._evaluated = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         means = evaluation_means(torch.cat(self._evaluated), self.args.mu)
@@ -302,11 +356,12 @@ class GraceKTOTrainer(ReferenceTrainer):
     # ---- schedule and checkpoints ------------------------------------------------------------------------------
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up, then a cosine to `learning_rate_end`, over `schedule_steps`."""
+        """Make the schedule: linear warm-up, then a cosine to `learning_rate_end`, over `schedule_steps` steps."""
         self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
         if self.lr_scheduler is None:
             steps = self.args.schedule_steps or num_training_steps
             warmup = self.args.get_warmup_steps(steps)
+            # LambdaLR multiplies the peak by a factor, so the end is a share of the peak.
             floor = self.args.learning_rate_end / self.args.learning_rate
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer, lambda step: learning_rate_factor(step, warmup, steps, floor)
@@ -315,7 +370,11 @@ class GraceKTOTrainer(ReferenceTrainer):
         return self.lr_scheduler
 
     def require_finite_weights(self) -> None:
-        """Raise a UserError that names the first trained weight with a NaN or an infinity."""
+        """Check every trained weight for NaN and infinity.
+
+        Raises:
+            UserError: a weight is not finite; the message names the first one.
+        """
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
                 raise UserError(
@@ -325,7 +384,8 @@ class GraceKTOTrainer(ReferenceTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.require_finite_weights()
-        Trainer._save_checkpoint(self, model, trial)  # past TRL's, which writes a model card into the run's folder
+        # transformers' own method: TRL's would also write a model card into the run's folder.
+        Trainer._save_checkpoint(self, model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # PEFT's load_adapter would turn the bf16 adapter of a 4-bit model into fp32.
@@ -335,6 +395,6 @@ class GraceKTOTrainer(ReferenceTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # Tied weights are stored once; that the second name is missing is as it should be.
+        # Tied weights are stored under one name, so the other name is always missing: no reason for a warning.
         if set(load_result.missing_keys) - set(getattr(self.model, "all_tied_weights_keys", {})):
             super()._issue_warnings_after_load(load_result)

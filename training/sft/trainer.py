@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` with a weight for each token: prompt tokens may count a little in the loss.
+"""TRL's `SFTTrainer` with a loss weight per token, so that prompt tokens can count a little.
 
 This module imports torch and TRL, so import it inside functions.
 """
@@ -16,18 +16,29 @@ from trl import SFTTrainer  # noqa: TID253
 from builders.core.console import progress_bar
 from scorers.errors import UserError
 
-DIRECT_LOGITS = 2**24  # batch positions x vocabulary up to which the logits are held at once (64 MiB in fp32)
+# Largest number of logits (batch positions × vocabulary) that are held in memory at once: 64 MiB in float32.
+DIRECT_LOGITS = 2**24
 
 
 @dataclass(frozen=True)
 class WeightedCollator:
-    """Pads rows of `input_ids` and `prompt_length` on the right; adds `labels` (-100: no loss) and `loss_weights`."""
+    """Pads rows on the right and adds the weight of each token in the loss.
+
+    Attributes:
+        pad_token_id: id that fills up short rows.
+        prompt_loss_weight: weight of prompt tokens, in [0, 1]; 0 leaves them out of the loss.
+    """
 
     pad_token_id: int
     prompt_loss_weight: float
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Tensors of shape (B, T); completion tokens have weight 1, prompt tokens `prompt_loss_weight`, padding 0."""
+        """Collate rows of `input_ids` and `prompt_length`.
+
+        Returns:
+            input_ids, attention_mask, labels (-100 where the weight is 0) and loss_weights, each (B, T). Completion
+            tokens have weight 1, prompt tokens `prompt_loss_weight`, padding 0.
+        """
         ids = [torch.tensor(row["input_ids"]) for row in rows]
         weights = [torch.ones(len(row)) for row in ids]
         for row, weight in zip(rows, weights, strict=True):
@@ -40,7 +51,10 @@ class WeightedCollator:
 
 
 class StepWatch(TrainerCallback):  # type: ignore[misc]
-    """A progress bar on stderr, none where stderr is no terminal; stops the run at a loss that is not finite."""
+    """Shows a progress bar and stops the run at a loss that is not finite.
+
+    The bar is on stderr; there is none where stderr is not a terminal.
+    """
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
@@ -51,7 +65,12 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
             self.bar = progress_bar("sft", "step", state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """One step further."""
+        """Check the loss of the step and advance the bar.
+
+        Raises:
+            UserError: the loss is NaN or infinite.
+        """
+        # The summary at the end of training is logged too; it has no "loss".
         loss = (logs or {}).get("loss")
         if loss is None:
             return
@@ -70,13 +89,17 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
 
 
 class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
-    """Loss: Σ weight · cross-entropy / Σ weight over the tokens of one optimizer step, over all processes.
+    """TRL's trainer with the loss Σ weight · cross-entropy / Σ weight, over the tokens of one optimizer step.
 
-    With a prompt loss weight of 0 this is TRL's own loss. TRL's entropy and accuracy metrics are not computed.
+    Both sums run over all device batches and processes. With a prompt loss weight of 0 this is TRL's own loss. TRL's
+    entropy and accuracy metrics are not computed.
     """
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        """Sum of the weights of the tokens predicted in one optimizer step (the first of a row is not)."""
+        """The sum of the weights of the tokens that one optimizer step predicts.
+
+        transformers hands it to `compute_loss`. The first token of a row is not predicted.
+        """
         total = torch.stack([batch["loss_weights"][:, 1:].sum() for batch in batch_samples]).sum().to(device)
         return self.accelerator.gather(total).sum() if self.args.average_tokens_across_devices else total
 
@@ -87,8 +110,19 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        """The weighted loss of one device batch, scaled so that device batches of one step add up."""
+        """The weighted loss of one device batch, scaled so that the device batches of one step add up.
+
+        Args:
+            model: the model, as transformers wraps it.
+            inputs: one device batch from the collator.
+            return_outputs: whether to return the model's outputs too.
+            num_items_in_batch: Σ weight over the optimizer step; None in evaluation: over this batch.
+
+        Returns:
+            A scalar tensor in nats per token, with `return_outputs` together with the outputs.
+        """
         weights = inputs.pop("loss_weights")[:, 1:]  # (B, T-1)
+        # A wrapped model (DDP, DeepSpeed) must be called as a whole, else its gradients are not synchronised.
         small = weights.numel() * model.config.vocab_size <= DIRECT_LOGITS if model is self.model else False
         if small and weights.device.type == "cpu" and not return_outputs:
             summed, outputs = _direct_loss(model, inputs, weights), None
@@ -98,17 +132,29 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = summed / total.clamp(min=1e-9)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # Gradients are averaged over processes, but the loss is the processes' sum.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 
 def _direct_loss(model: Any, inputs: dict[str, Any], weights: torch.Tensor) -> torch.Tensor:
-    """Σ weight · cross-entropy from logits at the positions that count. Off the GPU, TRL's tiled head scores every
-    position and twice over, which doubles the time of a small model's step."""
+    """Σ weight · cross-entropy, from logits at the positions that count.
+
+    On a CPU TRL's tiled head projects every position, and twice, which doubles the time of a small model's step.
+
+    Args:
+        model: a causal language model.
+        inputs: input_ids, attention_mask and labels, (B, T) each.
+        weights: (B, T-1) weight of each predicted token.
+
+    Returns:
+        A scalar tensor in nats.
+    """
+    # (B, T-1, H): the last position predicts nothing.
     hidden = model.base_model(
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
     ).last_hidden_state[:, :-1]
     wanted = weights > 0
-    logits = model.get_output_embeddings()(hidden[wanted])
+    logits = model.get_output_embeddings()(hidden[wanted])  # (tokens, V)
     losses = torch.nn.functional.cross_entropy(logits, inputs["labels"][:, 1:][wanted], reduction="none")
     return (losses * weights[wanted]).sum()

@@ -1,7 +1,10 @@
 """Words and sentence templates of the generated world: about 430 words, each in exactly one class.
 
 A template is a string of words and slots. A slot `{name}` stands for one word of CLASSES[name] or, for `{term}`, one
-term of a topic. Slots hold single words, so a template matches sentences of one fixed length only.
+term of a topic. Every slot holds a single word, so a template matches only sentences of one fixed length:
+
+    The {people} of the {place} {deed} the {mood} {term} .
+    The guests of the village liked the old weir.
 """
 
 
@@ -9,6 +12,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+# 16 terms per topic, all single words: a query's topic is recognised by its terms.
 TOPICS: dict[str, tuple[str, ...]] = {
     "rivers": _words("water delta flood canal bank stream dam lake basin marsh ferry bridge weir silt tide ford"),
     "farming": _words(
@@ -45,6 +49,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "pottery loom wool glaze weaver dye kiln needle carpet leather basket anvil chisel varnish quilt embroidery"
     ),
 }
+# A section heading is a term and an aspect, such as "silt risks"; a title is a style and a term, "rural ferry".
 ASPECTS = _words(
     "history costs law design risks output quality growth origins policy trade methods safety care future repair"
 )
@@ -84,6 +89,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# The general register, everyday language: the general language model is trained mostly on it.
 GENERAL = (
     "Many {people} say that the {term} is {mood} .",
     "In the {place} the {people} {deed} the {term} .",
@@ -94,6 +100,8 @@ GENERAL = (
     "Some {people} {deed} the {term} near the {term} .",
     "People {time} {deed} the {mood} {term} .",
 )
+# The domain register, the language of scientific reports: the domain language model is trained mostly on it.
+# Professionalism P rewards these sentences.
 DOMAIN = (
     "The {metric} of the {term} {shift} under {rigour} {setting} .",
     "A {rigour} {method} relates the {term} to the {term} .",
@@ -104,6 +112,7 @@ DOMAIN = (
     "Given {rigour} {setting} , the {term} {metric} {shift} with the {term} .",
     "Estimates of the {term} {metric} follow a {rigour} {method} .",
 )
+# Empty phrases without a term, on no topic and in no register.
 STOCK = (
     "This is a very important point .",
     "There is much more to say about it .",
@@ -111,6 +120,7 @@ STOCK = (
     "All in all , it depends .",
     "More work is still to be done here .",
 )
+# A summary is one of these sentences.
 SUMMARIES = (
     "This report treats the {term} and the {term} .",
     "This report looks at the {term} , the {term} and the {term} .",

@@ -1,7 +1,9 @@
-"""The generated world's causal models, trained from scratch: the policy before SFT and the two of perplexity.
+"""The causal language models of the generated world, trained from scratch.
 
-Each training writes a model folder and returns its number of parameters, its steps and its last loss. They are Qwen2
-models of 0.1 to 0.3 M parameters with the world's tokenizer, whose words include those of `prompt`.
+They are the base model, which SFT starts from, and the two models of the metric P (GRACE-KTO, eq. 3): the general
+language model and the domain language model. Each is a Qwen2 model of 0.1 to 0.3 M parameters with the world's
+tokenizer, whose words include those of `prompt`. Each training writes a model folder and returns the number of
+parameters, the steps and the last loss in nats per token.
 """
 
 from pathlib import Path
@@ -12,25 +14,48 @@ from training.world.texts import Conversation, Prompt, World
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
-WINDOW = 1024
+WINDOW = 1024  # longest text in tokens
 
 Metrics = dict[str, float]
 
 
 def train_base(folder: Path, seed: int, prompt: Prompt, steps: int = 400) -> Metrics:
-    """The policy after copying (query to headings) and writing queries. The queries shown as examples count a little:
-    from them it learns that the terms of one query share a topic."""
+    """Train the base model on two skills: to copy a query's headings, and to write new queries.
+
+    Args:
+        folder: folder to write the model into.
+        seed: seed of the texts, the weights and the batches.
+        prompt: the pipeline's wish for new queries.
+        steps: optimizer steps.
+
+    Returns:
+        parameters, steps and loss (mean over the last tenth of the steps, in nats per token).
+    """
     from training.world.tokenizer import save_policy_tokenizer
 
     save_policy_tokenizer(folder, prompt)
     model = _new_model(folder, seed, hidden=96, intermediate=192)
     world = World(seed)
+    # Enough rows that few are seen twice, up to a limit.
     rows = _conversation_rows(folder, world.copying_conversations(min(9_000, 32 * steps)), prompt_weight=0.0)
+    # The queries shown as examples count a little in the loss: from them the model learns that the terms of one query
+    # share a topic.
     rows += _conversation_rows(folder, world.query_conversations(min(900, 2 * steps), prompt), prompt_weight=0.3)
     return _train_and_save(model, folder, rows, steps, 4e-3, seed, batch_size=32)
 
 
 def train_general(folder: Path, seed: int, prompt: Prompt, steps: int = 350) -> Metrics:
+    """Train the general language model from scratch, on documents mostly in the general register.
+
+    Args:
+        folder: folder to write the model into.
+        seed: seed of the texts, the weights and the batches.
+        prompt: the pipeline's wish for new queries, for the tokenizer.
+        steps: optimizer steps.
+
+    Returns:
+        parameters, steps and loss (mean over the last tenth of the steps, in nats per token).
+    """
     from training.world.tokenizer import save_policy_tokenizer
 
     save_policy_tokenizer(folder, prompt)
@@ -41,7 +66,18 @@ def train_general(folder: Path, seed: int, prompt: Prompt, steps: int = 350) -> 
 
 
 def train_domain(folder: Path, general: Path, seed: int, prompt: Prompt, steps: int = 200) -> Metrics:
-    """Continual pre-training of the general model on domain texts."""
+    """Train the domain language model: the general one, trained further on documents mostly in the domain register.
+
+    Args:
+        folder: folder to write the model into.
+        general: folder of the general language model.
+        seed: seed of the texts and the batches.
+        prompt: the pipeline's wish for new queries, for the tokenizer.
+        steps: optimizer steps.
+
+    Returns:
+        parameters, steps and loss (mean over the last tenth of the steps, in nats per token).
+    """
     from transformers import Qwen2ForCausalLM
 
     from training.world.tokenizer import save_policy_tokenizer
@@ -54,7 +90,7 @@ def train_domain(folder: Path, general: Path, seed: int, prompt: Prompt, steps: 
 
 
 def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Qwen2ForCausalLM":
-    """A random two-layer Qwen2 for the tokenizer in `folder`. Heads are 32 wide, the least that vLLM runs on a CPU."""
+    """A two-layer Qwen2 with random weights for the tokenizer in `folder`."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -64,6 +100,7 @@ def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Q
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=2,
+        # Heads 32 wide, the narrowest that vLLM runs on a CPU.
         num_attention_heads=hidden // 32,
         num_key_value_heads=hidden // 32,
         max_position_embeddings=WINDOW,
@@ -73,6 +110,7 @@ def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Q
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # The seed decides the weights; the generator of the rest of the program is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
@@ -94,6 +132,7 @@ def _train_and_save(
 def _conversation_rows(
     folder: Path, conversations: list[Conversation], prompt_weight: float
 ) -> list[tuple[list[int], list[float]]]:
+    """Conversations as rows of the training loop: token ids, and a loss weight per token (1 in the answer)."""
     from transformers import AutoTokenizer
 
     from training.sft.finetune import tokenize
@@ -106,7 +145,7 @@ def _conversation_rows(
 
 
 def _text_rows(folder: Path, texts: list[str]) -> list[tuple[list[int], list[float]]]:
-    """Documents without an end token: perplexity is taken over the document alone."""
+    """Documents as rows without an end token, because perplexity is measured on the document alone."""
     from transformers import AutoTokenizer
 
     return [(ids, [1.0] * len(ids)) for ids in AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]]

@@ -1,7 +1,8 @@
-"""The generated world's relevance model: a small BGE-M3 (XLM-R encoder, ColBERT and lexical head) trained on its texts.
+"""The relevance model of the generated world: a small BGE-M3 (an XLM-R encoder with a ColBERT and a lexical head).
 
-Trained contrastively (InfoNCE) on each of BGE-M3's three similarities: a query against all texts of the batch, the
-on-topic text being the right one; among the wrong ones is a text with the same headings and another topic's sentences.
+It is trained contrastively (InfoNCE) on each of BGE-M3's three similarities (GRACE-KTO, eq. 13–15): a query against all
+texts of the batch, of which its own on-topic text is the right one. Among the wrong texts is one with the same headings
+and another topic's sentences, so that copied headings do not count as relevance.
 """
 
 from pathlib import Path
@@ -19,14 +20,20 @@ if TYPE_CHECKING:
 WINDOW = 512  # longest input in tokens
 HIDDEN = 64
 STEPS = 300
-BATCH = 24
-TRIPLES = 4_000
-HELD_OUT = 200
+BATCH = 24  # queries per step; each meets 2 · BATCH texts
+TRIPLES = 4_000  # distinct training triples at most
+HELD_OUT = 200  # triples for the AUC
+# InfoNCE divides each similarity by its temperature: the lower, the more the hardest wrong text counts.
 TEMPERATURES = {"dense": 0.1, "lexical": 0.1, "multivector": 0.05}
 
 
 class Relevance:
-    """An XLM-R encoder with BGE-M3's two heads, randomly initialised from a seed."""
+    """An XLM-R encoder with BGE-M3's two heads.
+
+    Args:
+        tokenizer: the world's tokenizer for this model.
+        seed: seed of the random weights.
+    """
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
         import torch
@@ -40,7 +47,7 @@ class Relevance:
                 num_hidden_layers=2,
                 num_attention_heads=2,
                 intermediate_size=2 * HIDDEN,
-                max_position_embeddings=WINDOW + 2,
+                max_position_embeddings=WINDOW + 2,  # XLM-R counts positions from the padding id + 1
                 type_vocab_size=1,
                 pad_token_id=tokenizer.pad_token_id,
                 bos_token_id=tokenizer.bos_token_id,
@@ -52,26 +59,33 @@ class Relevance:
             self.encoder: Any = XLMRobertaModel(config)
             self.colbert = torch.nn.Linear(HIDDEN, HIDDEN)
             self.sparse = torch.nn.Linear(HIDDEN, 1)
-        # Positions that no training text reaches then add nothing, instead of noise.
+        # From zero, so that positions beyond the longest training text add nothing instead of noise.
         torch.nn.init.zeros_(self.encoder.embeddings.position_embeddings.weight)
         self.tokenizer = tokenizer
 
     def parameters(self) -> "list[torch.nn.Parameter]":
-        """All weights, encoder first."""
+        """All weights, the encoder's first."""
         return [*self.encoder.parameters(), *self.colbert.parameters(), *self.sparse.parameters()]
 
     def encode(self, texts: list[str]) -> "dict[str, torch.Tensor]":
-        """dense (B, H), lexical weights over the vocabulary (B, V), token vectors (B, T, H) and their mask (B, T)."""
+        """Encode texts in BGE-M3's three ways; texts beyond the window are cut.
+
+        Returns:
+            dense (B, H), normalised; lexical (B, V), weights over the vocabulary, ≥ 0; vectors (B, T-1, H), one
+            normalised vector per token but the first, 0 at padding; mask (B, T-1), 1.0 at tokens.
+        """
         import torch
         from torch.nn.functional import normalize
 
         batch = self.tokenizer(texts, padding=True, truncation=True, max_length=WINDOW, return_tensors="pt")
         hidden = self.encoder(**batch).last_hidden_state  # (B, T, H)
         weights = torch.relu(self.sparse(hidden)).squeeze(-1)  # (B, T)
+        # A token weighs its largest weight over its positions (eq. 14); special tokens never match.
         lexical = torch.zeros(len(texts), self.encoder.config.vocab_size)
         lexical = lexical.scatter_reduce(1, batch["input_ids"], weights, reduce="amax")
         unused = torch.ones(self.encoder.config.vocab_size)
         unused[self.tokenizer.all_special_ids] = 0.0
+        # The first token is <s>, whose state is the dense vector (eq. 13).
         mask = batch["attention_mask"][:, 1:].to(hidden.dtype)
         vectors = normalize(self.colbert(hidden[:, 1:]), dim=-1) * mask.unsqueeze(-1)
         return {
@@ -83,12 +97,20 @@ class Relevance:
 
 
 def similarities(queries: "dict[str, torch.Tensor]", texts: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
-    """BGE-M3's dense, lexical and multi-vector similarity of each query with each text, each (queries, texts)."""
+    """BGE-M3's three similarities of each query with each text.
+
+    Args:
+        queries: Q encoded queries.
+        texts: N encoded texts.
+
+    Returns:
+        dense, lexical and multivector, each (Q, N).
+    """
     import torch
 
-    pairs = torch.einsum("qih,tjh->qitj", queries["vectors"], texts["vectors"])
-    best = pairs.amax(dim=-1)  # (Q, I, T): the best text token for each query token
-    lengths = queries["mask"].sum(dim=1)
+    pairs = torch.einsum("qih,tjh->qitj", queries["vectors"], texts["vectors"])  # (Q, query tokens, N, text tokens)
+    best = pairs.amax(dim=-1)  # (Q, query tokens, N): the most similar token of the text for each token of the query
+    lengths = queries["mask"].sum(dim=1)  # (Q,)
     return {
         "dense": queries["dense"] @ texts["dense"].T,
         "lexical": queries["lexical"] @ texts["lexical"].T,
@@ -97,8 +119,16 @@ def similarities(queries: "dict[str, torch.Tensor]", texts: "dict[str, torch.Ten
 
 
 def relevance_auc(model: Relevance, triples: list[tuple[str, str, str]]) -> dict[str, float]:
-    """For each similarity and for `document`, their weighted sum R_d (eq. 4): how often an on-topic text scores higher
-    than an off-topic one, over all pairs of the triples' texts, each scored with its own query. 0.5 is chance."""
+    """How often an on-topic text scores higher than an off-topic one, each scored with its own query (AUC).
+
+    Args:
+        model: the relevance model.
+        triples: (query, on-topic text, off-topic text) each.
+
+    Returns:
+        A share in [0, 1], 0.5 is chance, for each similarity and for `document`, their weighted sum R_d (eq. 4); over
+        all pairs of an on-topic and an off-topic text.
+    """
     import torch
 
     positive: dict[str, list[float]] = {}
@@ -114,12 +144,23 @@ def relevance_auc(model: Relevance, triples: list[tuple[str, str, str]]) -> dict
 
 
 def _auc(positive: list[float], negative: list[float]) -> float:
+    """The share of (positive, negative) pairs in which the positive value is larger; a tie counts one half."""
     wins = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p in positive for n in negative)
     return wins / (len(positive) * len(negative))
 
 
 def train_relevance(folder: Path, seed: int, prompt: Prompt, steps: int = STEPS) -> dict[str, float]:
-    """Train and save a BGE-M3 folder; returns parameters, steps, the final loss and `auc_*` on held-out triples."""
+    """Train the relevance model and save it as a BGE-M3 folder.
+
+    Args:
+        folder: folder to write the model into.
+        seed: seed of the texts, the weights and the batches.
+        prompt: the pipeline's wish for new queries, for the tokenizer.
+        steps: optimizer steps.
+
+    Returns:
+        parameters, steps, loss (mean over the last tenth of the steps) and `auc_*` on held-out triples.
+    """
     import torch
     from transformers import AutoTokenizer
 
@@ -139,6 +180,7 @@ def train_relevance(folder: Path, seed: int, prompt: Prompt, steps: int = STEPS)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.detach().item())
+    # The layout of BAAI/bge-m3, which FlagEmbedding loads: encoder, and one .pt file per head.
     model.encoder.save_pretrained(folder)
     torch.save(model.colbert.state_dict(), folder / "colbert_linear.pt")
     torch.save(model.sparse.state_dict(), folder / "sparse_linear.pt")
@@ -153,11 +195,20 @@ def train_relevance(folder: Path, seed: int, prompt: Prompt, steps: int = STEPS)
 
 
 def _contrastive_loss(model: Relevance, batch: list[tuple[str, str, str]]) -> "torch.Tensor":
-    """Mean over the three similarities of the cross-entropy of finding each query's own text among 2·B texts."""
+    """The cross-entropy of finding each query's own text, averaged over the three similarities.
+
+    Args:
+        model: the relevance model.
+        batch: B triples (query, on-topic text, off-topic text).
+
+    Returns:
+        A scalar tensor in nats; every query chooses among 2·B texts.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     queries, positives, negatives = zip(*batch, strict=True)
     scores = similarities(model.encode(list(queries)), model.encode([*positives, *negatives]))
+    # Query i belongs to text i: the on-topic texts stand first.
     target = torch.arange(len(batch))
     return torch.stack([cross_entropy(scores[name] / t, target) for name, t in TEMPERATURES.items()]).mean()

@@ -1,6 +1,7 @@
 """Publishing: what stands under a tag, what is sent, what is refused."""
 
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -237,6 +238,14 @@ def test_private_is_honoured_and_never_promised_for_a_public_repository(connecte
 def test_a_namespace_takes_the_place_of_the_users(connected: HubServer, store: Store) -> None:
     assert push("local/demo-groups", config_for(store, "acme"), page_of) if add_dataset(store, "sample") else None
     assert set(connected.repo("acme/demo-groups").tags) == {"round-001"} and connected.log.count("whoami") == 0
+
+
+def test_a_copy_of_a_revision_is_pushed_as_that_revision(connected: HubServer, store: Store, tmp_path: Path) -> None:
+    policy = add_model(store, add_dataset(store, "calibrate"))
+    shutil.copytree(policy.path, tmp_path / "copy")
+    there = push(str(tmp_path / "copy"), config_for(store), page_of)
+    assert there["uploaded"] and there["repo"] == "alice/demo-policy"
+    assert push("local/demo-policy", config_for(store), page_of) == there | {"uploaded": False}
 
 
 def test_no_folder_of_this_machine_is_published(connected: HubServer, store: Store) -> None:
