@@ -1,6 +1,6 @@
 """Turn the metrics of scores.csv into ranks, rewards, weights and labels, as the stage `calibrate` does (eq. 5-10).
 
-    python examples/calibrate_scores.py [SCORES.csv]        # needs neither torch nor a model
+python examples/calibrate_scores.py [SCORES.csv]        # needs neither torch nor a model
 """
 
 import sys

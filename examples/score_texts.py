@@ -1,6 +1,6 @@
 """Score the documents of texts.jsonl: tokens, distinct 4-grams in percent, perplexity.
 
-    python examples/score_texts.py MODEL        # a folder or an id such as Qwen/Qwen2.5-0.5B
+python examples/score_texts.py MODEL        # a folder or an id such as Qwen/Qwen2.5-0.5B
 """
 
 import json

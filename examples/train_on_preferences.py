@@ -1,6 +1,6 @@
 """Weighted KTO on preferences.jsonl in a script of your own: columns prompt, completion, label, weight.
 
-    python examples/train_on_preferences.py MODEL OUTPUT        # a folder or an id with a chat template
+python examples/train_on_preferences.py MODEL OUTPUT        # a folder or an id with a chat template
 """
 
 import sys

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
     """Return 100 · distinct n-grams / n-grams of each document, in (0, 100]; high means little repetition.
 
-    `token_ids` holds one document per row, under the policy's tokenizer, without special tokens. A document of fewer
-    than `n` tokens has no n-gram, so nothing in it is repeated: it scores 100.
+    Args:
+        token_ids: one document per row, under the policy's tokenizer, without special tokens. A document of fewer than
+            `n` tokens has no n-gram, so nothing in it is repeated: it scores 100.
+        n: tokens of an n-gram, at least 1.
 
-    Raises ValueError where `n` is below 1.
+    Raises:
+        ValueError: `n` is below 1.
 
     >>> diversity([[1, 2, 1, 2, 1], [1, 2]], n=2)
     [50.0, 100.0]

@@ -1,14 +1,15 @@
 """Split a response in the tagged form into summary, outline and document (GRACE-KTO, section 3.3).
 
-A response *matches* when each of the six tags occurs exactly once, in order, with only white space outside them and
-something else than white space inside each pair:
+A response *matches* when each of the six tags occurs exactly once, in this order, with only white space outside them
+and something other than white space inside each pair:
 
     <summary>Trade on the river.</summary>
     <outline>1. Background</outline>
     <answer>1. Background
     The harbour grew.</answer>
 
-Plain substring search: the time is linear in the length of the response, whatever a model wrote.
+The tags are found by substring search, without backtracking: the time is linear in the length of the response, whatever
+a model wrote.
 """
 
 from typing import NamedTuple
@@ -26,10 +27,10 @@ class Extraction(NamedTuple):
 
 
 def extract(response: str) -> Extraction | None:
-    """Return the parts of `response`, or None where it does not match.
+    """Return the parts of a response, or None where it does not match; never raises.
 
     Tags are case-sensitive. White space around a part is layout of the tagged form, not text, and is removed; inside a
-    part nothing is changed. Never raises.
+    part nothing is changed.
 
     >>> extract("<summary>S</summary> <outline>O</outline> <answer> D </answer>")
     Extraction(summary='S', outline='O', document='D')
@@ -42,11 +43,12 @@ def extract(response: str) -> Extraction | None:
         if response.count(tag) != 1:
             return None
         at = response.find(tag, rest_from)
-        if at < 0:  # it occurs, but before its predecessor
+        if at < 0:  # the tag occurs, but before the previous one
             return None
         pieces.append(response[rest_from:at].strip())
         rest_from = at + len(tag)
     pieces.append(response[rest_from:].strip())
+    # Pieces alternate: outside, summary, outside, outline, outside, document, outside.
     outside, parts = pieces[0::2], pieces[1::2]
     if any(outside) or not all(parts):
         return None

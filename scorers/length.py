@@ -6,7 +6,8 @@ from collections.abc import Sequence
 def lengths(token_ids: Sequence[Sequence[int]]) -> list[int]:
     """Return the number of tokens of each document.
 
-    `token_ids` holds one document per row, under the policy's tokenizer, without special tokens.
+    Args:
+        token_ids: one document per row, under the policy's tokenizer, without special tokens.
 
     >>> lengths([[5, 6, 7], []])
     [3, 0]

@@ -1,4 +1,4 @@
-"""What the model-based scorers share when they load: where a model is, a quiet console, one-line errors."""
+"""Loading helpers of the model-based scorers: find the model, silence the libraries, report a failure in one line."""
 
 import logging
 import re
@@ -12,9 +12,21 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def local_folder(scorer: str, name: str) -> Path | None:
-    """The folder `name`, or None where it is the id of a model on the Hub; UserError where it can be neither."""
+    """Decide whether a name is a folder or a model id of the Hub.
+
+    Args:
+        scorer: what the message calls the scorer, such as `relevance`.
+        name: path of a folder, or a Hub id.
+
+    Returns:
+        The folder, or None where the name is a Hub id.
+
+    Raises:
+        UserError: the name can be neither.
+    """
     if Path(name).is_dir():
         return Path(name)
+    # Without this check a mistyped path would be looked up on the Hub and end in a network error.
     if not HUB_ID.fullmatch(name):
         raise UserError(
             f"{scorer} model {name!r} is no folder here and no Hub id (owner/name); give one of the two, check the path"
@@ -24,9 +36,10 @@ def local_folder(scorer: str, name: str) -> Path | None:
 
 @contextmanager
 def quiet_loading(*, warnings: bool) -> Iterator[None]:
-    """Silence FlagEmbedding's notices and transformers' bars, and without `warnings` its reports of missing weights.
+    """Silence FlagEmbedding's notices and transformers' progress bars while a model loads, then restore the settings.
 
-    What was set before is restored on leaving.
+    Args:
+        warnings: whether transformers may still report missing weights.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -48,7 +61,14 @@ def quiet_loading(*, warnings: bool) -> Iterator[None]:
 
 
 def load_error(scorer: str, name: str, revision: str | None, error: Exception) -> UserError:
-    """The UserError for a model that is not there or cannot be read; `error` is the library's, of many lines."""
+    """The UserError for a model that is missing or cannot be read.
+
+    Args:
+        scorer: what the message calls the scorer.
+        name: the model, as the user named it.
+        revision: branch, tag or commit; None where none was given.
+        error: the library's exception; the first line of its message becomes the reason.
+    """
     lines = str(error).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     at = "" if revision is None else f" at revision {revision!r}"

@@ -1,8 +1,8 @@
-"""Ranks within groups and the standardised group reward (eq. 5–7), over all groups at once.
+"""Ranks within groups and the standardised group reward (GRACE-KTO, eq. 5–7), over all groups at once.
 
-A rank is counted, not sorted: with `a` members that are strictly better and `b` that are at least as good (the row
-itself among them), the mean rank of ties is (a + b + 1) / 2. For groups of a few rows that is an order of magnitude
-faster than sorting each group, because groups of one size are compared column against column.
+A rank is counted, not sorted: with `a` members of the group that are strictly better and `b` that are at least as good
+(the row itself among them), the mean rank of ties is (a + b + 1) / 2. For groups of a few rows that is an order of
+magnitude faster than sorting each group, because groups of one size are compared column against column.
 """
 
 from collections.abc import Iterator
@@ -21,38 +21,51 @@ CHUNK_ROWS = 1 << 16  # rows of a block that stays in the processor's cache
 
 
 def group_blocks(groups: Ints) -> Iterator[Ints]:
-    """Row numbers as (groups, rows of a group) matrices: each block holds whole groups of one size.
+    """Yield row numbers as matrices, one row per group; each block holds whole groups of one size.
 
     Args:
         groups: (N,) group number of each row, in any order.
+
+    Yields:
+        (G, n) row numbers of G groups of n rows.
     """
+    # Bring the rows of each group together; rows that are already sorted, as usual, need no sort.
     order = np.argsort(groups, kind="stable") if (np.diff(groups) < 0).any() else np.arange(len(groups))
     ordered = groups[order]
+    # Groups are now runs of equal numbers.
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(groups) else np.empty(0, np.int64)
     sizes = np.diff(np.r_[starts, len(groups)])
+    # Groups of one size form a matrix without padding; it is cut into blocks for the cache.
     for size in np.unique(sizes):
         first = starts[sizes == size]
         step = max(1, CHUNK_ROWS // int(size))
         for begin in range(0, len(first), step):
-            yield order[first[begin : begin + step, None] + np.arange(size)]
+            yield order[first[begin : begin + step, None] + np.arange(size)]  # (G, n)
 
 
 def mean_ranks(values: Floats) -> Floats:
-    """Rank of each value within its row of a (G, n) matrix: 1 is the largest, ties share the mean rank.
+    """Rank each value within its row of a matrix: 1 is the largest, ties share the mean rank.
+
+    Args:
+        values: (G, n) finite values.
+
+    Returns:
+        (G, n) ranks in [1, n], multiples of 1/2.
 
     >>> mean_ranks(np.array([[5.0, 7.0, 5.0]])).tolist()
     [[2.5, 1.0, 2.5]]
     """
+    # Twice the rank, a + b + 1, in whole numbers.
     doubled = np.ones(values.shape, np.uint32)
     for column in range(values.shape[1]):
-        other = values[:, column, None]
+        other = values[:, column, None]  # (G, 1)
         doubled += other > values
         doubled += other >= values
     return doubled.astype(np.float64) * 0.5
 
 
 def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[Floats, Floats, Floats]:
-    """Ranks, rank sum rho and reward z of every row.
+    """Compute the ranks, the rank sum rho and the reward z of every row (eq. 5–7).
 
     Args:
         groups: (N,) group number of each row.
@@ -60,8 +73,8 @@ def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[
         coefficients: (M,) weight of each metric's rank in rho.
 
     Returns:
-        Ranks (M, N), 1 best; rho (N,), low is better; z (N,) = (mean − rho) / population deviation over the group, 0 in
-        a group whose rank sums are all equal.
+        Ranks (M, N), 1 is best; rho (N,), low is better; z (N,) = (mean − rho) / population deviation over the group,
+        high is better, 0 in a group whose rank sums are all equal.
     """
     ranks = np.empty_like(metrics)
     rho = np.empty(len(groups))
@@ -78,9 +91,17 @@ def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[
 
 
 def standardise(rho: Floats) -> Floats:
-    """z of each rank sum within its row of a (G, n) matrix (eq. 6–7)."""
+    """Standardise each rank sum within its row of a matrix (eq. 6–7).
+
+    Args:
+        rho: (G, n) rank sums, low is better.
+
+    Returns:
+        (G, n) rewards z, high is better; 0 in a row whose rank sums lie within `TOLERANCE`.
+    """
     spread = rho.max(axis=1, keepdims=True) - rho.min(axis=1, keepdims=True)
     deviation = rho.std(axis=1, keepdims=True)
+    # Divide by 1 where all rank sums tie: their deviation is rounding noise.
     z = (rho.mean(axis=1, keepdims=True) - rho) / np.where(spread > TOLERANCE, deviation, 1.0)
     z[np.abs(z) < TOLERANCE] = 0.0
     return np.where(spread > TOLERANCE, z, 0.0)

@@ -1,14 +1,15 @@
-"""Relevance R of a text to its query: the three similarities of BGE-M3 (GRACE-KTO, equations 4 and 13-15).
+"""Relevance R of a text to its query: the three similarities of BGE-M3 (GRACE-KTO, equations 4 and 13–15).
 
 With H the encoder's hidden states of a text:
 - dense: inner product of the two normalised [CLS] states (eq. 13);
-- lexical: each distinct token weighs max ReLU(W_lex · H) over its positions; sum over the tokens both texts hold of the
-  product of their weights, special tokens left out (eq. 14);
-- multi-vector: every state but [CLS] projected and normalised; mean over the query's vectors of the largest inner
+- lexical: each distinct token weighs max ReLU(W_lex · H) over its positions; sum over the tokens that both texts hold
+of
+  the product of their weights, special tokens left out (eq. 14);
+- multi-vector: every state but [CLS] is projected and normalised; mean over the query's vectors of the largest inner
   product with a vector of the text (eq. 15).
 
 The network and its heads are FlagEmbedding's. Its `encode` is not used: it runs the first batch of every call twice,
-and answers an error of the network by trying ever smaller batches, down to an empty one, where the cause is lost.
+and answers a failure of the network with ever smaller batches, down to an empty one, where the cause is lost.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ HEADS = ("colbert_linear.pt", "sparse_linear.pt")
 FILES = ["*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt"]
 TOKENS_PER_BATCH = 16_384  # padded; bounds the memory of a forward pass over long documents
 SPECIAL = ("cls_token", "eos_token", "pad_token", "unk_token")  # never lexical matches
-# These count positions from the one after the padding token's, so the table is longer than the text can be.
+# These architectures count positions from the padding id + 1, so not all of the position table is usable.
 OFFSET_POSITIONS = ("xlm-roberta", "xlm-roberta-xl", "roberta", "camembert")
 
 Weights = tuple[float, float, float]  # of dense, lexical and multi-vector similarity in eq. 4
@@ -37,7 +38,10 @@ DOCUMENT_WEIGHTS: Weights = (0.15, 0.5, 0.35)  # R_d
 
 
 class Similarity(Protocol):
-    """One similarity or many at once: a float, a numpy array, a torch tensor, a polars expression or series."""
+    """The type of a similarity, one or many at once.
+
+    A float, a numpy array, a torch tensor, a polars expression or series.
+    """
 
     def __add__(self, other: Any, /) -> Any: ...
 
@@ -50,7 +54,14 @@ S = TypeVar("S", bound=Similarity)
 def combine(dense: S, lexical: S, multivector: S, weights: Weights) -> S:
     """Return the weighted sum of the three similarities, added in this order and not divided by the weights (eq. 4).
 
-    Null where a similarity is null.
+    Args:
+        dense: dense similarity, in [-1, 1].
+        lexical: lexical similarity, from 0 upwards.
+        multivector: multi-vector similarity, in [-1, 1].
+        weights: their weights, in this order.
+
+    Returns:
+        The relevance R, of the type of the similarities; null where a similarity is null.
 
     >>> combine(0.5, 0.25, 0.75, (1.0, 0.5, 1.0))
     1.375
@@ -92,14 +103,15 @@ class Relevance:
         revision: branch, tag or commit, for a Hub id.
         device: where it runs, in PyTorch's notation; one device.
         fp16: half precision, on a GPU only.
-        max_length: tokens after which a text is cut, special tokens included; lowered to what the encoder can take.
-        batch_size: texts of one forward pass at most; long texts make smaller batches.
+        max_length: tokens after which a text is cut, special tokens included; lowered to the encoder's limit.
+        batch_size: texts per forward pass at most; long texts make smaller batches.
 
     Attributes:
         max_length: the length in force, in tokens.
         truncated: texts cut so far. Each call of `score` counts a distinct text once.
 
-    Raises UserError where the model cannot be loaded, lacks a head, or `fp16` is asked for on a CPU.
+    Raises:
+        UserError: the model cannot be loaded, lacks a head, or `fp16` is asked for on a CPU.
     """
 
     def __init__(
@@ -133,15 +145,26 @@ class Relevance:
             )
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> RelevanceScores:
-        """Score queries[i] against texts[i]; ValueError where the two sequences differ in length.
+        """Score queries[i] against texts[i].
 
-        Each distinct text passes through the network once. The vectors of the distinct queries are held together, those
-        of the other texts one batch at a time.
+        Each distinct text passes through the network once. The vectors of all distinct queries are in memory together,
+        those of the other texts one batch at a time.
+
+        Args:
+            queries: N queries.
+            texts: N texts, summaries or documents.
+
+        Returns:
+            The three similarities of each pair, N numbers each.
+
+        Raises:
+            ValueError: the sequences differ in length.
         """
         if len(queries) != len(texts):
             raise ValueError(f"{len(queries)} queries for {len(texts)} texts")
         scores = RelevanceScores([0.0] * len(texts), [0.0] * len(texts), [0.0] * len(texts))
         asked = dict(self._encode(list(dict.fromkeys(queries))))
+        # Pairs by text, so that a text that occurs in several pairs is encoded once.
         pairs_of: dict[str, list[int]] = {}
         for pair, text in enumerate(texts):
             pairs_of.setdefault(text, []).append(pair)
@@ -154,27 +177,30 @@ class Relevance:
         return scores
 
     def _each_once(self, texts: Sequence[str], known: dict[str, _Vectors]) -> Iterator[tuple[str, _Vectors]]:
+        """Yield each distinct text with its vectors; a text that is also a query is not encoded again."""
         yield from ((text, known[text]) for text in texts if text in known)
         yield from self._encode([text for text in texts if text not in known])
 
     def _encode(self, texts: Sequence[str]) -> Iterator[tuple[str, _Vectors]]:
-        """Yield the vectors of distinct texts, in batches of like length, longest first."""
+        """Yield distinct texts with their vectors, in batches of similar length, longest first."""
         ids = self._token_ids(texts)
         for batch in by_length([len(row) for row in ids], TOKENS_PER_BATCH, self._batch_size):
             yield from zip([texts[i] for i in batch], self._forward([ids[i] for i in batch]), strict=True)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with special tokens, cut at `max_length`; counts the texts that were cut."""
+        """Return token ids with special tokens, cut at `max_length`; counts the texts that were cut."""
         if not texts:
             return []
         ids: list[list[int]] = self._tokenizer(list(texts), verbose=False)["input_ids"]
         long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
         self.truncated += len(long)
         for i in long:
+            # Tokenized again, since the tokenizer keeps the closing special token and a plain cut would lose it.
             ids[i] = self._tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"]
         return ids
 
     def _forward(self, ids: Sequence[Sequence[int]]) -> list[_Vectors]:
+        """Run the network on one batch of token ids; one `_Vectors` per text."""
         import torch
 
         rows = [torch.tensor(row) for row in ids]
@@ -193,6 +219,7 @@ class Relevance:
         ]
 
     def _token_weights(self, ids: Sequence[int], weights: Sequence[float]) -> dict[int, float]:
+        """Map each token id of a text to its largest weight, without special tokens and weights of 0."""
         result: dict[int, float] = {}
         for token, weight in zip(ids, weights, strict=False):  # the weights go on over the padding
             if token not in self._special_ids and weight > result.get(token, 0.0):
@@ -201,15 +228,21 @@ class Relevance:
 
 
 def _lexical(query: dict[int, float], text: dict[int, float]) -> float:
+    """Sum the products of the weights of the tokens that both texts hold (eq. 14)."""
     return sum((weight * text[token] for token, weight in query.items() if token in text), start=0.0)
 
 
 def _multivector(query: "torch.Tensor", text: "torch.Tensor") -> float:
-    return float((query @ text.T).amax(dim=1).mean())
+    """Average over the query's vectors the largest inner product with a vector of the text (eq. 15)."""
+    return float((query @ text.T).amax(dim=1).mean())  # (query tokens, text tokens)
 
 
 def _load(name: str, revision: str | None, device: str, fp16: bool) -> Any:
-    """FlagEmbedding's BGE-M3 with both heads."""
+    """Load FlagEmbedding's BGE-M3 with both heads.
+
+    Raises:
+        UserError: a head is missing, or the model cannot be loaded.
+    """
     folder = _folder(name, revision)
     missing = [head for head in HEADS if not (folder / head).is_file()]
     if missing:
@@ -227,6 +260,11 @@ def _load(name: str, revision: str | None, device: str, fp16: bool) -> Any:
 
 
 def _folder(name: str, revision: str | None) -> Path:
+    """The model's folder; a model of the Hub is downloaded or taken from the cache.
+
+    Raises:
+        UserError: the name is neither a folder nor a Hub id, or the download fails.
+    """
     folder = local_folder("relevance", name)
     if folder is not None:
         return folder
@@ -239,6 +277,6 @@ def _folder(name: str, revision: str | None) -> Path:
 
 
 def _positions(config: Any) -> int:
-    """Tokens the encoder has positions for."""
+    """The number of tokens that the encoder has positions for."""
     offset = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
     return int(config.max_position_embeddings) - offset

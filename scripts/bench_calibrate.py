@@ -1,7 +1,10 @@
-"""Calibrate 1,000,000 groups of 8 rows in one process; compare with a plain numpy/scipy loop over groups.
+"""Time the calibration of 1,000,000 groups of 8 rows in one process, beside a plain numpy/scipy loop over the groups.
 
-Writes the scores columns as Parquet shards, calibrates them as the stage does (first pass for the totals, second pass
-shard by shard), and times the plain loop on a part of the same groups. Prints a table and one JSON line.
+Random scores are written as Parquet shards and calibrated as the stage does it: a first pass for the totals, a second
+pass shard by shard. The plain loop is timed on a part of the same groups and scaled up. Prints a table and one line of
+JSON, such as:
+
+    {"groups": 1000000, "rows": 8000000, "seconds_with_parquet": …, "ratio": …, "largest_difference": …}
 
     python scripts/bench_calibrate.py --groups 1000000
 """
@@ -17,21 +20,34 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
+from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import RankCoefficients
+from scorers.weighting import Totals, totals_of
 
+# The columns of the scores that calibration reads.
 COLUMNS = ["query_id", *RANKED]
 
 
 def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> list[Path]:
-    """Random metrics, 10 % of the rows unmatched."""
+    """Write random metrics as Parquet shards, 10 % of the rows unmatched.
+
+    Args:
+        folder: folder to write into.
+        groups: number of groups in all.
+        rows: rows per group.
+        shard_groups: groups per shard.
+
+    Returns:
+        The paths of the shards, in order.
+    """
     rng = np.random.default_rng(0)
     paths = []
     for start in range(0, groups, shard_groups):
         count = min(shard_groups, groups - start)
         ids = np.repeat(np.arange(start, start + count), rows)
         unmatched = rng.random(count * rows) < 0.1
+        # Rounded, so that groups have ties, as lengths have in real scores.
         frame = pl.DataFrame({"query_id": ids, **{m: rng.standard_normal(count * rows).round(2) for m in RANKED}})
         frame = frame.with_columns(pl.format("{}", pl.col("query_id").cast(pl.String).str.zfill(16)).alias("query_id"))
         frame = frame.with_columns(
@@ -44,20 +60,27 @@ def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> lis
 
 
 def calibrate(paths: list[Path], out: Path) -> tuple[float, float, float]:
-    """Both passes, Parquet in and out, as the stage runs them.
+    """Run both passes with Parquet in and out, as the stage does.
 
-    Returns the seconds spent on calibration itself, without reading and writing, and the sums of the positive and the
-    negative weights.
+    Args:
+        paths: shards of scores.
+        out: folder to write the weights into.
+
+    Returns:
+        The seconds spent on calibration itself, without reading and writing, and the sums of the positive and of the
+        negative weights.
     """
     coefficients = RankCoefficients()
     clock = time.perf_counter
     totals = Totals()
     computing = 0.0
+    # First pass: the number and sum of the rewards by polarity, which normalise the weights (eq. 8–9).
     for path in paths:
         scores = pl.read_parquet(path, columns=COLUMNS)
         began = clock()
         totals += totals_of(add_rewards(scores, coefficients)["reward"])
         computing += clock() - began
+    # Second pass: the weights. The rewards are computed again, so that no shard stays in memory.
     positive = negative = 0.0
     for path in paths:
         scores = pl.read_parquet(path, columns=COLUMNS)
@@ -72,16 +95,25 @@ def calibrate(paths: list[Path], out: Path) -> tuple[float, float, float]:
 
 
 def plain_loop(frame: pl.DataFrame) -> np.ndarray:
-    """The obvious program: for each group six scipy ranks, a sum, a standardisation; then the global weights."""
+    """Calibrate the obvious way: for each group six scipy ranks, their sum and its z; then the global weights.
+
+    Args:
+        frame: scores of whole groups, the rows of a group next to each other.
+
+    Returns:
+        (N,) signed weights.
+    """
     coefficients = RankCoefficients()
     metrics = {m: frame[m].to_numpy() for m in RANKED}
     ids = frame["query_id"].to_numpy()
+    # Groups are runs of equal ids.
     starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-    z = np.full(len(ids), np.nan)
+    z = np.full(len(ids), np.nan)  # NaN: unmatched
     for start, end in zip(starts, np.r_[starts[1:], len(ids)], strict=True):
         matched = np.flatnonzero(~np.isnan(metrics["length"][start:end])) + start
         if not len(matched):
             continue
+        # Rank 1 is best: the largest value, except for the domain perplexity.
         rho = sum(
             getattr(coefficients, m) * rankdata(values[matched] if m == "ppl_domain" else -values[matched])
             for m, values in metrics.items()
@@ -96,7 +128,7 @@ def plain_loop(frame: pl.DataFrame) -> np.ndarray:
 
 
 def main() -> None:
-    """Run and print."""
+    """Parse the command line, measure, print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--groups", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=8)
@@ -111,11 +143,12 @@ def main() -> None:
         began = time.perf_counter()
         computing, positive, negative = calibrate(paths, out)
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # ru_maxrss is in KiB on Linux
         part = pl.read_parquet(paths[0], columns=COLUMNS).head(args.loop_groups * args.rows)
         began = time.perf_counter()
         weights = plain_loop(part)
         loop = (time.perf_counter() - began) * args.groups * args.rows / part.height
+    # The part has totals of its own, so its weights are computed afresh for the comparison.
     rewards = add_rewards(part, RankCoefficients())
     ours = add_weights(rewards, totals_of(rewards["reward"]))["weight"].to_numpy()
     figures = {

@@ -1,12 +1,12 @@
-"""Tokens per second of the sampling engines beside transformers' own `generate`, on one model and the same prompts.
+"""Measure the sampling engines in tokens per second, beside transformers' own `generate` on the same model and prompts.
 
 The model is a random Qwen2 of about 0.4 M parameters unless `--model` names a folder. Each round runs the engine first
-and then `generate`, which is made to stop every row at the length the engine's row had, so both produce the same number
-of tokens; rounds alternate, the median counts. CPU seconds tell how much of the wall time a busy machine cost. The last
-line on stdout is one JSON object.
+and then `generate`, which stops every row at the length that the engine's row had, so both produce the same number of
+tokens. Rounds alternate, and the median counts. CPU seconds show how much of the wall time other programs took. The
+last line on stdout is one JSON object.
 
-    python scripts/bench_engine.py                  # transformers engine beside generate
-    python scripts/bench_engine.py --vllm           # and vLLM
+    python scripts/bench_engine.py                  # the transformers engine beside generate
+    python scripts/bench_engine.py --vllm           # vLLM too
 """
 
 import argparse
@@ -47,7 +47,15 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, float]]:
-    """Tokens, median seconds (wall, CPU) and tokens per second by name."""
+    """Measure every engine.
+
+    Args:
+        options: the command line.
+        model: model folder or Hub id.
+
+    Returns:
+        Tokens, median seconds (wall and CPU) and tokens per second, by name of the engine.
+    """
     import torch
 
     torch.set_num_threads(options.threads)
@@ -60,12 +68,14 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, floa
     timed_engine(engine, prompts[:8], SamplingSettings(8))  # first calls pay for lazy set-up
     for _ in range(options.rounds):
         seconds, completions = timed_engine(engine, prompts, settings)
+        # The lengths of this round's draws, which `generate` has to reproduce.
         lengths = [completion.num_tokens for completion in completions]
         add("engine transformers", seconds, sum(lengths), times, tokens)
         seconds, produced = timed_generate(plain, engine.tokenizer, prompts, lengths, options.batch_size)
         add("plain generate", seconds, produced, times, tokens)
     engine.close()
     if options.vllm:
+        # Last: vLLM claims its memory when it starts.
         engine = load_engine("vllm", model, batch_size=options.batch_size)
         timed_engine(engine, prompts[:8], SamplingSettings(8))
         for _ in range(options.rounds):
@@ -76,25 +86,25 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, floa
 
 
 def summary(tokens: int, runs: list[Times]) -> dict[str, float]:
-    """Medians over the runs of one name."""
+    """Return the medians over all runs of one engine, and its tokens per second of wall time."""
     wall = statistics.median(run[0] for run in runs)
     cpu = statistics.median(run[1] for run in runs)
     return {"tokens": tokens, "seconds": wall, "cpu_seconds": cpu, "tokens_per_second": tokens / wall}
 
 
 def now() -> Times:
-    """The wall clock and this process's CPU clock."""
+    """Read the wall clock and this process's CPU clock, in seconds."""
     return time.perf_counter(), time.process_time()
 
 
 def since(begin: Times) -> Times:
-    """What has passed on both clocks."""
+    """Return the seconds passed on both clocks since `begin`."""
     wall, cpu = now()
     return wall - begin[0], cpu - begin[1]
 
 
 def add(name: str, seconds: Times, produced: int, times: dict[str, list[Times]], tokens: dict[str, int]) -> None:
-    """Record one run; every run of a name produces the same tokens."""
+    """Record one run in `times` and `tokens`; every run of one engine is expected to produce equally many tokens."""
     times.setdefault(name, []).append(seconds)
     tokens[name] = produced
 
@@ -102,14 +112,18 @@ def add(name: str, seconds: Times, produced: int, times: dict[str, list[Times]],
 def timed_engine(
     engine: Engine, prompts: list[list[Message]], settings: SamplingSettings
 ) -> tuple[Times, list[Completion]]:
-    """Seconds and completions of one call."""
+    """Time one call of an engine.
+
+    Returns:
+        Wall and CPU seconds, and the completions.
+    """
     begin = now()
     completions = engine.generate(prompts, range(len(prompts)), settings)
     return since(begin), completions
 
 
 def load_plain(model: str) -> Any:
-    """The model as `generate` users load it."""
+    """Load the model as users of `generate` do, on a GPU where there is one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -122,10 +136,21 @@ def load_plain(model: str) -> Any:
 def timed_generate(
     model: Any, tokenizer: Any, prompts: list[list[Message]], lengths: list[int], batch_size: int
 ) -> tuple[Times, int]:
-    """Seconds and tokens of `model.generate` over batches in input order, each row ending at its given length."""
+    """Time `model.generate` over batches in input order.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with a chat template.
+        prompts: chat prompts.
+        lengths: number of new tokens after which each row ends.
+        batch_size: rows per batch.
+
+    Returns:
+        Wall and CPU seconds, and the number of tokens.
+    """
     import torch
 
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = "left"  # new tokens must follow the prompt, not its padding
     begin = now()
     produced = 0
     for start in range(0, len(prompts), batch_size):
@@ -136,8 +161,9 @@ def timed_generate(
         ends = torch.tensor(lengths[start : start + batch_size], device=model.device)
         prompt_length = batch["input_ids"].shape[1]
 
+        # Defaults bind the values of this batch; a closure would look them up only when called.
         def reached(ids: "torch.Tensor", scores: Any, ends: Any = ends, prompt: int = prompt_length) -> Any:
-            return ids.shape[1] - prompt >= ends
+            return ids.shape[1] - prompt >= ends  # (B,)
 
         model.generate(
             **batch, do_sample=True, top_k=0, max_new_tokens=int(ends.max()),
@@ -148,7 +174,7 @@ def timed_generate(
 
 
 def make_prompts(queries: int, responses: int) -> list[list[Message]]:
-    """Chat prompts of different lengths, `responses` copies of each."""
+    """Make chat prompts of different lengths, `responses` copies of each, copies next to each other."""
     texts = [
         f"Please write a report titled number {i}, covering the following sections: "
         + ", ".join(TOPICS[(i + k) % len(TOPICS)] for k in range(1 + i % 5))
@@ -158,7 +184,13 @@ def make_prompts(queries: int, responses: int) -> list[list[Message]]:
 
 
 def make_model(folder: Path) -> str:
-    """Save a random model whose rows end after about 100 tokens: each of 7 in 700 near-uniform ids ends a row."""
+    """Save a random model and its tokenizer.
+
+    Rows end after about 100 tokens: 7 of the 700 ids end a row, and the random model draws ids nearly uniformly.
+
+    Returns:
+        The folder.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -188,7 +220,7 @@ def make_model(folder: Path) -> str:
 
 
 def report(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
-    """Print the table, then the JSON line."""
+    """Print the table, then the JSON line; ratios are to plain `generate`."""
     base = results["plain generate"]["tokens_per_second"]
     print(f"{'':22}{'tokens':>10}{'seconds':>10}{'CPU s':>10}{'tokens/s':>12}{'ratio':>8}")
     for name, result in results.items():

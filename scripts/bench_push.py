@@ -1,9 +1,10 @@
-"""Bytes that a push uploads: a first round, a second one of which half of the shards are unchanged, the same again.
+"""Measure the bytes that a push uploads, for new, partly changed and unchanged data.
 
-Publishes hand-made rows of the groups dataset on the test Hub of tests/support, by the ordinary clients, once through
-LFS and once through Xet. The third case changes a block of an eighth of the rows in every shard: only Xet profits,
-from the content-defined chunks of the Parquet files, and only where a shard has many pages.
-Prints a table and one JSON line.
+Hand-made rows of the groups dataset are published four times on the test Hub of tests/support, by the ordinary client,
+once through LFS and once through Xet: a first round; a second one in which half of the shards are new; a third one in
+which a block of an eighth of the rows is new in every shard; the first one again. In the third case only Xet saves
+bytes, by the content-defined chunks of the Parquet files, and only where a shard has many pages.
+Prints a table and one line of JSON.
 
     python scripts/bench_push.py --shards 16 --rows 400
 """
@@ -35,7 +36,7 @@ WORDS = 160  # in a response, about 1.2 kB
 
 
 def make_row(shard: int, row: int, version: int) -> dict[str, object]:
-    """One response; its text follows from the three numbers."""
+    """Make one response; its text is random and depends on the three numbers alone."""
     rng = random.Random(f"{shard} {row} {version}")
     text = " ".join(f"{rng.getrandbits(32):x}" for _ in range(WORDS))
     values: dict[str, object] = {
@@ -55,14 +56,30 @@ def make_row(shard: int, row: int, version: int) -> dict[str, object]:
 
 
 def version_of(case: str, shard: int, share: float) -> int:
-    """0 for what the first round had; `share` is the row's place in its shard, from 0 to 1."""
+    """The version of a row's text in a case; 0 is that of the first round.
+
+    Args:
+        case: one of `CASES`.
+        shard: number of the shard.
+        share: the row's place in its shard, in [0, 1).
+    """
     if case == "half of the shards":
         return shard % 2
+    # The block's place moves from shard to shard, so that it is not always the first page of the file.
     return 2 if case == "an eighth of each" and int(share * 8) == shard % 8 else 0
 
 
 def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, rows: int) -> Revision:
-    """The groups dataset of one case as a round of its own."""
+    """Add the groups dataset of one case to the store, as a round of its own.
+
+    Args:
+        store: the local store.
+        config: the configuration.
+        case: one of `CASES`.
+        shards: number of shards.
+        rows: rows per shard.
+    """
+    # Unchanged data is the first round once more, under the same tag.
     round_ = 1 if case == "unchanged" else 1 + CASES.index(case)
     work, staged = store.root / ".work" / "shards", store.root / ".work" / "snapshot"
     work.mkdir(parents=True, exist_ok=True)
@@ -93,7 +110,7 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
 
 
 def push_all(folder: Path, shards: int, rows: int) -> None:
-    """Publish the cases one after the other; the server's log of each goes to stdout as one line of JSON."""
+    """Publish the cases one after the other; print what the server logged of each, one JSON object per line."""
     sys.path.insert(0, str(SUPPORT))
     from hub_server import RemoteHub
 
@@ -111,12 +128,22 @@ def push_all(folder: Path, shards: int, rows: int) -> None:
 
 
 def measure(mode: str, shards: int, rows: int) -> list[dict[str, object]]:
-    """All cases in a process of its own, since the client reads its settings once."""
+    """Run all cases in a process of its own, since the client reads its settings once, on import.
+
+    Args:
+        mode: LFS or Xet.
+        shards: number of shards.
+        rows: rows per shard.
+
+    Returns:
+        One record per case.
+    """
     sys.path.insert(0, str(SUPPORT))
     from hub_server import serve_in_process
 
     with tempfile.TemporaryDirectory() as name, serve_in_process() as hub:
         hub.add_token(TOKEN, "bench")
+        # None of the caller's Hub settings: nothing may reach the real Hub.
         variables = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         variables |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": name, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1"}
         variables |= {"HF_HUB_DISABLE_XET": "1"} if mode == "LFS" else {}
@@ -126,6 +153,7 @@ def measure(mode: str, shards: int, rows: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
+    """Parse the command line, measure, print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--rows", type=int, default=400, help="rows per shard")

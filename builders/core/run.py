@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -209,7 +210,8 @@ def _given(
             f"--from {start}: none of its columns ({', '.join(schema.names())}) is one that a stage above {target} "
             f"adds; {target} takes a {pipeline.stage(last.parents[0]).suffix} dataset"
         )
-    require_columns(schema, origin.columns, f"--from {start}")
+    needed = last.reads if last.reads and origin.name == last.parents[0] else origin.columns
+    require_columns(schema, needed, f"--from {start}")
     if revision.scan().select(pl.len()).collect().item() == 0:
         raise UserError(f"--from {start} is empty; at least one row is needed")
     return {node_of(pipeline, origin.name, round_): revision}
@@ -430,7 +432,7 @@ def _forget_following(stage: Stage, work: Path, shard: Shard) -> None:
             path.unlink()
 
 
-def build_shard(stage: Stage, context: Context[Settings], shard: Shard) -> Path:
+def build_shard(stage: Stage, context: Context[Any], shard: Shard) -> Path:
     """Build one shard and write its file: the unit of work that any executor can run.
 
     The arguments can be pickled; models are loaded in the process that does the work.

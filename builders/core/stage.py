@@ -126,6 +126,7 @@ class Stage:
         also: further dataset parents, by the name under which the stage reads them, from configuration and round. A
             value is an `At`, or a setting's text, which counts only where it is the name of a stage. A parent named
             `source` takes the place of what the function `source` identifies.
+        reads: columns that a dataset given in place of the first parent has to have; empty for all of that parent's.
         roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
             stage, or a name in the store, of a folder or on the Hub.
         sections: dotted paths of the settings that decide its result.
@@ -152,6 +153,7 @@ class Stage:
     # What the stage reads.
     parents: Sequence[str] = ()
     also: Callable[[Any, int], Mapping[str, "str | At"]] | None = None
+    reads: Sequence[Column] = ()
     roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
     sections: Sequence[str] = ()
     source: Callable[[Any], str | None] | None = None

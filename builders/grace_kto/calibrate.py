@@ -26,9 +26,7 @@ from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
 from scorers.errors import UserError
 from scorers.ranking import group_rewards
-from scorers.weighting import Totals as Totals  # `as` re-exports: others import these two from here
-from scorers.weighting import global_weights
-from scorers.weighting import totals_of as totals_of
+from scorers.weighting import Totals, global_weights, totals_of
 
 LOW_IS_BETTER = ("ppl_domain",)  # of the metrics in RANKED; the others rank high values first (eq. 5)
 CalibrateContext = Context[GraceKTOSettings]

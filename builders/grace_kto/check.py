@@ -9,11 +9,12 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, totals_of
+from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import CalibrateSettings
 from builders.store.check import Finding
 from builders.store.manifest import FILE_NAME, Manifest
+from scorers.weighting import Totals, totals_of
 
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows listed per column

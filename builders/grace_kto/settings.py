@@ -12,6 +12,7 @@ from builders.settings.base import EXECUTION, DType, Positive, Section, Settings
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
+from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 
 
 class ModelSettings(Section):
@@ -87,14 +88,19 @@ class RelevanceWeights(Section):
     multivector: float
 
 
+def _weights(values: tuple[float, float, float]) -> RelevanceWeights:
+    dense, lexical, multivector = values
+    return RelevanceWeights(dense=dense, lexical=lexical, multivector=multivector)
+
+
 class ScoreSettings(Section):
     """Stage `score` (eq. 1–4)."""
 
     ngram: Positive = Field(4, description="n of the distinct n-grams (eq. 2)")
     general_weight: float = Field(1.0, description="w_G (eq. 3)")
     domain_weight: float = Field(1.0, description="w_D (eq. 3)")
-    summary_relevance: RelevanceWeights = RelevanceWeights(dense=1.0, lexical=0.3, multivector=1.0)
-    document_relevance: RelevanceWeights = RelevanceWeights(dense=0.15, lexical=0.5, multivector=0.35)
+    summary_relevance: RelevanceWeights = _weights(SUMMARY_WEIGHTS)
+    document_relevance: RelevanceWeights = _weights(DOCUMENT_WEIGHTS)
     max_length: Positive = Field(8192, description="tokens BGE-M3 reads of a text; the rest is cut and counted")
     window: int | None = Field(None, ge=2, description="perplexity window in tokens; null: the model's own")
     device: Annotated[str, EXECUTION] = Field("auto", description="auto, cpu or cuda")

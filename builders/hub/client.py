@@ -1,7 +1,7 @@
-"""Requests to the Hugging Face Hub: what is tried again, and every failure as one line for the user.
+"""Requests to the Hugging Face Hub: retries, and every failure told to the user in one line.
 
 huggingface_hub repeats downloads and uploads, but neither repository listings nor commits. Only requests that may be
-repeated go through `call`; a commit is repeated by `hub_commit`, which reads the head first.
+repeated go through `call`; a commit is repeated in builders/hub/commit.py, which reads the head first.
 """
 
 import errno
@@ -28,7 +28,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from scorers.errors import UserError
 
-ATTEMPTS = 4
+ATTEMPTS = 4  # of one request, the first included
 LONGEST_WAIT = 300  # seconds; the Hub counts requests in windows of five minutes
 LONGEST_TEXT = 240  # characters of a server's message that are shown
 
@@ -44,6 +44,7 @@ CLIENT_ERRORS = (
     AttributeError,
     EntryNotFoundError,
 )
+# The same request would meet these errors again, so it is not repeated.
 _LASTING = (
     OfflineModeIsEnabled,
     HFValidationError,
@@ -51,18 +52,18 @@ _LASTING = (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
-_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # faults of the local disk
+_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")  # masked in whatever is shown
 
 T = TypeVar("T")
 
 
 class NotOnHub(UserError):
-    """A repository or a revision that is missing, or that the token may not see."""
+    """A repository or revision that is missing or that the token may not see; the Hub does not tell which."""
 
 
 def client() -> HfApi:
-    """The client for the endpoint and token of the environment (HF_ENDPOINT, HF_TOKEN or `hf auth login`).
+    """Return the client for the endpoint and token of the environment (HF_ENDPOINT, HF_TOKEN or `hf auth login`).
 
     Its progress bars are shown on a terminal only.
     """
@@ -72,7 +73,7 @@ def client() -> HfApi:
 
 
 def endpoint() -> str:
-    """Address of the Hub in use."""
+    """Return the address of the Hub in use."""
     return constants.ENDPOINT
 
 
@@ -80,11 +81,12 @@ def call(what: str, request: Callable[[], T]) -> T:
     """Make a request that may be repeated.
 
     Args:
-        what: the thing in question, for the error message, such as `dataset alice/demo-scores`.
-        request: asks the Hub; anything transient is tried `ATTEMPTS` times with growing, jittered waits.
+        what: what is asked for, as the error message names it, such as `dataset alice/demo-scores`.
+        request: asks the Hub; after a transient error it is tried again, `ATTEMPTS` times in all, with growing,
+            jittered waits.
 
     Raises:
-        UserError: one line that says what is wrong; `NotOnHub` for what is missing.
+        UserError: one line that says what is wrong; `NotOnHub` where the repository or revision is missing.
     """
     try:
         return Retrying(
@@ -95,23 +97,25 @@ def call(what: str, request: Callable[[], T]) -> T:
 
 
 def wait(state: RetryCallState) -> float:
-    """Seconds until the next attempt: what the Hub asks for, else about 1, 2, 4 … 30."""
+    """Return the seconds until the next attempt: what the Hub asks for, else about 1, 2, 4 … 30."""
     error = state.outcome.exception() if state.outcome is not None else None
     asked = _asked_wait(error)
     return asked if asked is not None else wait_exponential_jitter(initial=1, max=30)(state)
 
 
 def _asked_wait(error: BaseException | None) -> float | None:
+    """Return the seconds that the Hub asks to wait, `LONGEST_WAIT` at most; None where it asks for nothing."""
     response = _response(error)
     if response is None:
         return None
+    # The Hub's rate limit comes as `"api";r=0;t=55`: t seconds until the window ends.
     found = re.search(r";t=(\d+)", response.headers.get("RateLimit", "")) if response.status_code == 429 else None
     asked = found[1] if found else response.headers.get("Retry-After", "")
     return min(int(asked) + 1, LONGEST_WAIT) if asked.isdecimal() else None
 
 
 def _response(error: BaseException | None) -> httpx2.Response | None:
-    """The refusal at the root of an error; uploads wrap it."""
+    """Return the Hub's refusal at the root of an error, which uploads wrap; None where there was no answer."""
     while error is not None:
         if isinstance(error, HfHubHTTPError):
             return error.response
@@ -120,7 +124,7 @@ def _response(error: BaseException | None) -> httpx2.Response | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """HTTP status at the root of an error; None where there was no answer."""
+    """Return the HTTP status at the root of an error; None where there was no answer."""
     response = _response(error)
     return None if response is None else response.status_code
 
@@ -132,17 +136,18 @@ def is_transient(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:  # an upload that arrived damaged is a 400 inside a RuntimeError
         return status in (408, 425, 429) or status >= 500 or (status == 400 and isinstance(error, RuntimeError))
-    if isinstance(error, LocalEntryNotFoundError):  # the client tried for a while itself
+    if isinstance(error, LocalEntryNotFoundError):  # the client has repeated it already
         return False
     return not (isinstance(error, FileNotFoundError) or _is_local(error))
 
 
 def _is_local(error: BaseException) -> bool:
+    """Whether an error is a fault of the local disk."""
     return isinstance(error, OSError) and error.errno in _LOCAL and not isinstance(error, HfHubHTTPError)
 
 
 def masked(text: str) -> str:
-    """One line of text without the token or anything that looks like one."""
+    """Return text as one line, with the user's token and whatever looks like a token masked."""
     token = get_token()
     line = " ".join(text.split())
     if token:
@@ -151,12 +156,14 @@ def masked(text: str) -> str:
 
 
 def as_user_error(what: str, error: BaseException) -> UserError:
-    """Say a client's error in one line, with the way out."""
+    """Turn a client's error into one line that names the way out."""
     kind = NotOnHub if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError) else UserError
     return kind(masked(f"{what}: {_reason(error)}"))
 
 
 def _reason(error: BaseException) -> str:
+    """Return what is wrong and the way out."""
+    # Before RepositoryNotFoundError, which is its base class.
     if isinstance(error, GatedRepoError):
         return f"access is restricted; ask for it on {endpoint()}, then log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
@@ -178,7 +185,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _refusal(error: BaseException) -> str | None:
-    """What a status code means to the user; None where there was none."""
+    """Return what the status code of the Hub's answer means to the user; None where there was no answer."""
     response = _response(error)
     if response is None:
         return None
@@ -196,6 +203,7 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def _server_message(error: BaseException | None) -> str | None:
+    """Return the server's own words at the root of an error, if it sent any."""
     while error is not None:
         if isinstance(error, HfHubHTTPError):
             return error.server_message
@@ -204,6 +212,6 @@ def _server_message(error: BaseException | None) -> str | None:
 
 
 def short(text: str) -> str:
-    """One line of somebody else's text, cut to `LONGEST_TEXT` characters."""
+    """Return foreign text as one line, cut to `LONGEST_TEXT` characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"

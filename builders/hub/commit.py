@@ -20,19 +20,26 @@ from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import DataFile, Kind
 from scorers.errors import UserError
 
-ATTEMPTS = 5
+ATTEMPTS = 5  # after errors that another attempt can mend
 RACES = 20  # attempts while others publish to the same repository
-LOST_RACE = 412
-EXISTS = 409
+LOST_RACE = 412  # HTTP status of a commit whose parent is no longer the head
+EXISTS = 409  # HTTP status where what is to be created exists, or is being created
 Content = Path | bytes
 
 
 @dataclass(frozen=True)
 class Release:
-    """What is to stand under a tag.
+    """What is to be published under a tag; paths are relative to the repository.
 
-    `data` are the files that the manifest names, `side` those made for the Hub: card, manifest, figure. Paths are
-    relative to the repository.
+    Attributes:
+        repo: the repository on the Hub.
+        kind: `dataset` or `model`.
+        tag: the tag of the round.
+        title: first line of the commit message.
+        digest: content digest of the data files.
+        data: the files that the manifest names.
+        folder: local folder of the data files.
+        side: files made for the Hub beside the data: card, manifest, figure.
     """
 
     repo: str
@@ -54,11 +61,11 @@ class Release:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of the data files, as the manifest has them."""
+        """SHA-256 of the data files by path, as the manifest records them."""
         return {path: file.sha256 for path, file in self.data.items()}
 
     def stale(self, listing: Mapping[str, RemoteFile]) -> list[str]:
-        """Files of a commit that would be taken for this revision's data and are not."""
+        """List the files of a commit that readers would take for data though this revision has no such file."""
         return [path for path in listing if path not in self.data and is_data(path, self.kind)]
 
     def same_data(self, listing: Mapping[str, RemoteFile]) -> bool:
@@ -72,7 +79,7 @@ class Release:
 
 
 class _Again(Exception):
-    """An attempt that failed in a way that another one can mend; its cause says how."""
+    """An attempt that failed in a way that another attempt can mend; the cause says how."""
 
 
 def is_data(path: str, kind: Kind) -> bool:
@@ -83,7 +90,7 @@ def is_data(path: str, kind: Kind) -> bool:
 
 
 def find_release(release: Release) -> str | None:
-    """The commit under the release's tag; None where the repository or the tag is missing.
+    """Return the commit under the release's tag; None where the repository or the tag is missing.
 
     Raises:
         UserError: where the tag stands for other data: tags never move.
@@ -94,7 +101,7 @@ def find_release(release: Release) -> str | None:
         return None
     if commit is None:
         return None
-    for _ in range(2):  # an answer damaged on its way must not be taken for other data
+    for _ in range(2):  # twice: a damaged answer must not be taken for other data
         if release.same_data(read_listing(release.repo, commit, release.kind)):
             return commit
     raise UserError(
@@ -104,10 +111,14 @@ def find_release(release: Release) -> str | None:
 
 
 def release_commit(release: Release, *, private: bool) -> tuple[str, bool]:
-    """Create the repository where it is missing, commit what differs, verify, tag.
+    """Create the repository where it is missing, commit the files that differ, verify the commit and tag it.
+
+    Args:
+        release: what is to be published.
+        private: create the repository private.
 
     Returns:
-        The commit under the tag, and whether a commit was made now.
+        The commit under the tag, and whether a commit was made by this call.
 
     Raises:
         UserError: for missing rights, a name that is not allowed, a tag with other data, or a Hub that does not answer.
@@ -118,6 +129,11 @@ def release_commit(release: Release, *, private: bool) -> tuple[str, bool]:
 
 
 def _ensure_repo(release: Release, private: bool) -> None:
+    """Create the repository where it is missing.
+
+    Raises:
+        UserError: where it exists and is public although it should be private.
+    """
     try:
         head = read_head(release.repo, release.kind)
     except NotOnHub:
@@ -140,11 +156,12 @@ def _was_race(state: RetryCallState) -> bool:
 
 
 def _wait(state: RetryCallState) -> float:
-    """After a lost race a random moment, else what the Hub asks for."""
+    """Return the seconds until the next attempt: random after a lost race, else what the Hub asks for."""
     return float(wait_random_exponential(multiplier=0.2, max=5)(state)) if _was_race(state) else wait_for_hub(state)
 
 
 def _stop(state: RetryCallState) -> bool:
+    """Whether the attempts are spent."""
     return state.attempt_number >= (RACES if _was_race(state) else ATTEMPTS)
 
 
@@ -158,7 +175,7 @@ def _repeat(release: Release, attempt: Callable[[], str]) -> str:
 
 
 def _commit(release: Release) -> tuple[str, bool]:
-    """The verified commit that holds the release, and whether it was made now."""
+    """Return the verified commit that holds the release, and whether it was made by this call."""
     sent = False
 
     def attempt() -> str:
@@ -167,12 +184,14 @@ def _commit(release: Release) -> tuple[str, bool]:
         listing = read_listing(release.repo, head, release.kind)
         if (found := _find(release, head, listing)) is not None:
             return found
+        # From here on a commit may have been made, even if its answer is lost.
         sent = True
         with _mended(release, LOST_RACE, EXISTS):
             _send(release, head, listing)
         head = read_head(release.repo, release.kind).commit
         if (found := _find(release, head, read_listing(release.repo, head, release.kind))) is not None:
             return found
+        # Neither the head nor a commit below it holds the files as they were sent.
         raise _Again("the commit cannot be read back as it was sent")
 
     return _repeat(release, attempt), sent
@@ -180,7 +199,12 @@ def _commit(release: Release) -> tuple[str, bool]:
 
 @contextmanager
 def _mended(release: Release, *statuses: int) -> Iterator[None]:
-    """Errors after which the head or the tag is read and the step is tried again; all others are the user's."""
+    """Turn errors that another attempt can mend into `_Again`, and all others into errors for the user.
+
+    Args:
+        release: named in the error.
+        statuses: HTTP statuses that count as mendable beside the transient errors.
+    """
     try:
         yield
     except CLIENT_ERRORS as error:
@@ -190,12 +214,15 @@ def _mended(release: Release, *statuses: int) -> Iterator[None]:
 
 
 def _find(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> str | None:
-    """The commit that holds the release: the head, or one below it."""
+    """Return the commit that holds the release, the head or one below it; None where none does."""
     return head if release.complete(listing) else _landed(release, head)
 
 
 def _landed(release: Release, head: str) -> str | None:
-    """A commit below the head that holds the release: its message carries the content digest."""
+    """Return a commit below the head that holds the release; None where none does.
+
+    Only commits whose message carries the release's title and content digest are read.
+    """
     commits = call(
         str(release), lambda: client().list_repo_commits(release.repo, revision=head, repo_type=release.kind)
     )
@@ -208,10 +235,11 @@ def _landed(release: Release, head: str) -> str | None:
 
 
 def _send(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> None:
-    """Upload what differs, then commit it on the head that was read, and on no other."""
+    """Upload the files that differ, then commit them on the head that was read, and on no other."""
     api, contents = client(), release.contents
     adds = [CommitOperationAdd(path, contents[path]) for path in differing(contents, listing, release.hashes)]
     deletes = [CommitOperationDelete(path, is_folder=False) for path in release.stale(listing)]
+    # The large files go first and may take hours; free_memory=False keeps the small ones for the commit.
     api.preupload_lfs_files(release.repo, adds, repo_type=release.kind, free_memory=False)
     api.create_commit(
         release.repo,
@@ -219,12 +247,15 @@ def _send(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> Non
         commit_message=release.title,
         commit_description=f"content digest {release.digest}",
         repo_type=release.kind,
-        parent_commit=head,
+        parent_commit=head,  # the Hub refuses the commit with 412 if the head has moved
     )
 
 
 def _tag(release: Release, commit: str) -> str:
-    """Tag a verified commit; the commit under the tag, which is another's where that one was faster."""
+    """Tag a verified commit and return the commit under the tag.
+
+    Where another process set the tag first, with the same data, that is the other's commit.
+    """
 
     def attempt() -> str:
         if (found := find_release(release)) is not None:

@@ -1,4 +1,4 @@
-"""What a repository on the Hub holds: its tags, its head and the files of a commit with their hashes."""
+"""What a repository on the Hub holds: its tags, its head, and the files of a commit with their hashes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,7 +16,14 @@ from builders.store.store import is_commit
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a commit. `sha256` is null for a small text file, which has its git blob id alone."""
+    """One file of a commit.
+
+    Attributes:
+        path: path in the repository.
+        size: bytes.
+        blob_id: git's id of the content; for a large file, of the pointer that git holds in its place.
+        sha256: of the content of a large file; None for a small one, which git itself holds.
+    """
 
     path: str
     size: int
@@ -24,7 +31,12 @@ class RemoteFile:
     sha256: str | None
 
     def holds(self, content: "Path | bytes", sha256: str | None = None) -> bool:
-        """Whether it is this content; `sha256` is the content's if it is known already."""
+        """Whether the file has this content.
+
+        Args:
+            content: a local file, or bytes.
+            sha256: SHA-256 of the content where it is known already, which saves reading the file.
+        """
         if self.sha256 is None:
             data = content if isinstance(content, bytes) else None
             size = len(data) if data is not None else Path(str(content)).stat().st_size
@@ -34,25 +46,30 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Head:
-    """The newest commit of the branch main, and who may see the repository."""
+    """The newest commit of the default branch.
+
+    Attributes:
+        commit: 40 hex digits.
+        private: whether the repository is private.
+    """
 
     commit: str
     private: bool
 
 
 def sha256_of(content: "Path | bytes") -> str:
-    """SHA-256 of a file or of bytes."""
+    """Return the SHA-256 of a file or of bytes."""
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
 
 def git_blob_id(content: "Path | bytes") -> str:
-    """Git's id of a file's content: SHA-1 over a header and the bytes."""
+    """Return git's id of a file's content: the SHA-1 of a header and the bytes."""
     data = content if isinstance(content, bytes) else content.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def read_listing(repo: str, commit: str, kind: Kind) -> dict[str, RemoteFile]:
-    """All files of a commit by path.
+    """Return all files of a commit by path.
 
     Raises:
         UserError: where the Hub does not answer; `NotOnHub` for a missing repository or commit.
@@ -70,12 +87,17 @@ def read_listing(repo: str, commit: str, kind: Kind) -> dict[str, RemoteFile]:
 
 
 def read_tags(repo: str, kind: Kind) -> dict[str, str]:
-    """Tags of a repository with the commit each stands for."""
+    """Return the tags of a repository with the commit that each stands for.
+
+    Raises:
+        UserError: where the Hub does not answer; `NotOnHub` for a missing repository.
+    """
 
     def request() -> dict[str, str]:
         refs = client().list_repo_refs(repo, repo_type=kind)
         damaged = [ref.name for ref in refs.tags if ref.ref != f"refs/tags/{ref.name}" or not is_commit(_text(ref))]
         if damaged:
+            # ValueError counts as transient: a damaged answer is asked for again.
             raise ValueError(f"the list of tags contradicts itself at {damaged[0]}")
         return {ref.name: ref.target_commit for ref in refs.tags}
 
@@ -83,11 +105,16 @@ def read_tags(repo: str, kind: Kind) -> dict[str, str]:
 
 
 def _text(ref: object) -> str:
+    """Return the commit of a tag as text, whatever the answer holds in its place."""
     return str(getattr(ref, "target_commit", ""))
 
 
 def read_head(repo: str, kind: Kind) -> Head:
-    """The head of the default branch."""
+    """Return the head of the default branch.
+
+    Raises:
+        UserError: where the Hub does not answer; `NotOnHub` for a missing repository.
+    """
 
     def request() -> Head:
         info = client().repo_info(repo, repo_type=kind)
@@ -99,16 +126,17 @@ def read_head(repo: str, kind: Kind) -> Head:
 
 
 def read_file(repo: str, remote: RemoteFile, commit: str, kind: Kind, folder: Path) -> Path:
-    """Download one file into a folder, under its own path; its bytes are not checked here.
+    """Download one file into a folder, under its own path; size is checked here, its hash by the caller.
 
     Raises:
-        UserError: where it cannot be had.
+        UserError: where the file cannot be had whole.
     """
 
     def request() -> Path:
         found = client().hf_hub_download(repo, remote.path, revision=commit, repo_type=kind, local_dir=folder)
         path = folder / remote.path
         if Path(found).resolve() != path.resolve() or path.stat().st_size != remote.size:
+            # Counts as transient: the download is tried again.
             raise EntryNotFoundError(f"{remote.path} did not arrive whole")
         return path
 
@@ -118,7 +146,13 @@ def read_file(repo: str, remote: RemoteFile, commit: str, kind: Kind, folder: Pa
 def differing(
     contents: Mapping[str, "Path | bytes"], listing: Mapping[str, RemoteFile], known: Mapping[str, str]
 ) -> list[str]:
-    """Paths whose content a commit does not hold; `known` gives the SHA-256 of those that have one on record."""
+    """List the paths whose content a commit does not hold.
+
+    Args:
+        contents: local files or bytes by path.
+        listing: the files of the commit.
+        known: SHA-256 by path, of the files for which it is on record.
+    """
     return [
         path
         for path, content in contents.items()

@@ -1,8 +1,8 @@
 """Publishing a revision of the store on the Hub, after the revisions it was made from.
 
-What is published differs from the local revision in its manifest and card alone: they name the repositories and
-commits on the Hub. The data files, and so the content digest, are the same bytes. Where a revision went is remembered
-beside it in the store, as a hint; whether it is there is always read from the Hub.
+The published revision differs from the local one in its manifest and card alone, which name repositories and commits of
+the Hub. The data files, and so the content digest, are the same bytes. The store keeps a note beside a revision of
+where it was published; the note is only a hint, and the Hub is asked every time.
 """
 
 import json
@@ -29,7 +29,15 @@ from scorers.errors import UserError
 
 @dataclass(frozen=True)
 class Publication:
-    """Where a revision is on the Hub."""
+    """Where a revision is on the Hub.
+
+    Attributes:
+        repo: the repository.
+        revision: the 40-hex commit.
+        tag: the tag of the round.
+        kind: `dataset` or `model`.
+        uploaded: whether this call made the commit.
+    """
 
     repo: str
     revision: str
@@ -38,7 +46,7 @@ class Publication:
     uploaded: bool = False
 
     def report(self) -> dict[str, Any]:
-        """The public JSON form."""
+        """Return the public JSON form."""
         prefix = "datasets/" if self.kind == "dataset" else ""
         return {
             "repo": self.repo,
@@ -56,19 +64,21 @@ PageOf = Callable[[Manifest], Page]
 def publish(
     revision: Revision, config: Settings, page_of: PageOf, *, private: bool = False, parents: bool = True
 ) -> dict[str, Any]:
-    """Publish a revision under the tag of its round; the same content again is only looked up.
+    """Publish a revision under the tag of its round; content that is there already is not sent again.
 
     Args:
-        page_of: gives the card of each revision its stage's part.
-        private: create repositories private, as `publish.private` does.
-        parents: publish parents that only the store has, too; else refuse, naming them.
+        revision: a revision of the store.
+        config: names the store, the namespace and the licence.
+        page_of: returns what the card shows beyond a manifest.
+        private: create repositories private, as the setting `publish.private` does.
+        parents: also publish parents that only the store has; False refuses and names them.
 
     Returns:
-        repo, revision (40-hex commit), tag, url, and uploaded: whether a commit was made now.
+        `repo`, `revision` (40-hex commit), `tag`, `url`, and `uploaded`: whether a commit was made by this call.
 
     Raises:
-        UserError: for no token or missing rights, a parent that is nowhere, a tag that stands for other data, or a Hub
-            that does not answer.
+        UserError: for no token or missing rights, a parent that is neither in the store nor on the Hub, a tag that
+            stands for other data, or a Hub that does not answer.
     """
     if get_token() is None:
         raise UserError("publishing needs a token with write rights: run `hf auth login`, or set HF_TOKEN")
@@ -86,10 +96,10 @@ def publish(
 def push(
     text: str, config: Settings, page_of: PageOf, *, private: bool = False, parents: bool = True
 ) -> dict[str, Any]:
-    """Publish the revision a REF of the store names, dataset or model; see `publish`.
+    """Publish the revision that a REF names in the store, or at a path; see `publish`.
 
     Raises:
-        UserError: also where the store does not hold it.
+        UserError: as `publish`, and where the store does not hold the revision.
     """
     store = Store(Path(config.store))
     found = open_here(text, store)
@@ -101,13 +111,24 @@ def push(
 
 
 def _own_name() -> str:
+    """Return the user name of the token."""
     name = call("the token's user", lambda: str(client().whoami()["name"]))
     return name
 
 
 @dataclass
 class _Publisher:
-    """One call of `publish`: where to, and what was published on the way."""
+    """One call of `publish`.
+
+    Attributes:
+        store: the local store.
+        namespace: user or organisation on the Hub.
+        license: licence id for the cards.
+        page_of: returns what the card shows beyond a manifest.
+        private: whether new repositories are private.
+        parents: whether parents that only the store has are published too.
+        done: publications so far, by local `repo@revision`.
+    """
 
     store: Store
     namespace: str
@@ -118,7 +139,10 @@ class _Publisher:
     done: dict[str, Publication] = field(default_factory=dict)
 
     def publish(self, revision: Revision) -> Publication:
-        """Publish a revision and first what it was made from; a loop of many rounds is deeper than Python's stack."""
+        """Publish a revision, and before it all ancestors that the Hub lacks.
+
+        The ancestors are walked with a list, since many rounds are deeper than Python's stack.
+        """
         waiting = [revision]
         opened: set[str] = set()
         while waiting:
@@ -126,6 +150,7 @@ class _Publisher:
             name = str(current)
             if name in self.done:
                 continue
+            # First visit: look it up on the Hub; if it is missing, put its parents before it. Second visit: publish it.
             there = self._release(current) if name in opened else self.find(current)
             if there is None:
                 opened.add(name)
@@ -136,10 +161,11 @@ class _Publisher:
         return self.done[str(revision)]
 
     def _before(self, revision: Revision) -> list[Revision]:
-        """Refuse a revision that cannot be published; else its parents that only the store may have.
+        """Check that a revision can be published, and return the parents that may have to be published before it.
 
         Raises:
-            UserError: for a damaged file, a parent that is nowhere, and without `parents` for unpublished ones.
+            UserError: for a damaged file, a parent that is neither in the store nor on the Hub, and, without `parents`,
+                for parents that are not published.
         """
         manifest = _manifest_of(revision)
         require_whole(manifest, revision.path, str(revision))
@@ -161,12 +187,13 @@ class _Publisher:
         return []
 
     def find(self, revision: Revision) -> Publication | None:
-        """Where the Hub has a revision already, under its tag; None where it has not."""
+        """Return where the Hub has a revision under its tag; None where it has not."""
         plain = self._plain(revision)
         commit = find_release(plain)
         return None if commit is None else Publication(plain.repo, commit, plain.tag, plain.kind)
 
     def _plain(self, revision: Revision, side: dict[str, Content] | None = None) -> Release:
+        """Return the release of a revision; without `side`, of its data files alone."""
         manifest = _manifest_of(revision)
         tag = round_tag(manifest.round)
         return Release(
@@ -181,13 +208,14 @@ class _Publisher:
         )
 
     def _release(self, revision: Revision) -> Publication:
+        """Publish a revision whose parents are on the Hub."""
         manifest = self._published_manifest(revision)
         release = self._plain(revision, self._side_files(revision, manifest))
         commit, sent = release_commit(release, private=self.private)
         return Publication(release.repo, commit, release.tag, release.kind, uploaded=sent)
 
     def _side_files(self, revision: Revision, manifest: Manifest) -> dict[str, Content]:
-        """Manifest and card as they are published, and the figure that the card shows."""
+        """Return the published manifest and card, and the figure that the card shows, by path."""
         languages = languages_of(_manifest_of(revision), revision.path, self.store)
         page = self.page_of(manifest)
         card = render_card(manifest, revision.path, page, published=True, license=self.license, languages=languages)
@@ -197,11 +225,11 @@ class _Publisher:
         return side
 
     def _published_manifest(self, revision: Revision) -> Manifest:
-        """The manifest with repositories and commits of the Hub, and without folders of this machine."""
+        """Return the manifest with the repositories and commits of the Hub, and without local folders."""
         manifest = _manifest_of(revision)
         target = self._plain(revision)
         parents = [self._published_parent(parent) for parent in manifest.parents]
-        # A model that a stage made is a parent too, and is named as that.
+        # A model that a stage made is among the parents too; both get the same new name.
         renamed = {
             Model(id=before.repo, revision=before.revision): Model(id=after.repo, revision=after.revision)
             for before, after in zip(manifest.parents, parents, strict=True)
@@ -221,14 +249,14 @@ class _Publisher:
         return manifest.model_copy(update=changes)
 
     def _local_parent(self, parent: Parent) -> Revision | None:
-        """A parent that was made here; None for one that came from the Hub or is not in the store."""
+        """Return a parent that was built here; None for one from the Hub, or one that the store lacks."""
         if "/" not in parent.repo:
             return None
         found = self.store.find(parent.repo, parent.revision, parent.kind)
         return found if found is not None and found.made_here else None
 
     def _published_parent(self, parent: Parent) -> Parent:
-        """A parent as the Hub has it."""
+        """Return a parent under its repository and commit on the Hub."""
         local = self._local_parent(parent)
         if local is None:
             return parent
@@ -236,7 +264,8 @@ class _Publisher:
         return parent.model_copy(update={"repo": there.repo, "revision": there.revision})
 
     def _local_base(self, manifest: Manifest) -> Revision | None:
-        """The model that a model was trained from, which an adapter needs, where it was made here."""
+        """Return the model that a model was trained from, where it was built here; an adapter is of no use without it.
+        """
         base = manifest.models.get("base") if manifest.kind == "model" else None
         if base is None or not _has_repo(base):
             return None
@@ -244,7 +273,7 @@ class _Publisher:
         return found if found is not None and found.made_here else None
 
     def _published_model(self, model: Model) -> Model:
-        """A model of the store that was published becomes its publication; any other stays as it is."""
+        """Return a model under its name on the Hub if it was published, else under its own."""
         if not _has_repo(model):
             return model
         known = self._remembered(model)
@@ -257,15 +286,17 @@ class _Publisher:
         return Model(id=known.repo, revision=known.revision)
 
     def _note(self, repo: str, revision: str, kind: Kind) -> Path:
+        """Return the path of the note that says where a revision was published."""
         return self.store.repo_path(repo, kind) / "published" / f"{revision}.json"
 
     def _remembered(self, model: Model) -> Publication | None:
+        """Return where a model was published on this endpoint, by its note; None without one."""
         path = self._note(model.id, model.revision, "model")
         known = _read_note(path).get(endpoint())
         return None if known is None else Publication(known["repo"], known["revision"], known["tag"], "model")
 
     def _remember(self, revision: Revision, there: Publication) -> None:
-        """Note where a revision went, by endpoint."""
+        """Note where a revision of the store was published, by endpoint."""
         if not revision.made_here or self.store.find(revision.repo, revision.revision, there.kind) is None:
             return
         path = self._note(revision.repo, revision.revision, there.kind)
@@ -277,7 +308,7 @@ class _Publisher:
 
 
 def _read_note(path: Path) -> dict[str, dict[str, str]]:
-    """Publications of one revision by endpoint; empty where none is noted or the note is damaged."""
+    """Return the publications of one revision by endpoint; empty without a note or for a damaged one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -289,7 +320,11 @@ def _read_note(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _require_on_hub(parent: Parent, child: str) -> None:
-    """Refuse a parent that is not in the store and cannot be looked up on the Hub."""
+    """Check that a parent which the store lacks can be looked up on the Hub.
+
+    Raises:
+        UserError: for a parent with a local name or revision; `NotOnHub` where the Hub does not have it.
+    """
     if "/" not in parent.repo or parent.repo.startswith("local/") or not is_commit(parent.revision):
         raise UserError(
             f"{child}: its parent {parent.repo}@{parent.revision} is neither on the Hub nor in the store, so its "
@@ -299,11 +334,16 @@ def _require_on_hub(parent: Parent, child: str) -> None:
 
 
 def _has_repo(model: Model) -> bool:
-    """Whether a model is named by a repository and a commit, not by a folder."""
+    """Whether a model is named by a repository and a commit; a folder is not."""
     return model.id.count("/") == 1 and is_commit(model.revision)
 
 
 def _manifest_of(revision: Revision) -> Manifest:
+    """Return a revision's manifest.
+
+    Raises:
+        UserError: for data that this project did not make.
+    """
     if revision.manifest is None:
         raise UserError(f"{revision}: has no manifest; only what this project made can be published")
     return revision.manifest

@@ -1,7 +1,8 @@
 """Reading the Hub: resolve a revision once to its commit, download that, check every byte, keep it in the store.
 
 The client checks sizes only, so each downloaded file is compared with the commit's listing and with the manifest's
-SHA-256. Nothing that was downloaded is executed or unpickled, but for BGE-M3's two heads, which are read weights-only.
+SHA-256. Nothing that was downloaded is executed or unpickled; the one exception, BGE-M3's two heads in `.pt` files, is
+read with torch's `weights_only`.
 """
 
 import fcntl
@@ -32,6 +33,7 @@ DOWNLOADS = 8  # files at a time
 SIDE_FILES = {"README.md", FIGURE, "weights.png"}  # the last is the figure of manifests of format 1
 _UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
 ROUND_TAG = re.compile(r"round-(\d{3,})")
+# What is fetched of a model: safetensors, configuration and tokenizer, and the two heads of BGE-M3.
 MODEL_PATTERNS = (
     "*.safetensors",
     "*.json",
@@ -45,7 +47,12 @@ MODEL_PATTERNS = (
 
 
 def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> str:
-    """The 40-hex commit of a branch, tag or commit; None is the newest tag round-NNN, else the default branch's head.
+    """Resolve a revision to its 40-hex commit.
+
+    Args:
+        repo: the repository.
+        revision: a branch, tag or commit; None for the newest tag `round-NNN`, or the default branch without such tags.
+        kind: `dataset` or `model`.
 
     Raises:
         UserError: for a repository or revision that is missing or may not be read.
@@ -69,7 +76,7 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> s
 
 
 def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
-    """One split of a dataset of any format that `datasets` reads without code of its own, at the resolved commit.
+    """Load one split of a dataset, in any format that `datasets` reads without code of its own, at the resolved commit.
 
     Raises:
         UserError: for a dataset or split that is missing, or data that `datasets` cannot read.
@@ -80,7 +87,7 @@ def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
     commit = resolve_commit(repo, revision)
     what = f"dataset {repo}@{commit}, split {split}"
     log.info(f"{repo} at {commit}")
-    try:  # datasets tries again by itself
+    try:  # without `call`: datasets repeats its requests itself
         found = datasets.load_dataset(repo, revision=commit, split=split)
     except (*CLIENT_ERRORS, DatasetsError) as error:
         if status_of(error) is None and isinstance(error, (DatasetsError, *_UNREADABLE)):
@@ -91,10 +98,13 @@ def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
 
 
 def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
-    """A model's weights and tokenizer in the ordinary Hugging Face cache, and its commit.
+    """Download a model's weights and tokenizer into the ordinary Hugging Face cache.
 
     Pickles and code are never downloaded. Files that were not in the cache before are compared with the commit's
-    hashes; a file that differs is removed again.
+    hashes; a file that differs is removed again. Offline, the cache's copy is taken as it is.
+
+    Returns:
+        The snapshot folder and the 40-hex commit.
 
     Raises:
         UserError: for a model that is missing, may not be read, has no safetensors, or arrived damaged.
@@ -113,6 +123,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     if not any(path.endswith(".safetensors") for path in wanted):
         raise UserError(f"model {repo}@{commit}: no .safetensors file; models saved as pickles are not read")
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
+    # Hashing gigabytes takes minutes: what was in the cache before was checked when it came.
     new = [path for path in wanted if not (cached / path).exists()]
 
     def request() -> Path:
@@ -125,6 +136,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     folder = call(what, request)
     for name in new:
         if not wanted[name].holds(folder / name):
+            # A snapshot holds links into the cache's blobs: remove the blob as well as the link.
             (folder / name).resolve().unlink()
             (folder / name).unlink(missing_ok=True)
             raise UserError(f"model {repo}@{commit}: {name} arrived damaged (its hash differs); run the command again")
@@ -132,7 +144,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _is_model_file(path: str) -> bool:
-    """What snapshot_download takes with MODEL_PATTERNS: `*` matches folders too."""
+    """Whether snapshot_download takes a file under `MODEL_PATTERNS`, whose `*` matches in subfolders too."""
     return any(
         PurePosixPath(path).match(pattern) and (pattern[0] == "*" or path == pattern) for pattern in MODEL_PATTERNS
     )
@@ -158,10 +170,10 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
 
 
 def pull_into(text: str, store: Store, kind: Kind) -> Revision:
-    """`pull` for a REF as the user wrote it.
+    """Bring the revision of a REF, as the user wrote it, into the store; see `pull`.
 
     Raises:
-        UserError: also for a path, which is on this machine already.
+        UserError: as `pull`, and for a path, which is on this machine already.
     """
     ref = parse_ref(text)
     if ref.path is not None:
@@ -171,7 +183,7 @@ def pull_into(text: str, store: Store, kind: Kind) -> Revision:
 
 @contextmanager
 def _pulling(store: Store, repo: str, commit: str, kind: Kind) -> Iterator[Path]:
-    """The folder of an unfinished download; a second process that wants the same waits."""
+    """Yield the folder of an unfinished download; a second process that wants the same commit waits."""
     folder = store.root / ".work" / f"pull-{kind}s--{repo.replace('/', '--')}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{commit}.lock").open("w") as lock:
@@ -180,7 +192,7 @@ def _pulling(store: Store, repo: str, commit: str, kind: Kind) -> Iterator[Path]
 
 
 def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
-    """The store's copy of a commit, if it is whole; a damaged one is moved out of the way."""
+    """Return the store's copy of a commit; None where it has none. A damaged copy is deleted."""
     snapshot = store.repo_path(repo, kind) / "snapshots" / commit
     if not snapshot.is_dir():
         return None
@@ -203,14 +215,20 @@ def _keep_tag(store: Store, revision: Revision, tag: str, kind: Kind) -> None:
 
 
 def _require_inside(path: str, what: str) -> None:
-    """Refuse a file name of a listing that leads out of its folder."""
+    """Check a file name of a listing.
+
+    Raises:
+        UserError: for a name that leads out of its folder.
+    """
     if inside(Path(), path) is None:
         raise UserError(f"{what}: file name {path!r} leaves its folder; not fetched")
 
 
 def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> Revision:
+    """Download a commit into a working folder, check it and move it into the store."""
     what = f"{kind} {repo}@{commit}"
     listing = read_listing(repo, commit, kind)
+    # File names come from other people: none is used before all are checked.
     for path in listing:
         _require_inside(path, what)
     try:
@@ -220,7 +238,7 @@ def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> R
             list(pool.map(lambda name: read_file(repo, listing[name], commit, kind, work), names))
         _check_download(work, listing, names, manifest, what)
     except UserError:
-        shutil.rmtree(work, ignore_errors=True)  # whatever is wrong with it is not taken up again
+        shutil.rmtree(work, ignore_errors=True)  # a faulty download must not be resumed
         raise
     except CLIENT_ERRORS as error:  # such as a full disk
         shutil.rmtree(work, ignore_errors=True)
@@ -235,7 +253,10 @@ def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> R
 def _fetch_manifest(
     listing: Mapping[str, RemoteFile], repo: str, commit: str, kind: Kind, work: Path
 ) -> Manifest | None:
-    """The commit's manifest; None for data that this project did not make, whose own manifest.json is left out."""
+    """Download the commit's manifest.
+
+    None for data that this project did not make; a manifest.json of other software is left out of the revision.
+    """
     if FILE_NAME not in listing:
         return None
     path = read_file(repo, listing[FILE_NAME], commit, kind, work)
@@ -253,7 +274,11 @@ def _fetch_manifest(
 
 
 def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: Kind, what: str) -> list[str]:
-    """The files to download: those of the manifest, or of somebody else's dataset its Parquet files."""
+    """List the files to download: those that the manifest names, or the Parquet or model files of foreign data.
+
+    Raises:
+        UserError: where listing and manifest contradict each other, or there is no file to read.
+    """
     if manifest is not None and manifest.kind != kind:
         raise UserError(f"{what}: its manifest says it is a {manifest.kind}")
     data = [path for path in listing if path.endswith(".parquet")] if kind == "dataset" else []
@@ -273,19 +298,24 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
 
 
 def _side_files(listing: Mapping[str, RemoteFile]) -> set[str]:
-    """Card and picture: beside the data, not in the manifest."""
+    """Return card and figure among the files of a commit; the manifest does not list them."""
     return listing.keys() & SIDE_FILES
 
 
 def _check_download(
     work: Path, listing: Mapping[str, RemoteFile], names: list[str], manifest: Manifest | None, what: str
 ) -> None:
-    """Every byte against the commit's hashes, and against the manifest's."""
+    """Compare every downloaded file with the commit's hashes and with the manifest.
+
+    Raises:
+        UserError: naming the first file that differs.
+    """
     for name in names:
         remote = listing[name]
         if remote.sha256 is None and git_blob_id(work / name) != remote.blob_id:
             raise UserError(f"{what}: {name} arrived damaged: its hash is not the commit's; fetch it again")
         if (
+            # Large data files are hashed once, against the manifest, below.
             remote.sha256 is not None
             and (manifest is None or name in _side_files(listing))
             and not remote.holds(work / name)

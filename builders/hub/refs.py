@@ -10,14 +10,19 @@ from scorers.errors import UserError
 
 
 def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_pinned: bool = False) -> Revision:
-    """The revision a REF names, on disk.
+    """Open the revision that a REF names.
 
-    A path is taken as it is. A name is looked up in the store first and then on the Hub, where it is resolved once to a
-    commit, downloaded and checked. Without a revision the newest round is taken; without a kind a dataset comes before
-    a model.
+    A path is taken as it is. A name is looked up in the store and then on the Hub, where it is resolved once to a
+    commit, downloaded and checked. Without a revision the newest round is taken.
+
+    Args:
+        text: `repo[@revision]` or a path.
+        store: the local store.
+        kind: `dataset` or `model`; None tries a dataset first, then a model.
+        require_pinned: refuse a branch, which may move.
 
     Raises:
-        UserError: where nothing is found, or with `require_pinned` for a branch.
+        UserError: where nothing is found, or for a branch with `require_pinned`.
     """
     ref = parse_ref(text)
     if ref.path is not None:
@@ -25,7 +30,7 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
     if require_pinned and not (ref.revision and is_commit(ref.revision)) and not _is_tag(ref.revision):
         raise UserError(f"{text}: --require-pinned takes a tag or a 40-hex commit, not {ref.revision or 'the newest'}")
     found = store.lookup(ref, kind)
-    # What was pulled may have a newer round on the Hub by now; what was made here is the newest itself.
+    # A pulled repository may have a newer round on the Hub by now; one that was built here is the newest itself.
     if found is not None and (ref.revision or found.made_here):
         return found
     from builders.hub.client import NotOnHub
@@ -41,24 +46,28 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
 
 
 def open_here(text: str, store: Store) -> Revision | None:
-    """What a REF names on this machine: a path, or what the store has of it; None where there is nothing.
+    """Open the revision that a REF names on this machine, a path or a revision of the store; None where there is none.
 
-    It serves looking at what is here, also at what was pulled or altered: the Hub, which may have a newer round by now,
-    is not asked.
+    For commands that look at local data, pulled or altered as it may be: the Hub, which may have a newer round, is not
+    asked.
     """
     ref = parse_ref(text)
     return store.lookup(ref) if ref.path is None else _from_path(ref.path)
 
 
 def _is_tag(revision: str | None) -> bool:
+    """Whether a revision is a tag of a round, which never moves."""
     return revision is not None and re.fullmatch(r"round-\d{3,}", revision) is not None
 
 
 def _from_path(path: Path) -> Revision:
-    """A snapshot folder, any folder of Parquet files, or one Parquet file; its digest is its revision."""
+    """Open a snapshot folder, any folder of Parquet files, or one Parquet file.
+
+    Without a manifest the revision's name is the beginning of its content digest.
+    """
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
-        # The bytes of the file, since a manifest of an older format is read as one of the newest.
+        # The hash of the file's bytes: a manifest of format 1 is upgraded when read, so its own revision would differ.
         name = hashlib.sha1((path / FILE_NAME).read_bytes()).hexdigest()
         return Revision(manifest.repo, path.name if is_commit(path.name) else name, path, manifest)
     root = path if path.is_dir() else path.parent

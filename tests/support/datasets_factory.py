@@ -7,12 +7,13 @@ from typing import Any
 import polars as pl
 
 from builders.core.prompting import answer_column, chat_column
-from builders.grace_kto.calibrate import add_rewards, add_weights, totals_of
+from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.settings import RankCoefficients
 from builders.store.columns import Column, frame_of, polars_schema
 from builders.store.manifest import Manifest, Model, Parent, Rows, content_digest, describe_files
 from builders.store.shards import write_shard
 from builders.store.store import Revision, Store, round_tag
+from scorers.weighting import totals_of
 from training.grace_kto.pipeline import GRACE_KTO
 
 LENGTHS = ((40, 55, 61, None), (70, 52, 52, 90))  # tokens of the responses to each query; None is unmatched

@@ -16,6 +16,8 @@ from builders.store.files import ADAPTER_CONFIG, write_text
 from builders.store.manifest import Model, fingerprint_of, portable
 from training.world.stages import processor
 
+READ_COLUMNS = WEIGHTS_COLUMNS[-4:]  # weight, label, prompt, completion
+
 log = logging.getLogger(__name__)
 
 
@@ -40,8 +42,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     config, settings, round_ = context.config, context.config.train, context.round
     weights, policy, first = context.inputs["calibrate"], context.models["policy"], context.models["base"]
     log.info("policy: training on %s at %s", weights.repo, weights.revision)
-    # The last four columns of the contract are those that training reads.
-    require_columns(weights.schema(), WEIGHTS_COLUMNS[-4:], str(weights))
+    require_columns(weights.schema(), READ_COLUMNS, str(weights))
     # With an adapter the initial model is the policy with its adapter off; full fine-tuning has to load it.
     needs_reference = settings.method == "full" and settings.reference == "initial"
     run = context.work.parent / f"run-{_run_key(config, first.record)}"
@@ -86,6 +87,7 @@ POLICY = Stage(
     suffix="policy",
     version=1,
     parents=("calibrate",),
+    reads=READ_COLUMNS,
     roles={"base": roles.first_policy, "policy": roles.policy},
     sections=("train", "loop", "threads"),
     bytes_depend_on=processor,

@@ -1,12 +1,12 @@
-"""The generated world as stages: its texts are datasets, its models are models, made on this machine from a seed.
+"""The generated world as stages: its texts are datasets and its models are models, made locally from a seed.
 
     world:seeds      {"query", "reference", "language"}     world:heldout  {"query"}
     world:exercises  conversations for SFT, {"prompt", "completion"}
-    world:base       the policy before SFT (Qwen2)          world:bge-m3   the relevance model
-    world:general    the general language model (Qwen2)     world:domain   the same, trained on with domain texts
+    world:base       the model that SFT starts from         world:bge-m3   the relevance model
+    world:general    the general language model             world:domain   the same, trained further on domain texts
 
-Their repositories carry the world's seed, not the run's name, so runs of one store share them. Every training runs on
-one thread: equal seeds give equal weights on one kind of processor, whatever else the machine does.
+Their repositories carry the world's seed, not the run's name, so that runs of one store share them. Every training runs
+on one thread: equal seeds give equal weights on one kind of processor, whatever else the computer does.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from builders.settings.base import Settings
 from builders.store.columns import MESSAGES, Column, column, frame_of
 from training.world.texts import Prompt, World
 
-Rows = Callable[[World], list[dict[str, Any]]]
-Training = Callable[[Prompt, Context[Any], Path], Trained]
+Rows = Callable[[World], list[dict[str, Any]]]  # the texts of one dataset, as rows
+Training = Callable[[Prompt, Context[Any], Path], Trained]  # trains one model into a folder
 
 VERSION = 1  # raise it when any text, size or step count of the world changes
 SEED_DOCUMENTS = 4_000
@@ -46,52 +46,55 @@ EXERCISE_COLUMNS = (
 
 
 def stem(config: Settings) -> str:
-    """What the names of the world's repositories begin with."""
+    """The beginning of the world's repository names."""
     return f"{config.pipeline}-world-{config.world.seed}"
 
 
 def seeds(world: World) -> list[dict[str, Any]]:
-    """Queries with their references."""
+    """Queries with their reference documents."""
     return [dict(row) for row in world.seed_documents(SEED_DOCUMENTS)]
 
 
 def heldout(world: World) -> list[dict[str, Any]]:
-    """Queries that are no seeds."""
+    """Queries that are never seeds, for evaluation."""
     return [{"query": query} for query in world.heldout_queries(HELD_OUT_QUERIES)]
 
 
 def exercises(prompt: Prompt, world: World) -> list[dict[str, Any]]:
-    """Conversations that teach how to write queries; a seed of their own keeps them apart from the base model's."""
+    """Conversations that teach a model to write queries.
+
+    They come from another seed than the base model's conversations, so that SFT sees new ones.
+    """
     return [dict(row) for row in World(world.seed + 1_000_000).query_conversations(EXERCISES, prompt)]
 
 
 def one_shard(context: Context[Settings]) -> list[Shard]:
-    """The texts are few: one file."""
+    """A single shard: the texts are few, so one file holds them."""
     return [Shard(0, None)]
 
 
 def write_texts(rows: Rows, columns: tuple[Column, ...], context: Context[Settings], shard: Shard) -> ShardResult:
-    """Texts of the configured world as rows."""
+    """Write one kind of text of the configured world, as rows with these columns."""
     frame = frame_of(rows(World(context.config.world.seed)), columns)
     return ShardResult(frame, {"read": frame.height})
 
 
 def train_base(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
-    """The policy before SFT."""
+    """Train the model that SFT starts from."""
     from training.world import models
 
     return _trained(output, partial(models.train_base, seed=context.config.world.seed, prompt=prompt))
 
 
 def train_general(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
-    """The general language model."""
+    """Train the general language model."""
     from training.world import models
 
     return _trained(output, partial(models.train_general, seed=context.config.world.seed, prompt=prompt))
 
 
 def train_domain(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
-    """The domain language model, from the general one."""
+    """Train the domain language model, starting from the general one."""
     from training.world import models
 
     start = context.inputs["world:general"].path
@@ -99,13 +102,14 @@ def train_domain(prompt: Prompt, context: Context[Settings], output: Path) -> Tr
 
 
 def train_relevance(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
-    """The relevance model."""
+    """Train the relevance model."""
     from training.world import relevance
 
     return _trained(output, partial(relevance.train_relevance, seed=context.config.world.seed, prompt=prompt))
 
 
 def _trained(output: Path, train: Callable[[Path], dict[str, float]]) -> Trained:
+    """Run a training on one thread; more threads would add numbers up in another order and change the weights."""
     import torch
 
     output.mkdir(parents=True)
@@ -118,12 +122,16 @@ def _trained(output: Path, train: Callable[[Path], dict[str, float]]) -> Trained
 
 
 def processor(config: Settings) -> list[str]:
-    """What trained weights depend on beyond the fingerprint."""
+    """The reasons why trained weights may differ although the fingerprint is the same."""
     return ["kind of processor"]
 
 
 def world_stages(prompt: Prompt) -> tuple[Stage, ...]:
-    """The world's stages; its models learn to answer `prompt`, the pipeline's wish for new queries."""
+    """The stages of the generated world.
+
+    Args:
+        prompt: the pipeline's wish for new queries, which the world's models learn to answer.
+    """
 
     def texts(name: str, rows: Rows, columns: tuple[Column, ...]) -> Stage:
         return Stage(

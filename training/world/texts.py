@@ -1,4 +1,4 @@
-"""The generated world of the `tiny` preset: queries, reference documents, training texts and measures, from a seed.
+"""The generated world of the `tiny` preset: queries, reference documents, training texts and measures, all from a seed.
 
 Every text is built from the templates and words of `training.world.lexicon`. A seed document, as one row:
 
@@ -10,9 +10,9 @@ Every text is built from the templates and words of `training.world.lexicon`. A 
                Many guests say that the weir is old. ...</answer>
     language   en
 
-References differ in quality on purpose (topic, register, repeated stock sentences, length, 12 % break the tagged form):
-a policy trained on them has room to improve. Every draw comes from a local generator seeded with (seed, purpose), so
-asking for more rows of one kind changes no row of another.
+References differ in quality on purpose (topic, register, repeated stock sentences, length; 12 % break the tagged form),
+so that a policy trained on them has room to improve. Every random draw comes from a local generator seeded with
+(seed, purpose), so asking for more rows of one kind changes no row of another kind.
 """
 
 import re
@@ -24,8 +24,8 @@ from random import Random
 
 from training.world.lexicon import ASPECTS, CLASSES, DOMAIN, GENERAL, STOCK, STYLES, SUMMARIES, TOPICS
 
-MALFORMED_SHARE = 0.12
-OFF_TOPIC_SHARE = 0.3
+MALFORMED_SHARE = 0.12  # references that break the tagged form
+OFF_TOPIC_SHARE = 0.3  # references on another topic than their query's
 FOCUS_SHARE = 0.2  # chance that a sentence takes up a given term of the query
 
 Row = dict[str, str]
@@ -33,6 +33,7 @@ Message = dict[str, str]
 Prompt = Callable[[list[str], int], str]  # the message that shows examples and asks for a number of new queries
 Conversation = dict[str, list[Message]]  # {"prompt": [user message], "completion": [assistant message]}
 
+# Groups: style, term, first heading, second heading.
 _QUERY = re.compile(
     r'Please write a report titled "([a-z]+) ([a-z]+)", covering the following sections:'
     r" 1\. ([a-z]+ [a-z]+) 2\. ([a-z]+ [a-z]+)"
@@ -44,7 +45,14 @@ _HEADING = re.compile(r"\d\. [a-z]+ [a-z]+")
 
 @dataclass(frozen=True)
 class Request:
-    """A query in parts: its topic, the title's style and term, and two section headings such as "silt risks"."""
+    """A query in parts.
+
+    Attributes:
+        topic: a key of `TOPICS`.
+        style: first word of the title.
+        term: second word of the title, a term of the topic.
+        headings: two section headings, each a term and an aspect, such as "silt risks".
+    """
 
     topic: str
     style: str
@@ -53,7 +61,7 @@ class Request:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The title's term and those of the headings."""
+        """The query's three terms: that of the title, then those of the headings."""
         return (self.term, *(heading.split()[0] for heading in self.headings))
 
     def text(self) -> str:
@@ -67,9 +75,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Quality:
-    """How one text is written: the topic of its terms, the share of domain sentences, the chance of a stock sentence,
-    the chance that a sentence repeats the one before it, the mean number of sentences a section, and terms that the
-    sentences prefer (those of the query in a text on its topic)."""
+    """How a text is written.
+
+    Attributes:
+        topic: the topic of its terms.
+        domain_share: share of sentences in the domain register, in [0, 1].
+        stock_share: chance that a sentence is a stock sentence.
+        repeat_share: chance that a sentence repeats the one before it.
+        sentences: mean number of sentences per section.
+        focus: terms that the sentences prefer; in a text on its query's topic, the query's.
+    """
 
     topic: str
     domain_share: float
@@ -80,13 +95,23 @@ class Quality:
 
 
 class World:
-    """All texts of one seed. Methods that take `n` return the first n rows of an endless, reproducible sequence."""
+    """All texts of one seed.
+
+    Methods that take `n` return the first n rows of an endless, reproducible sequence.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def seed_documents(self, n: int) -> list[Row]:
-        """n distinct queries with their references: rows of `query`, `reference` and `language` ("en")."""
+        """Distinct queries with their references.
+
+        Args:
+            n: number of rows.
+
+        Returns:
+            Rows of `query`, `reference` and `language` ("en").
+        """
         rng = self._rng("references")
         rows = []
         for request in islice(self._requests(), n):
@@ -94,12 +119,18 @@ class World:
         return rows
 
     def heldout_queries(self, n: int) -> list[str]:
-        """n distinct queries; none of them is a seed query, however many seeds are asked for."""
+        """Return n distinct queries, none of which is a seed query, however many seeds are asked for."""
         return [request.text() for request in islice(self._requests(held_out=True), n)]
 
     def copying_conversations(self, n: int) -> list[Conversation]:
-        """n copying exercises: the query's headings as an outline and as a document, with 1 or 2 sentences a section
-        in 40 % of them. In most of them the headings are drawn from all topics, so that nothing but copying helps."""
+        """Exercises in copying: the query's headings have to come back as an outline and as a document.
+
+        In 40 % of them the sections of the document hold 1 or 2 sentences, in the others none. In most of them the
+        headings come from all topics, so that nothing but copying helps.
+
+        Args:
+            n: number of conversations.
+        """
         rng = self._rng("copying")
         rows = []
         for _ in range(n):
@@ -110,6 +141,7 @@ class World:
             lines = []
             for number, (heading, length) in enumerate(zip(request.headings, lengths, strict=True), start=1):
                 lines.append(f"{number}. {heading}")
+                # A section without a sentence adds no line.
                 lines.extend([" ".join(_sentence(rng, quality) for _ in range(length))] if length else [])
             answer = "\n".join(lines)
             reply = f"{summary}<outline>{_outline(request)}</outline>\n<answer>{answer}</answer>"
@@ -117,8 +149,14 @@ class World:
         return rows
 
     def query_conversations(self, n: int, prompt: Prompt) -> list[Conversation]:
-        """n exercises in writing queries: the prompt with five examples, and a Python list of 2 or 3 new queries on the
-        examples' topics."""
+        """Exercises in writing queries: a prompt with five examples, and a list of 2 or 3 new queries on their topics.
+
+        The list is written in Python, as the reply of a policy has to be.
+
+        Args:
+            n: number of conversations.
+            prompt: makes the user's message from the examples and the number of queries asked for.
+        """
         rng = self._rng("queries")
         rows = []
         for _ in range(n):
@@ -130,20 +168,28 @@ class World:
         return rows
 
     def general_documents(self, n: int) -> list[str]:
-        """n documents with headings for the general language model: mostly the general register."""
+        """Return n documents with headings for the general language model, mostly in the general register."""
         return [_document(*pair) for pair in self._texts("general", n, domain_share=0.12)]
 
     def domain_documents(self, n: int) -> list[str]:
-        """n documents with headings for the domain language model: mostly the domain register."""
+        """Return n documents with headings for the domain language model, mostly in the domain register."""
         return [_document(*pair) for pair in self._texts("domain", n, domain_share=0.88)]
 
     def relevance_triples(self, n: int, purpose: str = "train") -> list[tuple[str, str, str]]:
-        """n triples (query, on-topic text, off-topic text). Texts are summaries or documents; both documents of a
-        triple carry the query's headings, so that only the sentences tell them apart."""
+        """Triples (query, on-topic text, off-topic text).
+
+        The texts are summaries or documents. Both documents of a triple carry the query's headings, so that only their
+        sentences tell them apart.
+
+        Args:
+            n: number of triples.
+            purpose: names the sequence; another name gives other triples.
+        """
         rng = self._rng(f"relevance-{purpose}")
         triples = []
         for _ in range(n):
             request = _draw_request(rng, rng.choice(sorted(TOPICS)))
+            # The on-topic text may take up the query's own terms, the off-topic text is about another topic.
             qualities = [
                 Quality(topic, rng.random(), 0.1, 0.0, rng.choice((1, 2, 3, 4)), focus)
                 for topic, focus in ((request.topic, request.terms), (_other_topic(rng, request.topic), ()))
@@ -154,29 +200,38 @@ class World:
         return triples
 
     def _rng(self, purpose: str) -> Random:
+        """A generator of its own for every kind of text."""
         return Random(f"{self.seed}/{purpose}")
 
     def _requests(self, held_out: bool = False) -> Iterator[Request]:
-        """Distinct requests without end. A fixed tenth of all requests, chosen by their text, is held out."""
+        """Distinct requests without end; a fixed tenth of all requests, chosen by their text, is held out."""
         rng = self._rng("held-out" if held_out else "seeds")
         seen = set()
         while True:
             request = _draw_request(rng, rng.choice(sorted(TOPICS)))
+            # Seeded with the text: whether a request is held out depends on nothing else.
             if request not in seen and (Random(request.text()).random() < 0.1) == held_out:
                 seen.add(request)
                 yield request
 
     def _texts(self, purpose: str, n: int, domain_share: float) -> Iterator[tuple[Random, Request, Quality]]:
+        """Yield the ingredients of n documents: the generator, a request, a quality with about this domain share."""
         rng = self._rng(purpose)
         for _ in range(n):
             request = _draw_request(rng, rng.choice(sorted(TOPICS)))
             share = min(1.0, max(0.0, rng.gauss(domain_share, 0.1)))
+            # Half as many texts off topic as among the references.
             topic = request.topic if rng.random() > OFF_TOPIC_SHARE / 2 else _other_topic(rng, request.topic)
             yield rng, request, Quality(topic, share, 0.08, 0.0, rng.choice((1, 2, 3, 5)))
 
 
 def parse_query(query: str) -> Request | None:
-    """The parts of a query of this world, None for any other text. The topic is that of most of its three terms."""
+    """Take a query of this world apart.
+
+    Returns:
+        The request, whose topic is that of most of its three terms; None for a text of another form or without a known
+        term.
+    """
     match = _QUERY.fullmatch(query)
     if match is None:
         return None
@@ -185,11 +240,12 @@ def parse_query(query: str) -> Request | None:
     votes = [topics[word] for word in (term, first.split()[0], second.split()[0]) if word in topics]
     if not votes:
         return None
+    # By the name of the topic where votes are equal, so that the result is always the same.
     return Request(max(votes, key=lambda topic: (votes.count(topic), topic)), style, term, (first, second))
 
 
 def is_well_formed(query: str) -> bool:
-    """Whether the query has the world's form and every word of it stands in its place."""
+    """Whether the query has the world's form and each of its words belongs to the class of its place."""
     request = parse_query(query)
     if request is None:
         return False
@@ -200,11 +256,17 @@ def is_well_formed(query: str) -> bool:
 
 
 def measures(query: str, document: str) -> dict[str, float | None]:
-    """Four shares in [0, 1] that no reward contains; None where there is nothing to count.
+    """Four measures of a document that no reward contains.
 
-    grammaticality: sentences that fit a template; duplicate_sentences: sentences that occurred before in the document;
-    on_topic: topic terms in sentences that belong to the query's topic; heading_coverage: sections of the query that
-    stand as headings, in any place. The last two are None for a query of another form.
+    Args:
+        query: the query that the document answers.
+        document: the document, with headings or without.
+
+    Returns:
+        Shares in [0, 1], None where there is nothing to count. grammaticality: sentences that fit a template.
+        duplicate_sentences: sentences that occurred earlier in the document. on_topic: topic terms in sentences that
+        belong to the query's topic. heading_coverage: sections of the query that occur as headings, in any order.
+        on_topic and heading_coverage are None for a query that is not of this world.
     """
     sentences, headings = _split_document(document)
     request = parse_query(query)
@@ -220,11 +282,15 @@ def measures(query: str, document: str) -> dict[str, float | None]:
 
 
 def _share(flags: list[bool]) -> float | None:
+    """The share of flags that are set; None without flags."""
     return sum(flags) / len(flags) if flags else None
 
 
 def _split_document(document: str) -> tuple[list[str], list[str]]:
-    """(sentences, headings without their numbers). A heading is a line "N. term aspect"; other lines hold sentences."""
+    """Split a document into sentences and headings.
+
+    A heading is a line "N. term aspect", returned without its number; all other lines hold sentences.
+    """
     sentences: list[str] = []
     headings: list[str] = []
     for line in document.splitlines():
@@ -237,12 +303,13 @@ def _split_document(document: str) -> tuple[list[str], list[str]]:
 
 @cache
 def _topic_of_term() -> dict[str, str]:
+    """The topic of each term; every term belongs to one topic."""
     return {term: topic for topic, terms in TOPICS.items() for term in terms}
 
 
 @cache
 def _patterns() -> dict[int, list[list[frozenset[str]]]]:
-    """Templates as rows of allowed words, by their number of tokens."""
+    """Templates as rows of allowed words, one set per place, grouped by their number of tokens."""
     classes = {name: frozenset(words) for name, words in CLASSES.items()} | {"term": frozenset(_topic_of_term())}
     patterns: dict[int, list[list[frozenset[str]]]] = {}
     for template in GENERAL + DOMAIN + STOCK:
@@ -252,7 +319,9 @@ def _patterns() -> dict[int, list[list[frozenset[str]]]]:
 
 
 def _is_grammatical(sentence: str) -> bool:
+    """Whether a sentence is set as the templates are and fits one of them word by word."""
     tokens = _TOKEN.findall(sentence)
+    # Characters that are no token, or spaces in other places.
     if _join(tokens) != sentence:
         return False
     rows = _patterns().get(len(tokens), [])
@@ -260,17 +329,21 @@ def _is_grammatical(sentence: str) -> bool:
 
 
 def _join(tokens: list[str]) -> str:
+    """Join tokens to a sentence, without a space before a full stop or a comma."""
     return " ".join(tokens).replace(" .", ".").replace(" ,", ",")
 
 
 def _draw_request(rng: Random, topic: str, mixed: bool = False) -> Request:
+    """Draw a request on a topic; `mixed` takes the terms from all topics."""
     terms = [term for words in TOPICS.values() for term in words] if mixed else list(TOPICS[topic])
+    # Drawn together, so that the three terms differ.
     title, first, second = rng.sample(terms, 3)
     headings = tuple(f"{term} {aspect}" for term, aspect in zip((first, second), rng.sample(ASPECTS, 2), strict=True))
     return Request(topic, rng.choice(STYLES), title, (headings[0], headings[1]))
 
 
 def _draw_quality(rng: Random, request: Request) -> Quality:
+    """Draw how well a reference is written; the levels leave a policy room to improve in every metric."""
     on_topic = rng.random() >= OFF_TOPIC_SHARE
     return Quality(
         topic=request.topic if on_topic else _other_topic(rng, request.topic),
@@ -287,8 +360,9 @@ def _other_topic(rng: Random, topic: str) -> str:
 
 
 def _fill(rng: Random, template: str, quality: Quality) -> str:
-    """Fill every slot; the terms of one sentence are distinct."""
+    """Fill every slot of a template; the terms of one sentence differ."""
     terms = rng.sample(TOPICS[quality.topic], len(TOPICS[quality.topic]))
+    # Move a preferred term to the front, from where the slots are filled.
     for term in quality.focus:
         if rng.random() < FOCUS_SHARE:
             terms.remove(term)
@@ -303,6 +377,7 @@ def _fill(rng: Random, template: str, quality: Quality) -> str:
 
 
 def _section(rng: Random, quality: Quality) -> str:
+    """Write the sentences of one section, at least one."""
     sentences: list[str] = []
     count = max(1, round(rng.gauss(quality.sentences, 0.7)))
     while len(sentences) < count:
@@ -314,6 +389,7 @@ def _section(rng: Random, quality: Quality) -> str:
 
 
 def _sentence(rng: Random, quality: Quality) -> str:
+    """Write one sentence: stock, domain or general, by the shares of the quality."""
     if rng.random() < quality.stock_share:
         return _join(rng.choice(STOCK).split())
     register = DOMAIN if rng.random() < quality.domain_share else GENERAL
@@ -321,22 +397,25 @@ def _sentence(rng: Random, quality: Quality) -> str:
 
 
 def _document(rng: Random, request: Request, quality: Quality) -> str:
+    """Write a document: each heading of the request with its number, and a section below it."""
     sections = (f"{i}. {heading}\n{_section(rng, quality)}" for i, heading in enumerate(request.headings, start=1))
     return "\n".join(sections)
 
 
 def _summary(rng: Random, request: Request, quality: Quality) -> str:
-    """One sentence on the request's own terms, or on those of another topic when the quality says so."""
+    """Write one sentence on the request's own terms, or on those of another topic when the quality has one."""
     terms = request.terms if quality.topic == request.topic else TOPICS[quality.topic]
     fresh = iter(rng.sample(terms, 3))
     return _join([next(fresh) if part == "{term}" else part for part in rng.choice(SUMMARIES).split()])
 
 
 def _outline(request: Request) -> str:
+    """The request's headings, numbered, one per line."""
     return "\n".join(f"{i}. {heading}" for i, heading in enumerate(request.headings, start=1))
 
 
 def _reference(rng: Random, request: Request) -> str:
+    """Write a reference document in the tagged form; a fixed share of them breaks the form."""
     quality = _draw_quality(rng, request)
     parts = [_summary(rng, request, quality), _outline(request), _document(rng, request, quality)]
     tagged = [f"<{tag}>{text}</{tag}>" for tag, text in zip(("summary", "outline", "answer"), parts, strict=True)]
@@ -346,7 +425,7 @@ def _reference(rng: Random, request: Request) -> str:
 
 
 def _break(rng: Random, tagged: list[str], parts: list[str]) -> list[str]:
-    """One of four faults: no tags around the document, a missing outline, an unclosed answer, a wrong order."""
+    """Apply one of four faults: no tags around the document, no outline, an unclosed answer, a wrong order."""
     summary, outline, answer = tagged
     faults = (
         [summary, outline, parts[2]],

@@ -18,10 +18,9 @@ def test_gold_values_never_change() -> None:
 
 
 def test_every_part_counts_with_its_type_and_place() -> None:
-    seeds = {
-        derive_seed(*parts)
-        for parts in [(), (0,), ("0",), (0, 0), (0, 1), (1, 0), ("0", 1), (0, "1"), ("01",), ("0", "1"), ("", "01")]
-    }
+    named: list[tuple[int | str, ...]] = [(), (0,), ("0",), (0, 0), (0, 1), (1, 0), ("0", 1), (0, "1")]
+    named += [("01",), ("0", "1"), ("", "01")]
+    seeds = {derive_seed(*parts) for parts in named}
     assert len(seeds) == 11
 
 

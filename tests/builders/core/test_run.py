@@ -17,6 +17,7 @@ from builders.core.plan import configuration_of
 from builders.core.run import StageResult, dry_run, run
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.files import file_sha256
+from builders.store.shards import write_shard
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
@@ -119,7 +120,7 @@ def test_an_interrupted_build_goes_on_and_yields_the_same_bytes(
     undisturbed = seed_of(build(config_for(tmp_path / "a"), "seed"))
     config = config_for(tmp_path / "b")
     made: list[int] = []
-    original = run_module.write_shard
+    original = write_shard
 
     def stop_at_the_third(*args: Any) -> None:
         if len(made) == 2:
@@ -133,7 +134,12 @@ def test_an_interrupted_build_goes_on_and_yields_the_same_bytes(
     store = Store(tmp_path / "b" / "store")
     assert store.find("local/tiny-seed", "main") is None
     made.clear()
-    monkeypatch.setattr(run_module, "write_shard", lambda *args: (made.append(1), original(*args)))
+
+    def count_and_write(*args: Any) -> None:
+        made.append(1)
+        original(*args)
+
+    monkeypatch.setattr(run_module, "write_shard", count_and_write)
     resumed = seed_of(build(config, "seed"))
     assert len(made) == 2
     assert digests(resumed) == digests(undisturbed)
@@ -152,7 +158,7 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, monkeypatch: py
     data = bytearray(shard.read_bytes())
     if damage == "a flipped byte":
         data[len(data) // 3] ^= 1
-    shard.write_bytes({"cut in half": data[: len(data) // 2], "empty": b""}.get(damage, data))
+    shard.write_bytes(bytes({"cut in half": data[: len(data) // 2], "empty": b""}.get(damage, data)))
     monkeypatch.undo()
     assert seed_of(build(config, "seed")).digest == undisturbed.digest
 
@@ -299,7 +305,7 @@ def test_batch_sizes_devices_and_workers_make_nothing_stale(tmp_path: Path) -> N
 
 
 def test_a_model_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="makes a stage its own parent: .*policy"):
+    with pytest.raises(UserError, match=r"makes a stage its own parent: .*policy"):
         plan(config_for(tmp_path, "models.policy=policy"), "sample")
 
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from real_configs import config_on
 from tolerances import sum64
 
-from builders.grace_kto.calibrate import Totals, add_rewards, add_weights, calibrate_frame, totals_of
+from builders.grace_kto.calibrate import add_rewards, add_weights, calibrate_frame
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import RankCoefficients
 from scorers.errors import UserError
 from scorers.ranking import TOLERANCE
+from scorers.weighting import Totals, totals_of
 from training.pipelines import build
 
 COEFFICIENTS = RankCoefficients()

@@ -1,0 +1,88 @@
+"""The model stage `sft` through the runner: what it reads, what its revision says, and when it is stale."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from real_configs import SEEDS, config_on, write_lines
+
+from builders.core.models import folder_digest
+from builders.core.plan import Node, needs
+from builders.core.run import StageResult
+from builders.grace_kto.messages import prompt_text
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.store import Store
+from scorers.errors import UserError
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import build, load_config
+
+SMALL = (
+    "sft={steps: 2, batch_size: 4, warmup_ratio: 0.0, learning_rate: 1.0e-3}",
+    "seed.columns={query: query, reference: reference}",
+)
+
+
+def configured(folder: Path, base: Path, *overrides: str) -> GraceKTOSettings:
+    """Six seeds, of which five have a reference."""
+    lines = [
+        json.dumps({"query": seed, "reference": f"Answer {n}." if n else None}) + "\n" for n, seed in enumerate(SEEDS)
+    ]
+    source = write_lines(folder / "documents.jsonl", lines)
+    return config_on(folder, *SMALL, f"seed.source={source}", *overrides, policy=base)
+
+
+def trained(config: GraceKTOSettings) -> StageResult:
+    return build(config, "sft")[-1]
+
+
+def test_the_first_policy_from_the_documents_of_the_seeds(
+    tmp_path: Path, causal_lm_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = configured(tmp_path, causal_lm_dir, "sample.system_prompt=system.en")
+    result = trained(config)
+    assert f"sft: {causal_lm_dir.name} on 5 seed documents" in caplog.messages
+    manifest = result.revision.manifest
+    assert result.built and manifest is not None
+    assert (manifest.kind, manifest.stage, manifest.round, manifest.rows.written) == ("model", "sft", 0, 5)
+    assert [(parent.stage, parent.kind, parent.round) for parent in manifest.parents] == [("seed", "dataset", 0)]
+    (base,) = manifest.models.values()
+    assert (base.id, base.revision) == (causal_lm_dir.name, folder_digest(causal_lm_dir))
+    assert manifest.prompts == {"system.en": prompt_text("system.en")}
+    assert {"loss", "train_loss", "steps", "tokens"} <= manifest.results.keys()
+    assert "seconds" not in manifest.results  # equal inputs give an equal revision
+    assert manifest.configuration.keys() == {"sft", "threads"}
+    store = Store(Path(config.store))
+    assert set(store.refs("local/tiny-sft", "model")) == {"main", "round-000"}
+    assert not list((store.root / ".work").rglob("*.safetensors"))
+
+
+def test_only_what_decides_the_model_makes_it_stale(tmp_path: Path, causal_lm_dir: Path) -> None:
+    first = trained(configured(tmp_path, causal_lm_dir))
+    kept = trained(configured(tmp_path, causal_lm_dir, "sft.device_batch_size=2", "sft.gradient_checkpointing=true"))
+    assert not kept.built and kept.revision == first.revision
+    # Of the sampling only the system prompt is part of what is learnt.
+    assert not trained(configured(tmp_path, causal_lm_dir, "sample.top_p=0.5", "generate.queries=3")).built
+    prompted = trained(configured(tmp_path, causal_lm_dir, "sample.system_prompt=system.en"))
+    assert prompted.built and prompted.reason == "source, prompt or manifest format changed"
+    assert prompted.revision.digest != first.revision.digest
+    changed = trained(configured(tmp_path, causal_lm_dir, "sample.system_prompt=system.en", "sft.batch_size=5"))
+    assert changed.reason == "configuration changed: sft.batch_size"
+
+
+def test_seeds_without_a_document(tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = configured(tmp_path, causal_lm_dir, "seed.columns={query: query}")
+    with pytest.raises(UserError, match=r"no seed has a reference document; set seed\.columns\.reference, or models"):
+        trained(config)
+    assert Store(Path(config.store)).refs("local/tiny-sft", "model") == {}
+
+
+def test_the_worlds_base_model_learns_to_write_queries_too() -> None:
+    sft = Node("sft", 0)
+    world = needs(GRACE_KTO, load_config("tiny"), sft)
+    assert world.parents == {"seed": Node("seed", 0), "exercises": Node("world:exercises", 0)}
+    assert world.models == {"base": Node("world:base", 0)}
+    pretrained = needs(GRACE_KTO, load_config("tiny", ["models.base=Qwen/Qwen2.5-0.5B-Instruct"]), sft)
+    assert pretrained.parents == {"seed": Node("seed", 0)}
+    assert pretrained.models == {"base": "Qwen/Qwen2.5-0.5B-Instruct"}
