@@ -1,9 +1,9 @@
-"""Perplexity of a document under a causal language model, the raw material of professionalism (GRACE-KTO, eq. 3).
+"""Perplexity of a document under a causal language model, from which professionalism is computed (GRACE-KTO, eq. 3).
 
 Perplexity is exp(mean negative log-likelihood per token). The document stands alone: no prompt, no special tokens, and
 the first token, which nothing precedes, is not predicted. A document longer than the model's window is read in windows
-that advance by half a window; each token is predicted once, in the first window that holds it, so that every token with
-half a window of text before it is predicted from at least that much.
+that advance by half a window. Each token is predicted once, in the first window that holds it, so that every token that
+has half a window of text before it is predicted from at least that much.
 """
 
 import math
@@ -22,11 +22,18 @@ DTYPES = ("float32", "bfloat16", "float16")
 # Rows of hidden states that pass through the LM head together. With a vocabulary of 152,000 words the float32 logits of
 # 256 rows take 156 MB; those of a whole batch would take 10 GB.
 HEAD_ROWS = 256
-PROBE_TOKENS = 16
+PROBE_TOKENS = 16  # length of the text that a model is checked with
 
 
 class Span(NamedTuple):
-    """A window of one text: tokens [start, stop), of which [predict_from, stop) are predicted."""
+    """A window of one text.
+
+    Attributes:
+        text: number of the text.
+        start: first token of the window.
+        predict_from: first token that is predicted in this window.
+        stop: token after the last one of the window.
+    """
 
     text: int
     start: int
@@ -35,13 +42,19 @@ class Span(NamedTuple):
 
 
 def spans(text: int, length: int, window: int) -> list[Span]:
-    """Cut a text of `length` tokens into windows of at most `window` that advance by half a window.
+    """Cut a text into windows that advance by half a window.
 
     The predicted ranges are disjoint and together cover tokens 1 … length-1.
+
+    Args:
+        text: number of the text.
+        length: its tokens, at least 2.
+        window: tokens of a window at most, at least 2.
     """
     result = [Span(text, 0, 1, min(window, length))]
     while result[-1].stop < length:
         previous = result[-1]
+        # The tokens before `previous.stop` are read again as context, but not predicted again.
         start = previous.start + window // 2
         result.append(Span(text, start, previous.stop, min(start + window, length)))
     return result
@@ -55,11 +68,12 @@ class Perplexity:
         revision: branch, tag or commit, for a Hub id.
         device: where it runs, in PyTorch's notation.
         dtype: of weights and activations: float32, bfloat16 or float16. Log-likelihoods are float32, sums float64.
-        window: tokens read at once; None takes the model's own limit (`max_position_embeddings`).
+        window: tokens read at once; None: the model's own limit (`max_position_embeddings`).
         tokens_per_batch: padded tokens of one forward pass.
 
-    Raises UserError where the model cannot be loaded, lacks weights, has no known window, looks ahead, or computes
-    its logits in a way this class does not reproduce.
+    Raises:
+        UserError: the model cannot be loaded, lacks weights, has no known window, looks ahead, or computes its logits
+            in a way that this class does not reproduce.
     """
 
     def __init__(
@@ -90,6 +104,9 @@ class Perplexity:
         """Return the perplexity of each text, from 1 (certain) upwards; None for a text of fewer than two tokens.
 
         A text's score does not depend on the other texts, up to the rounding error of batched arithmetic.
+
+        Args:
+            texts: documents.
         """
         import torch
 
@@ -99,6 +116,7 @@ class Perplexity:
         todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), self.window)]
         total = [0.0] * len(texts)
         with torch.inference_mode():
+            # Windows of all texts share batches; the parts of a long text are added up.
             for chosen in by_length([span.stop - span.start for span in todo], self._tokens_per_batch):
                 batch = [todo[i] for i in chosen]
                 for span, nll in zip(batch, self._nll([encoded[s.text] for s in batch], batch), strict=True):
@@ -106,7 +124,12 @@ class Perplexity:
         return [_perplexity(nll, len(ids)) for nll, ids in zip(total, encoded, strict=True)]
 
     def _nll(self, ids: Sequence[Sequence[int]], batch: Sequence[Span]) -> list[float]:
-        """Summed negative log-likelihood of the predicted tokens of each span."""
+        """Sum the negative log-likelihood, in nats, of the predicted tokens of each span.
+
+        Args:
+            ids: token ids of each span's whole text.
+            batch: the spans.
+        """
         import torch
 
         windows = [torch.tensor(row[span.start : span.stop]) for row, span in zip(ids, batch, strict=True)]
@@ -114,6 +137,7 @@ class Perplexity:
         inputs = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True).to(self._device)  # (B, T)
         hidden = self._hidden(inputs)  # (B, T, H)
         firsts = [span.predict_from - span.start for span in batch]
+        # The hidden state at position t predicts the token at t + 1.
         rows = [
             hidden[i, first - 1 : len(window) - 1]
             for i, (first, window) in enumerate(zip(firsts, windows, strict=True))
@@ -123,11 +147,12 @@ class Perplexity:
         return [float(part.sum()) for part in torch.split(nll, [len(target) for target in targets])]
 
     def _hidden(self, inputs: "torch.Tensor") -> "torch.Tensor":
+        """Run the decoder: (B, T) token ids to (B, T, H) hidden states."""
         hidden: torch.Tensor = self._decoder(input_ids=inputs, use_cache=False).last_hidden_state
         return hidden
 
     def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
-        """(R, H) to (R, V), as the model's own forward pass does it."""
+        """Turn (R, H) hidden states into (R, V) logits, as the model's own forward pass does."""
         import torch
 
         logits: torch.Tensor = self._head(hidden)
@@ -136,7 +161,15 @@ class Perplexity:
         return logits
 
     def _token_nll(self, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-        """(R, H), (R,) to (R,) float64 on the CPU; logits exist for HEAD_ROWS rows at a time."""
+        """Compute the negative log-likelihood of each target token.
+
+        Args:
+            hidden: (R, H) hidden states, each at the position before its target.
+            targets: (R,) token ids.
+
+        Returns:
+            (R,) float64 in nats, on the CPU; logits exist for HEAD_ROWS rows at a time.
+        """
         import torch
 
         parts = [
@@ -146,9 +179,13 @@ class Perplexity:
         return torch.cat(parts).double().cpu()
 
     def _check_model(self) -> None:
-        """Compare with the model's own logits on a few tokens, and see that a token to come changes none before it.
+        """Check that the logits equal the model's own on a few tokens, and that no token changes the logits before it.
 
-        Some architectures scale their logits after the LM head; encoders loaded as language models look ahead.
+        Some architectures scale their logits after the LM head, and encoders loaded as language models look ahead; both
+        would give wrong perplexities without an error.
+
+        Raises:
+            UserError: the model fails a check or has no LM head.
         """
         import torch
 
@@ -156,12 +193,13 @@ class Perplexity:
             raise UserError(f"perplexity model {self._name!r} has no LM head; give a causal language model")
         size = min(PROBE_TOKENS, self.window, self._head.weight.shape[0] - 1)
         probe = torch.arange(size, device=self._device)[None]
-        changed = torch.cat([probe[:, :-1], probe[:, -1:] + 1], dim=1)
+        changed = torch.cat([probe[:, :-1], probe[:, -1:] + 1], dim=1)  # the same tokens but the last one
         with torch.inference_mode():
             own = self._model(input_ids=probe, use_cache=False).logits[0].float()
             ours = self._logits(self._hidden(probe)[0]).float()
             ours_changed = self._logits(self._hidden(changed)[0]).float()
         what = f"perplexity model {self._name!r} ({type(self._model).__name__})"
+        # Relative to the largest logit, since half precision rounds large logits coarsely.
         tolerance = (1e-4 if self._model.dtype == torch.float32 else 2e-2) * float(own.abs().max())
         if not torch.allclose(ours[:-1], ours_changed[:-1], rtol=0, atol=tolerance):
             raise UserError(f"{what} predicts a token from those after it; give a causal language model")
@@ -173,6 +211,7 @@ class Perplexity:
 
 
 def _perplexity(nll: float, length: int) -> float | None:
+    """Turn a summed negative log-likelihood into a perplexity; None for fewer than two tokens."""
     if length < 2:
         return None
     mean = nll / (length - 1)
@@ -183,7 +222,11 @@ def _perplexity(nll: float, length: int) -> float | None:
 
 
 def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
-    """The tokenizer and the model with all its weights."""
+    """Load the tokenizer and the model with all its weights.
+
+    Raises:
+        UserError: the model cannot be loaded or lacks weights.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local_folder("perplexity", name)
@@ -205,6 +248,11 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
 
 
 def _window(name: str, config: Any, window: int | None) -> int:
+    """Choose the window in tokens: the user's, else the model's limit.
+
+    Raises:
+        UserError: the model states no limit and none is given, or the given one is not allowed.
+    """
     limit: int | None = getattr(config, "max_position_embeddings", None)
     chosen = limit if window is None else window
     if chosen is None:
@@ -218,7 +266,10 @@ def _window(name: str, config: Any, window: int | None) -> int:
 
 
 def _rope_depends_on_length(config: Any) -> bool:
-    """LongRoPE picks its frequencies by the length of the batch, so padding would change a short text's score."""
+    """Whether the model uses LongRoPE.
+
+    LongRoPE picks its frequencies by the length of the batch, so padding would change a short text's score.
+    """
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [value for value in rope.values() if isinstance(value, dict)]
     return any(parameters.get("rope_type") == "longrope" for parameters in [rope, *by_layer_type])

@@ -4,54 +4,17 @@ The module stands in `training` because that package may import every other one;
 Heavy modules are imported inside the commands, so that `grace --help` stays fast.
 """
 
-import contextlib
-import errno
-import logging
-import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
-from typer.core import TyperCommand, TyperGroup
+
+from training.command import Group, Single, one_line_errors
 
 if TYPE_CHECKING:
     from builders.core.run import StageResult
     from builders.settings.base import Settings
-
-
-def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
-    """Run a command and end the process; a usage error becomes one line on stderr and exit status 2."""
-    # Not standalone: click then raises usage errors to the caller, and returns the status of an `Exit`.
-    try:
-        status = main(*args, **(options | {"standalone_mode": False}))
-    except NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except UsageError as error:
-        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-        typer.echo(f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}", err=True)
-        sys.exit(2)
-    sys.exit(status or 0)
-
-
-class Group(TyperGroup):
-    """A group of commands whose usage errors are one line."""
-
-    def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run the named command and end the process."""
-        _run(super().main, *args, **options)
-
-
-class Single(TyperCommand):
-    """A command without a group, as `build` and `train` are, whose usage errors are one line."""
-
-    def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run the command and end the process."""
-        _run(super().main, *args, **options)
 
 
 app = typer.Typer(
@@ -77,77 +40,6 @@ PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositor
 ParentsOption = Annotated[
     bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
 ]
-
-
-class StderrHandler(logging.Handler):
-    """Lines on what stderr is at the moment, also where a test or a notebook has put another stream in its place."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
-# The extra of grace-data that installs each heavy package.
-# The extra that brings a package; `train` has all that `sample` has.
-EXTRAS = {"FlagEmbedding": "score", "datasets": "hub"} | dict.fromkeys(
-    ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers"), "train"
-)
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake into one line on stderr and exit status 2, an interruption into exit status 130.
-
-    A user's mistake is a `UserError`, a disk that is full or refuses access, or an extra that is not installed. Every
-    other exception is a defect of the program and keeps its traceback.
-    """
-    from scorers.errors import UserError
-
-    _quiet_libraries()
-    try:
-        yield
-    except UserError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        way_out = "free room" if full else "change its permissions"
-        what = f"{error.filename or 'the store'}: {error.strerror}"
-        typer.echo(f"error: {what}; {way_out} or give --store another folder", err=True)
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in EXTRAS:
-            raise
-        way_out = f"install the extra that brings it: pip install 'grace-data[{EXTRAS[name]}]'"
-        typer.echo(f"error: this needs {name}, which is not installed; {way_out}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
-        raise typer.Exit(130) from None
-
-
-def _quiet_libraries() -> None:
-    """Send the project's log lines to stderr and silence the libraries' progress bars and warnings.
-
-    The libraries draw a bar and print hints for every model, which would bury the project's one bar per stage. TRL's
-    hint on class weights does not apply, because the class weights are computed from the data.
-    """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for library in ("bitsandbytes", "trl"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="peft")
-    handler = StderrHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for package in ("builders", "scorers", "training"):
-        logger = logging.getLogger(package)
-        # Replaced, not added: a second command in one process must not print each line twice.
-        logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
-        # A library that configures the root logger would print each line once more.
-        logger.propagate = False
 
 
 def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
@@ -244,6 +136,7 @@ def train_command(
 def _check_train_options(dataset: str | None, revision: str | None, stage: str | None, *, sft: bool) -> None:
     from scorers.errors import UserError
 
+    # Options that exclude or need one another; click cannot express that.
     if sft and stage not in (None, "sft"):
         raise UserError(f"--sft and --stage {stage}: give one of them")
     if revision and not dataset:

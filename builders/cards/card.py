@@ -1,4 +1,4 @@
-"""What a stage says of its own card, and everything a card shows that is not in the manifest."""
+"""What a stage contributes to a card, and everything that a card shows and the manifest does not hold."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,17 @@ from builders.store.manifest import Manifest
 class Card:
     """A stage's part of a card.
 
-    `template` is a file below dataset_cards/. `tags` stand in the front matter beside the pipeline's and the stage's.
-    `annotated` and `written` tell whether machines made the annotations and the texts. `figure` draws the picture of a
-    snapshot folder as PNG, or returns None where there is nothing to draw. `facts` gives the template further values;
-    `recipe` completes the configuration that reproduces the revision (it gets the manifest and the configuration so
-    far). `example` is a condition on the row that is shown, as a boolean
-    column's name. `read` says what the manifest counts as read,
-    `task` what a model does, as the Hub names tasks.
+    Attributes:
+        template: a file below dataset_cards/.
+        tags: tags of the front matter beside the pipeline's and the stage's.
+        annotated: whether machines made the annotations.
+        written: whether machines wrote the texts.
+        figure: draws the figure of a snapshot folder as PNG; returns None where there is nothing to draw.
+        facts: returns further values for the template.
+        recipe: completes the configuration that reproduces a revision, from the manifest and the configuration so far.
+        example: name of a boolean column; the example is the first row in which it is true.
+        read: what the manifest's number of rows read counts, in words.
+        task: what a model does, by the Hub's name of the task.
     """
 
     template: str
@@ -38,9 +42,14 @@ class Card:
 class Page:
     """A card with its place in the pipeline.
 
-    `suffix` ends the repository's name, `command` builds the revision again (without the parent, which the manifest
-    names), `parent` is the stage whose revision that command starts from, `following` the command of the stage that
-    starts from this one; both None where there is none. `preset` is a preset of this pipeline.
+    Attributes:
+        card: the stage's part.
+        suffix: last part of the repository's name.
+        command: builds the revision again, the parent left out, which the manifest names.
+        preset: a preset of this pipeline.
+        columns: the contract of a dataset.
+        parent: the stage from whose revision `command` starts; None where there is none.
+        following: the command of the stage that starts from this one; None where there is none.
     """
 
     card: Card

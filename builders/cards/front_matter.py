@@ -1,6 +1,6 @@
-"""The front matter of cards: what the Hub's search and viewer and `datasets` read.
+"""The front matter of cards, which the Hub's search and viewer and the library `datasets` read.
 
-`dataset_info` is exact: `datasets` refuses a dataset whose number of rows differs from it.
+`dataset_info` has to be exact: `datasets` refuses a dataset whose number of rows differs from it.
 """
 
 import re
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
 PARQUET_GLOB = "data/train-*.parquet"
-MAX_LANGUAGES = 20
+MAX_LANGUAGES = 20  # more would crowd the card's head
+# The Hub's classes of size: the first one whose limit is above the number of rows.
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 SIZES_ABOVE = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
 
@@ -39,7 +40,7 @@ LICENSES = frozenset(_LICENSE_IDS.split())
 
 
 def license_fields(license_: str, repo: str, kind: str) -> dict[str, Any]:
-    """A known id as `license`; any other name as `other` with that name and a link to the card's own section."""
+    """Return a known licence id as `license`; any other as `other`, its name and a link to the card's section."""
     if license_.lower() in LICENSES:
         return {"license": license_.lower()}
     name = re.sub(r"[^a-z0-9.+-]+", "-", license_.lower()).strip("-") or "unknown"
@@ -48,36 +49,42 @@ def license_fields(license_: str, repo: str, kind: str) -> dict[str, Any]:
 
 
 def size_category(rows: int) -> str:
-    """The Hub's class of a number of rows."""
+    """Return the Hub's class for a number of rows."""
     return next((name for limit, name in (*SIZES, *SIZES_ABOVE) if rows < limit), "100B<n<1T")
 
 
 def language_codes(values: Sequence[str]) -> list[str]:
-    """Primary subtags of language codes, two or three letters, each once, sorted; anything else is left out."""
+    """Return the primary subtags of language codes, each once and sorted, such as zh for zh_CN.
+
+    Anything that is not two or three letters is left out.
+    """
     primary = {value.strip().lower().replace("_", "-").partition("-")[0] for value in values}
     return sorted(code for code in primary if re.fullmatch(r"[a-z]{2,3}", code))[:MAX_LANGUAGES]
 
 
 def feature(name: str, dtype: pl.DataType) -> dict[str, Any]:
-    """One column as `datasets.Features` writes it into YAML."""
+    """Return one column as `datasets.Features` writes it into YAML."""
     if not isinstance(dtype, pl.List):
         return {"name": name, "dtype": _value(dtype)}
     inner = _instance(dtype.inner)
+    # A list of structs: chat messages.
     if isinstance(inner, pl.Struct):
         return {"name": name, "list": [feature(field.name, _instance(field.dtype)) for field in inner.fields]}
     return {"name": name, "list": _value(inner)}
 
 
 def _instance(dtype: "PolarsDataType") -> pl.DataType:
+    """Return an instance of a polars type, which polars also gives as a class."""
     return dtype() if isinstance(dtype, type) else dtype
 
 
 def _value(dtype: pl.DataType) -> str:
+    """Return the name that `datasets` has for a simple type."""
     return "bool" if dtype == pl.Boolean else str(dtype).lower()
 
 
 def type_name(dtype: pl.DataType) -> str:
-    """A column's type in words: int32, list of string, list of (role: string, content: string)."""
+    """Return a column's type in words: int32, list of string, list of (role: string, content: string)."""
     found = feature("", dtype)
     if "dtype" in found:
         return str(found["dtype"])
@@ -89,7 +96,7 @@ def type_name(dtype: pl.DataType) -> str:
 
 
 def dataset_info(manifest: Manifest, folder: Path, columns: Sequence[Column]) -> dict[str, Any]:
-    """Features, rows and sizes as `datasets` would find them: bytes in Arrow, bytes of the files."""
+    """Return features, rows and sizes as `datasets` would find them: bytes in Arrow, bytes of the files."""
     size = sum(arrow_bytes(folder / file.path) for file in manifest.files if file.rows is not None)
     return {
         "features": [feature(column.name, column.dtype) for column in columns],
@@ -100,18 +107,21 @@ def dataset_info(manifest: Manifest, folder: Path, columns: Sequence[Column]) ->
 
 
 def arrow_bytes(path: Path) -> int:
-    """Bytes of a Parquet file's rows in Arrow, read one row group at a time, as `datasets` does."""
+    """Return the bytes that a Parquet file's rows take in Arrow."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
+    # Batch by batch as `datasets` reads them: the padding of each batch's buffers counts.
     rows = file.metadata.row_group(0).num_rows if file.metadata.num_row_groups else 1
     return sum(int(batch.nbytes) for batch in file.iter_batches(batch_size=max(rows, 1)))
 
 
 def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
-    """Datasets this one was made from that can be looked up; `original` for what came from a file.
+    """List the datasets that this one was made from and that readers can look up; `original` for a file.
 
-    A section's `source` that is the name of a repository is one of them.
+    Args:
+        manifest: its parents, and the repository named as `source` in a section of its configuration, are candidates.
+        published: whether the revision and its parents are on the Hub.
     """
     sources = [
         p.repo
@@ -121,6 +131,7 @@ def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
     read = [str(values["source"]) for values in manifest.configuration.values() if _has_source(values)]
     for source in read:
         repo, _, _ = source.partition("@")
+        # owner/name of the Hub; a relative path of a file may look the same.
         if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) and not _is_file(repo):
             sources.append(repo)
     return sorted(set(sources)) or (["original"] if read else [])
@@ -137,7 +148,7 @@ def _is_file(source: str) -> bool:
 def dataset_card_data(
     manifest: Manifest, folder: Path, page: Page, *, published: bool, license_: str, languages: Sequence[str]
 ) -> "DatasetCardData":
-    """The front matter of a dataset card."""
+    """Return the front matter of a dataset card."""
     from huggingface_hub import DatasetCardData
 
     return DatasetCardData(
@@ -156,29 +167,33 @@ def dataset_card_data(
 
 
 def _tags(manifest: Manifest, page: Page) -> list[str]:
-    """Pipeline and stage, and what the stage adds."""
+    """Return the tags of pipeline and stage, and those that the stage adds."""
     return [manifest.pipeline, f"stage-{manifest.stage}", "long-form-writing", *page.card.tags]
 
 
 def pretty_name(manifest: Manifest) -> str:
-    """The repository's name with its round, one line."""
+    """Return the repository's name with its round, on one line."""
     name = _own_name(manifest)
     return f"{name}, round {manifest.round}" if manifest.round else name
 
 
 def _own_name(manifest: Manifest) -> str:
-    """The repository's name without its namespace."""
+    """Return the repository's name without its namespace."""
     return " ".join(clean(manifest.repo.rpartition("/")[2]).split())
 
 
 def model_card_data(
     manifest: Manifest, page: Page, *, adapter: bool, published: bool, license_: str, languages: Sequence[str]
 ) -> "ModelCardData":
-    """The front matter of a model card; a base model that is only local is left out, since the Hub looks it up."""
+    """Return the front matter of a model card.
+
+    A base model that only the store has is left out, since the Hub looks it up.
+    """
     from huggingface_hub import ModelCardData
 
     base = manifest.models.get("base")
     public = base is not None and is_public(base.id, base.revision, manifest.repo, published=published)
+    # The Hub draws its tree of models from base_model and this relation.
     relation: dict[str, Any] = {"base_model_relation": "adapter" if adapter else "finetune"} if public else {}
     return ModelCardData(
         language=language_codes(languages) or None,

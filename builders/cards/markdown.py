@@ -1,8 +1,8 @@
 """Putting untrusted text into a Markdown card so that it stays text.
 
-Queries, responses, file names and model ids come from models and from the Hub. `escape` is what every value of a card
-goes through unless a template asks for a code span, a fence or a link; all of them return `Markdown`, which is left
-as it is. Rules: CommonMark 0.31 and GitHub's tables and autolinks.
+Queries, responses, file names and model ids come from models and from the Hub. Every value of a card goes through
+`escape` unless a template asks for a code span, a fence or a link. All of these return `Markdown`, which is not escaped
+again. Rules: CommonMark 0.31 and GitHub's tables and autolinks.
 """
 
 import json
@@ -14,10 +14,14 @@ import yaml
 
 HUB = "https://huggingface.co"
 
+# Control characters, surrogates, and marks that change the direction of text.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
+# Whatever opens markup inside a line: emphasis, code, links, HTML, tables, mathematics, templates, autolinks.
 _SPECIAL = re.compile(r"[\\`*\[\]~<>&|$]|(?<![^\W_])_|_(?![^\W_])|@(?=[\w-]+\.)|\{(?=[{%#])|://|(?<=[wW]{3})\.")
+# Whatever opens a heading, a list, a rule or a table at the start of a line.
 _BLOCK_START = re.compile(r"^(#|\+|-|=|:|\d{1,9}(?=[.)](?: |$)))")
+# Text that a code span shows as it is, also inside a table and beside mathematics.
 _PLAIN_CODE = re.compile(r"[^\s`|<>&$\\{}](?:[^`|<>&$\\{}]*[^\s`|<>&$\\{}])?")
 _BACKTICKS = re.compile(r"`+")
 _NAMED_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -29,12 +33,12 @@ class Markdown(str):
 
 
 def clean(text: str) -> str:
-    """Line ends as newlines; control characters, surrogates and marks that reorder text as U+FFFD."""
+    """Return text with newlines as line ends; control characters, surrogates and marks of direction are U+FFFD."""
     return _UNSEEN.sub("\ufffd", _LINE_ENDS.sub("\n", text))
 
 
 def escape(text: str) -> Markdown:
-    """One line of Markdown, fit for a table cell, that renders as the text and as nothing else.
+    """Return one line of Markdown, fit for a table cell, that renders as the text and as nothing else.
 
     White space collapses to single blanks. No character can open markup, HTML, a table cell, a link, mathematics or a
     block; no address becomes a link.
@@ -48,12 +52,12 @@ def escape(text: str) -> Markdown:
 
 
 def _entities(text: str) -> str:
-    """The text with its first character as an entity, which never counts as markup."""
+    """Return the text with its first character as a numeric entity, which never counts as markup."""
     return f"&#{ord(text[0])};{text[1:]}"
 
 
 def code(text: object) -> Markdown:
-    """A code span, fit for a table cell; text that a span cannot hold is escaped inside `<code>`."""
+    """Return a code span, fit for a table cell; text that a span cannot hold is escaped inside `<code>`."""
     line = " ".join(clean(str(text)).split())
     if _PLAIN_CODE.fullmatch(line):
         return Markdown(f"`{line}`")
@@ -61,7 +65,7 @@ def code(text: object) -> Markdown:
 
 
 def fence(text: str, language: str = "") -> Markdown:
-    """A fenced block that holds the text unchanged: its fence is longer than any run of backticks in it."""
+    """Return a fenced block that holds the text unchanged; the fence is longer than any run of backticks in it."""
     body = clean(text).rstrip("\n")
     longest = max((len(run) for run in _BACKTICKS.findall(body)), default=0)
     marks = "`" * max(3, longest + 1)
@@ -69,12 +73,13 @@ def fence(text: str, language: str = "") -> Markdown:
 
 
 def literal(text: str) -> Markdown:
-    """A string literal of Python, fit for a fence of three backticks."""
+    """Return a string literal of Python, fit for a fence of three backticks."""
+    # A JSON string is a Python literal too; a backtick, which could end the fence, is written as an escape.
     return Markdown(json.dumps(text).replace("`", r"\u0060"))
 
 
 def number(value: float) -> str:
-    """Four significant digits; whole numbers whole, with thin grouping by commas.
+    """Return a number with four significant digits, a whole one with all its digits and commas between thousands.
 
     >>> number(12345), number(0.123456), number(2.0)
     ('12,345', '0.1235', '2')
@@ -85,15 +90,18 @@ def number(value: float) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A part as a percentage with one decimal; a dash where the whole is empty."""
+    """Return a part as a percentage with one decimal; a dash where the whole is empty."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def is_public(repo: str, revision: str, own: str, *, published: bool) -> bool:
     """Whether a repository at a revision can be looked up on the Hub.
 
-    It needs a namespace and a full commit; the store's own namespace `local` is never there, and the namespace of the
-    card's repository `own` only once that is published.
+    Args:
+        repo: needs a namespace; the store's own namespace `local` is never on the Hub.
+        revision: needs to be a full commit.
+        own: the card's own repository; its namespace counts only once it is published.
+        published: whether the card's revision and its parents are on the Hub.
     """
     namespace = repo.partition("/")[0]
     mine = own.partition("/")[0]
@@ -102,7 +110,7 @@ def is_public(repo: str, revision: str, own: str, *, published: bool) -> bool:
 
 
 def reference(repo: str, revision: str, *, public: bool, kind: str = "dataset") -> Markdown:
-    """A repository at its revision: a link to the Hub, or plain text marked as local."""
+    """Return a repository at its revision: a link to the Hub, or plain text marked as local."""
     text = code(f"{repo}@{revision}" if revision else repo)
     if not public:
         return Markdown(f"{text} (local)")
@@ -111,16 +119,23 @@ def reference(repo: str, revision: str, *, public: bool, kind: str = "dataset") 
 
 
 def yaml_text(value: Mapping[str, object]) -> str:
-    """A mapping as YAML, in its own order."""
+    """Return a mapping as YAML, its keys in their own order."""
     return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
 
 
 def row_json(row: Mapping[str, object], longest: int = 240, most: int = 4) -> str:
-    """One row as JSON for people: long strings and long lists are cut, and say by how much."""
+    """Return one row as JSON for people.
+
+    Args:
+        row: values by column.
+        longest: characters after which a string is cut; the text says by how many.
+        most: items after which a list is cut; the text says by how many.
+    """
     return json.dumps({key: _cut(value, longest, most) for key, value in row.items()}, indent=2, ensure_ascii=False)
 
 
 def _cut(value: object, longest: int, most: int) -> object:
+    """Return a value with long strings and lists cut, at any depth."""
     if isinstance(value, str):
         return value if len(value) <= longest else f"{value[:longest]}… ({len(value) - longest:,} more characters)"
     if isinstance(value, list):
@@ -132,11 +147,15 @@ def _cut(value: object, longest: int, most: int) -> object:
 
 
 def finalize(value: object) -> object:
-    """What the template engine does with each value: text is escaped, Markdown is kept, numbers are written out."""
+    """Prepare each value that a template prints: escape text, keep Markdown, write numbers out.
+
+    The template engine calls this for every expression, so a template cannot forget to escape.
+    """
     if isinstance(value, Markdown):
         return value
     if isinstance(value, str):
         return escape(value)
+    # Before numbers: in Python a bool is an int.
     if isinstance(value, bool) or value is None:
         return Markdown(json.dumps(value))
     return Markdown(number(value)) if isinstance(value, float) else value

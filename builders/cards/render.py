@@ -1,7 +1,7 @@
 """Dataset and model cards: README.md, rendered from the manifest and never parsed back.
 
-The body comes from the template that the stage names in dataset_cards/, the front matter from `front_matter`. Every
-value is the manifest's, but for the types in the contract and one real row. Equal manifests give equal bytes.
+The body comes from the template that the stage names in dataset_cards/, the front matter from `front_matter`. All
+values come from the manifest, except the types in the contract and one real row. Equal manifests give equal bytes.
 """
 
 import json
@@ -23,7 +23,7 @@ from builders.store.manifest import FIGURE, Manifest, Model, portable
 from builders.store.store import Store, round_tag
 from scorers.errors import UserError
 
-TEMPLATES = Path(builders.__file__).parent.parent / "dataset_cards"
+TEMPLATES = Path(builders.__file__).parent.parent / "dataset_cards"  # in the source tree and in the wheel
 
 
 def render_card(
@@ -35,15 +35,16 @@ def render_card(
     license: str = "apache-2.0",
     languages: Sequence[str] = (),
 ) -> str:
-    """The README.md of a revision, of a dataset or of a model.
+    """Return the README.md of a dataset or model revision.
 
     Args:
         manifest: the revision's manifest.
-        folder: the snapshot folder with the files; its figure is shown where it is there.
-        page: what the stage and its pipeline say.
-        published: whether this revision and its parents are on the Hub, and so links to them lead somewhere.
-        license: licence id; one the Hub does not know is given as `other` with this name.
-        languages: language codes of the text, see `languages_of`; where empty, a dataset's own language column's.
+        folder: the snapshot folder; its figure is shown if there is one.
+        page: what the stage and its pipeline contribute.
+        published: whether this revision and its parents are on the Hub, so that links to them lead somewhere.
+        license: licence id; one that the Hub does not know is given as `other` with this name.
+        languages: language codes of the text, see `languages_of`; where empty, those of a dataset's own language
+            column.
     """
     manifest = canonical(manifest)
     adapter = (folder / ADAPTER_CONFIG).is_file()
@@ -67,7 +68,7 @@ def render_card(
 
 
 def _of_dataset(manifest: Manifest, folder: Path, page: Page) -> dict[str, Any]:
-    """What only a dataset's card shows."""
+    """Return the values that only a dataset's card shows."""
     return {
         "columns": [(column, type_name(column.dtype)) for column in page.columns],
         "metrics": [(c.name, manifest.metrics[c.name]) for c in page.columns if c.name in manifest.metrics],
@@ -86,7 +87,8 @@ def write_card(
     published: bool = False,
     license: str = "apache-2.0",
 ) -> None:
-    """Write README.md into a snapshot folder, and beside it the figure that the stage draws, if it draws one."""
+    """Write README.md into a snapshot folder, and beside it the stage's figure, if it draws one."""
+    # The figure first: the card shows it only if the file exists.
     if page.card.figure is not None and (image := page.card.figure(folder)) is not None:
         with replacing(folder / FIGURE) as file:
             file.write(image)
@@ -96,7 +98,10 @@ def write_card(
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """Templates in a sandbox; an unknown value is an error, and every text is escaped unless it is Markdown already."""
+    """Return the environment of the templates.
+
+    It is a sandbox in which an unknown value is an error and every text is escaped unless it is Markdown already.
+    """
     made = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -119,12 +124,12 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def canonical(manifest: Manifest) -> Manifest:
-    """The manifest as it reads back from its file, so that the order in which it was put together does not matter."""
+    """Return the manifest as it reads back from its file, whatever the order in which it was assembled."""
     return Manifest.model_validate_json(manifest.to_json())
 
 
 def _common(manifest: Manifest, folder: Path, page: Page, published: bool, license_: str) -> dict[str, Any]:
-    """What the cards of datasets and models have in common."""
+    """Return the values that the cards of datasets and models share."""
 
     def link(repo: str, revision: str, kind: str) -> Markdown:
         public = is_public(repo, revision, manifest.repo, published=published)
@@ -147,7 +152,7 @@ def _common(manifest: Manifest, folder: Path, page: Page, published: bool, licen
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (section.key, value) pairs; values other than text as JSON."""
+    """Return nested settings as (section.key, value) pairs; values other than text are JSON."""
     pairs = []
     for key, item in value.items():
         if isinstance(item, dict) and item:
@@ -158,12 +163,17 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def example_row(manifest: Manifest, folder: Path, condition: str | None = None) -> dict[str, Any] | None:
-    """The first row of the first data file, or its first row where a boolean column is true; None for no rows."""
+    """Return a row to show; None for a dataset without rows.
+
+    That is the first row in which the boolean column `condition` is true, else the first one, of the first file with
+    rows.
+    """
     for file in manifest.files:
         if not file.rows:
             continue
         scan = pl.scan_parquet(folder / file.path, glob=False)
         chosen = scan.filter(condition) if condition in scan.collect_schema().names() else scan
+        # No row may meet the condition; then the first row has to do.
         for rows in (chosen, scan):
             found = rows.head(1).collect().to_dicts()
             if found:
@@ -172,7 +182,7 @@ def example_row(manifest: Manifest, folder: Path, condition: str | None = None) 
 
 
 def own_languages(manifest: Manifest, folder: Path) -> list[str]:
-    """The values of the language column, each once; none where there is no such column."""
+    """Return the values of the language column, each once, sorted; none without such a column."""
     files = [folder / file.path for file in manifest.files if file.rows is not None]
     if not files or "language" not in pl.scan_parquet(files, glob=False).collect_schema().names():
         return []
@@ -181,14 +191,14 @@ def own_languages(manifest: Manifest, folder: Path) -> list[str]:
 
 
 def languages_of(manifest: Manifest, folder: Path, store: Store) -> list[str]:
-    """The languages of a revision's text: its language column's, else those of the nearest ancestor that has one."""
+    """Return the languages of a revision's text: its own column's, else those of its first ancestor with one."""
     found = own_languages(manifest, folder)
     for parent in manifest.parents:
         if found:
             return found
         try:
             revision = store.find(parent.repo, parent.revision)
-        except UserError:  # a parent given as a path has no repository's name
+        except UserError:  # a parent given as a path may have a name that no repository has
             continue
         if revision is not None and revision.manifest is not None:
             found = languages_of(revision.manifest, revision.path, store)
@@ -196,7 +206,7 @@ def languages_of(manifest: Manifest, folder: Path, store: Store) -> list[str]:
 
 
 def reproduce_command(manifest: Manifest, page: Page) -> str:
-    """The command that builds this revision again from its pinned parent."""
+    """Return the command that builds this revision again from its pinned parent."""
     parent = next((p for p in manifest.parents if p.stage == page.parent), None)
     pinned = ""
     if parent is not None and manifest.kind == "dataset":
@@ -207,16 +217,16 @@ def reproduce_command(manifest: Manifest, page: Page) -> str:
 
 
 def reproduction_config(manifest: Manifest, page: Page) -> str:
-    """A configuration file that holds every setting that this revision's stage read, as YAML.
+    """Return a configuration file, as YAML, that holds every setting this revision's stage read.
 
-    What the stage does not read comes from a preset of the pipeline, which every installation has.
+    All other settings come from a preset of the pipeline, which every installation has.
     """
     namespace, _, name = manifest.repo.rpartition("/")
     value: dict[str, Any] = {"preset": page.preset, "name": name.removesuffix(f"-{page.suffix}") or name}
     if namespace not in ("", "local"):
         value["namespace"] = namespace
     value["random_seed"] = manifest.random_seed
-    # A batch size of the preset may not fit what was built, so how the work was done is given too.
+    # Execution settings too: the preset's batch sizes may not suit the models of this revision.
     for recorded in (manifest.configuration, manifest.execution):
         for path, settings in portable(recorded).items():
             _put(value, path.split("."), settings)
@@ -226,7 +236,7 @@ def reproduction_config(manifest: Manifest, page: Page) -> str:
 
 
 def _put(value: dict[str, Any], path: Sequence[str], settings: object) -> None:
-    """Put settings at a dotted path, beside those that are there."""
+    """Put settings at a dotted path, beside the settings that are there already."""
     *above, last = path
     for part in above:
         value = value.setdefault(part, {})
@@ -239,5 +249,6 @@ def _put(value: dict[str, Any], path: Sequence[str], settings: object) -> None:
 
 
 def named(model: Model) -> str:
-    """A model as the configuration names it; one that came from a folder has no commit to pin."""
+    """Return a model as a configuration names it; one that came from a folder has no commit to pin."""
+    # A commit or a store's revision has 40 hex digits; the digest of a folder has 64.
     return f"{model.id}@{model.revision}" if len(model.revision) == 40 else model.id

@@ -112,6 +112,7 @@ class Pipeline:
         if stage is None:
             known = ", ".join(stage.name for stage in self.stages)
             raise UserError(f"{manifest.repo}: pipeline {self.name} has no stage {manifest.stage}; stages: {known}")
+        # The parent that the card's command names; models follow from the configuration.
         starts = next((p for p in stage.parents if self.stage(p).kind == "dataset"), None)
         # The card's next step: the first dataset stage whose first parent is this stage.
         below = [s for s in self.stages if s.kind == "dataset" and s.parents[:1] == (stage.name,)]

@@ -153,6 +153,7 @@ class Graph:
                 waiting += sorted(self.needs[node].nodes())
 
     def _needs(self, node: Node) -> Needs:
+        # A revision in hand needs no parents.
         if node in self.given:
             return Needs({}, {})
         existing = self.existing(node)
@@ -234,6 +235,7 @@ class Graph:
             "prompts": stage.prompts(self.config, parents) if stage.prompts else {},
             "parents": {name: parent.digest for name, parent in parents.items()},
             "models": {role: [model.record.id, model.record.revision] for role, model in models.items()},
+            # Where a parent takes the source's place, its digest is in `parents` already.
             "source": stage.source(self.config) if stage.source and "source" not in parents else None,
         }
         return Inputs(parents, models, self._records(found, made), recipe)
@@ -271,6 +273,7 @@ class Graph:
         if settings := self.changed_settings(existing, node):
             version = settings[0].startswith("stage version")
             return settings[0] if version else f"configuration changed: {', '.join(settings)}"
+        # By digest, not by revision: a parent that was rebuilt with equal content has not changed.
         old = {(parent.stage, parent.digest) for parent in manifest.parents}
         moved = [p.stage for p in inputs.records if (p.stage, p.digest) not in old]
         if moved:

@@ -15,25 +15,21 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from builders.core.assemble import add_dataset, add_model
-from builders.core.console import Progress
 from builders.core.models import Loaded, LocalModel, ModelFinder, set_threads
 from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs, Node, model_node, node_of, origin_of
-from builders.core.stage import At, Context, Shard, Stage, Trained
+from builders.core.stage import At, Context, Stage, Trained
+from builders.core.work import build_shards, first_process, train, train_apart
 from builders.executors.processes import process_pool
 from builders.hub.refs import open_revision
 from builders.settings.base import Settings
-from builders.store.columns import check_frame, require_columns
-from builders.store.shards import shard_counts, shard_is_whole, shard_rows, write_shard
+from builders.store.columns import require_columns
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
-
-MAX_SHARDS = 10_000  # the Hub takes no more entries in one folder
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ class StageResult:
         revision: the revision, new or kept.
         built: whether it was built by this run.
         reason: why it was built or kept, in words.
-        seconds: wall-clock time of the build; 0 for a kept revision.
+        seconds: wall-clock time from when all its inputs were there; 0 for a kept revision.
     """
 
     stage: str
@@ -214,6 +210,7 @@ def _given(
     require_columns(schema, needed, f"--from {start}")
     if revision.scan().select(pl.len()).collect().item() == 0:
         raise UserError(f"--from {start} is empty; at least one row is needed")
+    # It takes part in this round, whichever round its manifest names.
     return {node_of(pipeline, origin.name, round_): revision}
 
 
@@ -267,7 +264,7 @@ class _Runner:
                 # 2. Hand trainings to worker processes; the pool is made on first need, since its start takes seconds.
                 for job in self._apart(waiting, running):
                     pool = pool or stack.enter_context(process_pool(self.graph.config.workers))
-                    running[pool.submit(_train_apart, *self._training(job))] = job
+                    running[pool.submit(train_apart, *self._training(job))] = job
                 # 3. Build one job in this process; with none to build, wait until a worker has finished one.
                 if (here := self._next_here(waiting, running)) is not None:
                     waiting.remove(here)
@@ -326,6 +323,7 @@ class _Runner:
 
     def _next_here(self, waiting: list[_Job], running: dict[Future[Trained], _Job]) -> _Job | None:
         """Return this process's next job: a dataset, else a training if none is running; None to wait."""
+        # Datasets are built here alone; a training that waits may still get a worker process.
         datasets = [job for job in waiting if self._stage(job).kind == "dataset"]
         return next(iter(datasets or ([] if running else waiting)), None)
 
@@ -351,12 +349,12 @@ class _Runner:
         stage = self._stage(job)
         if stage.kind == "model":
             self.loaded.keep(())  # training needs the memory
-            self._finish_model(job, _train(*self._training(job)))
+            self._finish_model(job, train(*self._training(job)))
             return
         # Models of earlier stages make room for this stage's.
         self.loaded.keep(job.inputs.models.values())
         context = self._context(job)
-        paths = _build_shards(stage, context)
+        paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)
         self._done(job, revision, context.work)
 
@@ -375,76 +373,3 @@ class _Runner:
         self.made[job.node] = revision
         seconds = time.monotonic() - job.began
         self.results.append(StageResult(job.node.stage, job.node.round, revision, True, job.reason, seconds))
-
-
-def first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _train(stage: Stage, context: Context[Settings], output: Path) -> Trained:
-    """Run a model stage's training, which writes the model into the folder `output`."""
-    if stage.train is None:
-        raise TypeError(f"stage {stage.name} is a model stage without a training")
-    if first_process():
-        shutil.rmtree(output, ignore_errors=True)  # what a killed run left; checkpoints lie elsewhere
-    return stage.train(context, output)
-
-
-def _train_apart(stage: Stage, context: Context[Settings], output: Path) -> Trained:
-    """Run `_train` in a worker process, which has torch's default number of threads at first."""
-    set_threads(context.config.threads)
-    return _train(stage, context, output)
-
-
-def _build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
-    """Build the shards of a dataset that are missing or damaged, and return the paths of all, in order."""
-    if stage.plan is None:
-        raise TypeError(f"stage {stage.name} is a dataset stage without a plan")
-    shards = stage.plan(context)
-    if not 1 <= len(shards) < MAX_SHARDS:
-        raise UserError(
-            f"stage {stage.name}: {len(shards)} shards; between 1 and {MAX_SHARDS - 1} are possible: "
-            "raise the settings named shard_rows or shard_queries, which set their size; or look at its parent"
-        )
-    with Progress(stage.name, len(shards)) as progress:
-        for shard in shards:
-            path = shard_path(context.work, shard)
-            if not shard_is_whole(path):
-                _forget_following(stage, context.work, shard)
-                build_shard(stage, context, shard)
-            progress.advance(shard_rows(path), shard_counts(path).get("tokens", 0))
-    return [shard_path(context.work, shard) for shard in shards]
-
-
-def shard_path(work: Path, shard: Shard) -> Path:
-    """Return the path of a finished shard in the working folder."""
-    return work / f"shard-{shard.index:05d}.parquet"
-
-
-def _forget_following(stage: Stage, work: Path, shard: Shard) -> None:
-    """In a sequential stage, delete a shard that is built again and all later ones, made from it."""
-    if not stage.sequential:
-        return
-    for path in work.glob("shard-*.parquet"):
-        # The numbers are zero-padded: names compare as indices do.
-        if path.name >= shard_path(work, shard).name:
-            path.unlink()
-
-
-def build_shard(stage: Stage, context: Context[Any], shard: Shard) -> Path:
-    """Build one shard and write its file: the unit of work that any executor can run.
-
-    The arguments can be pickled; models are loaded in the process that does the work.
-
-    Raises:
-        UserError: for a null, NaN or infinite value where the stage's columns allow none.
-        TypeError: for a stage without `build`, or rows whose columns are not the stage's.
-    """
-    if stage.build is None:
-        raise TypeError(f"stage {stage.name} is a dataset stage without a build")
-    result = stage.build(context, shard)
-    check_frame(result.frame, stage.columns, f"stage {stage.name}, shard {shard.index}")
-    path = shard_path(context.work, shard)
-    write_shard(result.frame, stage.columns, path, result.counts)
-    return path

@@ -105,6 +105,7 @@ class Context(Generic[ConfigT]):
         """Return the engine of a role with its model loaded, from the cache where it was loaded before."""
         settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
         model = self.models[role]
+        # The settings are part of the key: two roles may run one model in different ways.
         return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model))
 
     def finished_shards(self) -> list[Path]:

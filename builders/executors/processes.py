@@ -1,4 +1,4 @@
-"""Work in processes of its own, which end with the process that started them, however that ends."""
+"""Worker processes that end with the process that started them, even if that is killed."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of fresh processes; a task is a function and plain values, as pickle takes them."""
+    """Return a pool of fresh processes; a task is a function and values that pickle takes."""
     # spawn: a forked child of a process that has used torch's threads may hang.
     return ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)
@@ -19,9 +19,15 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def end_with_parent(parent: int) -> None:
-    """Ask the system to end this process when its parent ends, even by SIGKILL (Linux; elsewhere nothing happens)."""
+    """Ask the system to end this process when its parent ends, even by SIGKILL.
+
+    This is a feature of Linux; elsewhere nothing happens.
+
+    Args:
+        parent: process id of the parent.
+    """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the request was made
+    if os.getppid() != parent:  # the parent ended before prctl was called
         os._exit(1)

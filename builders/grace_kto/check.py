@@ -70,6 +70,7 @@ def _pieces(files: list[Path]) -> Iterator[pl.LazyFrame]:
     if sum(s.select(distinct).collect().item() for s in scans) == everything.select(distinct).collect().item():
         yield from scans
         return
+    # Some group is spread over files: take whole groups by their queries.
     ids = everything.select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"]
     for start in range(0, len(ids), RUN_QUERIES):
         yield everything.filter(pl.col("query_id").is_in(ids[start : start + RUN_QUERIES].implode()))

@@ -81,6 +81,7 @@ def load_relevance(model: LocalModel, settings: ScoreSettings) -> "Relevance":
     return Relevance(
         model.path,
         device=device,
+        # FlagEmbedding knows float16 and float32 only; any other dtype means float32.
         fp16=pick_dtype(settings.dtype, device) == "float16",
         max_length=settings.max_length,
         batch_size=settings.texts_per_batch,

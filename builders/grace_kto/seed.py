@@ -90,6 +90,7 @@ def source_identity(config: GraceKTOSettings) -> str:
     path = source_path(config.seed.source)
     if path is not None:
         return file_sha256(path)
+    # Imported here: the Hub's client is needed for a source on the Hub alone.
     from builders.hub.pull import resolve_commit
 
     repo, _, revision = config.seed.source.partition("@")

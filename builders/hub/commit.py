@@ -1,7 +1,7 @@
-"""One revision onto the Hub: a single commit on a head that was read, verified file by file, then a tag for good.
+"""Publishing one revision on the Hub: a commit on a head that was read, verified file by file, then a lasting tag.
 
 A commit is never blindly repeated. Each attempt reads the head first and looks for the revision there and among the
-commits below it, so a commit that landed although its answer was lost, or that somebody else built upon meanwhile, is
+commits below it. So a commit that landed although its answer was lost, or that somebody else built upon meanwhile, is
 found and not made twice. The tag comes last: whatever stands under a tag has been compared with the local files.
 """
 
@@ -180,14 +180,16 @@ def _commit(release: Release) -> tuple[str, bool]:
 
     def attempt() -> str:
         nonlocal sent
+        # 1. The commit may be there already, such as one whose answer was lost.
         head = read_head(release.repo, release.kind).commit
         listing = read_listing(release.repo, head, release.kind)
         if (found := _find(release, head, listing)) is not None:
             return found
-        # From here on a commit may have been made, even if its answer is lost.
+        # 2. Commit on that head. From here on a commit may exist, even if its answer is lost.
         sent = True
         with _mended(release, LOST_RACE, EXISTS):
             _send(release, head, listing)
+        # 3. Only what reads back with the right hashes counts.
         head = read_head(release.repo, release.kind).commit
         if (found := _find(release, head, read_listing(release.repo, head, release.kind))) is not None:
             return found
@@ -260,6 +262,7 @@ def _tag(release: Release, commit: str) -> str:
     def attempt() -> str:
         if (found := find_release(release)) is not None:
             return found
+        # Another process may set the tag at the same time: whatever tag stands is read back and compared.
         with _mended(release, EXISTS):
             client().create_tag(
                 release.repo,

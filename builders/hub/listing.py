@@ -37,6 +37,7 @@ class RemoteFile:
             content: a local file, or bytes.
             sha256: SHA-256 of the content where it is known already, which saves reading the file.
         """
+        # A small file lies in git itself and has no SHA-256; the size is compared first, since it costs nothing.
         if self.sha256 is None:
             data = content if isinstance(content, bytes) else None
             size = len(data) if data is not None else Path(str(content)).stat().st_size

@@ -143,6 +143,7 @@ class _Publisher:
 
         The ancestors are walked with a list, since many rounds are deeper than Python's stack.
         """
+        # A stack: the revision that is worked on comes from its end.
         waiting = [revision]
         opened: set[str] = set()
         while waiting:
@@ -174,6 +175,7 @@ class _Publisher:
         for parent in manifest.parents:
             if (found := self._local_parent(parent)) is None:
                 _require_on_hub(parent, str(revision))
+            # A model that fills two roles is listed once.
             elif found not in local:
                 local.append(found)
         if self.parents:
@@ -264,7 +266,9 @@ class _Publisher:
         return parent.model_copy(update={"repo": there.repo, "revision": there.revision})
 
     def _local_base(self, manifest: Manifest) -> Revision | None:
-        """Return the model that a model was trained from, where it was built here; an adapter is of no use without it.
+        """Return the model that a model was trained from, where it was built here.
+
+        An adapter is of no use without it.
         """
         base = manifest.models.get("base") if manifest.kind == "model" else None
         if base is None or not _has_repo(base):
@@ -280,6 +284,7 @@ class _Publisher:
         if known is None:
             return model
         try:
+            # The note is a hint: the repository may have been deleted since.
             read_listing(known.repo, known.revision, "model")
         except NotOnHub:
             return model
@@ -297,6 +302,7 @@ class _Publisher:
 
     def _remember(self, revision: Revision, there: Publication) -> None:
         """Note where a revision of the store was published, by endpoint."""
+        # What came from the Hub or lies at a path needs no note.
         if not revision.made_here or self.store.find(revision.repo, revision.revision, there.kind) is None:
             return
         path = self._note(revision.repo, revision.revision, there.kind)

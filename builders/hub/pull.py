@@ -59,6 +59,7 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> s
     """
     if revision is None:
         tags = read_tags(repo, kind)
+        # By number, not by text: round-1000 comes after round-999.
         rounds = {int(found[1]): name for name in tags if (found := ROUND_TAG.fullmatch(name))}
         return tags[rounds[max(rounds)]] if rounds else read_head(repo, kind).commit
     if not valid_revision(revision):
@@ -127,6 +128,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     new = [path for path in wanted if not (cached / path).exists()]
 
     def request() -> Path:
+        # RuntimeError counts as transient: an incomplete download is resumed.
         found = client().snapshot_download(repo, revision=commit, allow_patterns=list(MODEL_PATTERNS))
         for path, file in wanted.items():
             if not (Path(found) / path).is_file() or (Path(found) / path).stat().st_size != file.size:
@@ -151,17 +153,19 @@ def _is_model_file(path: str) -> bool:
 
 
 def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
-    """Bring a revision of the Hub into the store: resolved once, downloaded, checked, then there by one rename.
+    """Bring a revision of the Hub into the store: resolve it once, download, check, move into place by one rename.
 
-    A commit that the store holds whole is used without network. A pull that was killed goes on where it stopped. Tags
+    A commit that the store holds whole is used without downloading. An interrupted pull goes on where it stopped. Tags
     become refs of the store; branches do not, since they move.
 
     Raises:
-        UserError: for what is missing or may not be read, and for a file that differs from the manifest (which one).
+        UserError: for a revision that is missing or may not be read, and naming the first file that differs from the
+            manifest.
     """
     commit = resolve_commit(ref.repo, ref.revision, kind)
     log.info(f"{ref.repo} at {commit}")
     with _pulling(store, ref.repo, commit, kind) as work:
+        # Looked up under the lock: another process may have brought it meanwhile.
         held = _held(store, ref.repo, commit, kind)
         revision = held or _download(store, ref.repo, commit, kind, work)
     if ref.revision is not None and ROUND_TAG.fullmatch(ref.revision):
@@ -210,6 +214,7 @@ def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
 def _keep_tag(store: Store, revision: Revision, tag: str, kind: Kind) -> None:
     """Point the store's tag at a pulled revision, unless the tag stands for one that was built here."""
     existing = store.find(revision.repo, tag, kind)
+    # What was built here must not lose its tag to what was pulled.
     if existing is None or not existing.made_here:
         store.set_refs(revision.repo, kind, revision.revision, [tag])
 
@@ -232,6 +237,7 @@ def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> R
     for path in listing:
         _require_inside(path, what)
     try:
+        # The manifest first: it says which files make up the revision.
         manifest = _fetch_manifest(listing, repo, commit, kind, work)
         names = _wanted(listing, manifest, kind, what)
         with ThreadPoolExecutor(DOWNLOADS) as pool:
@@ -243,6 +249,7 @@ def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> R
     except CLIENT_ERRORS as error:  # such as a full disk
         shutil.rmtree(work, ignore_errors=True)
         raise as_user_error(what, error) from None
+    # Records that hf_hub_download keeps for resuming.
     shutil.rmtree(work / ".cache", ignore_errors=True)
     snapshot = store.repo_path(repo, kind) / "snapshots" / commit
     snapshot.parent.mkdir(parents=True, exist_ok=True)

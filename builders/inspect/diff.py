@@ -1,12 +1,12 @@
 """`grace diff`: what two datasets have in common and how their distributions differ.
 
-Datasets of different stages are compared in what they share. One column is in memory at a time, or the few that a
-correlation needs.
+Datasets of different stages are compared in the columns they share. One column is in memory at a time, or the few that
+a correlation needs.
 
 - Standardised difference of a metric: (mean_b − mean_a) / s, where s² = (n_a·var_a + n_b·var_b) / (n_a + n_b) pools the
-  population variances; 0 where the means are equal, null where s is 0 and they are not.
-- Effective sample size of the weights W: (Σ|W|)² / Σ W², between 1 and the number of rows (Kish).
-- Length and weight: Pearson and Spearman correlation over the scored rows; null where one of them is constant.
+  population variances; 0 where the means are equal, null where s is 0 and the means differ.
+- Effective sample size of the weights W (Kish, 1965): (Σ|W|)² / Σ W², between 1 and the number of rows.
+- Length and weight: Pearson and Spearman correlation over the scored rows; null where one of the two is constant.
 - Length and reward: Spearman correlation within a query's scored responses, averaged over the queries in which both
   vary. From |rho| = 0.7 on, length alone explains the reward: half of the variance of its ranks.
 """
@@ -20,7 +20,7 @@ import polars as pl
 from builders.store.store import Revision
 from scorers.errors import UserError
 
-LENGTH_EXPLAINS = 0.7
+LENGTH_EXPLAINS = 0.7  # |rho| from which on length counts as explaining the reward: 0.7² ≈ 1/2
 STATISTICS = ("mean", "std", "q10", "q50", "q90", "null")
 
 
@@ -28,16 +28,18 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
     """Compare two datasets.
 
     Args:
-        compared: numeric columns to compare where both have them, see `Pipeline.summaries`.
+        a: the first dataset.
+        b: the second dataset; differences are b minus a.
+        compared: numeric columns to compare where both datasets have them, see `Pipeline.summaries`.
 
     Returns:
-        `a`, `b`: repo, revision, digest, rows, queries, and null where the dataset has no such column: `labels`
-        (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson, spearman),
+        `a`, `b`: repo, revision, digest, rows, queries, and, null where the dataset lacks the columns, `labels`
+        (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson, spearman) and
         `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both have, `a` and
         `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `warnings`: sentences.
 
     Raises:
-        UserError: where the two share nothing that can be compared, or cannot be read.
+        UserError: where the two datasets share nothing that can be compared, or cannot be read.
     """
     try:
         sides = [_Side(revision, compared) for revision in (a, b)]
@@ -73,20 +75,21 @@ class _Side:
             for name in (*compared, "length", "reward", "weight")
             if name in self.schema and self.schema[name].is_numeric()
         }
-        # NaN and infinity, which only other people's data can hold, count as null.
+        # NaN and infinity, which only foreign data can hold, count as null.
         number = (pl.col(name).cast(pl.Float64) for name in sorted(self.numeric))
         self.scan = scan.with_columns(pl.when(value.is_finite()).then(value) for value in number)
         self.has_queries = "query_id" in self.schema
 
     def column(self, name: str) -> pl.Series:
-        """One numeric column."""
+        """Return one numeric column as float64."""
         return self.scan.select(name).collect()[name]
 
     def query_ids(self) -> pl.LazyFrame:
+        """Return the distinct queries."""
         return self.scan.select(pl.col("query_id").cast(pl.String)).unique()
 
     def describe(self) -> dict[str, Any]:
-        """What is said of one dataset alone."""
+        """Return the numbers that need one dataset alone."""
         weights = self.column("weight") if "weight" in self.numeric else None
         return {
             "repo": self.revision.repo,
@@ -101,6 +104,7 @@ class _Side:
         }
 
     def _labels(self) -> dict[str, float] | None:
+        """Return the numbers of positive and negative rows and the share of the positive; None without labels."""
         if self.schema.get("label") != pl.Boolean:
             return None
         positive, negative = (
@@ -110,8 +114,10 @@ class _Side:
         return {"positive": positive, "negative": negative, "share": share}
 
     def _length_and_weight(self) -> dict[str, float | None] | None:
+        """Return the correlations of length and weight over the scored rows; None without these columns."""
         if not {"length", "weight"} <= self.numeric:
             return None
+        # Unscored rows have a weight too, −1 by rule, which says nothing about length.
         scored = ["length", "weight", *(["reward"] if "reward" in self.numeric else [])]
         pair = self.scan.filter(pl.all_horizontal(pl.col(c).is_not_null() for c in scored)).select("length", "weight")
         rows = pair.collect()
@@ -122,6 +128,7 @@ class _Side:
         }
 
     def _length_and_reward(self) -> dict[str, float | None] | None:
+        """Return the mean correlation of length and reward within a query; None without these columns."""
         if not (self.has_queries and {"length", "reward"} <= self.numeric):
             return None
         rows = self.scan.select("query_id", "length", "reward").drop_nulls().collect()
@@ -130,7 +137,7 @@ class _Side:
 
 
 def effective_sample_size(weights: pl.Series) -> float:
-    """(Σ|W|)² / Σ W²; 0 where every weight is 0.
+    """Return (Σ|W|)² / Σ W² (Kish, 1965); 0 where every weight is 0.
 
     >>> effective_sample_size(pl.Series([1.0, -1.0, 2.0]))
     2.6666666666666665
@@ -141,33 +148,52 @@ def effective_sample_size(weights: pl.Series) -> float:
 
 
 def correlation(x: pl.Series, y: pl.Series) -> float | None:
-    """Pearson correlation of two columns without nulls; None where one is constant or there are fewer than two rows."""
+    """Return the Pearson correlation of two columns without nulls, in [−1, 1].
+
+    None where one column is constant or there are fewer than two rows.
+    """
     a, b = (values.cast(pl.Float64).to_numpy() for values in (x, y))
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     a, b = a - a.mean(), b - b.mean()
+    # Clipped, since rounding can lead slightly beyond ±1.
     return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
 
 
 def spearman_within(rows: pl.DataFrame, x: str, y: str) -> tuple[int, float | None]:
-    """Number of queries in which both columns vary, and the mean over them of the Spearman correlation within each."""
+    """Average the Spearman correlation within each query.
+
+    Args:
+        rows: `query_id` and the two columns, without nulls.
+        x: name of the first column.
+        y: name of the second column.
+
+    Returns:
+        The number of queries in which both columns vary, and the mean correlation over these; None where there are
+        none.
+    """
+    # Spearman's correlation is Pearson's of the ranks; ties get the mean rank.
     ranks = rows.select("query_id", pl.col(x).rank().over("query_id"), pl.col(y).rank().over("query_id"))
+    # A query in which all lengths or all rewards are equal has no correlation.
     varying = ranks.filter(((pl.col(c).max() > pl.col(c).min()).over("query_id")) for c in (x, y))
     each = varying.group_by("query_id").agg(pl.corr(x, y).alias("rho"))["rho"]
     return len(each), float(each.mean()) if len(each) else None  # type: ignore[arg-type]
 
 
 def _common_queries(a: _Side, b: _Side) -> int:
+    """Return the number of queries that both datasets have."""
     joined = a.query_ids().join(b.query_ids(), on="query_id", how="semi")
     return int(joined.select(pl.len()).collect().item())
 
 
 def _compare(a: pl.Series, b: pl.Series) -> dict[str, Any]:
+    """Return both summaries of a metric and their standardised difference."""
     first, second = _summary(a), _summary(b)
     return {"a": first, "b": second, "standardised_difference": standardised_difference(a, b)}
 
 
 def _summary(values: pl.Series) -> dict[str, float | None]:
+    """Return mean, population std, quantiles and nulls of a column; statistics are null without values."""
     present = values.drop_nulls()
     if present.is_empty():
         return dict.fromkeys(STATISTICS[:-1]) | {"null": values.null_count()}
@@ -178,7 +204,10 @@ def _summary(values: pl.Series) -> dict[str, float | None]:
 
 
 def standardised_difference(a: pl.Series, b: pl.Series) -> float | None:
-    """(mean_b − mean_a) over the pooled population standard deviation; see the module. None where either is empty."""
+    """Return (mean_b − mean_a) over the pooled population standard deviation; see the module for the formula.
+
+    None where one column is empty, or where both are constant and differ.
+    """
     first, second = (values.drop_nulls().to_numpy() for values in (a, b))
     if not len(first) or not len(second):
         return None
@@ -190,6 +219,7 @@ def standardised_difference(a: pl.Series, b: pl.Series) -> float | None:
 
 
 def _warn(side: _Side, values: dict[str, Any]) -> list[str]:
+    """Return a warning where length alone explains the reward."""
     found = values["length_and_reward"]
     rho = found["spearman"] if found else None
     if rho is None or abs(rho) < LENGTH_EXPLAINS:

@@ -1,8 +1,9 @@
 """`grace lineage`: the chain seed → queries → groups → scores → weights → policy → next round, read from the manifests.
 
 From one revision the walk follows each manifest's parents and models, in the local store and then on the Hub, where
-only `manifest.json` is fetched, always at a commit. The manifests are other people's: each revision is looked up once,
-so a circle ends, their number is bounded, and a parent whose digest is not the recorded one is marked.
+only `manifest.json` is fetched, always at a commit. The manifests may be other people's and are not trusted: each
+revision is looked up once, so a circle ends; their number is bounded; and a parent whose digest is not the recorded one
+is marked.
 """
 
 import json
@@ -22,6 +23,7 @@ from scorers.errors import UserError
 
 MAX_NODES = 2000  # revisions followed at most
 
+# States of a node.
 FOUND = "found"
 EXTERNAL = "external"  # not made by this project: it has no manifest
 NOT_FOUND = "not found"
@@ -39,9 +41,18 @@ class HubUnreachable(UserError):
 class Node:
     """One revision of the chain.
 
-    `id` is kind, repository and revision in one text. `parents` and `models` map a role (the parent's stage; policy,
-    base, …) to the id of another node. stage, round, digest and rows are None where no manifest was found; rows are
-    those of a dataset, or those a model was trained on.
+    Attributes:
+        id: kind, repository and revision in one text.
+        state: one of the states above.
+        kind: `dataset` or `model`.
+        repo: its repository.
+        revision: its commit on the Hub, or its name in the store.
+        stage: the stage that made it; None, as the next three, where no manifest was found.
+        round: its round.
+        digest: its content digest.
+        rows: rows of a dataset, or those that a model was trained on.
+        parents: ids of other nodes by stage.
+        models: ids of other nodes by role, such as policy and base.
     """
 
     id: str
@@ -59,7 +70,7 @@ class Node:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A revision that a manifest names, with the digest it records."""
+    """A revision that a manifest names, with the digest that it records; None for a model that is no parent."""
 
     kind: Kind
     repo: str
@@ -72,7 +83,14 @@ class _Wanted:
 
 
 def lineage(text: str, store: Store) -> list[Node]:
-    """A REF and everything it was made from, the REF first; a revision that several others share is there once.
+    """Return the revision of a REF and everything it was made from, the REF's first.
+
+    Args:
+        text: the REF.
+        store: the local store, which is asked before the Hub.
+
+    Returns:
+        One node per revision, however many others were made from it.
 
     Raises:
         UserError: where the REF itself is not found or has no manifest.
@@ -84,19 +102,22 @@ def lineage(text: str, store: Store) -> list[Node]:
     while waiting:
         wanted = waiting.pop()
         if (seen := nodes.get(wanted.id)) is not None:
+            # Looked up before; but this child may record another digest than the one found.
             if _differs(seen.digest, wanted):
                 nodes[seen.id] = replace(seen, state=ALTERED)
             continue
         state, found = (FOUND, manifest) if wanted is root else (NOT_FOLLOWED, None)
+        # The root's manifest is at hand; beyond the limit a revision is named and not looked up.
         if found is None and len(nodes) < MAX_NODES:
             state, found = finder.find(wanted)
         nodes[wanted.id], following = _node(wanted, state, found)
+        # Taken from the end: reversed, the parents come in the manifest's order.
         waiting += reversed(following)
     return list(nodes.values())
 
 
 def _node(wanted: _Wanted, state: str, manifest: Manifest | None) -> tuple[Node, list[_Wanted]]:
-    """A node, and the revisions it was made from: the parents, then the models."""
+    """Return the node of a revision, and the revisions it was made from: the parents, then the models."""
     bare = Node(wanted.id, state, wanted.kind, wanted.repo, wanted.revision)
     if manifest is None:
         return bare, []
@@ -119,43 +140,46 @@ def _node(wanted: _Wanted, state: str, manifest: Manifest | None) -> tuple[Node,
 
 
 def _role(parent: Parent, manifest: Manifest) -> str:
-    """What a parent is called: its stage, with its round where several parents are of that stage."""
+    """Return the name of a parent: its stage, with its round where several parents are of that stage."""
     several = sum(other.stage == parent.stage for other in manifest.parents) > 1
     return f"{parent.stage} {round_tag(parent.round)}" if several and parent.round is not None else parent.stage
 
 
 def _differs(digest: str | None, wanted: _Wanted) -> bool:
+    """Whether a digest that was found is another than the one on record."""
     return digest is not None and wanted.digest is not None and digest != wanted.digest
 
 
 class _Finder:
-    """Looks a revision up in the store, then on the Hub, which is left alone once it did not answer."""
+    """Looks revisions up in the store and then on the Hub, which is asked no more once it has not answered."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.online = True
 
     def find(self, wanted: _Wanted) -> tuple[str, Manifest | None]:
-        """State and manifest of a revision that a manifest names; the names are untrusted."""
+        """Return state and manifest of a revision that a manifest names; the names are untrusted."""
         made_here = wanted.kind == "dataset" or wanted.repo.startswith("local/")
         try:
             stored = self.store.find(wanted.repo, wanted.revision, wanted.kind) if is_commit(wanted.revision) else None
             if stored is not None:
                 return (FOUND, stored.manifest) if stored.manifest else (EXTERNAL, None)
         except UserError:
-            # The name of a folder, which no repository has, or a manifest in the store that cannot be read.
+            # Either the name is no repository's (a model from a folder), or the store's manifest cannot be read.
             return UNREADABLE if self._holds(wanted) else NOT_FOUND if made_here else EXTERNAL, None
         if not is_public(wanted.repo, wanted.revision, "", published=True):
             return NOT_FOUND if made_here else EXTERNAL, None
         return self._on_hub(wanted)
 
     def _holds(self, wanted: _Wanted) -> bool:
+        """Whether the store has a folder for the revision."""
         try:
             return (self.store.repo_path(wanted.repo, wanted.kind) / "snapshots" / wanted.revision).is_dir()
         except UserError:
             return False
 
     def _on_hub(self, wanted: _Wanted) -> tuple[str, Manifest | None]:
+        """Return state and manifest of a revision on the Hub."""
         if not self.online:
             return UNREACHABLE, None
         try:
@@ -171,18 +195,18 @@ class _Finder:
 
 
 def fetch_manifest(repo: str, revision: str, kind: Kind) -> Manifest | None:
-    """The manifest of a revision on the Hub, without its data; None where the repository holds none of this project.
+    """Fetch the manifest of a revision on the Hub, without its data; None where it has none of this project.
 
     Raises:
-        NotOnHub: where repository or revision is not there, or not for this token.
+        NotOnHub: where repository or revision is missing, or hidden from this token.
         HubUnreachable: where the Hub gives no usable answer.
-        UserError: where the file is no sound manifest.
+        UserError: where the file is not a valid manifest.
     """
 
     def request() -> str | None:
         try:
             return client().hf_hub_download(repo, FILE_NAME, repo_type=kind, revision=revision)
-        except LocalEntryNotFoundError as error:  # no answer, or offline, where trying again is no use
+        except LocalEntryNotFoundError as error:  # no answer; offline, `call` need not try again
             raise OfflineModeIsEnabled(str(error)) if constants.HF_HUB_OFFLINE else error from None
         except EntryNotFoundError:
             return None
@@ -199,7 +223,7 @@ def fetch_manifest(repo: str, revision: str, kind: Kind) -> Manifest | None:
 
 
 def _is_manifest(path: Path) -> bool:
-    """Whether a manifest.json means to be one of this project's; other software writes files of that name too."""
+    """Whether a manifest.json is meant as one of this project's; other software has files of that name too."""
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -208,7 +232,11 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
-    """The revision a REF names, with its manifest."""
+    """Return the revision that a REF names, with its manifest.
+
+    Raises:
+        UserError: where it is not found or has no manifest.
+    """
     ref = parse_ref(text)
     found = open_here(text, store)
     if found is None:
@@ -219,7 +247,11 @@ def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
 
 
 def _root_on_hub(ref: Ref) -> tuple[_Wanted, Manifest]:
-    """A REF that the store does not hold: a dataset or a model on the Hub, at the commit it stands for now."""
+    """Return the revision of a REF that the store does not hold: of a dataset or a model on the Hub, at its commit.
+
+    Raises:
+        UserError: where it is not found or has no manifest.
+    """
     missing: list[NotOnHub] = []
     for kind in KINDS:
         try:

@@ -1,4 +1,4 @@
-"""`grace status`: what the store holds of a configuration, and what is still missing."""
+"""`grace status`: which revisions of a configuration the store holds, and which are still missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,17 @@ from builders.store.store import Store
 
 @dataclass(frozen=True)
 class Status:
-    """One revision that the rounds of a configuration have made or will make; the rest is null where it is missing."""
+    """One revision that the rounds of a configuration have made or will make.
+
+    Attributes:
+        round: its round; 0 where all rounds share it.
+        stage: its stage.
+        kind: `dataset` or `model`.
+        state: `built` or `missing`.
+        rows: rows written; null, as the next two, where it is missing.
+        revision: `repo@revision`.
+        digest: its content digest.
+    """
 
     round: int
     stage: str
@@ -23,9 +33,10 @@ class Status:
 
 
 def status(pipeline: Pipeline, config: Settings) -> list[Status]:
-    """One row for each stage and round that the last round stands on, in the order in which they are built."""
+    """Return one row per stage and round that the last round depends on, in the order of the work."""
     store = Store(Path(config.store))
     targets = [node_of(pipeline, pipeline.last, round_) for round_ in range(1, pipeline.rounds(config) + 1)]
+    # The graph alone, nothing is resolved: status tells what exists, not whether it is fresh.
     graph = Graph(pipeline, config, store, targets, {})
     order = {stage.name: place for place, stage in enumerate(pipeline.stages)}
     rows = []

@@ -1,7 +1,7 @@
-"""`grace verify`: whether a revision is what its manifest says, and its numbers what its stage computes.
+"""`grace verify`: whether a revision is what its manifest says, and its numbers are what its stage computes.
 
-Every file's SHA-256, size and rows, the content digest, the columns of the stage's contract, and what the stage itself
-recomputes. Nothing is trusted: paths that leave the revision are not followed.
+Compared are every file's SHA-256, size and rows, the content digest, the columns of the stage's contract, and what the
+stage itself recomputes. The manifest is not trusted: paths that lead out of the revision are not followed.
 """
 
 import hashlib
@@ -22,9 +22,16 @@ from scorers.errors import UserError
 
 
 def verify(revision: Revision, pipelines: Sequence[Pipeline]) -> list[Finding]:
-    """Everything in which a revision differs from its manifest, its contract or the method; empty where all is well.
+    """List everything in which a revision differs from its manifest, its contract or the method.
 
-    Of a model the files, the card and what its stage recomputes are looked at.
+    Of a model the files, the card and what its stage recomputes are compared.
+
+    Args:
+        revision: the revision on disk.
+        pipelines: the pipelines whose stages are known.
+
+    Returns:
+        The differences; empty where there are none.
 
     Raises:
         UserError: where there is no manifest to compare with.
@@ -40,7 +47,7 @@ def verify(revision: Revision, pipelines: Sequence[Pipeline]) -> list[Finding]:
 
 
 def _check_name(revision: Revision) -> list[Finding]:
-    """A revision that was never published is named by its manifest's SHA-1; a published one by the Hub's commit."""
+    """Check the name of a revision that was never published: it is the SHA-1 of its manifest."""
     path = revision.path / FILE_NAME
     if revision.repo.partition("/")[0] != "local" or revision.path.name != revision.revision or not path.is_file():
         return []
@@ -49,7 +56,7 @@ def _check_name(revision: Revision) -> list[Finding]:
 
 
 def _check_stage(manifest: Manifest, root: Path, pipelines: Sequence[Pipeline]) -> list[Finding]:
-    """Row counts, the contract of the stage, and what the stage recomputes."""
+    """Check row counts, the contract of the stage, and what the stage recomputes."""
     pipeline = pipeline_named(manifest.pipeline, pipelines)
     if pipeline is None:
         known = ", ".join(p.name for p in pipelines)
@@ -65,17 +72,19 @@ def _check_stage(manifest: Manifest, root: Path, pipelines: Sequence[Pipeline]) 
     if stage.kind == "dataset":
         findings, files = _check_rows(manifest, root, stage.columns)
     if stage.check is not None:
+        # Rows that are incomplete or do not fit cannot be recomputed; the check is told.
         findings += stage.check(manifest, files, not findings)
     return findings
 
 
 def _check_rows(manifest: Manifest, root: Path, columns: Sequence[Column]) -> tuple[list[Finding], dict[str, Path]]:
-    """Row counts and contract of a dataset's files, and the files that can be read."""
+    """Check row counts and contract of a dataset's files; return the findings and the readable files by path."""
     findings: list[Finding] = []
     files: dict[str, Path] = {}
     total = 0
     for file in manifest.files:
         path = inside(root, file.path)
+        # Missing files and untrusted paths were reported by `file_findings`.
         if path is None or not path.is_file() or path.suffix != ".parquet":
             continue
         rows = _readable_rows(path)
@@ -96,8 +105,9 @@ def _check_rows(manifest: Manifest, root: Path, columns: Sequence[Column]) -> tu
 
 
 def _readable_rows(path: Path) -> int | str:
-    """Rows of a file that decodes completely; else why it does not."""
+    """Return the rows of a file that decodes completely; else why it does not."""
     try:
+        # Every row group is decoded: a footer can be sound where the pages are not.
         file = pq.ParquetFile(path, page_checksum_verification=True)
         for group in range(file.num_row_groups):
             file.read_row_group(group)
@@ -108,7 +118,7 @@ def _readable_rows(path: Path) -> int | str:
 
 
 def _check_columns(name: str, path: Path, columns: Iterable[Column]) -> Iterator[Finding]:
-    """Columns and types of one file against the contract; nulls and non-finite numbers where none may be."""
+    """Yield differences of one file from the contract: columns, types, nulls and non-finite numbers."""
     scan = pl.scan_parquet(path, glob=False)
     found = scan.collect_schema()
     contract = {column.name: column for column in columns}
@@ -119,6 +129,7 @@ def _check_columns(name: str, path: Path, columns: Iterable[Column]) -> Iterator
         if found.get(column) != rule.dtype:
             yield Finding(name, f"column {column}", str(rule.dtype), str(found.get(column, "missing")))
             continue
+        # A null where none may be; in float columns also NaN and infinity.
         bad = pl.lit(False) if rule.nullable else pl.col(column).is_null()
         if rule.dtype.is_float():
             bad = bad | ~pl.col(column).is_finite().fill_null(True)

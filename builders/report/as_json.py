@@ -1,4 +1,7 @@
-"""What commands print for machines: with `--json` the last line on stdout is one JSON object."""
+"""What commands print for machines: with `--json` the last line on stdout is one JSON object.
+
+The keys are public: scripts read them. A key may be added, but not renamed or removed.
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,12 +16,12 @@ from builders.store.store import Revision
 
 
 def print_json(value: object) -> None:
-    """One JSON object on one line of stdout."""
+    """Print one JSON object on one line of stdout."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def built(result: StageResult, published: dict[str, str] | None) -> dict[str, Any]:
-    """The public form of one built revision."""
+    """Return the public form of one built revision; `pushed` is null where it was not published."""
     manifest = result.revision.manifest
     return {
         "stage": result.stage,
@@ -32,33 +35,33 @@ def built(result: StageResult, published: dict[str, str] | None) -> dict[str, An
 
 
 def pulled(revision: Revision) -> dict[str, Any]:
-    """The public form of a revision that was brought into the store."""
+    """Return the public form of a revision that was brought into the store."""
     return {**_named(revision), "path": str(revision.path)}
 
 
 def planned(plans: Sequence[StagePlan]) -> dict[str, Any]:
-    """The public form of a dry run."""
+    """Return the public form of a dry run."""
     return {"plan": [asdict(plan) for plan in plans]}
 
 
 def held(rows: Sequence[Status]) -> dict[str, Any]:
-    """The public form of `grace status`."""
+    """Return the public form of `grace status`."""
     return {"revisions": [asdict(row) for row in rows]}
 
 
 def verified(revision: Revision, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The public form of `grace verify`."""
+    """Return the public form of `grace verify`."""
     files = len(revision.manifest.files) if revision.manifest else 0
     return {**_named(revision), "files": files, "ok": not findings, "findings": [asdict(f) for f in findings]}
 
 
 def traced(nodes: Sequence[Node]) -> dict[str, Any]:
-    """The public form of `grace lineage`: a flat list that names each revision once, the REF first."""
+    """Return the public form of `grace lineage`: a flat list that names each revision once, the REF first."""
     return {"ref": nodes[0].id, "nodes": [asdict(node) for node in nodes]}
 
 
 def _named(revision: Revision) -> dict[str, Any]:
-    """Repository, revision and digest, and the rows of a dataset."""
+    """Return repository, revision, digest, and the rows of a dataset."""
     manifest = revision.manifest
     rows = manifest.rows.written if manifest is not None and manifest.kind == "dataset" else None
     return {"repo": revision.repo, "revision": revision.revision, "digest": revision.digest, "rows": rows}

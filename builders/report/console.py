@@ -1,7 +1,7 @@
-"""What commands print for people: short tables, sentences and trees on stdout. `as_json` does the same for machines.
+"""What commands print for people: short tables, sentences and trees on stdout; `as_json` prints the same for machines.
 
-Data comes in as commands return it. Cells are text, never markup; control characters in somebody else's text become
-visible escapes.
+Functions take the data that commands return. Cells are text, never markup, and control characters in foreign text
+become visible escapes.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from builders.store.store import Revision
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout."""
+    """Print a table on stdout; columns of numbers are right-aligned."""
     table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in columns:
         numeric = bool(rows) and all(isinstance(row[columns.index(column)], (int, float)) for row in rows)
@@ -31,21 +31,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console = Console(soft_wrap=False)
+    # Off a terminal rich assumes 80 columns and would break lines that other programs read.
     if not console.is_terminal:
         console = Console(width=220)
     console.print(table)
 
 
 def plain(text: str) -> str:
-    """Text from a manifest or dataset for a terminal: control characters become visible escapes."""
+    """Return foreign text with control characters as visible escapes, so that it cannot steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_build(results: Sequence[StageResult], published: dict[str, str] | None) -> None:
-    """What was built, and what was kept of the target's own round."""
+    """Print what was built, and what was kept of the target's own round or of no round."""
     target = results[-1]
     rows = []
     for result in results:
+        # Kept revisions of other rounds would make the table longer with every round.
         if not result.built and result.round not in (0, target.round):
             continue
         manifest = result.revision.manifest
@@ -67,30 +69,30 @@ def print_build(results: Sequence[StageResult], published: dict[str, str] | None
 
 
 def print_push(published: dict[str, Any]) -> None:
-    """Where a revision is on the Hub, and whether it was there already."""
+    """Print where a revision is on the Hub, and whether it was there already."""
     how = "published" if published["uploaded"] else "already there"
     print(f"{how}: {published['repo']}@{published['revision']} as {published['tag']}: {published['url']}")
 
 
 def print_pull(revision: Revision) -> None:
-    """What was brought into the store."""
+    """Print which revision was brought into the store, and where it lies."""
     print(f"{revision} in {revision.path}")
 
 
 def print_plan(plans: Sequence[StagePlan]) -> None:
-    """What a dry run found."""
+    """Print what a run would do."""
     rows = [(p.stage, p.round or "", p.repo, p.action, p.reason) for p in plans]
     print_table("", ("stage", "round", "repository", "would", "why"), rows)
 
 
 def print_status(rows: Sequence[Status]) -> None:
-    """What the store holds."""
+    """Print which revisions the store holds and which are missing."""
     columns = ("round", "stage", "kind", "state", "rows", "revision")
     print_table("", columns, [["" if cell is None else cell for cell in astuple(row)[:6]] for row in rows])
 
 
 def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:
-    """What `grace verify` found: a table, or one line where all is well."""
+    """Print what `grace verify` found: a table of differences, or one line where there are none."""
     if findings:
         table = [tuple(plain(cell) for cell in astuple(finding)) for finding in findings]
         print_table(f"{revision} differs", ("where", "what", "stored", "found"), table)
@@ -102,26 +104,31 @@ def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:
 
 
 def print_evaluation(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> None:
-    """The table of an evaluation and what is said below it."""
+    """Print the table of an evaluation and the lines below it."""
     print_table(title, header, rows)
     print("", *lines, sep="\n")
 
 
 def print_lineage(nodes: Sequence[Node]) -> None:
-    """The REF as the root of a tree of what it was made from."""
+    """Print a lineage as a tree with the REF as its root."""
     tree, depth, width = lineage_tree(nodes)
     console = Console()
+    # Each level is indented by four characters; lines are not broken, however long.
     needed = 4 * depth + width
     Console(width=max(console.width, needed)).print(tree, no_wrap=True, overflow="ignore", crop=False)
 
 
 def lineage_tree(nodes: Sequence[Node]) -> tuple[Tree, int, int]:
-    """The tree of a lineage, its depth and its widest label; what a shared revision was made from is shown once."""
+    """Return the tree of a lineage, its depth and the width of its widest label.
+
+    A revision that several others were made from is expanded where it is met first, and named where it is met again.
+    """
     by_id = {node.id: node for node in nodes}
     tree = Tree(Text(_label("", nodes[0], again=False)))
     shown = {nodes[0].id}
     deepest = 0
     widest = len(_label("", nodes[0], again=False))
+    # A list instead of recursion: a lineage may be deeper than Python's stack.
     waiting = [(tree, role, id_, 1) for role, id_ in reversed(_links(nodes[0]))]
     while waiting:
         branch, role, id_, depth = waiting.pop()
@@ -136,13 +143,13 @@ def lineage_tree(nodes: Sequence[Node]) -> tuple[Tree, int, int]:
 
 
 def _links(node: Node) -> list[tuple[str, str]]:
-    """Roles with the revisions that fill them; a model that a stage made is shown in its role alone."""
+    """Return roles with the revisions that fill them; a model made by a stage is left out of the parents."""
     in_roles = set(node.models.values())
     return [*((name, id_) for name, id_ in node.parents.items() if id_ not in in_roles), *node.models.items()]
 
 
 def _label(role: str, node: Node, *, again: bool) -> str:
-    """One line of the tree."""
+    """Return one line of the tree."""
     named = "" if role in ("", node.stage) else f"{role}: "
     stage = "" if node.stage is None else f"{node.stage}, round {node.round}  "
     parts = [f"{named}{stage}{node.repo}@{node.revision[:12]}"]
@@ -156,7 +163,7 @@ def _label(role: str, node: Node, *, again: bool) -> str:
 
 
 def print_diff(result: dict[str, Any]) -> None:
-    """A table of the datasets, one of the metrics, and the warnings."""
+    """Print a table of the two datasets, one of their metrics, and the warnings."""
     sides = (result["a"], result["b"])
     print_table("", ("", "a", "b"), [(name, *(_text(get(side)) for side in sides)) for name, get in _LINES])
     print(f"\nqueries in common: {_text(result['queries_in_common'])}\n")
@@ -175,9 +182,11 @@ def print_diff(result: dict[str, Any]) -> None:
 
 
 def _part(key: str, name: str) -> Callable[[dict[str, Any]], object]:
+    """Return a getter of one value of a group, None where the dataset lacks the group."""
     return lambda side: side[key][name] if side[key] else None
 
 
+# The lines of the first table: a label, and the value of one side.
 _LINES: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
     ("dataset", lambda side: f"{side['repo']}@{side['revision'][:12]}"),
     ("rows", lambda side: side["rows"]),
@@ -193,6 +202,7 @@ _LINES: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
 
 
 def _text(value: object) -> str:
+    """Return a value as a cell: four significant digits, a dash for none."""
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

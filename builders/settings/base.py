@@ -1,4 +1,4 @@
-"""What every pipeline's configuration shares: strict sections, the marker of mere execution, the common settings."""
+"""What all pipelines' configurations share: strict sections, the marker `EXECUTION`, the common settings."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -25,6 +25,7 @@ manifest records it all the same.
 class Section(BaseModel):
     """Base of every section: no unknown keys, no coercion, immutable."""
 
+    # No NaN or infinity: JSON, in which manifests and results are written, has neither.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -59,10 +60,13 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _seeds_follow(cls, data: Any) -> Any:
-        """Give every section that has a seed the root's, unless it sets its own."""
+        """Give every section that has a `seed` the root's random_seed, unless it sets its own.
+
+        This runs before validation, on the values as they were read.
+        """
         root = data.get("random_seed", 0) if isinstance(data, dict) else None
         if type(root) is not int or root < 0:
-            return data  # one mistake, told once
+            return data  # validation reports the bad random_seed, once and not per section
         filled = dict(data)
         for name, field in cls.model_fields.items():
             section = field.annotation
@@ -74,12 +78,12 @@ class Settings(Section):
 
     @property
     def local_namespace(self) -> str:
-        """Namespace of the local store's repositories."""
+        """Namespace of the repositories in the local store; `local` where none is set."""
         return self.namespace or "local"
 
 
 def section_at(config: Settings, path: str) -> Any:
-    """The section or single setting at a dotted path, such as `engines.policy`."""
+    """Return the section or single setting at a dotted path, such as `engines.policy`."""
     value: Any = config
     for part in path.split("."):
         value = getattr(value, part)
@@ -87,16 +91,17 @@ def section_at(config: Settings, path: str) -> Any:
 
 
 def identity(value: Any) -> Any:
-    """A section as plain values without what merely decides how the work is done."""
+    """Return a section as plain values, without the settings marked `EXECUTION`; a single setting as it is."""
     return _split(value)[0] if isinstance(value, BaseModel) else value
 
 
 def execution(value: Any) -> dict[str, Any]:
-    """The settings of a section that decide time and memory alone."""
+    """Return the settings of a section that are marked `EXECUTION`."""
     return _split(value)[1] if isinstance(value, BaseModel) else {}
 
 
 def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a section's settings in two parts: those that decide the data, and those marked `EXECUTION`."""
     decides: dict[str, Any] = {}
     merely: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
@@ -108,16 +113,16 @@ def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
             if below:
                 merely[name] = below
         else:
-            decides[name] = list(value) if isinstance(value, tuple) else value
+            decides[name] = list(value) if isinstance(value, tuple) else value  # as JSON has it
     return decides, merely
 
 
 def identities(config: Settings, sections: Iterable[str]) -> dict[str, Any]:
-    """What decides the data, by section."""
+    """Return the settings that decide the data, by section."""
     return {path: identity(section_at(config, path)) for path in sections}
 
 
 def executions(config: Settings, sections: Iterable[str]) -> dict[str, Any]:
-    """What decides time and memory alone, by section; sections without such settings are left out."""
+    """Return the settings that decide time and memory alone, by section; sections without any are left out."""
     found = {path: execution(section_at(config, path)) for path in sections}
     return {path: values for path, values in found.items() if values}

@@ -1,4 +1,4 @@
-"""Settings of the engines, by kind: how completions are made in one role (policy, teacher, judge, …)."""
+"""Settings of the engines, by kind: how the model of one role (policy, teacher, judge, …) is run."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from builders.settings.base import EXECUTION, DType, Positive, Section
 
 
 class LocalEngineSettings(Section):
-    """What the engines that hold a model in this process share."""
+    """Settings that all engines share which hold a model in this process."""
 
     device: Annotated[str, EXECUTION] = Field("auto", description="auto, cpu or cuda")
     dtype: DType = Field("auto", description="weights in memory; auto: bfloat16 on a GPU, float32 on a CPU")
@@ -31,7 +31,10 @@ class VllmEngineSettings(LocalEngineSettings):
 
 
 def _kind(value: Any) -> str | None:
-    """The kind that a section names; transformers where it names none; None for what is no section."""
+    """Return the kind that a section names, `transformers` where it names none; None for a value that is no section.
+
+    The value is a mapping when a configuration is read, and a section when one is made in Python.
+    """
     return str(value.get("kind", "transformers")) if isinstance(value, dict) else getattr(value, "kind", None)
 
 

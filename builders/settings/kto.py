@@ -1,5 +1,7 @@
-"""Settings of the training stages; part of the configuration, and the whole input of
-`training.kto.rounds.train_round`."""
+"""Settings of weighted KTO training (eq. 11–12).
+
+They are a section of the configuration, and all that `training.kto.rounds.train_round` needs to know of it.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -7,7 +9,7 @@ from pydantic import Field, model_validator
 
 from builders.settings.base import EXECUTION, Positive, Section
 
-# YAML has lists only, which a strict model would not take for tuples.
+# strict=False: YAML and manifests have lists, which a strict model would not accept as tuples.
 Pair = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 

@@ -1,4 +1,4 @@
-"""Reading a configuration: a preset or a YAML file, with `--set` on top, checked by the pipeline's settings class."""
+"""Reading a configuration: a preset or a YAML file with `--set` on top, checked by the pipeline's settings class."""
 
 import functools
 import json
@@ -19,28 +19,33 @@ DEFAULT_PRESET = "tiny"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with 1e-3 a number as in YAML 1.2; YAML 1.1 asks for 1.0e-3."""
+    """PyYAML's safe loader, which also reads 1e-3 as a number, as YAML 1.2 does; YAML 1.1 asks for 1.0e-3."""
 
 
+# The last argument lists the characters with which such a number can begin.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
 )
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML; raises yaml.YAMLError."""
+    """Parse YAML.
+
+    Raises:
+        yaml.YAMLError: for a text that is not YAML.
+    """
     return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
 
 
 @functools.cache
 def preset_names() -> tuple[str, ...]:
-    """The presets that come with the package."""
+    """Return the names of the presets that come with the package."""
     folder = resources.files("builders.settings") / "presets"
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
 def preset_text(name: str) -> str:
-    """The YAML text of a preset."""
+    """Return the YAML text of a preset."""
     return (resources.files("builders.settings") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -54,12 +59,12 @@ def load_settings(
 
     Args:
         source: a preset's name or a file; None takes `grace.yaml` in the working directory, else the preset `tiny`.
-        pipelines: the settings class of each pipeline; the first is the one of a file that names none.
+        pipelines: the settings class of each pipeline; the first one counts where a file names no pipeline.
         overrides: `section.key=value`, values as YAML.
-        store: folder of the local store, instead of the configuration's.
+        store: folder of the local store, in place of the configuration's.
 
     Raises:
-        UserError: for an unknown preset, an unreadable file, an unknown key (with the close match) or a bad value.
+        UserError: for an unknown preset, an unreadable file, an unknown key (with the closest one) or a bad value.
     """
     data, where = _read(source)
     for override in overrides:
@@ -68,12 +73,14 @@ def load_settings(
         data["store"] = store
     settings = _settings_class(data, pipelines, where)
     try:
+        # Validated as JSON, in which lists stand for tuples; default=str turns YAML's dates back into texts.
         return settings.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise UserError(_describe(error, settings, where)) from None
 
 
 def _settings_class(data: Mapping[str, Any], pipelines: Mapping[str, type[Settings]], where: str) -> type[Settings]:
+    """Return the settings class of the pipeline that a configuration names."""
     name = str(data.get("pipeline", next(iter(pipelines))))
     if name not in pipelines:
         raise UserError(
@@ -83,6 +90,7 @@ def _settings_class(data: Mapping[str, Any], pipelines: Mapping[str, type[Settin
 
 
 def _read(source: str | None) -> tuple[dict[str, Any], str]:
+    """Return the values of a preset or a file, on top of its preset, and how to name it in a message."""
     if source is None:
         source = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else DEFAULT_PRESET
     if source in preset_names():
@@ -105,10 +113,12 @@ def _read(source: str | None) -> tuple[dict[str, Any], str]:
     if base not in preset_names():
         close = did_you_mean(str(base), preset_names())
         raise UserError(f"{path}: preset: {base} is unknown{close}; presets: {', '.join(preset_names())}")
+    # `preset:` in a file fills in what the file does not set.
     return _merge(read_yaml(preset_text(base)), data), str(path)
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `top` in their place, section by section."""
     merged = dict(base)
     for key, value in top.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -117,6 +127,7 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one value, given as `section.key=value`."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"--set {override}: expected section.key=value, such as --set generate.queries=64")
@@ -124,7 +135,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     for section in sections:
         child = data.setdefault(section, {})
         if child is None:
-            child = data[section] = {}
+            child = data[section] = {}  # `section:` with nothing below it is null in YAML
         if not isinstance(child, dict):
             raise UserError(f"--set {override}: {section} is a value, not a section")
         data = child
@@ -135,7 +146,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _describe(error: ValidationError, settings: type[Settings], where: str) -> str:
-    """The first fault in one line, with the close match for an unknown key."""
+    """Return the first fault in one line, with the closest match for an unknown key."""
     fault = error.errors(include_url=False)[0]
     *sections, key = fault["loc"] or ("it",)
     path, allowed = _place(settings, sections)
@@ -156,9 +167,9 @@ def _describe(error: ValidationError, settings: type[Settings], where: str) -> s
 
 
 def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[list[str], list[str]]:
-    """The path of a section as the user writes it, and the keys it has.
+    """Return the path of a section as the user writes it, and the keys that it has.
 
-    In a section that comes in kinds, pydantic's location also names the kind, which is no part of the path.
+    Where a section comes in kinds, pydantic's location also names the kind, which is no part of the user's path.
     """
     path: list[str] = []
     models: list[type[BaseModel]] = [settings]
@@ -173,7 +184,7 @@ def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[lis
 
 
 def sections_in(annotation: object) -> list[type[BaseModel]]:
-    """The sections that a setting's type allows, in their order; none for a plain value."""
+    """Return the sections that a setting's type allows, in their order; none for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in sections_in(part)]

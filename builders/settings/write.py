@@ -1,4 +1,4 @@
-"""`grace init`: a commented configuration file, made from the configuration model itself."""
+"""`grace init`: a commented configuration file, made from the settings classes."""
 
 import math
 from collections.abc import Iterator
@@ -20,10 +20,14 @@ preset: tiny
 
 
 def write_config(path: str, settings: type[BaseModel]) -> Path:
-    """Write the file with every setting of a pipeline.
+    """Write a file that shows every setting of a pipeline.
+
+    Args:
+        path: the file to make.
+        settings: the pipeline's settings class.
 
     Raises:
-        UserError: where it exists already or its folder does not exist.
+        UserError: where the file exists already, or its folder does not.
     """
     target = Path(path)
     if target.exists():
@@ -35,6 +39,13 @@ def write_config(path: str, settings: type[BaseModel]) -> Path:
 
 
 def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Iterator[str]:
+    """Yield the commented lines of a section.
+
+    Args:
+        model: the section's class.
+        depth: levels of indentation.
+        defaults: a section whose values are shown in place of the class's defaults; None for these.
+    """
     pad = "  " * depth
     for name, field in model.model_fields.items():
         default = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
@@ -42,8 +53,9 @@ def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Itera
         if sections:
             section = type(default) if type(default) in sections else sections[0]
             yield f"# {pad}{name}:{_comment(field.description or section.__doc__)}"
-            # A section's default may differ from its class's, as the two relevance weights do.
+            # A section may have other defaults than its class, as the two sets of relevance weights do.
             yield from _lines(section, depth + 1, default if isinstance(default, section) else None)
+            # Of the section's other kinds, the lines that the shown kind does not have, behind a second #.
             shown = set(_lines(section, depth + 1))
             for other in sections:
                 below = f"# {pad}  "
@@ -55,9 +67,11 @@ def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Itera
 
 
 def _yaml(value: object) -> str:
+    """Return a value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
 
 
 def _comment(text: str | None) -> str:
+    """Return a description as a trailing comment; empty for none."""
     return f"  # {' '.join(text.split())}" if text else ""

@@ -1,4 +1,4 @@
-"""Whether the files of a revision are those its manifest lists: the one comparison of pull, publish and verify."""
+"""Comparing a revision's files with its manifest: the one comparison that pull, publish and verify share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,14 @@ from scorers.errors import UserError
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference: the file or row it is in, what differs, the stored value and the one found instead."""
+    """One difference.
+
+    Attributes:
+        where: the file, or the row's id, in which it lies.
+        what: what differs: a property of the file or the name of a column.
+        stored: the value on record, as text.
+        found: the value found instead, as text.
+    """
 
     where: str
     what: str
@@ -19,12 +26,17 @@ class Finding:
 
 
 def file_findings(manifest: Manifest, root: Path) -> list[Finding]:
-    """Files that are missing, differ in size or SHA-256, lead out of the folder or are not listed; the digest."""
+    """List the differences between a folder and a manifest's list of files; empty where there are none.
+
+    Reported are files that are missing, differ in size or SHA-256, lead out of the folder or are not listed, and the
+    content digest.
+    """
     findings: list[Finding] = []
     present = []
     for file in manifest.files:
         path = inside(root, file.path)
         if path is None or not path.is_file():
+            # A manifest's file names are untrusted: one that leads out of the folder is not read.
             found = "missing" if path else "a path outside the revision, not read"
             findings.append(Finding(file.path, "file", f"{file.size} bytes", found))
             continue
@@ -36,6 +48,7 @@ def file_findings(manifest: Manifest, root: Path) -> list[Finding]:
             findings.append(Finding(file.path, "sha256", file.sha256, actual.sha256))
     listed = {file.path for file in manifest.files}
     findings += [Finding(name, "file", "not listed", "present") for name in sorted(_payload(manifest, root) - listed)]
+    # Over the files found, so it differs as soon as one of them does.
     digest = content_digest(present)
     if digest != manifest.digest:
         findings.append(Finding(FILE_NAME, "digest", manifest.digest, digest))
@@ -43,23 +56,29 @@ def file_findings(manifest: Manifest, root: Path) -> list[Finding]:
 
 
 def _payload(manifest: Manifest, root: Path) -> set[str]:
-    """Files that the manifest should list: all under data/ of a dataset and every Parquet file, all but card, figure
-    and manifest of a model."""
+    """Return the files in a folder that its manifest should list.
+
+    Of a dataset these are all files under data/ and every Parquet file, of a model all but card, figure and manifest.
+    Hidden files do not count.
+    """
     if manifest.kind == "dataset":
         paths = {*(root / "data").rglob("*"), *root.rglob("*.parquet")}
     else:
         paths = set(root.rglob("*"))
     names = {path.relative_to(root) for path in paths if path.is_file()}
+    # Hidden files, such as .gitattributes and .cache, are the Hub's and the client's.
     kept = (name for name in names if not any(part.startswith(".") for part in name.parts))
     return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md", FIGURE)}
 
 
 def require_whole(manifest: Manifest, root: Path, what: str) -> None:
-    """Refuse a folder whose files are not those of its manifest.
+    """Check that a folder holds exactly the files of its manifest.
 
     Raises:
-        UserError: naming the first file that is missing, damaged, not listed or outside.
+        UserError: naming the first file that is missing, damaged, not listed or outside the folder, and for a manifest
+            whose digest is not that of its own list.
     """
+    # Before any file is hashed, which can take minutes.
     if content_digest(manifest.files) != manifest.digest:
         raise UserError(f"{what}: {FILE_NAME} contradicts itself: its digest is not that of its files")
     findings = file_findings(manifest, root)
@@ -69,6 +88,7 @@ def require_whole(manifest: Manifest, root: Path, what: str) -> None:
 
 
 def _sentence(finding: Finding) -> str:
+    """Return a finding as the rest of an error message."""
     where = finding.where
     if finding.stored == "not listed":
         return f"{where} is not named in its manifest"

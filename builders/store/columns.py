@@ -1,6 +1,6 @@
-"""Columns of a dataset: what a contract says of each, and checking what is read and what is written against it.
+"""The columns of a dataset: what a contract says of each, and checks of what is read and written against it.
 
-A stage adds columns to its parent's and never renames or rewrites them. Other people's tools read these names.
+A stage adds columns to its parent's and never renames or rewrites them: other people's tools read these names.
 """
 
 import math
@@ -17,7 +17,14 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
 @dataclass(frozen=True)
 class Column:
-    """One public column: its polars type, whether null is allowed, and what it means (unit, range, null rule)."""
+    """One public column.
+
+    Attributes:
+        name: its name, which is public.
+        dtype: its polars type.
+        nullable: whether it may hold nulls.
+        meaning: what it means, with unit, range and what null stands for; the cards print it.
+    """
 
     name: str
     dtype: pl.DataType
@@ -26,31 +33,43 @@ class Column:
 
 
 def column(name: str, dtype: type[pl.DataType] | pl.DataType, meaning: str, *, nullable: bool = False) -> Column:
+    """Make a column from a polars type or its class."""
     return Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), nullable, meaning)
 
 
 def polars_schema(columns: Sequence[Column]) -> pl.Schema:
-    """The columns as a polars schema, in order."""
+    """Return the columns as a polars schema, in order."""
     return pl.Schema({column.name: column.dtype for column in columns})
 
 
 def frame_of(rows: Sequence[dict[str, object]], columns: Sequence[Column]) -> pl.DataFrame:
-    """Rows as a frame with exactly these columns; a missing key or a wrong type raises."""
-    # By column: from rows polars fills what is missing with null and turns numbers into text.
+    """Return rows as a frame with exactly these columns.
+
+    Raises:
+        KeyError: for a row without one of the columns.
+        TypeError: for a value of another type.
+    """
+    # Built by column: from rows polars fills missing keys with null and turns numbers into text.
     values = {c.name: [row[c.name] for row in rows] for c in columns}
     return pl.DataFrame(values, schema=polars_schema(columns), strict=True)
 
 
 def _kind(dtype: pl.DataType) -> str:
+    """Return what has to agree of two types: integers and floats of any width are alike."""
     if dtype.is_integer():
         return "integer"
     if dtype.is_float():
         return "float"
-    return "nested" if dtype.is_nested() else str(dtype)
+    return "nested" if dtype.is_nested() else str(dtype)  # inner types are checked when rows are written
 
 
 def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> None:
-    """Check that a dataset has these columns with these types (integer and float widths are free).
+    """Check that a dataset has these columns with these types; integer and float widths are free.
+
+    Args:
+        found: the dataset's schema.
+        columns: the columns needed.
+        what: names the dataset in the error message.
 
     Raises:
         UserError: naming the columns that are missing and those whose type differs.
@@ -71,10 +90,11 @@ def _listing(columns: Sequence[Column]) -> str:
 
 
 def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> None:
-    """Check what a stage is about to write: exact schema, no null where none is allowed, no NaN or infinity.
+    """Check a frame before it is written: exact schema, no null where none is allowed, no NaN or infinity.
 
     Raises:
         UserError: naming the column and the first offending row.
+        TypeError: for another schema, which is a fault of the stage and not of the user.
     """
     if frame.schema != polars_schema(columns):
         raise TypeError(f"{what}: columns {frame.schema} are not the contract's {polars_schema(columns)}")
@@ -83,6 +103,7 @@ def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> No
         if not column.nullable and values.null_count():
             raise UserError(f"{what}: {column.name} is null in {_row_name(frame, values.is_null())}, a value is needed")
         if column.dtype.is_float() and not values.drop_nulls().is_finite().all():
+            # Null is not a fault here: whether it may occur was checked above.
             bad = ~values.is_finite().fill_null(True)
             value = values.filter(bad)[0]
             raise UserError(
@@ -92,6 +113,7 @@ def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> No
 
 
 def _row_name(frame: pl.DataFrame, bad: pl.Series) -> str:
+    """Return the first row of a mask by its id, or by its number where the frame has no ids."""
     key = next((k for k in ("response_id", "query_id") if k in frame.columns), None)
     index = int(bad.arg_true()[0])
     return f"row {index}" if key is None else f"{key} {frame[key][index]}"

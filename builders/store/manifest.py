@@ -1,7 +1,7 @@
 """The manifest of a revision: where it came from, how it was made, what is in it.
 
-It holds no clock time and no path of a machine, so the same inputs give the same manifest and the same revision.
-Format 2 names the pipeline and the kind of every parent; a manifest of format 1 is read as one of format 2.
+It holds neither clock time nor local paths, so the same inputs give the same manifest and the same revision. Format 2
+names the pipeline and the kind of every parent; a manifest of format 1 is upgraded when it is read.
 """
 
 import hashlib
@@ -22,11 +22,22 @@ Kind = Literal["dataset", "model"]
 
 
 class _Record(BaseModel):
+    """Base of all parts: immutable, no unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Parent(_Record):
-    """A dataset or model revision this one was made from; `round` is null where it has no manifest that says it."""
+    """A revision, of a dataset or of a model, from which this one was made.
+
+    Attributes:
+        stage: name of the stage that made it.
+        kind: `dataset` or `model`.
+        round: its round; None where it has no manifest that says so.
+        repo: its repository, or the stem of a path.
+        revision: its commit on the Hub or its name in the store.
+        digest: its content digest.
+    """
 
     stage: str
     kind: Kind
@@ -37,7 +48,12 @@ class Parent(_Record):
 
 
 class Model(_Record):
-    """A model that took part: its id, and its commit, its revision in the store or the digest of its files."""
+    """A model that took part.
+
+    Attributes:
+        id: its repository, or the name of a folder.
+        revision: its commit on the Hub, its name in the store, or the digest of the folder's files.
+    """
 
     id: str
     revision: str
@@ -47,7 +63,7 @@ class Model(_Record):
 
 
 class Rows(_Record):
-    """Rows read, rows written, rows dropped by reason."""
+    """Numbers of rows: read, written, and dropped by reason."""
 
     read: int
     written: int
@@ -55,7 +71,14 @@ class Rows(_Record):
 
 
 class DataFile(_Record):
-    """One file of the revision, path relative to its root; rows is null for files without rows."""
+    """One file of the revision.
+
+    Attributes:
+        path: relative to the revision's folder, with forward slashes.
+        size: bytes.
+        sha256: 64 hex digits.
+        rows: number of rows; None for a file that is no table.
+    """
 
     path: str
     size: int
@@ -64,7 +87,13 @@ class DataFile(_Record):
 
 
 class Summary(_Record):
-    """Distribution of one numeric column over its non-null rows; null counts those without a value."""
+    """Distribution of one numeric column.
+
+    Attributes:
+        count: rows with a value; the statistics are over these.
+        null: rows without one.
+        std: population standard deviation; the other statistics are named as usual, q10 being the 10 % quantile.
+    """
 
     count: int
     null: int
@@ -80,10 +109,31 @@ class Summary(_Record):
 
 
 class Manifest(_Record):
-    """Everything a card, a reader or a later stage needs to know of a revision.
+    """Everything that a card, a reader or a later stage needs to know of a revision.
 
-    `configuration` is what decides the data, `execution` what decided only time and memory (batch sizes, devices,
-    workers). `bytes_depend_on` names what else the exact bytes depend on, beyond what the fingerprint covers.
+    Attributes:
+        format: version of this layout.
+        pipeline: name of the pipeline.
+        kind: `dataset` or `model`.
+        stage: name of the stage.
+        stage_version: version of the stage.
+        code_version: version of the installed package.
+        repo: the repository, in the store or on the Hub.
+        round: the round; 0 for a stage whose result all rounds share.
+        fingerprint: hash of everything that decided the data.
+        random_seed: root of every random draw.
+        configuration: the settings that decided the data, by section.
+        execution: the settings that decided time and memory alone, such as batch sizes, devices and workers.
+        bytes_depend_on: what the exact bytes depend on beyond the fingerprint.
+        prompts: the prompts' texts by name.
+        parents: the revisions it was made from.
+        models: the models that took part, by role.
+        rows: rows read, written and dropped.
+        counts: the stage's other counts.
+        metrics: distributions of numeric columns.
+        results: means and losses of a training.
+        files: the data files, or a model's files.
+        digest: content digest of the files.
     """
 
     format: Literal[2] = 2
@@ -110,33 +160,40 @@ class Manifest(_Record):
     digest: str
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, so equal manifests are equal bytes."""
+        """Return canonical JSON: sorted keys, so that equal manifests are equal bytes."""
         return json.dumps(self.model_dump(), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
     def revision(self) -> str:
-        """The revision's name in the local store: SHA-1 of the manifest, 40 hex digits as a Hub commit."""
+        """The revision's name in the local store: SHA-1 of the manifest, 40 hex digits as a Hub commit has."""
         return hashlib.sha1(self.to_json().encode()).hexdigest()
 
 
 def portable(value: Any) -> Any:
-    """A configuration as JSON has it, without folders of the machine: an absolute path becomes its last part."""
+    """Return a configuration as plain JSON values; an absolute path becomes its last part."""
     if isinstance(value, dict):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
+    # A folder of one machine means nothing elsewhere, and would make equal runs differ.
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
 
 
 def fingerprint_of(value: object) -> str:
-    """SHA-256 of a JSON value; what decides whether a revision is stale."""
+    """Return the SHA-256 of a JSON value, 64 hex digits; it decides whether a revision is stale."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def describe_files(root: Path, files: Iterable[Path], rows: Mapping[str, int] | None = None) -> list[DataFile]:
-    """Path relative to root, size and SHA-256 of each file."""
+    """Return path, size and SHA-256 of each file.
+
+    Args:
+        root: the folder to which paths are relative.
+        files: files below it.
+        rows: number of rows by relative path, for tables.
+    """
     described = []
     for file in files:
         name = file.relative_to(root).as_posix()
@@ -147,27 +204,31 @@ def describe_files(root: Path, files: Iterable[Path], rows: Mapping[str, int] | 
 
 
 def content_digest(files: Iterable[DataFile]) -> str:
-    """SHA-256 over the sorted (path, sha256) of the data files: equal digests mean equal content."""
+    """Return the SHA-256 over the sorted (path, SHA-256) pairs of the data files.
+
+    Equal digests mean equal content; names of repositories, commits and cards do not count.
+    """
     lines = sorted(f"{file.path}\0{file.sha256}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def is_manifest(value: object) -> bool:
-    """Whether the JSON in a manifest.json means to be one of this project's; other software writes such files too."""
+    """Whether a parsed manifest.json is meant as one of this project's; other software has files of that name."""
     return isinstance(value, dict) and {"stage", "digest", "files"} <= value.keys()
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a snapshot folder; None where there is none (somebody else's dataset).
+    """Read the manifest of a snapshot folder; None where there is none, as in a dataset of another project.
 
     Raises:
-        UserError: where the file is there but cannot be read as a manifest.
+        UserError: for a file that is not a valid manifest.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         return None
     try:
         value = json.loads(path.read_bytes())
+        # RecursionError, below: a foreign file may be nested without end.
         return Manifest.model_validate(_upgraded(value), strict=False)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -178,9 +239,9 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _upgraded(value: object) -> object:
-    """A manifest of format 1 in format 2.
+    """Return a manifest of format 1 in format 2; any other value as it is.
 
-    Format 1 knew one pipeline, GRACE-KTO, and two stages that yield models; it called the policy's stage `train`, the
+    Format 1 knew one pipeline, GRACE-KTO, and two stages that yield models. It called the policy's stage `train`, the
     queries of earlier rounds `queries round-NNN` and the settings of the policy's engine `engine`.
     """
     if not isinstance(value, dict) or value.get("format") != 1:
@@ -197,19 +258,24 @@ def _upgraded(value: object) -> object:
 
 
 def _upgraded_configuration(configuration: dict[str, Any], random_seed: object) -> dict[str, Any]:
-    """The stages with an engine draw from the run's seed, which is one of their settings now."""
+    """Return the settings of a manifest of format 1 under the names of format 2.
+
+    In format 2 random_seed is one of the settings of the stages that draw samples.
+    """
     engine = configuration.get("engine")
     if not isinstance(engine, dict):
         return configuration
-    # Now each kind of engine has its own settings alone.
+    # In format 2 each kind of engine has its own settings only; tensor_parallel is vLLM's.
     settings = {key: value for key, value in engine.items() if key != "tensor_parallel" or engine.get("kind") == "vllm"}
     others = {key: value for key, value in configuration.items() if key != "engine"}
     return {"engines.policy": settings, "random_seed": random_seed, **others}
 
 
 def _upgraded_parent(parent: dict[str, Any]) -> dict[str, Any]:
+    """Return a parent of a manifest of format 1 with its kind and, where its name tells, its round."""
     stage, _, tag = str(parent.get("stage")).partition(" ")
     kind = "model" if stage in ("sft", "train") else "dataset"
+    # The queries of an earlier round, which format 1 named `queries round-002`.
     if stage == "queries" and tag.startswith("round-") and tag[6:].isdecimal():
         return {**parent, "stage": "generate", "kind": kind, "round": int(tag[6:])}
     return {**parent, "stage": "policy" if stage == "train" else parent.get("stage"), "kind": kind}

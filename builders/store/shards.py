@@ -1,7 +1,7 @@
-"""Parquet shards: written whole or not at all, and checked when read again.
+"""Parquet shards: written whole or not at all, and checked when they are read again.
 
-Content-defined chunking keeps unchanged pages byte-identical between versions, so the Hub uploads only what is new; the
-page index lets its viewer read single pages.
+Content-defined chunking keeps unchanged pages byte-identical between versions, so the Hub uploads only new ones; the
+page index lets the Hub's viewer read single pages.
 """
 
 import json
@@ -19,12 +19,15 @@ from builders.store.files import file_sha256, replacing, write_text
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
-COUNTS_KEY = b"grace.counts"
-ROW_GROUP_ROWS = 50_000
+COUNTS_KEY = b"grace.counts"  # key of the counts in the file's metadata
+ROW_GROUP_ROWS = 50_000  # rows that a reader decodes together
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The columns as an Arrow schema with plain (32-bit offset) strings and lists, as every reader knows them."""
+    """Return the columns as an Arrow schema.
+
+    Strings and lists have 32-bit offsets, which every reader knows; polars exports wider ones.
+    """
     return pa.schema([pa.field(c.name, _arrow_type(c.dtype), nullable=c.nullable) for c in columns])
 
 
@@ -44,15 +47,21 @@ def _arrow_type(dtype: pl.DataType) -> pa.DataType:
 
 
 def _instance(dtype: "pl.DataType | DataTypeClass") -> pl.DataType:
+    """Return an instance of a polars type, which polars also gives as a class."""
     return dtype() if isinstance(dtype, type) else dtype
 
 
 def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, counts: dict[str, int]) -> None:
-    """Write one shard to a temporary name, flush it to disk and rename it into place, its SHA-256 beside it.
+    """Write one shard under a temporary name, flush it to disk and rename it into place, its SHA-256 beside it.
 
-    `counts` (rows read, drops by reason, …) travel in the file's metadata, so a resumed run has them too.
+    Args:
+        frame: the rows.
+        columns: the columns to write, in order.
+        path: the shard's file.
+        counts: rows read, drops by reason and so on; kept in the file's metadata, so that a resumed run has them too.
     """
     schema = arrow_schema(columns).with_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
+    # The cast narrows polars' 64-bit offsets to 32 bits and sets which columns may be null.
     table = frame.select([c.name for c in columns]).to_arrow().cast(schema)
     with replacing(path) as file:
         pq.write_table(
@@ -63,23 +72,23 @@ def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, coun
             use_content_defined_chunking=True,
             write_page_index=True,
         )
-    # Last: a shard without this mark is not whole and is made again.
+    # The hash comes last: a shard without it counts as unfinished and is made again.
     write_text(path.with_suffix(".sha256"), file_sha256(path))
 
 
 def shard_is_whole(path: Path) -> bool:
-    """Whether a shard is there with the bytes that were written; one cut short or damaged is not."""
+    """Whether a shard exists with the bytes that were written; False for one cut short or damaged."""
     expected = path.with_suffix(".sha256")
     return path.is_file() and expected.is_file() and file_sha256(path).encode() == expected.read_bytes()
 
 
 def shard_counts(path: Path) -> dict[str, int]:
-    """The counts that were written with a shard."""
+    """Return the counts that were written with a shard."""
     metadata = pq.read_metadata(path).metadata or {}
     counts: dict[str, int] = json.loads(metadata[COUNTS_KEY])
     return counts
 
 
 def shard_rows(path: Path) -> int:
-    """Rows of a shard, from its footer."""
+    """Return the number of rows of a shard, from its footer."""
     return int(pq.read_metadata(path).num_rows)

@@ -28,6 +28,7 @@ from scorers.errors import UserError
 
 KINDS: tuple[Kind, ...] = ("dataset", "model")
 
+# Names become folders and files, so they are checked before they are used.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
@@ -35,7 +36,13 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 @dataclass(frozen=True)
 class Ref:
-    """`repo[@revision]` or a path, as the user wrote it; revision None stands for the newest."""
+    """A REF as the user wrote it.
+
+    Attributes:
+        repo: the repository; the stem of a path.
+        revision: branch, tag or commit; None for the newest round.
+        path: the path, where the REF is one.
+    """
 
     repo: str
     revision: str | None
@@ -49,7 +56,14 @@ class Ref:
 
 @dataclass(frozen=True)
 class Revision:
-    """One dataset or model on disk. `manifest` is None for data that this project did not make."""
+    """One dataset or model on disk.
+
+    Attributes:
+        repo: the repository.
+        revision: its 40-hex name.
+        path: the snapshot folder, any folder, or a single file.
+        manifest: None for data that this project did not make.
+    """
 
     repo: str
     revision: str
@@ -61,12 +75,12 @@ class Revision:
 
     @property
     def made_here(self) -> bool:
-        """Whether it was built in a local store: its name is its manifest's SHA-1, not a commit of the Hub."""
+        """Whether it was built in a local store: its name is its manifest's SHA-1, not a Hub commit."""
         path = self.path / FILE_NAME
         return path.is_file() and hashlib.sha1(path.read_bytes()).hexdigest() == self.revision
 
     def data_files(self) -> list[Path]:
-        """The Parquet files in their stable order.
+        """Return the Parquet files in their stable order.
 
         Raises:
             UserError: where there is none.
@@ -79,14 +93,14 @@ class Revision:
         return files
 
     def scan(self) -> pl.LazyFrame:
-        """All rows, lazily."""
-        return pl.scan_parquet(self.data_files(), glob=False)
+        """Return all rows as a lazy frame."""
+        return pl.scan_parquet(self.data_files(), glob=False)  # glob=False: a name may hold [ or *
 
     def schema(self) -> pl.Schema:
-        """The columns of all files.
+        """Return the columns, which all files share.
 
         Raises:
-            UserError: for a file that is no whole Parquet file, and for files whose columns differ.
+            UserError: for a file that is not readable as Parquet, and for files whose columns differ.
         """
         files = self.data_files()
         first = _file_schema(files[0])
@@ -108,6 +122,11 @@ class Revision:
 
 
 def _file_schema(file: Path) -> dict[str, pl.DataType]:
+    """Read the columns of one Parquet file.
+
+    Raises:
+        UserError: for a file that is not readable as Parquet.
+    """
     try:
         return pl.read_parquet_schema(file)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -121,6 +140,7 @@ def parse_ref(text: str) -> Ref:
         UserError: for a text that is neither.
     """
     path = Path(text)
+    # A relative path that reads like namespace/name counts as a name; ./namespace/name is the path.
     if text and os.path.exists(text) and ("/" not in text or path.is_absolute() or not _REPO.fullmatch(text)):
         return Ref(repo=path.stem, revision=None, path=path)
     repo, at, revision = text.partition("@")
@@ -132,7 +152,7 @@ def parse_ref(text: str) -> Ref:
 
 
 def valid_revision(revision: str) -> bool:
-    """Whether a text can name a branch, tag or commit and is safe as a file name under refs/."""
+    """Whether a text can name a branch, tag or commit, and is safe as a file name under refs/."""
     return bool(_REVISION.fullmatch(revision)) and ".." not in revision and "//" not in revision
 
 
@@ -142,53 +162,62 @@ def is_commit(revision: str) -> bool:
 
 
 def round_tag(round_: int) -> str:
-    """The ref of a round, such as round-001."""
+    """Return the tag of a round, such as round-001."""
     return f"round-{round_:03d}"
 
 
 class Store:
-    """A folder of revisions."""
+    """A folder of revisions; see the module for its layout."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def repo_path(self, repo: str, kind: Kind = "dataset") -> Path:
-        """Folder of a repository."""
+        """Return the folder of a repository.
+
+        Raises:
+            UserError: for a text that is no repository name.
+        """
         if not _REPO.fullmatch(repo):
             raise UserError(f"{repo!r} is no repository name: letters, digits, '.', '_', '-', at most one '/'")
+        # The Hugging Face cache's spelling of a repository.
         return self.root / f"{kind}s--{repo.replace('/', '--')}"
 
     def refs(self, repo: str, kind: Kind = "dataset") -> dict[str, str]:
-        """Branch and tag names with the revision each stands for."""
+        """Return the branches and tags of a repository with the revision that each stands for."""
         folder = self.repo_path(repo, kind) / "refs"
         return {
             path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8").strip()
             for path in sorted(folder.rglob("*"))
+            # A killed process may have left a temporary file.
             if path.is_file() and not path.name.endswith(".partial")
         }
 
     def find(self, repo: str, revision: str, kind: Kind = "dataset") -> Revision | None:
-        """A revision by commit, branch or tag; None where the store does not hold it."""
+        """Return a revision by commit, branch or tag; None where the store does not hold it."""
         folder = self.repo_path(repo, kind)
         if not valid_revision(revision):
             return None
+        # A branch or tag is a file that holds its commit; any other name has to be a commit itself.
         ref = folder / "refs" / revision
         commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
         snapshot = folder / "snapshots" / commit
+        # What a ref's file holds becomes the name of a folder, so it is checked too.
         if not is_commit(commit) or not snapshot.is_dir():
             return None
         return Revision(repo, commit, snapshot, read_manifest(snapshot))
 
     def latest(self, repo: str, kind: Kind = "dataset") -> Revision | None:
-        """The newest round's revision, else `main`; None where the store has neither."""
+        """Return the newest round's revision, else that of `main`; None where the store has neither."""
         rounds = [name for name in self.refs(repo, kind) if re.fullmatch(r"round-\d{3,}", name)]
+        # By number, not by text: round-1000 comes after round-999.
         newest = max(rounds, key=lambda name: int(name[6:]), default="main")
         return self.find(repo, newest, kind)
 
     def lookup(self, ref: Ref, kind: Kind | None = None) -> Revision | None:
-        """What a REF names in this store, its newest round where it gives no revision; None where there is nothing.
+        """Return the revision that a REF names; None where the store does not hold it.
 
-        Without a kind a dataset comes before a model.
+        Without a revision the REF names the newest round; without a kind a dataset comes before a model.
         """
         for candidate in KINDS if kind is None else (kind,):
             found = self.find(ref.repo, ref.revision, candidate) if ref.revision else self.latest(ref.repo, candidate)
@@ -199,12 +228,18 @@ class Store:
     def add(self, staged: Path, manifest: Manifest, refs: list[str]) -> Revision:
         """Move a staged folder into the store as one revision and point refs at it.
 
-        The rename makes it visible at once and whole; an equal revision that is there already is kept.
+        The rename makes the revision visible at once and whole; an equal revision that is there already is kept.
+
+        Args:
+            staged: the folder, with all files but manifest.json.
+            manifest: names repository and revision, and is written into the folder.
+            refs: branches and tags to point at the revision.
         """
         folder = self.repo_path(manifest.repo, manifest.kind)
         write_text(staged / FILE_NAME, manifest.to_json())
         snapshot = folder / "snapshots" / manifest.revision
         snapshot.parent.mkdir(parents=True, exist_ok=True)
+        # The name is a hash of the manifest, which lists every data file's hash: equal name, equal content.
         if snapshot.exists():
             shutil.rmtree(staged)
         else:
@@ -220,7 +255,7 @@ class Store:
             write_text(path, revision)
 
     def work_path(self, repo: str, fingerprint: str) -> Path:
-        """Folder for the unfinished shards of one stage, one configuration and one set of parents."""
+        """Return the folder for the unfinished shards of one stage with one fingerprint."""
         return self.root / ".work" / repo.replace("/", "--") / fingerprint[:16]
 
     @contextlib.contextmanager
@@ -228,13 +263,14 @@ class Store:
         """Hold the store against a second writer; the system releases the lock when the process ends.
 
         Raises:
-            UserError: where another process holds it, or a file stands in its place.
+            UserError: where another process holds it, or a file stands in the store's place.
         """
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"store {self.root} is a file, a folder is needed; give --store another name")
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as file:
             try:
+                # The lock is on the open file, not on its existence: a killed run leaves none behind.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(

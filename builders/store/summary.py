@@ -1,4 +1,4 @@
-"""Distributions of a dataset's numeric columns, as the manifest keeps them."""
+"""Distributions of a dataset's numeric columns, for the manifest."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,10 @@ QUANTILES = (("q10", 0.1), ("q25", 0.25), ("median", 0.5), ("q75", 0.75), ("q90"
 
 
 def summarise(files: list[Path], columns: Iterable[str]) -> dict[str, Summary]:
-    """Distribution of numeric columns, one column in memory at a time; a column without values is left out."""
+    """Return the distribution of each numeric column; a column without values is left out.
+
+    One column is in memory at a time. Quantiles are interpolated linearly; the standard deviation is the population's.
+    """
     summaries = {}
     for column in columns:
         values = pl.scan_parquet(files, glob=False).select(column).collect()[column].cast(pl.Float64)
@@ -21,6 +24,7 @@ def summarise(files: list[Path], columns: Iterable[str]) -> dict[str, Summary]:
         summaries[column] = Summary(
             count=len(present),
             null=values.null_count(),
+            # `or 0.0` is for the type checker: a column with values has all of these.
             mean=float(present.mean() or 0.0),  # type: ignore[arg-type]
             std=float(present.std(ddof=0) or 0.0),  # type: ignore[arg-type]
             min=float(present[0]),

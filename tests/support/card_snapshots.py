@@ -1,4 +1,4 @@
-"""Snapshot folders and manifests of every stage, and what is read out of their cards."""
+"""Snapshot folders and manifests of every stage, made without a build, and helpers that read their cards."""
 
 from collections.abc import Sequence
 from pathlib import Path

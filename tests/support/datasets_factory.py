@@ -1,4 +1,4 @@
-"""Small real datasets and models in a store, written by the real writer, with true manifests and digests."""
+"""Small datasets and models in a store, written by the product's own writers, with true manifests and digests."""
 
 from collections.abc import Sequence
 from pathlib import Path

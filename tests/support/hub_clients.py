@@ -1,4 +1,4 @@
-"""What tests do with a Hub through the real huggingface_hub client, in this process or in one of its own."""
+"""Operations on a test Hub through the real huggingface_hub client, in this process or in a separate one."""
 
 import io
 import os

@@ -1,6 +1,7 @@
-"""Run the small loop in forked children and SIGKILL them at random moments until enough have been killed.
+"""Run the small loop in forked children and SIGKILL them at random moments, until KILLS children have been killed.
 
-The heavy modules are imported once, before forking, so a kill falls into the loop and not into an import.
+The heavy modules are imported once, before forking, so that a kill hits the loop and not an import. Prints the digests
+of every loop that finished after its kills.
 
     python kill_driver.py FRESH_STORE FOLDER SECONDS KILLS
 """

@@ -1,4 +1,4 @@
-"""The tiny preset without its generated world, on models and files that a test gives."""
+"""Configurations of the tiny preset that use a test's own models and files instead of the generated world."""
 
 import json
 from collections.abc import Sequence

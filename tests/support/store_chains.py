@@ -1,4 +1,4 @@
-"""Small revisions in a store, with true manifests: hand-made rows, no language model, the store's own `add`."""
+"""Chains of small revisions in a store, with true manifests: hand-made rows and no language model."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tiny models of the real classes with random weights, made on the spot: nothing is downloaded."""
+"""Tiny models of the real architectures with random weights, made on the spot: nothing is downloaded."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""A store with the generated world and its first policy, made once by the product itself and copied for each test.
+"""A store with the generated world and its first policy, built once by the product itself and copied for each test.
 
-It lies in .grace/test-store of the checkout; a second run reuses it as far as it is fresh.
+It lies in .grace/test-store of the checkout; a later test run reuses every revision that is still fresh.
 """
 
 import fcntl

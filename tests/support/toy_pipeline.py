@@ -1,6 +1,6 @@
-"""A second pipeline, as small as one can be: numbers ─ [fold-1 … fold-3] ─ totals.
+"""A second pipeline, as small as a pipeline can be: numbers ─ [fold-1 … fold-3] ─ totals.
 
-Every fold model holds the sum of the numbers that are not in its fold; the totals add them up again.
+Each fold model holds the sum of the numbers outside its fold; `totals` adds up the sums of all folds.
 """
 
 import json

@@ -328,7 +328,7 @@ def test_a_missing_package_that_no_extra_brings_is_a_fault_of_the_installation(t
 
 
 def test_every_package_of_an_extra_is_named_with_one_that_brings_it() -> None:
-    from training.cli import EXTRAS
+    from training.command import EXTRAS
 
     brought: dict[str, set[str]] = {}
     for requirement in importlib.metadata.requires("grace-data") or []:

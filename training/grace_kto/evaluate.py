@@ -242,7 +242,7 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
     columns = {label: scores[column].cast(pl.Float64) for label, column in COLUMNS.items()}
     check_finite(columns, name)
     # A source that is a stage is the generated world's: its own measures can read the queries.
-    if GRACE_KTO.find(config.evaluate.source) is not None:
+    if config.evaluate.source.startswith("world:"):
         columns |= world_columns([(query, part.document) for query, part in matched])
     return Evaluation(
         name=name,
@@ -287,7 +287,7 @@ def world_columns(documents: Sequence[tuple[str, str]]) -> dict[str, pl.Series]:
     Returns:
         One column per measure, a value per document; null where a measure does not apply.
     """
-    from training.world.texts import measures
+    from training.world.measures import measures
 
     rows = [measures(query, document) for query, document in documents]
     names = list(measures("", ""))  # a policy without any matched answer has the same columns

@@ -39,8 +39,9 @@ def round_line(manifests: Sequence[Manifest]) -> str:
     # Unscored are the rows without a match, and the few matched ones that lack a ranked metric.
     matched = 1 - weights.counts.get("unscored", 0) / weights.rows.written
     loss = policy.results.get("loss", float("nan"))
-    length = weights.metrics["length"].mean
-    return f"{weights.rows.written} rows, {matched:.0%} matched, L {length:.1f}, loss {loss:.4f}"
+    # Where nothing matched, the column has no value and so no summary.
+    length = f"{weights.metrics['length'].mean:.1f}" if "length" in weights.metrics else "–"
+    return f"{weights.rows.written} rows, {matched:.0%} matched, L {length}, loss {loss:.4f}"
 
 
 def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:

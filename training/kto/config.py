@@ -43,6 +43,11 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations."})
 
     def __post_init__(self) -> None:
+        if self.train_sampling_strategy != "sequential":
+            raise UserError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}; the trainer orders the rows itself, so that "
+                "no optimizer batch holds two rows of one query: leave it at sequential"
+            )
         if self.kl not in ("mismatched", "matched", "none"):
             raise UserError(f"kl is {self.kl!r}; allowed are mismatched, matched, none")
         # The one loss of TRL that draws no KL pairs of its own and allows a device batch of one row.

@@ -15,10 +15,8 @@ so that a policy trained on them has room to improve. Every random draw comes fr
 (seed, purpose), so asking for more rows of one kind changes no row of another kind.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from random import Random
 
@@ -34,13 +32,6 @@ Prompt = Callable[[list[str], int], str]  # the message that shows examples and 
 Conversation = dict[str, list[Message]]  # {"prompt": [user message], "completion": [assistant message]}
 
 # Groups: style, term, first heading, second heading.
-_QUERY = re.compile(
-    r'Please write a report titled "([a-z]+) ([a-z]+)", covering the following sections:'
-    r" 1\. ([a-z]+ [a-z]+) 2\. ([a-z]+ [a-z]+)"
-)
-_SENTENCE_END = re.compile(r"(?<=\.)\s+")
-_TOKEN = re.compile(r"[A-Za-z]+|[.,]")
-_HEADING = re.compile(r"\d\. [a-z]+ [a-z]+")
 
 
 @dataclass(frozen=True)
@@ -104,14 +95,7 @@ class World:
         self.seed = seed
 
     def seed_documents(self, n: int) -> list[Row]:
-        """Distinct queries with their references.
-
-        Args:
-            n: number of rows.
-
-        Returns:
-            Rows of `query`, `reference` and `language` ("en").
-        """
+        """Return n distinct queries with their references: rows of `query`, `reference` and `language` ("en")."""
         rng = self._rng("references")
         rows = []
         for request in islice(self._requests(), n):
@@ -127,9 +111,6 @@ class World:
 
         In 40 % of them the sections of the document hold 1 or 2 sentences, in the others none. In most of them the
         headings come from all topics, so that nothing but copying helps.
-
-        Args:
-            n: number of conversations.
         """
         rng = self._rng("copying")
         rows = []
@@ -149,13 +130,9 @@ class World:
         return rows
 
     def query_conversations(self, n: int, prompt: Prompt) -> list[Conversation]:
-        """Exercises in writing queries: a prompt with five examples, and a list of 2 or 3 new queries on their topics.
+        """Exercises in writing queries: `prompt` with five examples, and a list of 2 or 3 new queries on their topics.
 
         The list is written in Python, as the reply of a policy has to be.
-
-        Args:
-            n: number of conversations.
-            prompt: makes the user's message from the examples and the number of queries asked for.
         """
         rng = self._rng("queries")
         rows = []
@@ -176,14 +153,10 @@ class World:
         return [_document(*pair) for pair in self._texts("domain", n, domain_share=0.88)]
 
     def relevance_triples(self, n: int, purpose: str = "train") -> list[tuple[str, str, str]]:
-        """Triples (query, on-topic text, off-topic text).
+        """Triples (query, on-topic text, off-topic text); another `purpose` gives other triples.
 
         The texts are summaries or documents. Both documents of a triple carry the query's headings, so that only their
         sentences tell them apart.
-
-        Args:
-            n: number of triples.
-            purpose: names the sequence; another name gives other triples.
         """
         rng = self._rng(f"relevance-{purpose}")
         triples = []
@@ -225,111 +198,7 @@ class World:
             yield rng, request, Quality(topic, share, 0.08, 0.0, rng.choice((1, 2, 3, 5)))
 
 
-def parse_query(query: str) -> Request | None:
-    """Take a query of this world apart.
-
-    Returns:
-        The request, whose topic is that of most of its three terms; None for a text of another form or without a known
-        term.
-    """
-    match = _QUERY.fullmatch(query)
-    if match is None:
-        return None
-    style, term, first, second = match.groups()
-    topics = _topic_of_term()
-    votes = [topics[word] for word in (term, first.split()[0], second.split()[0]) if word in topics]
-    if not votes:
-        return None
-    # By the name of the topic where votes are equal, so that the result is always the same.
-    return Request(max(votes, key=lambda topic: (votes.count(topic), topic)), style, term, (first, second))
-
-
-def is_well_formed(query: str) -> bool:
-    """Whether the query has the world's form and each of its words belongs to the class of its place."""
-    request = parse_query(query)
-    if request is None:
-        return False
-    headings = [heading.split() for heading in request.headings]
-    terms = [request.term, *(term for term, _ in headings)]
-    known = all(term in _topic_of_term() for term in terms) and all(aspect in ASPECTS for _, aspect in headings)
-    return known and request.style in STYLES
-
-
-def measures(query: str, document: str) -> dict[str, float | None]:
-    """Four measures of a document that no reward contains.
-
-    Args:
-        query: the query that the document answers.
-        document: the document, with headings or without.
-
-    Returns:
-        Shares in [0, 1], None where there is nothing to count. grammaticality: sentences that fit a template.
-        duplicate_sentences: sentences that occurred earlier in the document. on_topic: topic terms in sentences that
-        belong to the query's topic. heading_coverage: sections of the query that occur as headings, in any order.
-        on_topic and heading_coverage are None for a query that is not of this world.
-    """
-    sentences, headings = _split_document(document)
-    request = parse_query(query)
-    topics = _topic_of_term()
-    used = [topics[word] for sentence in sentences for word in _TOKEN.findall(sentence) if word in topics]
-    covered = None if request is None else sum(heading in headings for heading in request.headings) / 2
-    return {
-        "grammaticality": _share([_is_grammatical(sentence) for sentence in sentences]),
-        "duplicate_sentences": _share([sentence in sentences[:i] for i, sentence in enumerate(sentences)]),
-        "on_topic": None if request is None else _share([topic == request.topic for topic in used]),
-        "heading_coverage": covered,
-    }
-
-
-def _share(flags: list[bool]) -> float | None:
-    """The share of flags that are set; None without flags."""
-    return sum(flags) / len(flags) if flags else None
-
-
-def _split_document(document: str) -> tuple[list[str], list[str]]:
-    """Split a document into sentences and headings.
-
-    A heading is a line "N. term aspect", returned without its number; all other lines hold sentences.
-    """
-    sentences: list[str] = []
-    headings: list[str] = []
-    for line in document.splitlines():
-        if _HEADING.fullmatch(line.strip()):
-            headings.append(line.strip().partition(" ")[2])
-        else:
-            sentences.extend(sentence for sentence in _SENTENCE_END.split(line.strip()) if sentence)
-    return sentences, headings
-
-
-@cache
-def _topic_of_term() -> dict[str, str]:
-    """The topic of each term; every term belongs to one topic."""
-    return {term: topic for topic, terms in TOPICS.items() for term in terms}
-
-
-@cache
-def _patterns() -> dict[int, list[list[frozenset[str]]]]:
-    """Templates as rows of allowed words, one set per place, grouped by their number of tokens."""
-    classes = {name: frozenset(words) for name, words in CLASSES.items()} | {"term": frozenset(_topic_of_term())}
-    patterns: dict[int, list[list[frozenset[str]]]] = {}
-    for template in GENERAL + DOMAIN + STOCK:
-        row = [classes[part[1:-1]] if part[0] == "{" else frozenset((part,)) for part in template.split()]
-        patterns.setdefault(len(row), []).append(row)
-    return patterns
-
-
-def _is_grammatical(sentence: str) -> bool:
-    """Whether a sentence is set as the templates are and fits one of them word by word."""
-    tokens = _TOKEN.findall(sentence)
-    # Characters that are no token, or spaces in other places.
-    if _join(tokens) != sentence:
-        return False
-    rows = _patterns().get(len(tokens), [])
-    return any(all(token in words for token, words in zip(tokens, row, strict=True)) for row in rows)
-
-
-def _join(tokens: list[str]) -> str:
-    """Join tokens to a sentence, without a space before a full stop or a comma."""
+def join_tokens(tokens: list[str]) -> str:
     return " ".join(tokens).replace(" .", ".").replace(" ,", ",")
 
 
@@ -373,7 +242,7 @@ def _fill(rng: Random, template: str, quality: Quality) -> str:
         if part[0] == "{":
             part = next(fresh) if part == "{term}" else rng.choice(CLASSES[part[1:-1]])
         words.append(part)
-    return _join(words)
+    return join_tokens(words)
 
 
 def _section(rng: Random, quality: Quality) -> str:
@@ -389,15 +258,13 @@ def _section(rng: Random, quality: Quality) -> str:
 
 
 def _sentence(rng: Random, quality: Quality) -> str:
-    """Write one sentence: stock, domain or general, by the shares of the quality."""
     if rng.random() < quality.stock_share:
-        return _join(rng.choice(STOCK).split())
+        return join_tokens(rng.choice(STOCK).split())
     register = DOMAIN if rng.random() < quality.domain_share else GENERAL
     return _fill(rng, rng.choice(register), quality)
 
 
 def _document(rng: Random, request: Request, quality: Quality) -> str:
-    """Write a document: each heading of the request with its number, and a section below it."""
     sections = (f"{i}. {heading}\n{_section(rng, quality)}" for i, heading in enumerate(request.headings, start=1))
     return "\n".join(sections)
 
@@ -406,11 +273,10 @@ def _summary(rng: Random, request: Request, quality: Quality) -> str:
     """Write one sentence on the request's own terms, or on those of another topic when the quality has one."""
     terms = request.terms if quality.topic == request.topic else TOPICS[quality.topic]
     fresh = iter(rng.sample(terms, 3))
-    return _join([next(fresh) if part == "{term}" else part for part in rng.choice(SUMMARIES).split()])
+    return join_tokens([next(fresh) if part == "{term}" else part for part in rng.choice(SUMMARIES).split()])
 
 
 def _outline(request: Request) -> str:
-    """The request's headings, numbered, one per line."""
     return "\n".join(f"{i}. {heading}" for i, heading in enumerate(request.headings, start=1))
 
 

@@ -128,7 +128,7 @@ def test_an_interrupted_build_goes_on_and_yields_the_same_bytes(
         made.append(1)
         original(*args)
 
-    monkeypatch.setattr(run_module, "write_shard", stop_at_the_third)
+    monkeypatch.setattr("builders.core.work.write_shard", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         build(config, "seed")
     store = Store(tmp_path / "b" / "store")
@@ -139,7 +139,7 @@ def test_an_interrupted_build_goes_on_and_yields_the_same_bytes(
         made.append(1)
         original(*args)
 
-    monkeypatch.setattr(run_module, "write_shard", count_and_write)
+    monkeypatch.setattr("builders.core.work.write_shard", count_and_write)
     resumed = seed_of(build(config, "seed"))
     assert len(made) == 2
     assert digests(resumed) == digests(undisturbed)

@@ -15,8 +15,9 @@ from hub_clients import TOKEN
 from hub_server import HubServer
 from toy_pipeline import TOY, toy_config
 
-from builders.core.run import build_shard, dry_run, run, shard_path
+from builders.core.run import dry_run, run
 from builders.core.stage import Context, Shard
+from builders.core.work import build_shard, shard_path
 from builders.hub.publish import push
 from builders.hub.pull import pull
 from builders.inspect.diff import diff
@@ -79,7 +80,7 @@ def test_a_shard_is_a_task_of_plain_values_that_another_process_can_run(tmp_path
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "task").write_bytes(pickle.dumps(task))
     code = (
-        "import pickle, sys; from builders.core.run import build_shard as b; b(*pickle.load(open(sys.argv[1], 'rb')))"
+        "import pickle, sys; from builders.core.work import build_shard as b; b(*pickle.load(open(sys.argv[1], 'rb')))"
     )
     path = os.pathsep.join(["tests/support", os.environ.get("PYTHONPATH", "")])
     root = Path(__file__).parents[3]

@@ -286,3 +286,10 @@ def test_rows_that_do_not_fit_are_named(make_trainer: Any) -> None:
     for dataset, message in faults:
         with pytest.raises(UserError, match=message):
             make_trainer(rows=dataset)
+
+
+def test_an_order_of_rows_that_would_undo_ours_is_refused(tmp_path: Path) -> None:
+    from training.kto.config import GraceKTOConfig
+
+    with pytest.raises(UserError, match=r"train_sampling_strategy is 'random'.*leave it at sequential"):
+        GraceKTOConfig(str(tmp_path), train_sampling_strategy="random", **COMMON)

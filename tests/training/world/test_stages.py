@@ -15,8 +15,9 @@ from builders.grace_kto.messages import ask_for_queries
 from builders.store.store import Revision, Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, load_config
+from training.world.measures import is_well_formed
 from training.world.stages import EXERCISES, HELD_OUT_QUERIES, SEED_DOCUMENTS, exercises
-from training.world.texts import World, is_well_formed
+from training.world.texts import World
 
 PROMPT = partial(ask_for_queries, prompt="generate.tiny")
 

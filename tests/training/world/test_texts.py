@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.query_parser import parse_queries
 from scorers.extraction import extract
-from training.world.texts import World, is_well_formed, measures, parse_query
+from training.world.measures import is_well_formed, measures, parse_query
+from training.world.texts import World
 
 QUERY = 'Please write a report titled "rural ferry", covering the following sections: 1. delta law 2. silt risks'
 PROMPT = partial(ask_for_queries, prompt="generate.tiny")
