@@ -45,8 +45,8 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     def __post_init__(self) -> None:
         if self.train_sampling_strategy != "sequential":
             raise UserError(
-                f"train_sampling_strategy is {self.train_sampling_strategy!r}; the trainer orders the rows itself, so that "
-                "no optimizer batch holds two rows of one query: leave it at sequential"
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}; the trainer orders the rows itself, so "
+                "that no optimizer batch holds two rows of one query: leave it at sequential"
             )
         if self.kl not in ("mismatched", "matched", "none"):
             raise UserError(f"kl is {self.kl!r}; allowed are mismatched, matched, none")
