@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
 PARQUET_GLOB = "data/train-*.parquet"
-MAX_LANGUAGES = 20  # more would crowd the card's head
+MAX_LANGUAGES = 20  # listed at most
 # The Hub's classes of size: the first one whose limit is above the number of rows.
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 SIZES_ABOVE = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
@@ -138,10 +138,12 @@ def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
 
 
 def _has_source(values: object) -> bool:
+    """Whether a section of a configuration names a source."""
     return isinstance(values, dict) and "source" in values
 
 
 def _is_file(source: str) -> bool:
+    """Whether a source is a file and no repository, by its ending."""
     return source.endswith((".jsonl", ".csv", ".parquet"))
 
 

@@ -1,0 +1,1 @@
+"""Pipelines, stages, the build graph and its runner, for datasets and models alike."""

@@ -64,6 +64,7 @@ class ModelFinder:
         return self._known[name]
 
     def _find(self, name: str) -> LocalModel:
+        """Look a model up: a folder, then the store, then the Hub."""
         # A folder has no commit: its files are its identity.
         if Path(name).is_dir():
             return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))

@@ -153,6 +153,7 @@ class Graph:
                 waiting += sorted(self.needs[node].nodes())
 
     def _needs(self, node: Node) -> Needs:
+        """Return what a node is made from; nothing for a revision that is given or was pulled."""
         # A revision in hand needs no parents.
         if node in self.given:
             return Needs({}, {})
@@ -296,7 +297,7 @@ def configuration_of(stage: Stage, config: Settings) -> dict[str, Any]:
 def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
     """List the settings in which a manifest differs from a configuration, as `section.key`.
 
-    Only keys of the configuration are compared; a key that the manifest alone has is passed over.
+    Only what both have is compared: sections that the manifest lacks, and keys that it alone has, are passed over.
     """
     names = []
     for section, values in configuration.items():

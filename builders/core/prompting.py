@@ -68,4 +68,5 @@ def answer_column(text: str) -> pl.Expr:
 
 
 def _message(role: str, content: pl.Expr) -> pl.Expr:
+    """Return one chat message as a struct expression."""
     return pl.struct(pl.lit(role).alias("role"), content.alias("content"))

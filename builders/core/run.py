@@ -328,6 +328,7 @@ class _Runner:
         return next(iter(datasets or ([] if running else waiting)), None)
 
     def _stage(self, job: _Job) -> Stage:
+        """Return the stage of a job."""
         return self.graph.pipeline.stage(job.node.stage)
 
     def _context(self, job: _Job) -> Context[Settings]:

@@ -1,6 +1,6 @@
-"""The units of work: one shard of a dataset, one training. Plain values go in, so that any executor can run them.
+"""The units of work, one shard of a dataset or one training, as functions of plain values that any executor can run.
 
-The finished shard file is the marker of resume: a rerun checks the shards that are in place and makes the others.
+The finished shard file is the marker of resume: a rerun checks the shards that exist and makes the others.
 """
 
 import os
@@ -52,6 +52,7 @@ def build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
     with Progress(stage.name, len(shards)) as progress:
         for shard in shards:
             path = shard_path(context.work, shard)
+            # Every random draw comes from a hash of what is drawn, so a shard made later has the same bytes.
             if not shard_is_whole(path):
                 _forget_following(stage, context.work, shard)
                 build_shard(stage, context, shard)
@@ -86,6 +87,7 @@ def build_shard(stage: Stage, context: Context[Any], shard: Shard) -> Path:
     if stage.build is None:
         raise TypeError(f"stage {stage.name} is a dataset stage without a build")
     result = stage.build(context, shard)
+    # Checked before it is written: a faulty shard never becomes a marker of resume.
     check_frame(result.frame, stage.columns, f"stage {stage.name}, shard {shard.index}")
     path = shard_path(context.work, shard)
     write_shard(result.frame, stage.columns, path, result.counts)

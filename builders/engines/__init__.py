@@ -68,7 +68,7 @@ class Engine(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer (a transformers tokenizer)."""
+        """The model's tokenizer, one of transformers."""
 
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
@@ -204,6 +204,11 @@ def encode_prompts(
 
 
 def _encode(tokenizer: Any, prompt: Sequence[Message], row: int, max_new_tokens: int, window: int) -> list[int]:
+    """Return the token ids of one prompt.
+
+    Raises:
+        UserError: naming the row, for a prompt that is empty, refused by the template, or too long.
+    """
     from jinja2 import TemplateError
 
     try:

@@ -54,7 +54,7 @@ class Places:
         self.uniforms = np.zeros((count, max_new_tokens))  # (places, max_new_tokens) in [0, 1)
 
     def fill(self, place: int, row: int, start: int, uniforms: npt.NDArray[np.float64] | None) -> None:
-        """Begin a row in a place.
+        """Begin a row in a free place.
 
         Args:
             place: the place in the batch.

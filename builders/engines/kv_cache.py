@@ -57,6 +57,7 @@ class WindowLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def _allocate(self, like: torch.Tensor) -> torch.Tensor:
+        """Return zeros (window rows, heads, window columns, head dimension) like some states."""
         # Zeros, not empty memory: a masked column has weight 0, and 0 times a stray NaN would be NaN.
         shape = (self.window.rows, like.shape[1], self.window.columns, like.shape[3])
         return torch.zeros(shape, dtype=like.dtype, device=like.device)

@@ -68,6 +68,7 @@ class TransformersEngine:
         ]
 
     def _text(self, token_ids: list[int]) -> str:
+        """Return the text of generated ids, without special tokens."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 

@@ -109,7 +109,13 @@ class VllmEngine:
         return [self._completion(row, output.outputs[0]) for row, output in enumerate(outputs)]
 
     def _completion(self, row: int, output: Any) -> Completion:
+        """Return vLLM's output of one row as a completion.
+
+        Raises:
+            UserError: where a log-probability is NaN or infinite.
+        """
         ids = [int(token) for token in output.token_ids]
+        # fsum: the exact sum, whatever the order of the terms.
         logprob = math.fsum(at[token].logprob for token, at in zip(ids, output.logprobs, strict=True))
         if not math.isfinite(logprob):
             raise not_finite(row)

@@ -41,9 +41,11 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
         value: the configuration so far, without models.
 
     Returns:
-        `value` with the models by role, and with the system prompt where the dataset's messages begin with it.
+        `value` with the models by role, the seed of the generated world where they come from it, and the system prompt
+        where the dataset's messages begin with it.
     """
     made = {Model(id=p.repo, revision=p.revision): p for p in manifest.parents if p.stage.startswith("world:")}
+    # A model of the generated world is named by its stage, such as world:base: any installation can make it.
     names = {r: made[m].stage if m in made else named(m) for r, m in manifest.models.items()}
     seeds = [found[1] for p in made.values() if (found := WORLD_REPO.search(p.repo)) is not None]
     if seeds:

@@ -48,6 +48,7 @@ def load_scorers(context: Context[GraceKTOSettings]) -> Scorers:
 
 
 def _perplexity(loaded: Loaded, model: LocalModel, settings: ScoreSettings) -> "Perplexity":
+    """Return a model's perplexity scorer, loaded once."""
     return loaded.get(model, ("perplexity", settings), lambda: load_perplexity(model, settings))
 
 

@@ -1,4 +1,4 @@
-"""Which model fills each role of GRACE-KTO, in each round."""
+"""Which model fills each role of GRACE-KTO, from the configuration and the round."""
 
 from builders.core.stage import At
 from builders.grace_kto.settings import GraceKTOSettings
@@ -38,5 +38,5 @@ def domain(config: GraceKTOSettings, round_: int) -> str:
 
 
 def relevance(config: GraceKTOSettings, round_: int) -> str:
-    """BGE-M3 (eq. 4)."""
+    """BGE-M3, which gives the similarities (eq. 4)."""
     return config.models.relevance

@@ -81,7 +81,7 @@ def source_name(config: GraceKTOSettings) -> str:
 
 
 def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
-    """The source, where it is the name of a stage."""
+    """Return the source under the name `source`; it becomes a parent where it is the name of a stage."""
     return {"source": config.seed.source}
 
 

@@ -89,6 +89,7 @@ class RelevanceWeights(Section):
 
 
 def _weights(values: tuple[float, float, float]) -> RelevanceWeights:
+    """Return weights given in the order dense, lexical, multi-vector."""
     dense, lexical, multivector = values
     return RelevanceWeights(dense=dense, lexical=lexical, multivector=multivector)
 

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: requests, opening, pulling and publishing revisions."""

@@ -83,7 +83,7 @@ class _Again(Exception):
 
 
 def is_data(path: str, kind: Kind) -> bool:
-    """Whether a reader would take a file of a repository for data: a shard, or the weights of a model."""
+    """Whether a reader would take a repository's file for data: a shard, or the weights of a model."""
     if kind == "dataset":
         return path.startswith("data/") or path.endswith(".parquet")
     return path.endswith((".safetensors", ".safetensors.index.json")) or path == ADAPTER_CONFIG
@@ -150,7 +150,7 @@ def _ensure_repo(release: Release, private: bool) -> None:
 
 
 def _was_race(state: RetryCallState) -> bool:
-    """Whether an attempt failed because another process was faster."""
+    """Whether an attempt failed because another process published at the same time."""
     error = state.outcome.exception() if state.outcome is not None else None
     return error is not None and error.__cause__ is not None and status_of(error.__cause__) in (LOST_RACE, EXISTS)
 
@@ -241,7 +241,7 @@ def _send(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> Non
     api, contents = client(), release.contents
     adds = [CommitOperationAdd(path, contents[path]) for path in differing(contents, listing, release.hashes)]
     deletes = [CommitOperationDelete(path, is_folder=False) for path in release.stale(listing)]
-    # The large files go first and may take hours; free_memory=False keeps the small ones for the commit.
+    # The large files go first and may take long; free_memory=False keeps the small ones for the commit.
     api.preupload_lfs_files(release.repo, adds, repo_type=release.kind, free_memory=False)
     api.create_commit(
         release.repo,

@@ -124,7 +124,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     if not any(path.endswith(".safetensors") for path in wanted):
         raise UserError(f"model {repo}@{commit}: no .safetensors file; models saved as pickles are not read")
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
-    # Hashing gigabytes takes minutes: what was in the cache before was checked when it came.
+    # Hashing gigabytes takes minutes: files that were in the cache before were checked when they arrived.
     new = [path for path in wanted if not (cached / path).exists()]
 
     def request() -> Path:
@@ -214,7 +214,7 @@ def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
 def _keep_tag(store: Store, revision: Revision, tag: str, kind: Kind) -> None:
     """Point the store's tag at a pulled revision, unless the tag stands for one that was built here."""
     existing = store.find(revision.repo, tag, kind)
-    # What was built here must not lose its tag to what was pulled.
+    # A revision that was built here must not lose its tag to a pulled one.
     if existing is None or not existing.made_here:
         store.set_refs(revision.repo, kind, revision.revision, [tag])
 

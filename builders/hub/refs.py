@@ -1,4 +1,4 @@
-"""Opening a REF: a path, a revision of the local store, or a dataset or model on the Hub."""
+"""Opening what a REF names: a path, a revision of the local store, or a dataset or model on the Hub."""
 
 import hashlib
 import re

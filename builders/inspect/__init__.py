@@ -1,0 +1,1 @@
+"""What `grace verify`, `lineage`, `diff` and `status` find out, as data."""

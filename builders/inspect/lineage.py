@@ -79,6 +79,7 @@ class _Wanted:
 
     @property
     def id(self) -> str:
+        """Kind, repository and revision in one text."""
         return f"{self.kind}:{self.repo}@{self.revision}"
 
 

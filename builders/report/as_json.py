@@ -1,6 +1,6 @@
 """What commands print for machines: with `--json` the last line on stdout is one JSON object.
 
-The keys are public: scripts read them. A key may be added, but not renamed or removed.
+The keys are public: scripts read them.
 """
 
 import json

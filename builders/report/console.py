@@ -43,7 +43,7 @@ def plain(text: str) -> str:
 
 
 def print_build(results: Sequence[StageResult], published: dict[str, str] | None) -> None:
-    """Print what was built, and what was kept of the target's own round or of no round."""
+    """Print the revisions that were built, and those kept of the target's own round or of no round."""
     target = results[-1]
     rows = []
     for result in results:

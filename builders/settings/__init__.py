@@ -1,0 +1,1 @@
+"""Configuration: sections, presets, reading and writing of files."""

@@ -11,7 +11,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class _Execution:
-    """Type of the marker `EXECUTION`."""
+    """The type of the marker `EXECUTION`."""
 
 
 EXECUTION = _Execution()

@@ -68,6 +68,7 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        """Check the settings that depend on one another."""
         if self.batch_size % self.device_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of device_batch_size {self.device_batch_size}"

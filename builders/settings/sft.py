@@ -1,4 +1,4 @@
-"""Settings of supervised fine-tuning (`train --sft`, §3.1)."""
+"""Settings of supervised fine-tuning (`train --sft`, §3.1), the stage before the first round."""
 
 from typing import Annotated, Literal
 

@@ -1,0 +1,1 @@
+"""The local store: files, shards, columns, manifests and revisions."""

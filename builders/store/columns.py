@@ -86,6 +86,7 @@ def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> N
 
 
 def _listing(columns: Sequence[Column]) -> str:
+    """Return the columns' names for a message."""
     return ", ".join(c.name for c in columns)
 
 

@@ -32,6 +32,7 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
 
 
 def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+    """Return the Arrow type of a polars type."""
     if isinstance(dtype, pl.List):
         return pa.list_(_arrow_type(_instance(dtype.inner)))
     if isinstance(dtype, pl.Struct):
