@@ -15,7 +15,9 @@ import yaml
 HUB = "https://huggingface.co"
 
 # Control characters, surrogates, and marks that change the direction of text.
-_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029]")
 # Whatever opens markup inside a line: emphasis, code, links, HTML, tables, mathematics, templates, autolinks.
 _SPECIAL = re.compile(r"[\\`*\[\]~<>&|$]|(?<![^\W_])_|_(?![^\W_])|@(?=[\w-]+\.)|\{(?=[{%#])|://|(?<=[wW]{3})\.")

@@ -42,7 +42,7 @@ class Progress:
 
         Args:
             rows: rows of the shard.
-            tokens: tokens generated for the shard; 0 where the stage generates none.
+            tokens: tokens generated for the shard now; 0 where the stage generates none or an earlier run did.
         """
         self.rows += rows
         self.tokens += tokens

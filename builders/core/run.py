@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -81,7 +81,6 @@ class _Job:
     node: Node
     inputs: Inputs
     reason: str
-    began: float = field(default_factory=time.monotonic)
 
 
 def run(
@@ -239,6 +238,7 @@ class _Runner:
         self.finder = ModelFinder(graph.store)
         self.loaded = Loaded()
         self.results: list[StageResult] = []
+        self.began: dict[Node, float] = {}  # when work on a node began, by the monotonic clock
 
     def run(self, targets: Sequence[Node]) -> list[StageResult]:
         """Build all nodes in topological order and return the results.
@@ -301,9 +301,10 @@ class _Runner:
 
         They train one model together; the datasets and models above it have to be in the store already.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and job.node not in targets:
+        together = self._stage(job).kind == "model" and job.node in targets
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not together:
             raise UserError(
-                f"stage {job.node.stage} is {job.reason}, and several processes build only the stage they are started "
+                f"stage {job.node.stage} is {job.reason}, and several processes only train the model they are started "
                 f"for; run `{command_of(self._stage(job), self.graph.pipeline, job.node.round)}` in one process first"
             )
 
@@ -340,8 +341,9 @@ class _Runner:
         return Context(config, store, job.node.round, job.inputs.parents, job.inputs.models, work, self.loaded)
 
     def _training(self, job: _Job) -> tuple[Stage, Context[Settings], Path]:
-        """Return the arguments of `_train`, all of which can be pickled."""
+        """Return the arguments of `train`, all of which can be pickled."""
         stage, context = self._stage(job), self._context(job)
+        self.began[job.node] = time.monotonic()
         log.info("%s: training", stage.name)
         return stage, context, context.work / "model"
 
@@ -354,6 +356,7 @@ class _Runner:
             return
         # Models of earlier stages make room for this stage's.
         self.loaded.keep(job.inputs.models.values())
+        self.began[job.node] = time.monotonic()
         context = self._context(job)
         paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)
@@ -372,5 +375,5 @@ class _Runner:
         for folder in scratch:
             shutil.rmtree(folder, ignore_errors=True)
         self.made[job.node] = revision
-        seconds = time.monotonic() - job.began
+        seconds = time.monotonic() - self.began[job.node]
         self.results.append(StageResult(job.node.stage, job.node.round, revision, True, job.reason, seconds))

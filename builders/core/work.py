@@ -53,10 +53,12 @@ def build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
         for shard in shards:
             path = shard_path(context.work, shard)
             # Every random draw comes from a hash of what is drawn, so a shard made later has the same bytes.
-            if not shard_is_whole(path):
+            whole = shard_is_whole(path)
+            if not whole:
                 _forget_following(stage, context.work, shard)
                 build_shard(stage, context, shard)
-            progress.advance(shard_rows(path), shard_counts(path).get("tokens", 0))
+            # Shards of an earlier run count as rows, not in the rate of tokens.
+            progress.advance(shard_rows(path), 0 if whole else shard_counts(path).get("tokens", 0))
     return [shard_path(context.work, shard) for shard in shards]
 
 

@@ -13,12 +13,13 @@ False. One row is the parent's with, for example::
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from builders.core.prompting import answer_column, chat_column
-from builders.core.stage import Context, Shard, ShardResult, file_shards
+from builders.core.stage import Context, Shard, ShardResult
 from builders.grace_kto.columns import RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
@@ -30,6 +31,9 @@ from scorers.weighting import Totals, global_weights, totals_of
 
 LOW_IS_BETTER = ("ppl_domain",)  # of the metrics in RANKED; the others rank high values first (eq. 5)
 CalibrateContext = Context[GraceKTOSettings]
+
+Piece = str | list[str]
+"""Part of a dataset that holds whole groups: the path of a file, or ids of queries."""
 
 QUERIES_PER_SHARD = 5_000  # of a dataset whose files split groups
 
@@ -145,45 +149,46 @@ def plan(context: CalibrateContext) -> list[Shard]:
     """
     parent = context.inputs["score"]
     require_columns(parent.schema(), SCORES_COLUMNS, str(parent))
-    pieces = file_shards(parent) if groups_are_whole(parent) else query_shards(parent)
+    files = parent.data_files()
+    pieces = pieces_of(files)
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
     # Rewards depend on their own group alone, so they can be summed piece by piece.
     totals = Totals()
     for piece in pieces:
-        scores = read_scores(parent, piece.spec, ["query_id", *RANKED])
+        scores = read_piece(files, piece, ["query_id", *RANKED])
         totals += totals_of(add_rewards(scores, context.config.calibrate.coefficients)["reward"])
     if totals.positive_rows == 0:
         raise UserError(f"{parent}: no response is scored, so there is nothing to rank; look at the policy's responses")
-    return [Shard(piece.index, (piece.spec, totals)) for piece in pieces]
+    return [Shard(index, (piece, totals)) for index, piece in enumerate(pieces)]
 
 
-def groups_are_whole(parent: Revision) -> bool:
-    """Whether each query's rows lie in one file."""
-    files = parent.data_files()
+def pieces_of(files: Sequence[Path]) -> list[Piece]:
+    """Cut a dataset into parts that hold whole groups: its files, or runs of queries where files split groups.
+
+    Runs hold `QUERIES_PER_SHARD` queries in the order of their first appearance.
+    """
+    everything = pl.scan_parquet(list(files), glob=False)
     # A query that is spread over files is counted once in each of them.
-    distinct = sum(pl.scan_parquet(f).select(pl.col("query_id").n_unique()).collect().item() for f in files)
-    return bool(distinct == parent.scan().select(pl.col("query_id").n_unique()).collect().item())
+    in_files = sum(pl.scan_parquet(f).select(pl.col("query_id").n_unique()).collect().item() for f in files)
+    if in_files == everything.select(pl.col("query_id").n_unique()).collect().item():
+        return [str(file) for file in files]
+    ids = everything.select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"].to_list()
+    return [ids[start : start + QUERIES_PER_SHARD] for start in range(0, len(ids), QUERIES_PER_SHARD)]
 
 
-def query_shards(parent: Revision) -> list[Shard]:
-    """Plan shards of `QUERIES_PER_SHARD` queries, in the order of their first appearance."""
-    ids = parent.scan().select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"].to_list()
-    starts = range(0, len(ids), QUERIES_PER_SHARD)
-    return [Shard(i, ids[start : start + QUERIES_PER_SHARD]) for i, start in enumerate(starts)]
-
-
-def read_scores(parent: Revision, piece: str | Sequence[str], columns: list[str]) -> pl.DataFrame:
-    """Read some columns of a piece of the parent.
+def read_piece(files: Sequence[Path], piece: Piece, columns: Sequence[str]) -> pl.DataFrame:
+    """Read some columns of a piece, in the order wanted.
 
     Args:
-        parent: the scores dataset.
-        piece: the path of one file, or the ids of the queries.
-        columns: names of the columns, in the order wanted.
+        files: all files of the dataset.
+        piece: the path of one of them, or the ids of the queries.
+        columns: names of the columns.
     """
     if isinstance(piece, str):
-        return pl.read_parquet(piece, columns=columns).select(columns)
-    return parent.scan().filter(pl.col("query_id").is_in(list(piece))).select(columns).collect()
+        return pl.read_parquet(piece, columns=list(columns)).select(columns)
+    everything = pl.scan_parquet(list(files), glob=False)
+    return everything.filter(pl.col("query_id").is_in(piece)).select(columns).collect()
 
 
 def build(context: CalibrateContext, shard: Shard) -> ShardResult:
@@ -191,7 +196,7 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     piece, totals = shard.spec
     schema = polars_schema(SCORES_COLUMNS)
     # Other people's datasets may have other integer and float widths: cast to the contract's.
-    scores = read_scores(context.inputs["score"], piece, schema.names()).cast(schema)
+    scores = read_piece(context.inputs["score"].data_files(), piece, schema.names()).cast(schema)
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
     # Training has to see the same messages that the policy answered, with the system prompt of that time.

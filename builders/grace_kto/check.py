@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from builders.grace_kto.calibrate import add_rewards, add_weights
+from builders.grace_kto.calibrate import add_rewards, add_weights, pieces_of, read_piece
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import CalibrateSettings
 from builders.store.check import Finding
@@ -18,7 +18,6 @@ from scorers.weighting import Totals, totals_of
 
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows listed per column
-RUN_QUERIES = 4096  # queries recomputed together where a group is spread over files
 CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
 
 
@@ -42,14 +41,17 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
     if not sound or not files:
         return [Finding("data/", "calibration", "", "not recomputed: the rows are incomplete or do not fit")]
     # As in the stage: one pass sums the rewards of the whole dataset, a second one compares.
-    pieces = list(_pieces(list(files.values())))
+    paths = list(files.values())
+    pieces = pieces_of(paths)
     totals = Totals()
     for piece in pieces:
-        totals += totals_of(add_rewards(piece.select("query_id", *RANKED).collect(), settings.coefficients)["reward"])
+        totals += totals_of(
+            add_rewards(read_piece(paths, piece, ["query_id", *RANKED]), settings.coefficients)["reward"]
+        )
     counts = dict.fromkeys(CALIBRATED, 0)
     findings: list[Finding] = []
     for piece in pieces:
-        stored = piece.select("response_id", "query_id", *RANKED, *CALIBRATED).collect()
+        stored = read_piece(paths, piece, ["response_id", "query_id", *RANKED, *CALIBRATED])
         rewards = add_rewards(stored.select("query_id", *RANKED), settings.coefficients)
         for column, differing in _differences(stored, add_weights(rewards, totals, binary=settings.binary)):
             shown = differing.head(max(0, ROWS_SHOWN - counts[column]))
@@ -60,20 +62,6 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
         for column, count in counts.items()
         if count > ROWS_SHOWN
     ]
-
-
-def _pieces(files: list[Path]) -> Iterator[pl.LazyFrame]:
-    """Yield parts of the dataset that hold whole groups: its files, or runs of queries where files split groups."""
-    scans = [pl.scan_parquet(file, glob=False) for file in files]
-    everything = pl.scan_parquet(files, glob=False)
-    distinct = pl.col("query_id").n_unique()
-    if sum(s.select(distinct).collect().item() for s in scans) == everything.select(distinct).collect().item():
-        yield from scans
-        return
-    # Some group is spread over files: take whole groups by their queries.
-    ids = everything.select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"]
-    for start in range(0, len(ids), RUN_QUERIES):
-        yield everything.filter(pl.col("query_id").is_in(ids[start : start + RUN_QUERIES].implode()))
 
 
 def _differences(stored: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:

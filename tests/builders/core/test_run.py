@@ -309,9 +309,12 @@ def test_a_model_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:
         plan(config_for(tmp_path, "models.policy=policy"), "sample")
 
 
-def test_several_processes_build_only_what_they_are_started_for(
+def test_several_processes_train_only_what_they_are_started_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"stage seed is missing.*run `build --stage seed` in one process first"):
-        build(config_for(tmp_path, "models.policy=local/none"), "generate")
+    with pytest.raises(
+        UserError,
+        match=r"stage seed is missing, and several processes only train.*run `build --stage seed` in one process first",
+    ):
+        build(config_for(tmp_path, "models.policy=local/none"), "seed")
