@@ -83,8 +83,9 @@ class Pipeline:
 
     def repo(self, stage: Stage, config: Settings) -> str:
         """Return the name of a stage's repository in the store, `namespace/stem-suffix`."""
-        stem = config.name if stage.stem is None else stage.stem(config)
-        return f"{config.local_namespace}/{stem}-{stage.suffix}"
+        if stage.stem is not None:  # shared by the runs of a store, whatever namespace they publish to
+            return f"local/{stage.stem(config)}-{stage.suffix}"
+        return f"{config.local_namespace}/{config.name}-{stage.suffix}"
 
     def summaries(self) -> tuple[str, ...]:
         """Return the numeric columns whose distribution some stage's manifest keeps, each once."""

@@ -35,7 +35,9 @@ def run(name: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def seed_options(folder: Path) -> list[str]:
     source = write_lines(folder / "seeds.jsonl", [json.dumps({"query": seed}) + "\n" for seed in SEEDS])
-    return ["--set", f"seed.source={source}", "--set", "seed.columns={query: query}", "--store", str(folder / "store")]
+    # With a number of threads torch would be loaded, which seeds have no use for.
+    settings = (f"seed.source={source}", "seed.columns={query: query}", "threads=null")
+    return [*(word for text in settings for word in ("--set", text)), "--store", str(folder / "store")]
 
 
 def files(folder: Path) -> set[Path]:

@@ -26,6 +26,14 @@ for name, tag in json.loads(sys.argv[1]):
     rows[f"{name} {tag}"] = [table.num_rows, table.column_names]
 print(json.dumps(rows))
 """
+VERIFY = """
+import json, sys
+from pathlib import Path
+from builders import Store, open_revision, verify
+from training.pipelines import PIPELINES
+store = Store(Path(sys.argv[1]))
+print(json.dumps({ref: len(verify(open_revision(ref, store), PIPELINES)) for ref in sys.argv[2:]}))
+"""
 
 
 class Person:
@@ -75,8 +83,10 @@ def test_two_rounds_from_the_loop_to_somebody_elses_training(remote: RemoteHub, 
     assert loaded["alice/tiny-weights round-002"][1][-4:] == ["weight", "label", "prompt", "completion"]
 
     check_lineage(reader, pushed)
-    for ref in ("tiny-weights@round-002", "tiny-policy@round-002", *(f"{name}@round-000" for name in MODELS)):
-        assert reader.grace("verify", f"alice/{ref}")["ok"]
+    assert reader.grace("verify", "alice/tiny-weights@round-002")["ok"]
+    refs = ["alice/tiny-policy@round-002", *(f"alice/{name}@round-000" for name in MODELS)]
+    differing = reader.run([sys.executable, "-c", VERIFY, str(reader.folder / "store"), *refs])
+    assert json.loads(differing) == dict.fromkeys(refs, 0)
     train_from_the_hub(reader, pushed["1"][0]["pushed"]["revision"])
     train_with_stock_trl(reader, tmp_path / "writer" / "store")
 
@@ -103,6 +113,8 @@ def train_from_the_hub(reader: Person, commit: str) -> None:
     manifest = json.loads((Path(trained["path"]) / "manifest.json").read_text(encoding="utf-8"))
     assert [(p["repo"], p["revision"]) for p in manifest["parents"]] == [("alice/tiny-weights", commit)]
     assert manifest["models"]["base"]["id"] == "alice/tiny-sft"
+    made = {path.name for path in (reader.folder / "store").glob("*--local--*")}
+    assert made == {"models--local--mine-policy"}  # neither the world nor a first policy is made for it
 
 
 def train_with_stock_trl(reader: Person, writer_store: Path) -> None:
