@@ -125,8 +125,8 @@ class Graph:
         given: revisions that the user gives in place of a node; what such a node would be made from is not needed.
 
     Attributes:
-        given: the user's revisions and the pulled ones, by node.
-        pulled: nodes whose revision the store holds as somebody published it.
+        given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
+        kept: why a revision of the store is taken as it is, by node: it was pulled, or is of an earlier round.
         needs: what each node of the graph is made from.
     """
 
@@ -142,10 +142,12 @@ class Graph:
         self.config = config
         self.store = store
         self.given = dict(given)
-        self.pulled: set[Node] = set()
+        self.kept: dict[Node, str] = {}
         self.needs: dict[Node, Needs] = {}
+        targets = list(targets)
+        self._first_round = min((node.round for node in targets if node.round), default=0)
         # Walk upwards from the targets; a node that several others need is visited once.
-        waiting = list(targets)
+        waiting = targets
         while waiting:
             node = waiting.pop()
             if node not in self.needs:
@@ -153,17 +155,27 @@ class Graph:
                 waiting += sorted(self.needs[node].nodes())
 
     def _needs(self, node: Node) -> Needs:
-        """Return what a node is made from; nothing for a revision that is given or was pulled."""
+        """Return what a node is made from; nothing for a revision in hand."""
         # A revision in hand needs no parents.
         if node in self.given:
             return Needs({}, {})
         existing = self.existing(node)
-        # A pulled revision names parents that need not be in this store: only its settings can be compared.
-        if existing is not None and not existing.made_here and not self.changed_settings(existing, node):
+        if existing is not None and (reason := self._kept_reason(existing, node)) is not None:
             self.given[node] = existing
-            self.pulled.add(node)
+            self.kept[node] = reason
             return Needs({}, {})
         return needs(self.pipeline, self.config, node)
+
+    def _kept_reason(self, existing: Revision, node: Node) -> str | None:
+        """Say why a revision is taken as it is; None where it has to be compared with what would be built now."""
+        # A round stands on the results of the rounds before it; whether those are fresh is asked when they are built.
+        # Otherwise a policy that was trained on a dataset given by the user would be trained anew for the next round.
+        if 0 < node.round < self._first_round:
+            return "of an earlier round"
+        # A pulled revision names parents that need not be in this store: only its settings can be compared.
+        if not existing.made_here and not self.changed_settings(existing, node):
+            return "as it was pulled"
+        return None
 
     def existing(self, node: Node) -> Revision | None:
         """Return the store's revision of a node, fresh or stale; None where it holds none."""
@@ -197,7 +209,9 @@ class Graph:
             sorter.prepare()
         except CycleError as error:
             circle = " ← ".join(f"{node.stage}" for node in error.args[1])
-            raise UserError(f"the configuration makes a stage its own parent: {circle}; look at models:") from None
+            raise UserError(
+                f"the configuration makes a stage its own parent: {circle}; look at models: and at the sources"
+            ) from None
         return sorter
 
     def sorted(self) -> list[Node]:

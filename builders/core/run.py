@@ -115,7 +115,6 @@ def run(
     node = node_of(pipeline, target, round_)
     given = _given(pipeline, store, target, round_, start, require_pinned)
     graph = Graph(pipeline, config, store, [node], given)
-    set_threads(config.threads)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
     with store.lock() if first_process() else contextlib.nullcontext():
         return _Runner(graph, _forced(graph, node) if force else set()).run([node])
@@ -144,7 +143,6 @@ def materialise(
     found = {role: model_node(pipeline, name, 0) for role, name in wanted.items()}
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
-    set_threads(config.threads)
     with store.lock():
         runner = _Runner(graph, set())
         runner.run(nodes)
@@ -168,12 +166,12 @@ def dry_run(
     made = dict(graph.given)
     plans = []
     for node in graph.sorted():
-        if node in graph.given and node not in graph.pulled:
+        if node in graph.given and node not in graph.kept:
             continue
         stage = pipeline.stage(node.stage)
         # Only fresh revisions are in `made`: below a node that has to be built the digests are not known yet.
         missing = sorted(above for above in graph.needs[node].nodes() if above not in made)
-        if node in graph.pulled:
+        if node in graph.kept:
             reason: str | None = None
         elif missing:
             reason = f"{missing[0].stage} is built first"
@@ -196,19 +194,19 @@ def _given(
     if start is None:
         return {}
     if not last.parents:
-        raise UserError(f"--from {start}: stage {target} reads its source, not another stage's dataset")
+        raise UserError(f"dataset {start}: stage {target} reads its source, not another stage's dataset")
     revision = open_revision(start, store, "dataset", require_pinned=require_pinned)
     schema = revision.schema()
     origin = origin_of(pipeline, revision, last)
     if origin is None:
         raise UserError(
-            f"--from {start}: none of its columns ({', '.join(schema.names())}) is one that a stage above {target} "
+            f"dataset {start}: none of its columns ({', '.join(schema.names())}) is one that a stage above {target} "
             f"adds; {target} takes a {pipeline.stage(last.parents[0]).suffix} dataset"
         )
     needed = last.reads if last.reads and origin.name == last.parents[0] else origin.columns
-    require_columns(schema, needed, f"--from {start}")
+    require_columns(schema, needed, f"dataset {start}")
     if revision.scan().select(pl.len()).collect().item() == 0:
-        raise UserError(f"--from {start} is empty; at least one row is needed")
+        raise UserError(f"dataset {start} is empty; at least one row is needed")
     # It takes part in this round, whichever round its manifest names.
     return {node_of(pipeline, origin.name, round_): revision}
 
@@ -280,8 +278,8 @@ class _Runner:
     def _job(self, node: Node) -> _Job | None:
         """Return the job that builds a node; None where its revision is given or fresh, and so kept."""
         if node in self.graph.given:
-            if node in self.graph.pulled:
-                self._keep(node, self.graph.given[node], "as it was pulled")
+            if node in self.graph.kept:
+                self._keep(node, self.graph.given[node], self.graph.kept[node])
             return None
         inputs = self.graph.inputs(node, self.made, self.finder)
         reason = "forced" if node in self.forced else self.graph.stale_reason(node, inputs)
@@ -338,6 +336,9 @@ class _Runner:
         # The folder's name holds the fingerprint, so shards of other inputs are never taken up.
         work = store.work_path(self.graph.pipeline.repo(self._stage(job), config), job.inputs.fingerprint)
         work.mkdir(parents=True, exist_ok=True)
+        # Stages without a model need no torch.
+        if self._stage(job).kind == "model" or job.inputs.models:
+            set_threads(config.threads)
         return Context(config, store, job.node.round, job.inputs.parents, job.inputs.models, work, self.loaded)
 
     def _training(self, job: _Job) -> tuple[Stage, Context[Settings], Path]:

@@ -13,6 +13,8 @@ from builders.grace_kto.settings import GraceKTOSettings
 def sampling_depends_on(config: GraceKTOSettings) -> Sequence[str]:
     """Return what the bytes of sampled texts depend on beyond the fingerprint."""
     found = ["kind of processor"]
+    if config.engines.policy.dtype == "auto":  # bfloat16 on a GPU, float32 on a CPU
+        found.append("engines.policy.device")
     return [*found, "composition of vLLM's batches"] if config.engines.policy.kind == "vllm" else found
 
 
@@ -21,7 +23,8 @@ def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:
 
     The composition of a batch decides its padding, and so the order of floating-point sums.
     """
-    return ["kind of processor", "score.tokens_per_batch", "score.texts_per_batch"]
+    found = ["kind of processor", "score.tokens_per_batch", "score.texts_per_batch"]
+    return [*found, "score.device"] if config.score.dtype == "auto" else found
 
 
 SEED = Stage(

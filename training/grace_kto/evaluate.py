@@ -76,7 +76,9 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         UserError: a policy or the held-out source is missing, or a metric is not finite.
     """
     store = Store(Path(config.store))
-    # Everything that may be missing is looked up before the first policy answers.
+    # A misspelt name is told at once, before a model is made or answers.
+    for text in references:
+        _require_policy(text, store)
     queries = held_out_queries(config)
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
@@ -173,6 +175,17 @@ def named_policies(
         if revision is not None:
             found.append((f"round {round_}", finder.of(revision)))
     return found
+
+
+def _require_policy(text: str, store: Store) -> None:
+    """Open a REF of a policy that is neither a stage nor a folder.
+
+    Raises:
+        UserError: neither the store nor the Hub has it.
+    """
+    stage = GRACE_KTO.find(text)
+    if not (stage is not None and stage.kind == "model") and not Path(text).is_dir():
+        open_revision(text, store, "model")
 
 
 def _named(text: str, config: GraceKTOSettings, store: Store, finder: ModelFinder) -> LocalModel:

@@ -9,7 +9,7 @@ Their repositories carry the world's seed, not the run's name, so that runs of o
 on one thread: equal seeds give equal weights on one kind of processor, whatever else the computer does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from builders.cards.card import Card
 from builders.core.stage import Context, Shard, ShardResult, Stage, Trained
 from builders.settings.base import Settings
 from builders.store.columns import MESSAGES, Column, column, frame_of
+from builders.store.store import Revision
 from training.world.texts import Prompt, World
 
 Rows = Callable[[World], list[dict[str, Any]]]  # the texts of one dataset, as rows
@@ -121,6 +122,11 @@ def _trained(output: Path, train: Callable[[Path], dict[str, float]]) -> Trained
         torch.set_num_threads(before)
 
 
+def learned_prompt(prompt: Prompt, config: Settings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """Return the prompt that the models' tokenizer and the policy learn from, without examples."""
+    return {"wish for queries": prompt([], 2)}
+
+
 def processor(config: Settings) -> list[str]:
     """The reasons why trained weights may differ although the fingerprint is the same."""
     return ["kind of processor"]
@@ -158,6 +164,7 @@ def world_stages(prompt: Prompt) -> tuple[Stage, ...]:
             sections=("world",),
             per_round=False,
             stem=stem,
+            prompts=partial(learned_prompt, prompt),
             bytes_depend_on=processor,
             train=partial(train, prompt),
             card=card,

@@ -10,11 +10,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from datasets_factory import add_dataset, scores_frame
+from datasets_factory import add_dataset, add_model, plain_frame, scores_frame
 
 from builders.core import run as run_module
 from builders.core.plan import configuration_of
 from builders.core.run import StageResult, dry_run, run
+from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.files import file_sha256
 from builders.store.shards import write_shard
@@ -318,3 +319,17 @@ def test_several_processes_train_only_what_they_are_started_for(
         match=r"stage seed is missing, and several processes only train.*run `build --stage seed` in one process first",
     ):
         build(config_for(tmp_path, "models.policy=local/none"), "seed")
+
+
+def test_an_earlier_round_is_taken_as_it_is(tmp_path: Path) -> None:
+    """A policy that was trained on a dataset given by the user serves the next round, and is not trained anew."""
+    config = config_for(tmp_path, "models.policy=local/none")
+    policy = add_model(Store(Path(config.store)), "local/tiny-policy", round_=1)
+    queries = add_dataset(
+        Store(Path(config.store)), "generate", plain_frame(QUERIES_COLUMNS), repo="local/tiny-queries"
+    )
+    plans = {(found.stage, found.round): found for found in plan(config, "generate", round_=2)}
+    assert plans["policy", 1].action == plans["generate", 1].action == "keep"
+    assert plans["policy", 1].reason == f"fresh at {policy.revision[:12]}"
+    assert plans["generate", 1].reason == f"fresh at {queries.revision[:12]}"
+    assert ("calibrate", 1) not in plans and plans["generate", 2].action == "build"
