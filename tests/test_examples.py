@@ -1,5 +1,6 @@
 """The scripts in examples/ and the README's Python blocks run as they stand, on tiny models."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,32 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # in the README; here a tiny model takes its place
 LONGEST = 8
-
-
-def run_python(arguments: list[str], folder: Path) -> str:
-    """Run Python in a folder, offline; its stdout."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_texts_are_scored(tmp_path: Path, causal_lm_dir: Path) -> None:
-    lines = run_python([str(ROOT / "examples/score_texts.py"), str(causal_lm_dir)], tmp_path).splitlines()
-    assert len(lines) == 3 and all("perplexity" in line for line in lines)
-
-
-def test_scores_are_calibrated(tmp_path: Path) -> None:
-    printed = run_python([str(ROOT / "examples/calibrate_scores.py")], tmp_path)
-    assert "ferry-0" in printed and "weight" in printed
-
-
-@pytest.mark.slow
-def test_a_model_is_trained(tmp_path: Path, causal_lm_dir: Path) -> None:
-    run_python([str(ROOT / "examples/train_on_preferences.py"), str(causal_lm_dir), str(tmp_path / "out")], tmp_path)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+# One process for all of them: most of the time of each alone would be imports.
+DRIVER = """
+import contextlib, io, json, runpy, sys
+printed = []
+for script, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [script, *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        runpy.run_path(script, run_name="__main__")
+    printed.append(text.getvalue())
+print(json.dumps(printed))
+"""
 
 
 def readme_blocks() -> list[str]:
@@ -45,15 +31,42 @@ def readme_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", section, re.S)
 
 
-def test_there_are_three_short_blocks() -> None:
+def run_all(scripts: list[list[str]], folder: Path) -> list[str]:
+    """Run scripts in a folder, offline; what each printed."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", DRIVER, json.dumps(scripts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(printed, list)
+    return printed
+
+
+def test_there_are_four_short_blocks_in_the_readme() -> None:
     blocks = readme_blocks()
-    assert len(blocks) >= 3
+    assert len(blocks) == 4
     assert [block for block in blocks if len(block.strip().splitlines()) > LONGEST] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(4))
-def test_the_readme_blocks_run(tmp_path: Path, causal_lm_dir: Path, number: int) -> None:
-    block = readme_blocks()[number].replace(MODEL, str(causal_lm_dir))
+def test_the_examples_and_the_readme_blocks_run(tmp_path: Path, causal_lm_dir: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    run_python(["-c", block], tmp_path)
+    blocks = []
+    for number, block in enumerate(readme_blocks()):
+        script = tmp_path / f"block{number}.py"
+        script.write_text(block.replace(MODEL, str(causal_lm_dir)), encoding="utf-8")
+        blocks.append([str(script)])
+    scored, calibrated, trained, *printed = run_all(
+        [
+            ["examples/score_texts.py", str(causal_lm_dir)],
+            ["examples/calibrate_scores.py"],
+            ["examples/train_on_preferences.py", str(causal_lm_dir), "out"],
+            *blocks,
+        ],
+        tmp_path,
+    )
+    lines = [line for line in scored.splitlines() if "perplexity" in line]
+    assert len(lines) == 3 and "100.0 % distinct" in lines[0] and "100.0 % distinct" not in lines[1]
+    assert "ferry-0" in calibrated and "weight" in calibrated
+    assert (tmp_path / "out" / "model.safetensors").is_file(), trained
+    assert "local/tiny-seed@" in printed[3]
