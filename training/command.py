@@ -3,9 +3,7 @@
 import contextlib
 import errno
 import logging
-import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -66,9 +64,11 @@ def one_line_errors() -> Iterator[None]:
     A user's mistake is a `UserError`, a disk that is full or refuses access, or an extra that is not installed. Every
     other exception is a defect of the program and keeps its traceback.
     """
+    from builders.core.console import quiet_libraries
     from scorers.errors import UserError
 
-    _quiet_libraries()
+    quiet_libraries()
+    _log_to_stderr()
     try:
         yield
     except UserError as error:
@@ -97,17 +97,8 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _quiet_libraries() -> None:
-    """Send the project's log lines to stderr and silence the libraries' progress bars and warnings.
-
-    The libraries draw a bar and print hints for every model, which would bury the project's one bar per stage. TRL's
-    hint on class weights does not apply, because the class weights are computed from the data.
-    """
-    # Read by huggingface_hub when it is imported, which happens after this; a user's own value stays.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for library in ("bitsandbytes", "trl"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="peft")
+def _log_to_stderr() -> None:
+    """Send the project's log lines to stderr."""
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     for package in ("builders", "scorers", "training"):

@@ -1,11 +1,27 @@
 """Progress bars on stderr, one per stage or training; silent where stderr is not a terminal."""
 
+import logging
+import os
 import sys
 import time
+import warnings
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries' progress bars and warnings in this process.
+
+    The libraries draw a bar and print hints for every model, which would bury the project's one bar per stage. TRL's
+    hint on class weights does not apply, because the class weights are computed from the data.
+    """
+    # Read by huggingface_hub when it is imported, which happens after this; a user's own value stays.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in ("bitsandbytes", "trl"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="peft")
 
 
 def progress_bar(label: str, unit: str, total: int, *, done: int = 0) -> "tqdm[Any]":

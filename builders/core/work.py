@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from builders.core.console import Progress
+from builders.core.console import Progress, quiet_libraries
 from builders.core.models import set_threads
 from builders.core.stage import Context, Shard, Stage, Trained
 from builders.settings.base import Settings
@@ -34,7 +34,8 @@ def train(stage: Stage, context: Context[Settings], output: Path) -> Trained:
 
 
 def train_apart(stage: Stage, context: Context[Settings], output: Path) -> Trained:
-    """Run `train` in a worker process, which has torch's default number of threads at first."""
+    """Run `train` in a worker process, which has torch's default number of threads and loud libraries at first."""
+    quiet_libraries()
     set_threads(context.config.threads)
     return train(stage, context, output)
 
