@@ -68,7 +68,7 @@ def _print_built(results: "list[StageResult]", published: dict[str, Any] | None,
 
 @app.command("build")
 def build_command(
-    stage: Annotated[str, typer.Option("--stage", help="Last stage: seed, generate, sample, score or calibrate.")],
+    stage: Annotated[str, typer.Option("--stage", help="Last stage, such as score; `grace status` lists them.")],
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,

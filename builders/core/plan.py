@@ -294,7 +294,11 @@ class Graph:
         if moved:
             return f"parent changed: {', '.join(moved)}"
         swapped = [role for role, model in inputs.models.items() if manifest.models.get(role) != model.record]
-        return f"model changed: {', '.join(swapped)}" if swapped else "source, prompt or manifest format changed"
+        if swapped:
+            return f"model changed: {', '.join(swapped)}"
+        old_prompts = manifest.prompts
+        prompts = [name for name, text in inputs.recipe["prompts"].items() if old_prompts.get(name) != text]
+        return f"prompt changed: {', '.join(prompts)}" if prompts else "source or manifest format changed"
 
 
 def _local(wanted: "Node | str", made: Mapping[Node, Revision], finder: ModelFinder) -> LocalModel:
@@ -325,25 +329,3 @@ def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
         old = before if isinstance(before, dict) else {}
         names += [f"{section}.{key}" for key, value in values.items() if old.get(key) != value]
     return names
-
-
-def origin_of(pipeline: Pipeline, revision: Revision, target: Stage) -> Stage | None:
-    """Find the stage whose place a dataset given by the user takes; None where no stage fits.
-
-    That is the stage its manifest names. For a foreign dataset it is guessed from the columns: the last stage above
-    `target` that introduces one of them.
-    """
-    # Nearest stage first, so the first match below is the last stage.
-    above = [stage for stage in pipeline.upto(target) if stage is not target and stage.kind == "dataset"]
-    if revision.manifest is not None and revision.manifest.pipeline == pipeline.name:
-        named = next((stage for stage in above if stage.name == revision.manifest.stage), None)
-        if named is not None:
-            return named
-    columns = set(revision.schema().names())
-    return next((stage for stage in above if _introduced(pipeline, stage) & columns), None)
-
-
-def _introduced(pipeline: Pipeline, stage: Stage) -> set[str]:
-    """Return the names of the columns that a stage adds to those of its parents."""
-    inherited = {column.name for parent in stage.parents for column in pipeline.stage(parent).columns}
-    return {column.name for column in stage.columns} - inherited

@@ -16,18 +16,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from builders.core.assemble import add_dataset, add_model
+from builders.core.given import given_datasets
 from builders.core.models import Loaded, LocalModel, ModelFinder, set_threads
 from builders.core.pipeline import Pipeline, command_of
-from builders.core.plan import Graph, Inputs, Node, model_node, node_of, origin_of
+from builders.core.plan import Graph, Inputs, Node, model_node, node_of
 from builders.core.stage import At, Context, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart
 from builders.executors.processes import process_pool
-from builders.hub.refs import open_revision
 from builders.settings.base import Settings
-from builders.store.columns import require_columns
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 
@@ -113,7 +110,7 @@ def run(
     """
     store = Store(Path(config.store))
     node = node_of(pipeline, target, round_)
-    given = _given(pipeline, store, target, round_, start, require_pinned)
+    given = given_datasets(pipeline, store, target, round_, start, require_pinned)
     graph = Graph(pipeline, config, store, [node], given)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
     with store.lock() if first_process() else contextlib.nullcontext():
@@ -160,7 +157,11 @@ def dry_run(
     """Return what `run` would do and why, in the order of the work, without building anything."""
     store = Store(Path(config.store))
     graph = Graph(
-        pipeline, config, store, [node_of(pipeline, target, round_)], _given(pipeline, store, target, round_, start)
+        pipeline,
+        config,
+        store,
+        [node_of(pipeline, target, round_)],
+        given_datasets(pipeline, store, target, round_, start),
     )
     finder = ModelFinder(store)
     made = dict(graph.given)
@@ -184,31 +185,6 @@ def dry_run(
         said = reason or f"fresh at {str(existing and existing.revision)[:12]}"
         plans.append(StagePlan(stage.name, node.round, pipeline.repo(stage, config), action, said))
     return plans
-
-
-def _given(
-    pipeline: Pipeline, store: Store, target: str, round_: int, start: str | None, require_pinned: bool = False
-) -> dict[Node, Revision]:
-    """Open the dataset of `start` and return it under the node whose place it takes; empty without `start`."""
-    last = pipeline.stage(target)
-    if start is None:
-        return {}
-    if not last.parents:
-        raise UserError(f"dataset {start}: stage {target} reads its source, not another stage's dataset")
-    revision = open_revision(start, store, "dataset", require_pinned=require_pinned)
-    schema = revision.schema()
-    origin = origin_of(pipeline, revision, last)
-    if origin is None:
-        raise UserError(
-            f"dataset {start}: none of its columns ({', '.join(schema.names())}) is one that a stage above {target} "
-            f"adds; {target} takes a {pipeline.stage(last.parents[0]).suffix} dataset"
-        )
-    needed = last.reads if last.reads and origin.name == last.parents[0] else origin.columns
-    require_columns(schema, needed, f"dataset {start}")
-    if revision.scan().select(pl.len()).collect().item() == 0:
-        raise UserError(f"dataset {start} is empty; at least one row is needed")
-    # It takes part in this round, whichever round its manifest names.
-    return {node_of(pipeline, origin.name, round_): revision}
 
 
 def _forced(graph: Graph, target: Node) -> set[Node]:
@@ -243,6 +219,11 @@ class _Runner:
 
         Trainings that do not depend on one another run at the same time, each in a process of its own.
         """
+        # A misspelt model is told before anything is built, and what is on the Hub is fetched first.
+        for found in self.graph.needs.values():
+            for wanted in found.models.values():
+                if isinstance(wanted, str):
+                    self.finder.find(wanted)
         sorter = self.graph.order()
         waiting: list[_Job] = []
         running: dict[Future[Trained], _Job] = {}

@@ -70,7 +70,7 @@ def test_it_is_stale_when_configuration_source_or_version_change(tmp_path: Path)
     assert plan(config_for(tmp_path, "sample.top_p=0.5"), "seed")[0].action == "keep"
     with (tmp_path / "seeds.jsonl").open("a") as file:
         file.write(json.dumps({"query": "One more."}) + "\n")
-    assert plan(config, "seed")[0].reason == "source, prompt or manifest format changed"
+    assert plan(config, "seed")[0].reason == "source or manifest format changed"
     assert build(config, "seed")[0].built
     newer = tuple(replace(stage, version=99) if stage.name == "seed" else stage for stage in GRACE_KTO.stages)
     plans = dry_run(replace(GRACE_KTO, stages=newer), config, "seed")
@@ -333,3 +333,19 @@ def test_an_earlier_round_is_taken_as_it_is(tmp_path: Path) -> None:
     assert plans["policy", 1].reason == f"fresh at {policy.revision[:12]}"
     assert plans["generate", 1].reason == f"fresh at {queries.revision[:12]}"
     assert ("calibrate", 1) not in plans and plans["generate", 2].action == "build"
+
+
+def test_a_dataset_of_the_stage_itself_or_a_later_one_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    scores = add_dataset(store, "score", scores_frame())
+    with pytest.raises(UserError, match="it is of stage score; score starts from one of seed, generate, sample"):
+        build(config_for(tmp_path), "score", start=str(scores))
+    with pytest.raises(UserError, match="it is of stage score, and policy trains on a weights dataset"):
+        build(config_for(tmp_path), "policy", start=str(scores))
+
+
+def test_a_misspelt_model_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="polcy"):
+        build(config_for(tmp_path, "models.policy=polcy"), "generate")
+    assert not list((tmp_path / "store").glob("datasets--*"))

@@ -65,7 +65,7 @@ def test_only_what_decides_the_model_makes_it_stale(tmp_path: Path, causal_lm_di
     # Of the sampling only the system prompt is part of what is learnt.
     assert not trained(configured(tmp_path, causal_lm_dir, "sample.top_p=0.5", "generate.queries=3")).built
     prompted = trained(configured(tmp_path, causal_lm_dir, "sample.system_prompt=system.en"))
-    assert prompted.built and prompted.reason == "source, prompt or manifest format changed"
+    assert prompted.built and prompted.reason == "prompt changed: system.en"
     assert prompted.revision.digest != first.revision.digest
     changed = trained(configured(tmp_path, causal_lm_dir, "sample.system_prompt=system.en", "sft.batch_size=5"))
     assert changed.reason == "configuration changed: sft.batch_size"

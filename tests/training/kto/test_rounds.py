@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -205,18 +204,28 @@ import os, signal, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 from pathlib import Path
 import test_rounds
+import torch
+import training.kto.assembly
 from transformers import Trainer, TrainerCallback
 
-where = {where!r}
-if where == "saving":
-    Trainer._save_rng_state = lambda self, folder: os.kill(os.getpid(), signal.SIGKILL)
-
 class Kill(TrainerCallback):
+    def __init__(self, where):
+        self.where = where
+
     def on_step_end(self, args, state, control, **kwargs):
-        if where == str(state.global_step):
+        if self.where == str(state.global_step):
             os.kill(os.getpid(), signal.SIGKILL)
 
-test_rounds.run_rounds(Path({folder!r}), Path({model!r}), test_rounds.settings(), callbacks=[Kill()])
+# The heavy modules are imported once, before forking; each child begins as a process of its own would.
+for where in {places!r}:
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        if where == "saving":
+            Trainer._save_rng_state = lambda self, folder: os.kill(os.getpid(), signal.SIGKILL)
+        test_rounds.run_rounds(Path({folder!r}), Path({model!r}), test_rounds.settings(), callbacks=[Kill(where)])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, where
 """
 
 
@@ -224,12 +233,12 @@ test_rounds.run_rounds(Path({folder!r}), Path({model!r}), test_rounds.settings()
 def test_killed_runs_end_with_the_same_bytes(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path / "whole", causal_lm_dir, settings())
     broken = tmp_path / "broken"
-    for where in ("1", "saving", "3", "5"):
-        script = KILLED.format(
-            tests=str(Path(__file__).parent), root=str(ROOT), where=where, folder=str(broken), model=str(causal_lm_dir)
-        )
-        killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=300)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    places = ("1", "saving", "3", "5")
+    script = KILLED.format(
+        tests=str(Path(__file__).parent), root=str(ROOT), places=places, folder=str(broken), model=str(causal_lm_dir)
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
     run_rounds(broken, causal_lm_dir, settings())
     for number in (1, 2):
         first, second = (weights_file(tmp_path / run / f"policy-{number}") for run in ("whole", "broken"))

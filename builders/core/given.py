@@ -1,0 +1,86 @@
+"""A dataset that the user gives in place of a stage: which stage it stands for, and whether it fits."""
+
+import logging
+
+import polars as pl
+
+from builders.core.pipeline import Pipeline
+from builders.core.plan import Node, node_of
+from builders.core.stage import Stage
+from builders.hub.refs import open_revision
+from builders.store.columns import require_columns
+from builders.store.store import Revision, Store
+from scorers.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def given_datasets(
+    pipeline: Pipeline, store: Store, target: str, round_: int, start: str | None, require_pinned: bool = False
+) -> dict[Node, Revision]:
+    """Open the dataset of `start` and return it under the node whose place it takes; empty without `start`."""
+    last = pipeline.stage(target)
+    if start is None:
+        return {}
+    if not last.parents:
+        raise UserError(f"dataset {start}: stage {target} reads its source, not another stage's dataset")
+    revision = open_revision(start, store, "dataset", require_pinned=require_pinned)
+    schema = revision.schema()
+    origin = _origin(pipeline, last, revision, start)
+    needed = last.reads if last.reads and origin.name == last.parents[0] else origin.columns
+    require_columns(schema, needed, f"dataset {start}")
+    if revision.scan().select(pl.len()).collect().item() == 0:
+        raise UserError(f"dataset {start} is empty; at least one row is needed")
+    # It takes part in this round, whichever round its manifest names.
+    made_for = revision.manifest.round if revision.manifest is not None else 0
+    if made_for not in (0, round_):
+        log.warning("dataset %s was made for round %d and is used in round %d", start, made_for, round_)
+    return {node_of(pipeline, origin.name, round_): revision}
+
+
+def _origin(pipeline: Pipeline, target: Stage, revision: Revision, start: str) -> Stage:
+    """Find the stage whose place a given dataset takes.
+
+    Raises:
+        UserError: no stage above the target has such a dataset, or a training is given one of a stage further up.
+    """
+    origin = origin_of(pipeline, revision, target)
+    nearest = pipeline.stage(target.parents[0])
+    if origin is None and revision.manifest is not None and revision.manifest.pipeline == pipeline.name:
+        above = [stage.name for stage in pipeline.upto(target) if stage is not target and stage.kind == "dataset"]
+        raise UserError(
+            f"dataset {start}: it is of stage {revision.manifest.stage}; {target.name} starts from one of "
+            f"{', '.join(reversed(above))}"
+        )
+    if origin is None:
+        raise UserError(
+            f"dataset {start}: none of its columns ({', '.join(revision.schema().names())}) is one that a stage above "
+            f"{target.name} adds; {target.name} takes a {nearest.suffix} dataset"
+        )
+    if target.kind == "model" and origin.name not in target.parents:
+        raise UserError(
+            f"dataset {start}: it is of stage {origin.name}, and {target.name} trains on a {nearest.suffix} dataset; "
+            f"`build --stage {nearest.name} --from {start}` makes one"
+        )
+    return origin
+
+
+def origin_of(pipeline: Pipeline, revision: Revision, target: Stage) -> Stage | None:
+    """Find the stage whose place a dataset given by the user takes; None where no stage fits.
+
+    That is the stage its manifest names, if it stands above `target`. For a foreign dataset it is guessed from the
+    columns: the last stage above `target` that introduces one of them.
+    """
+    # Nearest stage first, so the first match below is the last stage.
+    above = [stage for stage in pipeline.upto(target) if stage is not target and stage.kind == "dataset"]
+    if revision.manifest is not None and revision.manifest.pipeline == pipeline.name:
+        # What it is need not be guessed; a later stage's rows would pass for an earlier one's by their columns.
+        return next((stage for stage in above if stage.name == revision.manifest.stage), None)
+    columns = set(revision.schema().names())
+    return next((stage for stage in above if _introduced(pipeline, stage) & columns), None)
+
+
+def _introduced(pipeline: Pipeline, stage: Stage) -> set[str]:
+    """Return the names of the columns that a stage adds to those of its parents."""
+    inherited = {column.name for parent in stage.parents for column in pipeline.stage(parent).columns}
+    return {column.name for column in stage.columns} - inherited
