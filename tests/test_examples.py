@@ -67,7 +67,8 @@ def test_the_examples_and_the_readme_blocks_run(tmp_path: Path, causal_lm_dir: P
     )
     lines = [line for line in scored.splitlines() if "perplexity" in line]
     distinct = [float(re.findall(r"([\d.]+) % distinct", line)[0]) for line in lines]
-    assert len(distinct) == 3 and distinct[1] < 60 < 90 < min(distinct[0], distinct[2])  # the second text repeats itself
+    # The second text repeats itself.
+    assert len(distinct) == 3 and distinct[1] < 60 < 90 < min(distinct[0], distinct[2])
     assert "ferry-0" in calibrated and "weight" in calibrated
     assert (tmp_path / "out" / "model.safetensors").is_file(), trained
     assert "local/tiny-seed@" in printed[3]
