@@ -1,5 +1,7 @@
 # Test processes at a time; `make test JOBS=8` on a larger machine.
 JOBS ?= 2
+# Where this is set, every process compiles torch, transformers and TRL anew: 10 s each instead of once.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = .venv/bin/pytest --numprocesses $(JOBS) --dist worksteal --quiet
 
 .PHONY: help setup demo check test lint types unit clean
