@@ -1,0 +1,100 @@
+"""Conversations as token ids, the same for SFT and KTO: the ids that the policy read and wrote when it was sampled.
+
+    prompt      <|user|> Please write … <|assistant|>     the template's text up to where an answer begins
+    completion  <summary>The report …</answer>            the answer, letter by letter
+    end         <|end|>                                   what the template puts after an answer
+
+The end is left out where the policy was cut at the length limit, since it never wrote one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from builders.engines import Message
+from scorers.errors import UserError
+
+Messages = Sequence[Message]
+
+
+class Rendered(NamedTuple):
+    """One conversation as text: what the policy read, what it wrote, and how the template ends a turn."""
+
+    prompt: str
+    answer: str
+    end: str
+
+
+def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwargs: Mapping[str, Any]) -> Rendered:
+    """Render a prompt and its answer by the chat template, so that the first two parts are what sampling saw.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        prompt: the messages before the answer.
+        completion: one assistant message.
+        template_kwargs: variables of the template, such as `enable_thinking`; the same as in sampling.
+
+    Raises:
+        UserError: there is no chat template; the template refuses the messages; its rendering of the conversation is
+            not its prompt followed by the answer, so that training would see another text than the policy wrote.
+    """
+    from jinja2 import TemplateError
+
+    name = tokenizer.name_or_path
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"tokenizer of {name}: no chat template found; use an instruction-tuned model or add a "
+            "chat_template.jinja to its folder"
+        )
+    try:
+        before = tokenizer.apply_chat_template(
+            list(prompt), add_generation_prompt=True, tokenize=False, **template_kwargs
+        )
+        whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
+    except TemplateError as error:
+        raise UserError(
+            f"the chat template of {name} refuses the messages ({error}); use the roles that the template knows"
+        ) from error
+    answer = "".join(message["content"] for message in completion)
+    rest = whole.removeprefix(before)
+    # Many templates strip an answer's white space; what the policy wrote is the answer as it stands.
+    shown = next((text for text in (answer, answer.strip()) if rest.startswith(text)), None)
+    if not whole.startswith(before) or shown is None:
+        raise UserError(
+            f"the chat template of {name} renders an answered prompt otherwise than the prompt followed by the answer "
+            f"(after the prompt it puts {rest[:40]!r}); a template that thinks needs "
+            "engines.policy.chat_template_kwargs={enable_thinking: false}, another one a chat_template.jinja without "
+            "that difference"
+        )
+    return Rendered(before, answer, rest[len(shown) :])
+
+
+def tokenize(
+    tokenizer: Any,
+    prompts: Sequence[Messages],
+    completions: Sequence[Messages],
+    template_kwargs: Mapping[str, Any],
+    finished: Sequence[bool] | None = None,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Tokenize conversations; prompt and completion apart, so that no token spans the boundary, as in sampling.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        prompts: the messages before each answer.
+        completions: one assistant message each.
+        template_kwargs: variables of the template; the same as in sampling.
+        finished: whether each answer was ended by the policy; False leaves out the end of the turn. None: all were.
+
+    Returns:
+        The ids of the prompts and of the completions, by row.
+
+    Raises:
+        UserError: as `render`.
+    """
+    rows = [render(tokenizer, *row, template_kwargs) for row in zip(prompts, completions, strict=True)]
+    ended = [True] * len(rows) if finished is None else finished
+    answers = [row.answer + (row.end if whole else "") for row, whole in zip(rows, ended, strict=True)]
+    if not rows:
+        return [], []
+    # The template's text holds the special tokens already.
+    prompt_ids = tokenizer([row.prompt for row in rows], add_special_tokens=False)["input_ids"]
+    return prompt_ids, tokenizer(answers, add_special_tokens=False)["input_ids"]
