@@ -52,6 +52,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         output_dir=output,
         run_dir=run,
         dataset=weights.data_files(),
+        dataset_digest=weights.digest,
+        tokens_dir=context.store.work_path(weights.repo, "tokens"),
         settings=settings,
         round=round_,
         total_rounds=max(config.loop.rounds, round_),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch  # noqa: TID253
+from datasets import Dataset, concatenate_datasets  # noqa: TID253
 from trl import KTOConfig  # noqa: TID253
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference  # noqa: TID253
 
@@ -83,15 +84,46 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
 
 @dataclass
 class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
-    """TRL's collator, which also hands on each row's weight and its number among the trainer's rows."""
+    """TRL's collator, which looks the rows' tokens up, and also hands on each row's weight and number.
+
+    Attributes:
+        tokens: the tokenized rows of all datasets of one trainer, one after the other; None before the first.
+    """
+
+    tokens: Dataset | None = None
+
+    def add(self, tokens: Dataset) -> int:
+        """Append a tokenized dataset, without copying it, and return the number of its first row."""
+        first = 0 if self.tokens is None else len(self.tokens)
+        self.tokens = tokens if self.tokens is None else concatenate_datasets([self.tokens, tokens])
+        return first
+
+    def name_of(self, row: int) -> str:
+        """Return the response_id of a row, as messages call it."""
+        if self.tokens is None:
+            raise RuntimeError("no dataset was added")
+        return str(self.tokens[row]["response_id"])
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad a list of rows to tensors.
+        """Look up and pad a list of rows to tensors.
+
+        Args:
+            examples: row, weight and label, and where they are there partner, ref_logps and ref_KL_logps.
 
         Returns:
             TRL's tensors of shape (B, T), label (B,), and besides them weight (B,) float32 and row (B,) int64.
         """
-        batch: dict[str, Any] = super().torch_call(examples)
+        if self.tokens is None:
+            raise RuntimeError("no dataset was added")
+        numbers = [example["row"] for example in examples]
+        found = self.tokens[numbers]
+        columns = {name: found[name] for name in ("prompt_ids", "completion_ids")}
+        if "partner" in examples[0]:
+            columns["KL_completion_ids"] = self.tokens[[e["partner"] for e in examples]]["completion_ids"]
+        rows = [
+            {**example, **{name: values[i] for name, values in columns.items()}} for i, example in enumerate(examples)
+        ]
+        batch: dict[str, Any] = super().torch_call(rows)
         batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
-        batch["row"] = torch.tensor([example["row"] for example in examples])
+        batch["row"] = torch.tensor(numbers)
         return batch

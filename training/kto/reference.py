@@ -4,7 +4,7 @@ This module imports torch and TRL, so import it inside functions.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_ada
 
 from builders.store.files import ADAPTER_WEIGHTS
 from scorers.errors import UserError
+from training.kto.data import values_of
 from training.kto.forward import evaluation_mode, token_logps
 from training.kto.reference_cache import read_reference, write_reference
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from training.kto.config import GraceKTOConfig
+    from training.kto.config import GraceKTOConfig, WeightedCollator
 
 
 class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
@@ -41,7 +42,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
     """
 
     args: "GraceKTOConfig"
-    _row_names: list[str]  # response_id of each row of all datasets; the column `row` points into it
+    _collator: "WeightedCollator"  # knows the tokens and the name of each row; the column `row` points into it
     _quantization_config: Any
     _precompute_engine: Any  # TRL's: the policy under DeepSpeed's inference engine, once it is needed
 
@@ -56,14 +57,14 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
             if self.args.initial_adapter is not None:
                 self._load_adapter(self.args.initial_adapter)
             cache = None if self.args.reference_cache is None else Path(self.args.reference_cache)
-        response_ids = [self._row_names[row] for row in dataset["row"][:]]
-        columns = read_reference(cache, self.args.reference_key, response_ids)
+        rows = values_of(dataset, "row").to_numpy()
+        columns = read_reference(cache, self.args.reference_key, rows)
         if columns is None:
             columns = self._compute_reference(dataset, batch_size)
             for column, values in columns.items():
-                self._require_finite(torch.from_numpy(values), dataset["row"][:], f"reference {column}")
+                self._require_finite(torch.from_numpy(values), rows, f"reference {column}")
             if self.accelerator.is_main_process:
-                write_reference(cache, self.args.reference_key, response_ids, columns)
+                write_reference(cache, self.args.reference_key, rows, columns)
         return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
 
     def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":
@@ -132,7 +133,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         return self._precompute_engine
 
-    def _require_finite(self, values: torch.Tensor, rows: Sequence[int] | torch.Tensor, what: str) -> None:
+    def _require_finite(self, values: torch.Tensor, rows: "NDArray[np.int64] | torch.Tensor", what: str) -> None:
         """Check a (B,) tensor of values against their (B,) row numbers.
 
         Raises:
@@ -142,7 +143,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         if not bool(finite.all()):
             at = int((~finite).nonzero()[0])
             raise UserError(
-                f"{what} of {self._row_names[int(rows[at])]} is {values[at].item()} at step "
+                f"{what} of {self._collator.name_of(int(rows[at]))} is {values[at].item()} at step "
                 f"{self.state.global_step}; nothing was written for this step: lower learning_rate or check the model"
             )
 

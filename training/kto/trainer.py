@@ -6,7 +6,7 @@ What differs from TRL 1.16, and why:
   (eq. 12), from one forward pass. Both means run over the whole optimizer batch (all devices and accumulation steps),
   so the split into device batches changes nothing but rounding; in evaluation they run over the whole dataset.
 - TRL pairs completions for z_ref inside a device batch, where rows of one query are siblings. Here rows are ordered
-  and paired over the dataset (`training.kto.data`). TRL's own pairing is off, as it is for its loss type without KL.
+  and paired over the dataset (`training.kto.order`). TRL's own pairing is off, as it is for its loss type without KL.
 - Reference log-probabilities are computed once per dataset, before the first step (`training.kto.reference`).
 - No row is cut silently, and a log-probability that is not finite ends the run with the row's name.
 
@@ -16,11 +16,12 @@ This module imports torch and TRL, so import it inside functions.
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import torch  # noqa: TID253
-from datasets import Dataset, concatenate_datasets  # noqa: TID253
+from datasets import Dataset  # noqa: TID253
 from peft import PeftModel  # noqa: TID253
 from transformers import ProcessorMixin, Trainer  # noqa: TID253
 
@@ -28,16 +29,20 @@ from scorers.class_weights import class_weights
 from scorers.errors import UserError
 from training.kto.config import GraceKTOConfig as GraceKTOConfig
 from training.kto.config import WeightedCollator
-from training.kto.data import complete_rows, mismatched_partner, order_rows
+from training.kto.data import complete_rows, values_of
 from training.kto.evaluation import evaluation_means, row_values
 from training.kto.forward import evaluation_mode, token_logps
 from training.kto.inputs import require_arguments, tokenizer_of, unpaired, window_of
 from training.kto.loss import grace_kto_loss, kl_estimate
+from training.kto.order import mismatched_partner, order_rows
 from training.kto.reference import ReferenceTrainer
 from training.kto.schedule import learning_rate_factor
 
-# Columns of a prepared dataset. A user's other columns are dropped, since their names could clash with the trainer's.
-TRAINED_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What the trainer reads of a tokenized dataset. Other columns are dropped: their names could clash with the trainer's.
+TOKEN_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight", "query_id", "response_id"]
 
 
 @dataclass
@@ -102,11 +107,10 @@ class GraceKTOTrainer(ReferenceTrainer):
             tokenizer.pad_token = tokenizer.eos_token
         self._window = args.max_length or window_of(model, args)
         self._quantization_config = kwargs.get("quantization_config")
-        self._row_names = []  # filled while TRL's constructor prepares the datasets
         self._batch: OptimizerBatch | None = None
         self._evaluated: list[torch.Tensor] = []  # `row_values` of the running evaluation, (B, 6) each
         # A row beyond the window is an error (`_require_window`), so the collator can only cut borrowed completions.
-        collator = WeightedCollator(
+        self._collator = WeightedCollator(
             tokenizer.pad_token_id, max_length=self._window, pad_to_multiple_of=args.pad_to_multiple_of
         )
         super().__init__(
@@ -116,7 +120,7 @@ class GraceKTOTrainer(ReferenceTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=collator,
+            data_collator=self._collator,
             **kwargs,
         )
 
@@ -127,48 +131,56 @@ class GraceKTOTrainer(ReferenceTrainer):
         self._signature_columns: list[str] | None
         super()._set_signature_columns_if_needed()
         # transformers drops the columns that are not in the list.
-        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "weight", "row"]))
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "row", "weight", "partner"]))
 
     # ---- the datasets ------------------------------------------------------------------------------------------
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: GraceKTOConfig, name: str) -> Dataset:
-        """Complete, order, tokenize, check and pair the rows; TRL calls this for each dataset, training rows first."""
-        if {"prompt_ids", "row"} <= set(dataset.column_names or ()):  # one of the trainer's own, given to `evaluate`
-            return dataset
-        dataset = complete_rows(unpaired(dataset, name), name)
+        """Tokenize, check, order and pair the rows; TRL calls this for each dataset, training rows first.
+
+        Returns:
+            Numbers alone, in training order: `row` of the collator's tokens, label, weight and, with kl=mismatched, the
+            `partner` whose completion the row borrows. Tokens stay where they are, on disk where they were read from.
+        """
+        if "row" in dataset.column_names and "prompt" not in dataset.column_names:
+            return dataset  # one of the trainer's own, given to `evaluate`
+        tokens = self._tokens_of(dataset, processing_class, args, name)
+        self._require_window(tokens)
+        labels, weights = values_of(tokens, "label").to_numpy(), values_of(tokens, "weight").to_numpy()
         # The first call is for the training rows; the name does not tell, an evaluation set may be called train too.
-        if not self._row_names:
-            self._set_class_weights(dataset["label"][:], args)
+        if self._collator.tokens is None:
+            self._set_class_weights(labels, args)
             batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         else:
             args.require_matched_rows(args.per_device_eval_batch_size)
             batch_size = args.per_device_eval_batch_size * args.world_size
         # The order holds in training, since TRL draws KTO's batches in sequence by default (`train_sampling_strategy`).
-        dataset = dataset.select(order_rows(dataset["query_id"][:], batch_size, args.seed))
-        query_ids, response_ids = dataset["query_id"][:], dataset["response_id"][:]
-        partner = mismatched_partner(query_ids, batch_size) if args.kl == "mismatched" else None
-        uncut = copy.copy(args)
-        uncut.max_length = None  # with a limit TRL would drop rows whose prompt fills it, without a message
-        # Not called train: TRL would then give advice on class weights that are not used here.
-        dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
-        dataset = dataset.select_columns(TRAINED_COLUMNS)
-        self._require_window(dataset, response_ids)
-        # Number the rows over all datasets, so that an error in the loss can name the row.
-        first = len(self._row_names)
-        self._row_names += response_ids
-        columns = [dataset, Dataset.from_dict({"row": np.arange(first, len(self._row_names))})]
-        if partner is not None:
-            borrowed = dataset.select_columns(["completion_ids"]).select(partner)
-            columns.append(borrowed.rename_column("completion_ids", "KL_completion_ids"))
-        return concatenate_datasets(columns, axis=1)
+        queries = values_of(tokens, "query_id")
+        order = order_rows(queries, batch_size, args.seed)
+        first = self._collator.add(tokens)
+        columns = {"row": first + order, "label": labels[order], "weight": weights[order]}
+        if args.kl == "mismatched":
+            columns["partner"] = columns["row"][mismatched_partner(queries.gather(order), batch_size)]
+        return Dataset.from_dict(columns)
 
-    def _set_class_weights(self, labels: list[bool], args: GraceKTOConfig) -> None:
+    def _tokens_of(self, dataset: Dataset, processing_class: Any, args: GraceKTOConfig, name: str) -> Dataset:
+        """Return a dataset's token ids: those of `training.kto.tokens`, or what TRL makes of messages or strings."""
+        if not {"prompt_ids", "completion_ids"} <= set(dataset.column_names or ()):
+            dataset = complete_rows(unpaired(dataset, name), name)
+            uncut = copy.copy(args)
+            uncut.max_length = None  # with a limit TRL would drop rows whose prompt fills it, without a message
+            # Not called train: TRL would then give advice on class weights that are not used here.
+            dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
+        return dataset.select_columns(TOKEN_COLUMNS)
+
+    def _set_class_weights(self, labels: "NDArray[np.bool_]", args: GraceKTOConfig) -> None:
         """Balance the labels of the training rows (eq. 11), except where the arguments set λ+ or λ−."""
-        positive, negative = class_weights(sum(labels), len(labels) - sum(labels))
+        count = int(labels.sum())
+        positive, negative = class_weights(count, len(labels) - count)
         self.desirable_weight = positive if args.lambda_positive is None else args.lambda_positive
         self.undesirable_weight = negative if args.lambda_negative is None else args.lambda_negative
 
-    def _require_window(self, dataset: Dataset, response_ids: list[str]) -> None:
+    def _require_window(self, tokens: Dataset) -> None:
         """Check that prompt and completion of every row fit the model's window.
 
         Raises:
@@ -176,11 +188,13 @@ class GraceKTOTrainer(ReferenceTrainer):
         """
         if self._window is None:
             return
-        lengths = [len(p) + len(c) for p, c in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True)]
-        over = [i for i, length in enumerate(lengths) if length > self._window]
-        if over:
+        prompts, completions = (values_of(tokens, name).list.len().cast(pl.Int64) for name in TOKEN_COLUMNS[:2])
+        lengths = (prompts + completions).to_numpy()
+        over = np.flatnonzero(lengths > self._window)
+        if len(over):
+            first = int(over[0])
             raise UserError(
-                f"{response_ids[over[0]]} has {lengths[over[0]]} tokens with its prompt, the limit is "
+                f"{tokens[first]['response_id']} has {lengths[first]} tokens with its prompt, the limit is "
                 f"{self._window} ({len(over)} rows are longer); sample shorter responses or use a longer window"
             )
 

@@ -83,12 +83,12 @@ def test_it_trains_resumes_and_continues(causal_lm_dir: Path, tmp_path: Path) ->
 def test_weights_are_4_bit_and_the_reference_is_the_base(causal_lm_dir: Path, tmp_path: Path) -> None:
     import bitsandbytes
     import torch
+    from datasets import Dataset
 
     from training.kto.assembly import RoundModels, RoundPlan, build_trainer
-    from training.kto.data import load_weights_dataset
 
     plan = RoundPlan(tmp_path, 0, 2, 2, "fingerprint", {})
-    rows = load_weights_dataset(weights_frame())[0]
+    rows = Dataset.from_polars(weights_frame())
     trainer = build_trainer(RoundModels(str(causal_lm_dir)), rows, SETTINGS, plan, ())
     layer = trainer.model.get_base_model().model.layers[0].mlp.up_proj
     assert isinstance(layer.base_layer, bitsandbytes.nn.Linear4bit)

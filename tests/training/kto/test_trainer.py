@@ -37,9 +37,9 @@ def weights_frame(queries: Any = 8, responses: Any = 4, unit: Any = True, seed: 
 
 
 def make_dataset(frame: Any = None, **kwargs: Any) -> Any:
-    from training.kto.data import load_weights_dataset
+    from datasets import Dataset
 
-    return load_weights_dataset(weights_frame(**kwargs) if frame is None else frame)[0]
+    return Dataset.from_polars(weights_frame(**kwargs) if frame is None else frame)
 
 
 def lora_config() -> Any:
@@ -121,7 +121,7 @@ def count_forwards(trainer: Any) -> Any:
 def test_equals_trl_with_unit_weights(method: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     from trl import KTOConfig, KTOTrainer
 
-    from training.kto.data import order_rows
+    from training.kto.order import order_rows
 
     peft = (lambda: lora_config()) if method == "lora" else (lambda: None)
     ours = make_trainer(peft_config=peft(), lambda_positive=1.0, lambda_negative=1.0)
@@ -184,7 +184,7 @@ def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer: Any, cau
 
 def test_reference_log_probabilities_are_the_models_own(make_trainer: Any, causal_lm_dir: Path) -> None:
     trainer = make_trainer()
-    by_id = dict(zip(trainer._row_names, trainer.train_dataset["ref_logps"], strict=True))
+    by_id = dict(zip(row_names(trainer), trainer.train_dataset["ref_logps"], strict=True))
     dataset = make_dataset()
     for response_id, logps in zip(
         dataset["response_id"], independent_log_probabilities(causal_lm_dir, dataset), strict=True
@@ -219,10 +219,13 @@ def test_matched_uses_the_batchs_own_log_ratios(make_trainer: Any) -> None:
 
 def test_borrowed_completions_are_of_other_queries(make_trainer: Any) -> None:
     trainer = make_trainer(device_batch=1, accumulation=8)
-    rows = trainer.train_dataset
-    owner = {tuple(c): r.split("-")[0] for c, r in zip(rows["completion_ids"], trainer._row_names, strict=True)}
-    for response_id, borrowed in zip(trainer._row_names, rows["KL_completion_ids"], strict=True):
-        assert owner[tuple(borrowed)] != response_id.split("-")[0]
+    names = row_names(trainer)
+    owner = {
+        tuple(completion): name.split("-")[0] for name, (_, completion) in zip(names, _token_ids(trainer), strict=True)
+    }
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    for name, ids, mask in zip(names, batch["KL_input_ids"], batch["KL_completion_mask"], strict=True):
+        assert owner[tuple(ids[mask == 1].tolist())] != name.split("-")[0]
 
 
 @pytest.mark.parametrize("kl", ["none", "mismatched"])
@@ -317,8 +320,15 @@ def test_a_borrowed_completion_is_cut_to_the_window(make_trainer: Any) -> None:
     assert batch["KL_input_ids"].shape[1] <= longest
 
 
+def row_names(trainer: Any) -> list[str]:
+    """The response_id of each training row, in training order."""
+    return [trainer.data_collator.name_of(row) for row in trainer.train_dataset["row"]]
+
+
 def _token_ids(trainer: Any) -> Any:
-    return list(zip(trainer.train_dataset["prompt_ids"], trainer.train_dataset["completion_ids"], strict=True))
+    """Prompt and completion ids of each training row, in training order."""
+    rows = trainer.data_collator.tokens.select(trainer.train_dataset["row"])
+    return list(zip(rows["prompt_ids"], rows["completion_ids"], strict=True))
 
 
 def test_log_probabilities_that_are_not_finite_name_the_row(
