@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from builders.store.columns import MESSAGES
 from scorers.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
+    from numpy.typing import NDArray
 
 # Columns that training cannot do without, and their types; an integer weight is taken too.
 REQUIRED: dict[str, pl.DataType] = {
@@ -202,8 +205,17 @@ def _require_columns(dataset: "datasets.Dataset", name: str) -> None:
 
 
 def values_of(dataset: "datasets.Dataset", name: str) -> pl.Series:
-    """Return one column of a dataset, (N,), without making Python objects of its values."""
-    values = pl.from_arrow(dataset.select_columns([name]).with_format("arrow")[:].column(name))
+    """Return one column of numbers or texts, (N,), without making Python objects of its values."""
+    values = pl.from_arrow(_column(dataset, name))
     if not isinstance(values, pl.Series):
         raise TypeError(f"column {name} is no Arrow column")
     return values
+
+
+def lengths_of(dataset: "datasets.Dataset", name: str) -> "NDArray[np.int64]":
+    """Return the length of each list of a column, (N,); the lists stay on disk."""
+    return np.asarray(pc.list_value_length(_column(dataset, name)), dtype=np.int64)
+
+
+def _column(dataset: "datasets.Dataset", name: str) -> "pa.ChunkedArray":
+    return dataset.select_columns([name]).with_format("arrow")[:].column(name)

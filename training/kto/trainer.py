@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import torch  # noqa: TID253
 from datasets import Dataset  # noqa: TID253
 from peft import PeftModel  # noqa: TID253
@@ -29,7 +28,7 @@ from scorers.class_weights import class_weights
 from scorers.errors import UserError
 from training.kto.config import GraceKTOConfig as GraceKTOConfig
 from training.kto.config import WeightedCollator
-from training.kto.data import complete_rows, values_of
+from training.kto.data import complete_rows, lengths_of, values_of
 from training.kto.evaluation import evaluation_means, row_values
 from training.kto.forward import evaluation_mode, token_logps
 from training.kto.inputs import require_arguments, tokenizer_of, unpaired, window_of
@@ -188,8 +187,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         """
         if self._window is None:
             return
-        prompts, completions = (values_of(tokens, name).list.len().cast(pl.Int64) for name in TOKEN_COLUMNS[:2])
-        lengths = (prompts + completions).to_numpy()
+        lengths = lengths_of(tokens, "prompt_ids") + lengths_of(tokens, "completion_ids")
         over = np.flatnonzero(lengths > self._window)
         if len(over):
             first = int(over[0])

@@ -102,4 +102,4 @@ def test_weights_are_4_bit_and_the_reference_is_the_base(causal_lm_dir: Path, tm
     assert again.tolist() == before
 
 
-COLUMNS = ["prompt_ids", "completion_ids", "KL_completion_ids", "label", "weight", "row"]
+COLUMNS = ["row", "partner", "label", "weight"]

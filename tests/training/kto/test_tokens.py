@@ -65,7 +65,12 @@ def test_files_of_an_earlier_call_are_taken(
     removed.unlink()
     written: list[Path] = []
     write = tokens.write_tokens
-    monkeypatch.setattr(tokens, "write_tokens", lambda task: (written.append(task.target), write(task)))
+
+    def noted(task: tokens.Task) -> None:
+        written.append(task.target)
+        write(task)
+
+    monkeypatch.setattr(tokens, "write_tokens", noted)
     second = tokenized(paths, str(causal_lm_dir), tmp_path)
     assert written == [removed] and second[:] == first[:]
     tokenized(paths, str(causal_lm_dir), tmp_path, digest="another dataset")
