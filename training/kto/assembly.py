@@ -118,7 +118,7 @@ def build_trainer(
 
     Args:
         models: the policy, and optionally its base model and the reference.
-        rows: a dataset from `load_weights_dataset`.
+        rows: a dataset from `training.kto.tokens`.
         settings: how to train.
         plan: the round's place in its run.
         callbacks: further transformers callbacks.
