@@ -23,8 +23,8 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     `learning_rate_end`).
 
     Raises:
-        UserError: kl is none of the three; the schedule would end above its peak; kl=matched with one row per device
-            batch.
+        UserError: kl is none of the three; the schedule would end above its peak; kl=matched with one row per
+            optimizer batch.
     """
 
     beta: float = field(default=0.05, metadata={"help": "β of eq. 11."})
@@ -64,21 +64,22 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
                 "set it to the learning rate (constant) or below"
             )
         # After TRL's own checks, which find out the number of processes.
-        self.require_matched_rows(self.per_device_train_batch_size)
+        self.require_matched_rows(self.per_device_train_batch_size * self.gradient_accumulation_steps)
 
-    def require_matched_rows(self, device_batch_size: int) -> None:
+    def require_matched_rows(self, rows: int) -> None:
         """Check that kl=matched has more than one row, over all processes, to estimate z_ref from.
 
         Args:
-            device_batch_size: rows per device batch.
+            rows: rows that each process contributes: in training those of an optimizer batch, in evaluation those of a
+                device batch.
 
         Raises:
             UserError: kl is matched and there is a single row.
         """
-        if self.kl == "matched" and device_batch_size * self.world_size < 2:
+        if self.kl == "matched" and rows * self.world_size < 2:
             raise UserError(
-                "kl=matched with 1 row per device batch would compare a row with itself; "
-                "use a device batch of at least 2, or kl=mismatched or kl=none"
+                "kl=matched with 1 row per batch would compare a row with itself; "
+                "use batches of at least 2 rows, or kl=mismatched or kl=none"
             )
 
 
@@ -108,10 +109,11 @@ class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
         """Look up and pad a list of rows to tensors.
 
         Args:
-            examples: row, weight and label, and where they are there partner, ref_logps and ref_KL_logps.
+            examples: row, position, weight and label, and where they are there partner, ref_logps and ref_KL_logps.
 
         Returns:
-            TRL's tensors of shape (B, T), label (B,), and besides them weight (B,) float32 and row (B,) int64.
+            TRL's tensors of shape (B, T), label (B,), and besides them weight (B,) float32, row and position, (B,)
+            int64 each.
         """
         if self.tokens is None:
             raise RuntimeError("no dataset was added")
@@ -126,4 +128,5 @@ class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
         batch: dict[str, Any] = super().torch_call(rows)
         batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
         batch["row"] = torch.tensor(numbers)
+        batch["position"] = torch.tensor([example["position"] for example in examples])
         return batch

@@ -238,7 +238,7 @@ def test_faults_of_an_evaluation_set_are_named(make_trainer: Any) -> None:
         make_trainer(weighted_rows(9).select([]))
     with pytest.raises(UserError, match="all 2 rows belong to query q0"):
         make_trainer(weighted_rows(2))
-    with pytest.raises(UserError, match="kl=matched with 1 row per device batch"):
+    with pytest.raises(UserError, match="kl=matched with 1 row per batch"):
         make_trainer(weighted_rows(9), eval_batch=1, kl="matched")
     trainer = make_trainer(weighted_rows(9, seed=1), kl="none")
     with torch.no_grad():
