@@ -89,7 +89,7 @@ POLICY = Stage(
     parents=("calibrate",),
     reads=READ_COLUMNS,
     roles={"base": roles.first_policy, "policy": roles.policy},
-    sections=("train", "loop", "threads"),
+    sections=("train", "engines.policy.chat_template_kwargs", "loop", "threads"),
     bytes_depend_on=processor,
     train=train,
     card=Card("grace_kto/policy.md.jinja", tags=("trl", "kto"), facts=facts, recipe=recipe),
