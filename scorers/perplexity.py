@@ -199,8 +199,10 @@ class Perplexity:
         """
         import torch
 
-        if self._head is None:
-            raise UserError(f"perplexity model {self._name!r} has no LM head; give a causal language model")
+        if self._head is None or self._decoder is self._model:
+            raise UserError(
+                f"perplexity model {self._name!r} has no LM head on a decoder; give a causal language model"
+            )
         size = min(PROBE_TOKENS, self.window, self._head.weight.shape[0] - 1)
         probe = torch.arange(size, device=self._device)[None]
         changed = torch.cat([probe[:, :-1], probe[:, -1:] + 1], dim=1)  # the same tokens but the last one
