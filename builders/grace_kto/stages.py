@@ -69,7 +69,7 @@ SAMPLE = Stage(
     name="sample",
     kind="dataset",
     suffix="groups",
-    version=1,
+    version=2,
     parents=("generate",),
     roles={"policy": roles.policy},
     sections=("sample", "engines.policy", "random_seed", "threads"),
@@ -93,7 +93,7 @@ SCORE = Stage(
     name="score",
     kind="dataset",
     suffix="scores",
-    version=1,
+    version=2,
     parents=("sample",),
     roles={
         "tokenizer": roles.tokenizer,
