@@ -16,6 +16,7 @@ from typing import Any
 
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
+from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 
 GIB = 2**30
@@ -133,9 +134,7 @@ def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head = empty.get_output_embeddings()
     layers = {
-        name: layer
-        for name, layer in empty.named_modules()
-        if isinstance(layer, torch.nn.Linear) and layer is not head
+        name: layer for name, layer in empty.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head
     }
     adapter = 0
     if settings.method != "full":
@@ -205,7 +204,7 @@ def require_memory(
     Args:
         section: the settings' section, `sft` or `train`, for the message.
         settings: method, precision, optimizer, DeepSpeed.
-        model: the model that is trained, or the one under the adapter; a folder or an id.
+        model: the model that is trained, a folder or an id; for the folder of an adapter, the model that it names.
         reference: a second model that is held beside the weights for a while; None for none.
 
     Raises:
@@ -214,7 +213,7 @@ def require_memory(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     bf16 = mixed_precision(settings.precision)
     zero = zero_of(section, settings.deepspeed)
-    sizes = count_parameters(model, settings)
+    sizes = count_parameters(_whole(model), settings)
     need = training_need(sizes, settings, zero, processes, bf16=bf16)
     if reference is not None:
         need = _with_reference(need, sizes.total + count_parameters(reference, settings).total, zero, processes, bf16)
@@ -232,6 +231,14 @@ def require_memory(
     if section == "sft" and settings.method != "full":
         merged = sizes.total * sizes.stored
         _require(plan, "of the CPU's memory to merge the adapter", merged, host, "take a smaller model or more memory")
+
+
+def _whole(model: Path | str) -> Path | str:
+    """The model that an adapter belongs to; a model that is none as it is."""
+    adapter = Path(model) / ADAPTER_CONFIG
+    if not adapter.is_file():
+        return model
+    return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def _with_reference(need: Need, parameters: int, zero: Zero, processes: int, bf16: bool) -> Need:

@@ -1,5 +1,6 @@
 """Conversations as token ids: what was sampled stays letter by letter, whatever a template does to an answer."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def reply(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
+@functools.cache
 def tokenizer_with(folder: Path, template: str | None) -> Any:
     from transformers import AutoTokenizer
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -62,8 +63,8 @@ def run_sft(
             no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
     device_batch, accumulation = _batches(settings)
-    _require_shardable(settings)
     require_memory("sft", settings, base)
+    _require_shardable(settings)
 
     from transformers import AutoConfig, AutoTokenizer
 
@@ -106,7 +107,12 @@ def _batches(settings: SFTSettings) -> tuple[int, int]:
 
 
 def _require_shardable(settings: SFTSettings) -> None:
-    """Refuse 4-bit weights where DeepSpeed would shard them: it takes them for weights of another shape."""
+    """Refuse what DeepSpeed cannot do: without its package anything, and shard 4-bit weights."""
+    if settings.deepspeed is not None and find_spec("deepspeed") is None:
+        raise UserError(
+            f"sft.deepspeed {settings.deepspeed} needs the package deepspeed, which is not installed; install the "
+            "extra that brings it: pip install 'grace-data[deepspeed]'"
+        )
     if settings.method == "qlora" and zero_of("sft", settings.deepspeed).stage == 3:
         raise UserError(
             f"sft.deepspeed {settings.deepspeed} shards the weights (stage 3), which sft.method=qlora cannot have; "

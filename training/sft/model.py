@@ -3,6 +3,7 @@
 This module imports torch and PEFT, so import it inside functions.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ def load_model(base: Path | str, settings: SFTSettings, arguments: Any) -> Any:
     # DeepSpeed keeps a float32 copy of what it trains. Without it weights that are trained themselves stay float32:
     # bfloat16 would round away updates as small as the learning rate.
     narrow = arguments.bf16 and (settings.method != "full" or arguments.deepspeed is not None)
+    if arguments.deepspeed is not None:
+        # On a GPU DeepSpeed knows its fellow processes by now; on a CPU transformers does not introduce them.
+        import_module("deepspeed").init_distributed(dist_backend=None if torch.cuda.is_available() else "gloo")
     options: dict[str, Any] = {"dtype": torch.bfloat16 if narrow else torch.float32}
     if settings.method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(
