@@ -123,7 +123,8 @@ def test_two_processes_train_as_one(tmp_path: Path, causal_lm_dir: Path) -> None
         arguments = ["--sft", "--config", "tiny", "--store", config.store]
         arguments += [word for setting in settings for word in ("--set", setting)]
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-        done = subprocess.run([*launch, *arguments], cwd=tmp_path, capture_output=True, timeout=300, env=os.environ)
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run([*launch, *arguments], cwd=tmp_path, capture_output=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr.decode()[-2000:]
         found = Store(Path(config.store)).find("local/tiny-sft", "main", "model")
         assert found is not None
