@@ -51,7 +51,7 @@ def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> lis
         frame = frame.with_columns(pl.col("length") * 100)  # a whole number of tokens
         frame = frame.with_columns(
             pl.when(pl.Series(unmatched)).then(None).otherwise(pl.col(m)).alias(m) for m in RANKED
-        ).cast(dict(RANKING))
+        ).cast(RANKING)
         path = folder / f"scores-{start:08d}.parquet"
         frame.write_parquet(path)
         paths.append(path)

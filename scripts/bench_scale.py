@@ -37,6 +37,7 @@ from builders.core.stage import Context
 from builders.core.work import build_shards
 from builders.engines import Completion, Message, SamplingSettings
 from builders.grace_kto.columns import SCORES_COLUMNS, SEED_COLUMNS
+from builders.grace_kto.settings import GenerateSettings
 from builders.inspect.verify import verify
 from builders.store.columns import frame_of, polars_schema
 from builders.store.manifest import Model
@@ -104,7 +105,10 @@ def make_paragraphs() -> pl.Series:
 
 def generate(folder: Path, size: int) -> dict[str, float]:
     """Write `size` queries from 1,000 seeds."""
-    config = load_config("tiny", [f"generate.queries={size}"], str(folder / "store"))
+    # The settings' defaults, as on real data; the preset's own make a tiny dataset.
+    config = load_config("tiny", [], str(folder / "store")).model_copy(
+        update={"generate": GenerateSettings(queries=size)}
+    )
     work = folder / "generate"
     (folder / "seed" / "data").mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True)
