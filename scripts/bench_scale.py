@@ -10,8 +10,9 @@ Each part runs in a process of its own, since the peak of a process never falls:
     split-scores    makes the same rows with each group spread over all files; split reads them
     split           calibrates them
 
-With fewer than 1,000,000 queries or 8,000,000 rows each part runs at a quarter of the size too, and the last two
-columns are what the line through both gives for the full size. Prints a table and one line of JSON.
+With fewer than 1,000,000 queries or 8,000,000 rows each part runs at a quarter of the size too, and the last columns
+are what the line through both gives for the full size; below a fortieth of it that would say nothing. CPU seconds show
+how much of the wall time other programs took. Prints a table and one line of JSON.
 
     python scripts/bench_scale.py --queries 20000 --rows 20000
 """
@@ -47,6 +48,8 @@ from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import PIPELINES, build, load_config
 
 QUERIES, ROWS = 1_000_000, 8_000_000  # the full size
+MEASURED = ("seconds", "cpu_seconds", "peak_gib")
+LEAST_SHARE = 40  # a size below a fortieth of the full one is a few shards, from which no line can be drawn
 GROUP = 8  # responses to a query
 FILE_ROWS = 8_000
 TAGS = (("summary", "summary"), ("outline", "outline"), ("answer", "document"))  # and the columns between them
@@ -304,9 +307,11 @@ def run_here(part: str, folder: Path, size: int) -> None:
     began = time.perf_counter()
     figures = PARTS[part](folder, size)
     seconds = time.perf_counter() - began
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(one.ru_utime + one.ru_stime for one in used)
     # ru_maxrss is in KiB on Linux; of worker processes it is the largest one's.
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
-    print(json.dumps({"size": size, "seconds": seconds, "peak_gib": peak, **figures}))
+    peak = max(one.ru_maxrss for one in used) / 2**20
+    print(json.dumps({"size": size, "seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak, **figures}))
 
 
 def measure(part: str, folder: Path, size: int) -> dict[str, float]:
@@ -319,21 +324,33 @@ def measure(part: str, folder: Path, size: int) -> dict[str, float]:
     return figures
 
 
-def at_full_size(small: dict[str, float], large: dict[str, float], name: str, full: int) -> float:
-    """Return what the line through both measurements gives for the full size; the larger one where both are equal."""
-    if large["size"] >= full or small["size"] == large["size"]:
-        return large[name]
-    slope = (large[name] - small[name]) / (large["size"] - small["size"])
-    return large[name] + slope * (full - large["size"])
+def at_full_size(small: dict[str, float], large: dict[str, float], full: int) -> dict[str, float | None]:
+    """Return the measurements that the line through two sizes gives for the full size; None where both are too small.
+
+    Args:
+        small: figures at a quarter of the size.
+        large: figures at the size.
+        full: the full size.
+    """
+    if large["size"] >= full:
+        return {name: large[name] for name in MEASURED}
+    if large["size"] * LEAST_SHARE < full:
+        return dict.fromkeys(MEASURED)
+    share = (full - large["size"]) / (large["size"] - small["size"])
+    # Noise may make the smaller size look worse; nothing shrinks as data grows.
+    return {name: large[name] + share * max(0.0, large[name] - small[name]) for name in MEASURED}
 
 
 def report(part: str, small: dict[str, float], large: dict[str, float]) -> dict[str, Any]:
     """Print a part's line of the table and return its record."""
     full = QUERIES if part == "generate" else ROWS
-    seconds, peak = (at_full_size(small, large, name, full) for name in ("seconds", "peak_gib"))
-    measured = f"{large['size']:>12,.0f}{large['seconds']:>12.1f}{large['peak_gib']:>10.2f}"
-    print(f"{part:14}{measured}{full:>14,}{seconds:>12.0f}{peak:>10.2f}", flush=True)
-    return {"part": part, "small": small, "large": large, "full": {"size": full, "seconds": seconds, "peak_gib": peak}}
+    found = at_full_size(small, large, full)
+    measured = (
+        f"{large['size']:>12,.0f}{large['seconds']:>10.1f}{large['cpu_seconds']:>10.1f}{large['peak_gib']:>10.2f}"
+    )
+    shown = "".join(f"{'–' if value is None else format(value, ',.1f'):>10}" for value in found.values())
+    print(f"{part:14}{measured}{full:>14,}{shown}", flush=True)
+    return {"part": part, "small": small, "large": large, "full": {"size": full, **found}}
 
 
 def main() -> None:
@@ -349,7 +366,8 @@ def main() -> None:
     if options.size is not None:
         run_here(parts[0], options.folder, options.size)
         return
-    print(f"{'part':14}{'size':>12}{'seconds':>12}{'peak GiB':>10}{'full size':>14}{'seconds':>12}{'peak GiB':>10}")
+    columns = f"{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}"
+    print(f"{'part':14}{'size':>12}{columns}{'full size':>14}{columns}", flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-scale-") as folder:
         records = run_parts(parts, Path(folder), options)
     print(json.dumps({"benchmark": "scale", "queries": options.queries, "rows": options.rows, "parts": records}))
