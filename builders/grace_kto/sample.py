@@ -13,7 +13,7 @@ import polars as pl
 
 from builders.core.draws import derive_seed
 from builders.core.prompting import chat
-from builders.core.stage import Context, Shard, ShardResult
+from builders.core.stage import Context, Shard, ShardResult, row_shards
 from builders.engines import SamplingSettings
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.messages import system_prompt, system_prompts
@@ -24,6 +24,8 @@ from scorers.extraction import extract
 
 SampleContext = Context[GraceKTOSettings]
 
+QUERIES_PER_SHARD = 8
+
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the system prompt that asks for the tagged form, by name; empty for none."""
@@ -31,7 +33,7 @@ def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[st
 
 
 def plan(context: SampleContext) -> list[Shard]:
-    """Plan one shard per `shard_queries` queries of the parent; its spec is (first row, number of rows).
+    """Plan shards of `shard_queries` queries of the parent; a shard's spec is (first row, number of rows).
 
     Raises:
         UserError: for a parent without `query_id` and `query`.
@@ -39,8 +41,7 @@ def plan(context: SampleContext) -> list[Shard]:
     parent = context.inputs["generate"]
     require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
     rows = parent.scan().select(pl.len()).collect().item()
-    size = context.config.sample.shard_queries
-    return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
+    return row_shards(rows, context.config.sample.shard_queries, QUERIES_PER_SHARD)
 
 
 def build(context: SampleContext, shard: Shard) -> ShardResult:
