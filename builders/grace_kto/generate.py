@@ -13,7 +13,7 @@ on its number alone, so the rows do not depend on the order in which parts are m
 import functools
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,7 +129,7 @@ class Prompt:
 def ask(context: GenerateContext, part: Shard) -> ShardResult:
     """Send one part's prompts to the policy, all at once, and read its replies."""
     settings = context.config.generate
-    asked = list(prompts_of(context, part))
+    asked = prompts_of(context, part)
     completions = context.engine("policy").generate(
         [chat(prompt.text) for prompt in asked],
         [prompt.draw for prompt in asked],
@@ -159,19 +159,28 @@ ASK = Step("generate: replies", QUERIES_COLUMNS, ask)
 """Asks the policy; its files hold the queries of `PROMPTS_AT_ONCE` prompts each."""
 
 
-def prompts_of(context: GenerateContext, part: Shard) -> Iterable[Prompt]:
-    """Yield one part's prompts; each one's number in the round decides its examples and its reply."""
+def prompts_of(context: GenerateContext, part: Shard) -> list[Prompt]:
+    """Return one part's prompts; each one's number in the round decides its examples and its reply."""
     config = context.config
     settings = config.generate
     revision = context.inputs["seed"]
     seeds = read_seeds(tuple(revision.data_files()), revision.revision)
+    shown = min(settings.examples, seeds.height)
     first, count = part.spec
-    for number in range(first, first + count):
-        draw = derive_seed(config.random_seed, context.round, "generate", number)
-        picked = random.Random(draw).sample(range(seeds.height), min(settings.examples, seeds.height))
-        examples = seeds[picked]
-        text = ask_for_queries(examples["query"].to_list(), settings.per_prompt, prompt=settings.prompt)
-        yield Prompt(draw, text, examples["query_id"].to_list(), examples["language"].mode().sort()[0])
+    draws = [
+        derive_seed(config.random_seed, context.round, "generate", number) for number in range(first, first + count)
+    ]
+    picked = [random.Random(draw).sample(range(seeds.height), shown) for draw in draws]
+    # `shown` rows for each prompt, side by side.
+    examples = seeds[[row for rows in picked for row in rows]]
+    ids, texts, languages = (examples[name].to_list() for name in ("query_id", "query", "language"))
+    found = []
+    for place, draw in enumerate(draws):
+        of = slice(place * shown, (place + 1) * shown)
+        text = ask_for_queries(texts[of], settings.per_prompt, prompt=settings.prompt)
+        counted = Counter(languages[of])
+        found.append(Prompt(draw, text, ids[of], min(counted, key=lambda code: (-counted[code], code))))
+    return found
 
 
 # Every part draws from all seeds; a revision never changes, so it is read once.
