@@ -3,8 +3,8 @@
 Prompts, reading of replies, exact and near-duplicates, shards: as the runner has them built, with random queries of
 about 60 words of which some repeat one another. Prints one line of JSON, such as:
 
-    {"queries": 1000000, "shards": 2000, "read": …, "dropped": {…}, "seconds": {"ask": …, "sort out": …, "shards": …},
-     "peak_mib": …}
+    {"queries": 1000000, "shards": 2000, "counts": {"read": …, …}, "seconds": {"plan": …, "shards": …, …},
+     "cpu_seconds": {…}, "peak_mib": …}
 
     python scripts/bench_generate.py --queries 1000000
 """
@@ -15,7 +15,7 @@ import random
 import resource
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,37 +84,45 @@ def contexts(folder: Path, queries: int, seeds: int) -> tuple[Context[GraceKTOSe
     return above, context
 
 
-def timed(seconds: Counter[str], name: str, function: Callable[..., T]) -> Callable[..., T]:
-    """Return a function that also adds the seconds of each call to a part of the whole."""
+class Clock:
+    """Seconds by part of the work: of the clock on the wall, and of all of this process's threads."""
 
-    def call(*args: Any, **kwargs: Any) -> T:
-        began = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            seconds[name] += time.perf_counter() - began
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = defaultdict(float)
+        self.cpu: dict[str, float] = defaultdict(float)
 
-    return call
+    def timed(self, name: str, function: Callable[..., T]) -> Callable[..., T]:
+        """Return a function whose calls are added to a part."""
+
+        def call(*args: Any, **kwargs: Any) -> T:
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = function(*args, **kwargs)
+            self.wall[name] += time.perf_counter() - wall
+            self.cpu[name] += time.process_time() - cpu
+            return result
+
+        return call
 
 
 def measure(folder: Path, queries: int, seeds: int) -> dict[str, Any]:
     """Build the seeds and the queries, and return what they took."""
-    seconds: Counter[str] = Counter()
+    clock = Clock()
     above, context = contexts(folder, queries, seeds)
-    shards = timed(seconds, "seed", lambda: build_missing(SEED, above, seed.plan(above)))()
+    shards = clock.timed("seed", lambda: build_missing(SEED, above, seed.plan(above)))()
     context.inputs["seed"] = Revision("bench/seed", "0" * 40, shards[0].parent, None)
     # The parts of `plan` are timed where it calls them.
-    generate.build_missing = timed(seconds, "prompts and replies", build_missing)  # type: ignore[attr-defined]
-    candidates.signatures_of = timed(seconds, "signatures", candidates.signatures_of)  # type: ignore[attr-defined]
-    candidates.near_duplicates = timed(seconds, "comparison", candidates.near_duplicates)  # type: ignore[attr-defined]
-    planned = timed(seconds, "plan", generate.plan)(context)
-    paths = timed(seconds, "shards", build_missing)(GENERATE, context, planned)
+    generate.build_missing = clock.timed("prompts and replies", build_missing)  # type: ignore[attr-defined]
+    candidates.signatures_of = clock.timed("signatures", candidates.signatures_of)  # type: ignore[attr-defined]
+    candidates.near_duplicates = clock.timed("comparison", candidates.near_duplicates)  # type: ignore[attr-defined]
+    planned = clock.timed("plan", generate.plan)(context)
+    paths = clock.timed("shards", build_missing)(GENERATE, context, planned)
     counts = sum((Counter(shard_counts(path)) for path in paths), Counter[str]())
     return {
         "queries": sum(shard_rows(path) for path in paths),
         "shards": len(paths),
         "counts": dict(counts),
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": {name: round(value, 1) for name, value in clock.wall.items()},
+        "cpu_seconds": {name: round(value, 1) for name, value in clock.cpu.items()},
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 

@@ -41,7 +41,7 @@ def train_apart(stage: Stage, context: Context[Settings], output: Path) -> Train
     return train(stage, context, output)
 
 
-def build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
+def build_shards(stage: Stage, context: Context[Any]) -> list[Path]:
     """Build the shards of a dataset that are missing or damaged, and return the paths of all, in order."""
     if stage.plan is None:
         raise TypeError(f"stage {stage.name} is a dataset stage without a plan")

@@ -100,8 +100,10 @@ def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Count
             present = stripped.filter(pl.col("query") != "")
             fitting = present.filter(pl.col("query").str.len_chars() <= settings.max_query_chars)
             ids = [query_id(query) for query in fitting["query"]]
-            # `add` returns None: an id is new once.
-            new = [identity not in known and not known.add(identity) for identity in ids]  # type: ignore[func-returns-value]
+            new = []
+            for identity in ids:
+                new.append(identity not in known)
+                known.add(identity)
             rows = fitting.with_columns(pl.Series("query_id", ids, pl.String)).filter(pl.Series(new, dtype=pl.Boolean))
             counts["read"] += batch.height
             counts["dropped.blank"] += batch.height - present.height
