@@ -73,6 +73,11 @@ class GenerateSettings(Section):
     shard_queries: Positive | None = Field(None, description=f"queries per shard; null: 32, {_MORE}")
 
 
+# strict=False: YAML has lists, which a strict model would not accept as tuples.
+Tag = Annotated[str, Field(min_length=1)]
+Tags = Annotated[tuple[Tag, Tag], Field(strict=False)]
+
+
 class SampleSettings(Section):
     """Stage `sample` (§3.3)."""
 
@@ -83,6 +88,9 @@ class SampleSettings(Section):
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 0.9
     max_new_tokens: Positive = 8192
+    thinking_tags: Tags | None = Field(
+        ("<think>", "</think>"), description="a block between these before an answer is cut and counted; null: never"
+    )
     shard_queries: Positive | None = Field(None, description=f"queries per shard; null: 8, {_MORE}")
 
 

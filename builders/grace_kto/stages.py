@@ -92,7 +92,7 @@ SCORE = Stage(
     name="score",
     kind="dataset",
     suffix="scores",
-    version=1,
+    version=2,
     parents=("sample",),
     roles={
         "tokenizer": roles.tokenizer,
