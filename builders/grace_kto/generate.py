@@ -24,6 +24,7 @@ from builders.core.prompting import chat
 from builders.core.stage import At, Context, Shard, ShardResult, Step, row_shards
 from builders.core.work import build_missing
 from builders.engines import SamplingSettings
+from builders.engines.prompts import encode_prompts
 from builders.grace_kto.candidates import Candidates
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.messages import ask_for_queries, prompt_text
@@ -37,6 +38,8 @@ GenerateContext = Context[GraceKTOSettings]
 
 PROMPTS_AT_ONCE = 512  # that the engine is handed together: a large engine's slots stay full; also the unit of resume
 QUERIES_PER_SHARD = 32
+TEMPLATE_TOKENS = 1024  # more than a chat template puts around a prompt
+NO_LIMIT = 2**62  # tokens
 SPARE = 1.1  # a further wave asks for a tenth more than should suffice, so that it is the last
 
 
@@ -129,16 +132,14 @@ class Prompt:
 def ask(context: GenerateContext, part: Shard) -> ShardResult:
     """Send one part's prompts to the policy, all at once, and read its replies."""
     settings = context.config.generate
-    asked = prompts_of(context, part)
-    completions = context.engine("policy").generate(
-        [chat(prompt.text) for prompt in asked],
-        [prompt.draw for prompt in asked],
-        SamplingSettings(
-            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
-        ),
+    counts: Counter[str] = Counter(read=part.spec[1])
+    asked = prompts_of(context, part, counts)
+    sampling = SamplingSettings(
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
+    engine = context.engine("policy")
+    completions = engine.generate([chat(p.text) for p in asked], [p.draw for p in asked], sampling) if asked else []
     generator = str(context.models["policy"].record)
-    counts: Counter[str] = Counter(read=len(asked))
     rows: list[dict[str, object]] = []
     for prompt, completion in zip(asked, completions, strict=True):
         for query in usable(completion.text, settings.max_query_chars, counts):
@@ -159,28 +160,53 @@ ASK = Step("generate: replies", QUERIES_COLUMNS, ask)
 """Asks the policy; its files hold the queries of `PROMPTS_AT_ONCE` prompts each."""
 
 
-def prompts_of(context: GenerateContext, part: Shard) -> list[Prompt]:
-    """Return one part's prompts; each one's number in the round decides its examples and its reply."""
+def prompts_of(context: GenerateContext, part: Shard, counts: Counter[str]) -> list[Prompt]:
+    """Return one part's prompts; each one's number in the round decides its examples and its reply.
+
+    Args:
+        context: configuration, round, seeds and the policy's engine.
+        part: its first prompt and its number of prompts.
+        counts: examples that are left out because a prompt would not fit the policy's context window are counted here,
+            and prompts that no example fits.
+    """
     config = context.config
     settings = config.generate
     revision = context.inputs["seed"]
     seeds = read_seeds(tuple(revision.data_files()), revision.revision)
     shown = min(settings.examples, seeds.height)
-    first, count = part.spec
+    first, size = part.spec
     draws = [
-        derive_seed(config.random_seed, context.round, "generate", number) for number in range(first, first + count)
+        derive_seed(config.random_seed, context.round, "generate", number) for number in range(first, first + size)
     ]
     picked = [random.Random(draw).sample(range(seeds.height), shown) for draw in draws]
-    # `shown` rows for each prompt, side by side.
-    examples = seeds[[row for rows in picked for row in rows]]
-    ids, texts, languages = (examples[name].to_list() for name in ("query_id", "query", "language"))
+    # `shown` rows (query, id, language) for each prompt, side by side.
+    rows = list(seeds[[row for rows in picked for row in rows]].select("query", "query_id", "language").iter_rows())
     found = []
     for place, draw in enumerate(draws):
-        of = slice(place * shown, (place + 1) * shown)
-        text = ask_for_queries(texts[of], settings.per_prompt, prompt=settings.prompt)
-        counted = Counter(languages[of])
-        found.append(Prompt(draw, text, ids[of], min(counted, key=lambda code: (-counted[code], code))))
+        examples = rows[place * shown : (place + 1) * shown]
+        text = ask_for_queries([query for query, _, _ in examples], settings.per_prompt, prompt=settings.prompt)
+        while examples and not fits(context, text):
+            examples.remove(max(examples, key=lambda example: len(example[0])))
+            counts["examples left out"] += 1
+            text = ask_for_queries([query for query, _, _ in examples], settings.per_prompt, prompt=settings.prompt)
+        if not examples:
+            counts["dropped.prompt over the context window"] += 1
+            continue
+        languages = Counter(language for _, _, language in examples)
+        most = min(languages, key=lambda code: (-languages[code], code))
+        found.append(Prompt(draw, text, [identity for _, identity, _ in examples], most))
     return found
+
+
+def fits(context: GenerateContext, text: str) -> bool:
+    """Whether a prompt and its reply fit the policy's context window; an engine without a tokenizer is not asked."""
+    engine, settings = context.engine("policy"), context.config.generate
+    room = engine.context_window - settings.max_new_tokens
+    # No token is shorter than a byte, so most prompts need not be encoded here.
+    if engine.tokenizer is None or len(text.encode()) + TEMPLATE_TOKENS <= room:
+        return True
+    template_kwargs = context.config.engines.policy.chat_template_kwargs
+    return len(encode_prompts(engine.tokenizer, [chat(text)], [0], 0, NO_LIMIT, template_kwargs)[0]) <= room
 
 
 # Every part draws from all seeds; a revision never changes, so it is read once.
@@ -212,7 +238,7 @@ def usable(reply: str, max_chars: int, counts: Counter[str]) -> list[str]:
 
 def exhausted(got: int, wanted: int, counts: Mapping[str, int]) -> str:
     """Return the message for a round whose attempts are spent."""
-    reasons = {key.removeprefix("dropped."): n for key, n in sorted(counts.items()) if key != "read" and n}
+    reasons = {key.removeprefix("dropped."): n for key, n in sorted(counts.items()) if key.startswith("dropped.") and n}
     dropped = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
     alike = "generate.near_duplicate_threshold or " if "near-duplicate" in reasons else ""
     return (

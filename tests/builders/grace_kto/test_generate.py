@@ -1,5 +1,6 @@
 """Query generation: what is dropped and why, that neither order nor interruption decides it, and useless replies."""
 
+import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from builders.core.plan import Graph, Node
 from builders.core.stage import At, Context, Shard, row_shards
 from builders.core.work import build_missing, build_shards
 from builders.engines import Completion, Message, SamplingSettings
+from builders.engines.prompts import encode_prompts
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
@@ -207,6 +209,35 @@ def test_near_duplicates_of_seeds_earlier_rounds_and_one_another(tmp_path: Path,
         context, config=config_on(tmp_path, "generate.queries=3", policy=causal_lm_dir), work=tmp_path / "off"
     )
     assert "dropped.near-duplicate" not in made(off)[1]
+
+
+def test_a_prompt_that_does_not_fit_the_window_shows_fewer_examples(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """One long seed among five made the stage fail: "prompt of row …: … tokens … exceed the context window"."""
+    from transformers import AutoTokenizer
+
+    source = tmp_path / "seeds.jsonl"
+    long = "Please write a report on " + "harbours and quays and " * 40
+    source.write_text("".join(json.dumps({"query": query}) + "\n" for query in (*SEEDS, long, f"{long} too")))
+    replies = lambda seed: f"['Write {seed}.']"  # noqa: E731
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, "generate.queries=40", "generate.per_prompt=1")
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 600
+    rows, counts = made(context)
+    tokens = [
+        len(encode_prompts(engine.tokenizer, [[message(text)]], [0], 0, 10**6, {})[0]) for text, _ in engine.asked
+    ]
+    assert max(tokens) <= 600 - context.config.generate.max_new_tokens
+    assert counts["read"] == rows.height == 40 and 0 < counts["examples left out"] <= 80
+    sizes = rows["example_ids"].list.len()
+    assert sizes.min() in (3, 4) and sizes.max() == 5 and 200 - int(sizes.sum()) == counts["examples left out"]
+    assert not {query_id(long), query_id(f"{long} too")} & set(rows["example_ids"].explode())
+    # Where nothing fits, that is said.
+    engine.context_window = context.config.generate.max_new_tokens + 1
+    with pytest.raises(UserError, match=r"0 of 40 queries after 400 prompts \(dropped: 400 prompt over the context"):
+        made(replace(context, work=tmp_path / "none"))
+
+
+def message(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
 def test_a_million_queries_make_some_thousand_shards(tmp_path: Path, causal_lm_dir: Path) -> None:
