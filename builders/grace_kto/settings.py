@@ -49,9 +49,7 @@ class SeedSettings(Section):
     columns: SeedColumns = SeedColumns()
     language: str = Field("en", description="language code of rows without one")
     license: str = Field("other", description="licence of the source, for the cards")
-    max_query_chars: Positive = Field(
-        8000, description="longer requests are dropped; generate.examples of them have to fit the policy's window"
-    )
+    max_query_chars: Positive = Field(8000, description="longer requests are dropped")
     shard_rows: Positive | None = Field(None, description=f"rows per shard; null: 10 000, {_MORE}")
 
 
