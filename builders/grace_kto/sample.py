@@ -16,7 +16,8 @@ from builders.core.prompting import chat
 from builders.core.stage import Context, Shard, ShardResult
 from builders.engines import SamplingSettings
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
-from builders.grace_kto.messages import system_prompt, system_prompts
+from builders.grace_kto.languages import system_for
+from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import frame_of, require_columns
 from builders.store.store import Revision
@@ -26,7 +27,7 @@ SampleContext = Context[GraceKTOSettings]
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the system prompt that asks for the tagged form, by name; empty for none."""
+    """Return the system prompts that ask for the tagged form, by name; empty for none."""
     return system_prompts(config, None)
 
 
@@ -53,8 +54,9 @@ def build(context: SampleContext, shard: Shard) -> ShardResult:
     asked = [(*row, j) for row in queries.iter_rows() for j in range(settings.responses)]
     # A response's seed depends on its query and j alone, not on the shard it falls into.
     draws = [derive_seed(config.random_seed, context.round, identity, j) for identity, _, j in asked]
+    system = system_prompts(config, None)
     completions = context.engine("policy").generate(
-        [chat(query, system=system_prompt(config)) for _, query, _ in asked],
+        [chat(query, system=system_for(query, system)) for _, query, _ in asked],
         draws,
         SamplingSettings(
             max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
