@@ -31,8 +31,8 @@ def draw(labels: Sequence[str], families: Sequence[str]) -> bytes:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A font that has the Chinese characters of NAMES, as if it were the only one beside matplotlib's own."""
-    from fontTools.fontBuilder import FontBuilder
-    from fontTools.pens.ttGlyphPen import TTGlyphPen
+    from fontTools.fontBuilder import FontBuilder  # type: ignore[import-untyped]
+    from fontTools.pens.ttGlyphPen import TTGlyphPen  # type: ignore[import-untyped]
     from matplotlib.font_manager import fontManager
 
     pen = TTGlyphPen(None)

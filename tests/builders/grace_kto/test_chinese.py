@@ -16,7 +16,7 @@ from real_configs import config_on
 from tiny_models import make_causal_lm
 
 from builders.core.draws import query_id
-from builders.engines import Completion, Message, SamplingSettings
+from builders.engines import Completion, FinishReason, Message, SamplingSettings
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.messages import prompt_text
 from builders.grace_kto.settings import GraceKTOSettings
@@ -74,7 +74,7 @@ class Writer:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             kept = ids[: settings.max_new_tokens]
             decoded = self.tokenizer.decode(kept, skip_special_tokens=True)
-            finish = "stop" if len(kept) == len(ids) else "length"
+            finish: FinishReason = "stop" if len(kept) == len(ids) else "length"
             completions.append(Completion(decoded, finish, len(kept), kept, -1.5 * len(kept)))
         return completions
 
