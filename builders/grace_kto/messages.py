@@ -1,5 +1,6 @@
 """The prompt files of GRACE-KTO, and the system prompts under which responses are sampled."""
 
+import functools
 from pathlib import Path
 
 from builders.core.prompting import read_prompt, render_prompt
@@ -20,9 +21,11 @@ def prompt_text(name: str) -> str:
     return read_prompt(FOLDER, name)
 
 
-def prompt_names() -> list[str]:
+# Asked for every prompt that is sent.
+@functools.cache
+def prompt_names() -> tuple[str, ...]:
     """Return the names of this pipeline's prompt files, without `.jinja`, sorted."""
-    return sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja"))
+    return tuple(sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja")))
 
 
 def system_prompt(config: GraceKTOSettings) -> str | None:
