@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from builders.engines import Message
+from builders.engines.prompts import check_template_kwargs
 from scorers.errors import UserError
 
 Messages = Sequence[Message]
@@ -97,8 +98,9 @@ def tokenize(
         The ids of the prompts and of the completions, by row.
 
     Raises:
-        UserError: as `render`.
+        UserError: as `render`; a variable is none of the template's.
     """
+    check_template_kwargs(tokenizer, template_kwargs)
     rows = [render(tokenizer, *row, template_kwargs) for row in zip(prompts, completions, strict=True)]
     ended = [True] * len(rows) if finished is None else finished
     answers = [row.answer + (row.end if whole else "") for row, whole in zip(rows, ended, strict=True)]
