@@ -212,4 +212,4 @@ def test_the_presets_sft_fits_a_node_of_eight_gpus(big: Path) -> None:
         need = training_need(count_parameters(big, settings), settings, zero_of(name, settings.deepspeed), 8, bf16=True)
         assert need.device < 80e9 and 8 * need.host < 2e12
         assert settings.batch_size % (8 * settings.device_batch_size) == 0
-    assert os.path.isfile(deepspeed_file("sft", load_config("paper-72b").sft.deepspeed) or "")  # type: ignore[attr-defined]
+    assert os.path.isfile(deepspeed_file("sft", load_config("paper-72b").sft.deepspeed) or "")
