@@ -66,7 +66,8 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
     # stands, right after the prompt.
     space, found, after = rest.partition(core)
     if not whole.startswith(before) or not found or space.strip():
-        same = next((i for i, pair in enumerate(zip(before, whole, strict=False)) if pair[0] != pair[1]), len(before))
+        # Where the two texts part: within the prompt, or right after it.
+        same = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
         raise UserError(
             f"the chat template of {name} renders an answered prompt otherwise than the prompt followed by the answer "
             f"(it has {whole[same : same + 40]!r} where {(before + answer)[same : same + 40]!r} was expected); "

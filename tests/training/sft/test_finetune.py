@@ -131,9 +131,7 @@ def test_no_rows_message(causal_lm_dir: Path, tmp_path: Path) -> None:
 def test_long_prompt_message(causal_lm_dir: Path, tmp_path: Path) -> None:
     rows = conversations_of([*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}])
     with pytest.raises(UserError, match=r"SFT row 12 has a prompt of \d+ tokens, the limit is 512"):
-        run_sft(
-            base=causal_lm_dir, output=tmp_path / "out", conversations=conversations_of(documents), settings=_settings()
-        )
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=rows, settings=_settings())
 
 
 def test_batch_size_message(causal_lm_dir: Path, tmp_path: Path) -> None:
