@@ -129,7 +129,9 @@ def read_response(
         The response, its parts, None where it does not match, and what was found of a block. A text with a block that
         never ends is kept whole and does not match, whatever it drafts inside the block.
     """
-    answer, found = (text, "none") if tags is None else cut_thinking(text, tags, opened=opened)
+    if tags is None:
+        return text, extract(text), "none"
+    answer, found = cut_thinking(text, tags, opened=opened)
     return (text, None, found) if found == "unclosed" else (answer, extract(answer), found)
 
 
