@@ -27,7 +27,7 @@ GIVEN = {"messages", "raise_exception", "strftime_now"}
 class GenerationBlock(Extension):
     """Reads transformers' block `generation`, which marks the assistant's part of a template, as its plain body."""
 
-    tags = {"generation"}  # noqa: RUF012
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Return the nodes of the block's body."""

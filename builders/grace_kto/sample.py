@@ -18,7 +18,7 @@ import polars as pl
 
 from builders.core.draws import derive_seed
 from builders.core.prompting import chat
-from builders.core.stage import Context, Shard, ShardResult
+from builders.core.stage import Context, Shard, ShardResult, row_shards
 from builders.engines import Engine, Message, SamplingSettings
 from builders.engines.prompts import prompt_ends_with
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
@@ -30,6 +30,7 @@ from scorers.extraction import Extraction, Thinking, cut_thinking, extract
 
 SampleContext = Context[GraceKTOSettings]
 
+QUERIES_PER_SHARD = 8
 # Counts of the stage, by what was found of a thinking block; left out where there is none.
 THOUGHTS: dict[str, Thinking] = {"thinking cut": "cut", "thinking without an end": "unclosed"}
 
@@ -40,7 +41,7 @@ def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[st
 
 
 def plan(context: SampleContext) -> list[Shard]:
-    """Plan one shard per `shard_queries` queries of the parent; its spec is (first row, number of rows).
+    """Plan shards of `shard_queries` queries of the parent; a shard's spec is (first row, number of rows).
 
     Raises:
         UserError: for a parent without `query_id` and `query`.
@@ -48,8 +49,7 @@ def plan(context: SampleContext) -> list[Shard]:
     parent = context.inputs["generate"]
     require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
     rows = parent.scan().select(pl.len()).collect().item()
-    size = context.config.sample.shard_queries
-    return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
+    return row_shards(rows, context.config.sample.shard_queries, QUERIES_PER_SHARD)
 
 
 def build(context: SampleContext, shard: Shard) -> ShardResult:

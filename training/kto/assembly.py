@@ -22,8 +22,11 @@ from builders.core.console import progress_bar
 from builders.settings.kto import TrainSettings
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
+from training.attention import trainable_attention
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
+from training.memory import deepspeed_file
+from training.precision import precision_arguments
 
 # Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
 LEFT_OUT = ("training_args.bin", "README.md")
@@ -118,7 +121,7 @@ def build_trainer(
 
     Args:
         models: the policy, and optionally its base model and the reference.
-        rows: a dataset from `load_weights_dataset`.
+        rows: a dataset from `training.kto.tokens`.
         settings: how to train.
         plan: the round's place in its run.
         callbacks: further transformers callbacks.
@@ -129,23 +132,23 @@ def build_trainer(
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         logging.disable_progress_bar()
-    bf16 = _bf16(settings)
+    precision = precision_arguments(settings.precision)
     adapter = models.policy if (Path(models.policy) / ADAPTER_CONFIG).is_file() else None
-    arguments = _arguments(settings, plan, bf16)
-    arguments.initial_adapter = adapter
-    arguments.reference_model = models.reference
     peft_config = None if settings.method == "full" else _lora(settings, adapter)
     # With an adapter the trainer is given the base model and a new adapter of the same shape; `initial_adapter` fills
     # in its weights before the reference is computed.
     base = models.policy
     if adapter is not None and peft_config is not None:
         base = models.base or peft_config.base_model_name_or_path
+    arguments = _arguments(settings, plan, precision, trainable_attention(base, settings.attention))
+    arguments.initial_adapter = adapter
+    arguments.reference_model = models.reference
     trainer = RoundTrainer(
         base,
         arguments,
         rows,
         peft_config=peft_config,
-        quantization_config=_nf4(bf16) if settings.method == "qlora" else None,
+        quantization_config=_nf4(precision["bf16"]) if settings.method == "qlora" else None,
         callbacks=[StepBar(plan), *callbacks],
     )
     # It prints the logs to stdout, whose last line belongs to --json.
@@ -154,7 +157,9 @@ def build_trainer(
     return trainer
 
 
-def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTOConfig:
+def _arguments(
+    settings: TrainSettings, plan: RoundPlan, precision: Mapping[str, bool], attention: str
+) -> GraceKTOConfig:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     # Rows that all processes read in one forward pass; accumulation makes up the rest of the optimizer batch.
     per_pass = settings.device_batch_size * world
@@ -165,7 +170,7 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         )
     positive, negative = (None, None) if settings.lambdas == "balanced" else settings.lambdas
     # float32 where every weight is trained: bfloat16 would round away updates as small as the learning rate.
-    dtype = "bfloat16" if bf16 and settings.method != "full" else "float32"
+    dtype = "bfloat16" if precision["bf16"] and settings.method != "full" else "float32"
     return GraceKTOConfig(
         output_dir=str(plan.run_dir),
         max_steps=plan.last_step,
@@ -186,16 +191,16 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         lambda_negative=negative,
         max_length=settings.max_length,
         gradient_checkpointing=settings.gradient_checkpointing,
-        # TRL switches off all dropout, of the adapter too, so only where none is asked for.
+        # TRL switches off the adapter's dropout too, so only where none is asked for; the model's own is always off.
         disable_dropout=settings.lora_dropout == 0,
-        bf16=bf16,
+        **precision,
         optim=settings.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        deepspeed=str(Path(__file__).with_name("zero2.json")) if settings.deepspeed == "zero2" else settings.deepspeed,
+        deepspeed=deepspeed_file("train", settings.deepspeed),
         ddp_find_unused_parameters=False,
         seed=settings.seed,
-        model_init_kwargs={"dtype": dtype, "attn_implementation": settings.attention},
+        model_init_kwargs={"dtype": dtype, "attn_implementation": attention},
         save_strategy="steps",
         # The last step is always saved; a period as long as the schedule adds no other checkpoint.
         save_steps=settings.save_steps or plan.schedule_steps,
@@ -204,12 +209,6 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, bf16: bool) -> GraceKTO
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _bf16(settings: TrainSettings) -> bool:
-    if settings.precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return settings.precision == "bf16"
 
 
 def _nf4(bf16: bool) -> BitsAndBytesConfig:

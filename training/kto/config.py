@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch  # noqa: TID253
+from datasets import Dataset, concatenate_datasets  # noqa: TID253
 from trl import KTOConfig  # noqa: TID253
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference  # noqa: TID253
 
@@ -22,8 +23,8 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     `learning_rate_end`).
 
     Raises:
-        UserError: kl is none of the three; the schedule would end above its peak; kl=matched with one row per device
-            batch.
+        UserError: kl is none of the three; the schedule would end above its peak; kl=matched with one row per
+            optimizer batch.
     """
 
     beta: float = field(default=0.05, metadata={"help": "β of eq. 11."})
@@ -63,35 +64,69 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
                 "set it to the learning rate (constant) or below"
             )
         # After TRL's own checks, which find out the number of processes.
-        self.require_matched_rows(self.per_device_train_batch_size)
+        self.require_matched_rows(self.per_device_train_batch_size * self.gradient_accumulation_steps)
 
-    def require_matched_rows(self, device_batch_size: int) -> None:
+    def require_matched_rows(self, rows: int) -> None:
         """Check that kl=matched has more than one row, over all processes, to estimate z_ref from.
 
         Args:
-            device_batch_size: rows per device batch.
+            rows: rows that each process contributes: in training those of an optimizer batch, in evaluation those of a
+                device batch.
 
         Raises:
             UserError: kl is matched and there is a single row.
         """
-        if self.kl == "matched" and device_batch_size * self.world_size < 2:
+        if self.kl == "matched" and rows * self.world_size < 2:
             raise UserError(
-                "kl=matched with 1 row per device batch would compare a row with itself; "
-                "use a device batch of at least 2, or kl=mismatched or kl=none"
+                "kl=matched with 1 row per batch would compare a row with itself; "
+                "use batches of at least 2 rows, or kl=mismatched or kl=none"
             )
 
 
 @dataclass
 class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
-    """TRL's collator, which also hands on each row's weight and its number among the trainer's rows."""
+    """TRL's collator, which looks the rows' tokens up, and also hands on each row's weight and number.
+
+    Attributes:
+        tokens: the tokenized rows of all datasets of one trainer, one after the other; None before the first.
+    """
+
+    tokens: Dataset | None = None
+
+    def add(self, tokens: Dataset) -> int:
+        """Append a tokenized dataset, without copying it, and return the number of its first row."""
+        first = 0 if self.tokens is None else len(self.tokens)
+        self.tokens = tokens if self.tokens is None else concatenate_datasets([self.tokens, tokens])
+        return first
+
+    def name_of(self, row: int) -> str:
+        """Return the response_id of a row, as messages call it."""
+        if self.tokens is None:
+            raise RuntimeError("no dataset was added")
+        return str(self.tokens[row]["response_id"])
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad a list of rows to tensors.
+        """Look up and pad a list of rows to tensors.
+
+        Args:
+            examples: row, position, weight and label, and where they are there partner, ref_logps and ref_KL_logps.
 
         Returns:
-            TRL's tensors of shape (B, T), label (B,), and besides them weight (B,) float32 and row (B,) int64.
+            TRL's tensors of shape (B, T), label (B,), and besides them weight (B,) float32, row and position, (B,)
+            int64 each.
         """
-        batch: dict[str, Any] = super().torch_call(examples)
+        if self.tokens is None:
+            raise RuntimeError("no dataset was added")
+        numbers = [example["row"] for example in examples]
+        found = self.tokens[numbers]
+        columns = {name: found[name] for name in ("prompt_ids", "completion_ids")}
+        if "partner" in examples[0]:
+            columns["KL_completion_ids"] = self.tokens[[e["partner"] for e in examples]]["completion_ids"]
+        rows = [
+            {**example, **{name: values[i] for name, values in columns.items()}} for i, example in enumerate(examples)
+        ]
+        batch: dict[str, Any] = super().torch_call(rows)
         batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
-        batch["row"] = torch.tensor([example["row"] for example in examples])
+        batch["row"] = torch.tensor(numbers)
+        batch["position"] = torch.tensor([example["position"] for example in examples])
         return batch

@@ -3,6 +3,8 @@
 This module imports torch, so import it inside functions.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch  # noqa: TID253
@@ -33,7 +35,7 @@ def token_logps(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Te
 
 
 def evaluation_mode(model: torch.nn.Module) -> None:
-    """Switch dropout off; 4-bit layers stay in training mode.
+    """Put a model into evaluation mode, where no dropout acts; 4-bit layers stay in training mode.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer at its first forward pass in evaluation mode. That
     loses precision for good, and fails for layers narrower than its block of 64.
@@ -45,3 +47,34 @@ def evaluation_mode(model: torch.nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 module.training = True
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; on leaving every module is in the mode that it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    evaluation_mode(model)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout of a model to 0 for good, except that of an adapter.
+
+    Layers of `transformers` hold a dropout either as a module or as a plain number (such as `attention_dropout`), which
+    they hand to the attention function in training mode.
+
+    Args:
+        model: a model, also a `PeftModel`, whose adapter keeps its `lora_dropout`.
+    """
+    for name, module in model.named_modules():
+        if "lora_dropout" in name.split("."):
+            continue
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for attribute, value in list(vars(module).items()):
+            if "drop" in attribute and isinstance(value, float):
+                setattr(module, attribute, 0.0)

@@ -4,7 +4,7 @@ This module imports torch and TRL, so import it inside functions.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,15 @@ from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_ada
 
 from builders.store.files import ADAPTER_WEIGHTS
 from scorers.errors import UserError
-from training.kto.forward import evaluation_mode, token_logps
+from training.kto.data import values_of
+from training.kto.forward import evaluation_mode, switch_off_dropout, token_logps
 from training.kto.reference_cache import read_reference, write_reference
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from training.kto.config import GraceKTOConfig
+    from training.kto.config import GraceKTOConfig, WeightedCollator
 
 
 class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
@@ -41,29 +42,83 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
     """
 
     args: "GraceKTOConfig"
-    _row_names: list[str]  # response_id of each row of all datasets; the column `row` points into it
+    _collator: "WeightedCollator"  # knows the tokens and the name of each row; the column `row` points into it
     _quantization_config: Any
     _precompute_engine: Any  # TRL's: the policy under DeepSpeed's inference engine, once it is needed
 
+    def __init__(self, model: Any, ref_model: Any = None, **arguments: Any) -> None:
+        self._constructed = False
+        # TRL rounds the trainable parameters of a 4-bit model to bfloat16, in which a small update is lost.
+        adapter = model.named_parameters() if isinstance(model, PeftModel) else ()
+        given = {name: parameter.data for name, parameter in adapter if parameter.requires_grad}
+        super().__init__(model=model, ref_model=ref_model, **arguments)
+        self._constructed = True
+        self._float32_adapter(given)
+        # An adapter has a dropout of its own (`lora_dropout`), which asks for none in the model under it.
+        if self.args.disable_dropout or isinstance(self.model, PeftModel):
+            switch_off_dropout(self.model)
+        if self.args.initial_adapter is not None:
+            self._load_adapter(self.args.initial_adapter)
+        # From here on the policy has its starting weights.
+        self._add_reference()
+        if self.is_fsdp_enabled and ref_model is None:
+            self.ref_model = None
+
+    @property
+    def precompute_ref_logps(self) -> bool:
+        """Whether the reference is computed in advance, which TRL asks: always, once its constructor has ended.
+
+        Its constructor would hash every weight of the policy, for a cache that is not used here, and compute the
+        reference before the adapter is loaded.
+        """
+        return self._constructed
+
+    @precompute_ref_logps.setter
+    def precompute_ref_logps(self, value: bool) -> None:
+        """Ignore what TRL's constructor says: the settings allow nothing else."""
+
+    def _float32_adapter(self, given: Mapping[str, torch.Tensor]) -> None:
+        """Make the trainable parameters of an adapter on a 4-bit or 8-bit model float32.
+
+        At a learning rate of 5e-6 an update is below the resolution of bfloat16 for nearly every entry of `lora_A`.
+
+        Args:
+            given: the parameters as they were before TRL rounded them, by name; a parameter that TRL made is absent.
+        """
+        quantized = getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
+        if not (quantized and isinstance(self.model, PeftModel)):
+            return
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.data = given.get(name, parameter.data).to(parameter.device, torch.float32)
+
+    def _add_reference(self) -> None:
+        """Add the reference's columns to the datasets that the trainer was made with."""
+        args = self.args
+        train_size = args.precompute_ref_batch_size or args.per_device_train_batch_size
+        eval_size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", train_size)
+        if isinstance(self.eval_dataset, dict):
+            self.eval_dataset = {n: self._precompute_ref_logps(d, n, eval_size) for n, d in self.eval_dataset.items()}
+        elif self.eval_dataset is not None:
+            self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "eval", eval_size)
+
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Add ref_logps and, with kl=mismatched, ref_KL_logps to a dataset; TRL calls this for each dataset."""
+        """Add ref_logps and, with kl=mismatched, ref_KL_logps to a dataset; TRL's `evaluate` calls this too."""
         if "ref_logps" in dataset.column_names:  # one of the trainer's own datasets, given to `evaluate`
             return dataset
         # There is one cache file, for the training rows; those of evaluation sets are computed again.
         cache = None
-        # TRL begins with the training dataset, so from here on the policy has its starting weights.
-        if dataset is self.train_dataset:
-            if self.args.initial_adapter is not None:
-                self._load_adapter(self.args.initial_adapter)
-            cache = None if self.args.reference_cache is None else Path(self.args.reference_cache)
-        response_ids = [self._row_names[row] for row in dataset["row"][:]]
-        columns = read_reference(cache, self.args.reference_key, response_ids)
+        if dataset is self.train_dataset and self.args.reference_cache is not None:
+            cache = Path(self.args.reference_cache)
+        rows = values_of(dataset, "row").to_numpy()
+        columns = read_reference(cache, self.args.reference_key, rows)
         if columns is None:
             columns = self._compute_reference(dataset, batch_size)
             for column, values in columns.items():
-                self._require_finite(torch.from_numpy(values), dataset["row"][:], f"reference {column}")
+                self._require_finite(torch.from_numpy(values), rows, f"reference {column}")
             if self.accelerator.is_main_process:
-                write_reference(cache, self.args.reference_key, response_ids, columns)
+                write_reference(cache, self.args.reference_key, rows, columns)
         return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
 
     def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":
@@ -132,7 +187,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         return self._precompute_engine
 
-    def _require_finite(self, values: torch.Tensor, rows: Sequence[int] | torch.Tensor, what: str) -> None:
+    def _require_finite(self, values: torch.Tensor, rows: "NDArray[np.int64] | torch.Tensor", what: str) -> None:
         """Check a (B,) tensor of values against their (B,) row numbers.
 
         Raises:
@@ -142,12 +197,12 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         if not bool(finite.all()):
             at = int((~finite).nonzero()[0])
             raise UserError(
-                f"{what} of {self._row_names[int(rows[at])]} is {values[at].item()} at step "
+                f"{what} of {self._collator.name_of(int(rows[at]))} is {values[at].item()} at step "
                 f"{self.state.global_step}; nothing was written for this step: lower learning_rate or check the model"
             )
 
     def _load_adapter(self, folder: str) -> None:
-        """Copy the weights of an adapter's folder into the model's adapter, in the precision of the file.
+        """Copy the weights of an adapter's folder into the model's adapter, whose parameters stay float32.
 
         Raises:
             UserError: the folder has no adapter weights, or they do not fit the model.

@@ -9,7 +9,7 @@ import filecmp
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from builders.store.files import ADAPTER_CONFIG, file_sha256
 from builders.store.manifest import FILE_NAME, content_digest, describe_files, fingerprint_of
 from scorers.errors import UserError
 from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
-from training.kto.data import load_weights_dataset
+from training.kto.data import count_rows, one_sided, values_of
+from training.memory import require_memory
 
 # The round's results and the fingerprint of its inputs, beside the trained weights.
 RECORD = "training.json"
@@ -33,7 +34,10 @@ def train_round(
     output_dir: Path,
     run_dir: Path,
     dataset: pl.DataFrame | Sequence[Path],
+    dataset_digest: str | None = None,
+    tokens_dir: Path | None = None,
     settings: TrainSettings,
+    template_kwargs: Mapping[str, Any] | None = None,
     round: int = 1,
     total_rounds: int = 1,
     steps_per_round: int | None = None,
@@ -48,7 +52,10 @@ def train_round(
         output_dir: where the trained policy goes (model or adapter, tokenizer, `training.json`), by one rename.
         run_dir: checkpoints of all rounds of this run; the same folder for each round.
         dataset: the rows, or their Parquet files.
+        dataset_digest: what identifies the rows, such as their revision's content digest; None: their bytes are hashed.
+        tokens_dir: where the rows are kept as token ids, for all processes and later trainings; None: run_dir.
         settings: how to train.
+        template_kwargs: variables of the chat template, the same as in sampling.
         round: this round, from 1.
         total_rounds: rounds that the learning-rate schedule spans.
         steps_per_round: optimizer steps of every round; None: one pass over this dataset.
@@ -65,12 +72,23 @@ def train_round(
         UserError: the dataset, the settings, the checkpoints or the model do not fit; a value is not finite.
     """
     # Everything up to the import checks without torch, so that a mistake ends before a model is loaded.
-    rows, warnings = load_weights_dataset(dataset)
-    steps = steps_per_round or -(-len(rows) // settings.batch_size)  # rounded up: the last batch may be shorter
-    _require_round(settings, len(rows), steps, round, total_rounds, policy, reference_model)
-    fingerprint = _fingerprint(dataset, settings, policy, reference_model, (round, total_rounds, steps))
+    height = count_rows(dataset)
+    steps = steps_per_round or -(-height // settings.batch_size)  # rounded up: the last batch may be shorter
+    _require_round(settings, height, steps, round, total_rounds, policy, reference_model)
+    fingerprint = fingerprint_of(
+        {
+            "settings": identity(settings),
+            "template": dict(template_kwargs or {}),
+            "policy": _model_identity(policy),
+            "reference": None if reference_model is None else _model_identity(reference_model),
+            "place": (round, total_rounds, steps),
+            "rows": dataset_digest or _rows_identity(dataset),
+        }
+    )
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
+    # It reads configurations alone, and comes before checkpoints of other settings are removed.
+    require_memory("train", settings, base_model or policy, reference_model)
     first, last = (round - 1) * steps, round * steps
     # The launcher sets RANK; of several processes the first one removes useless checkpoints.
     resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")
@@ -82,6 +100,17 @@ def train_round(
         _require_same_weights(Path(policy), resume)
 
     from training.kto.assembly import RoundModels, RoundPlan, build_trainer, save_policy
+    from training.kto.tokens import tokenized
+
+    rows = tokenized(
+        dataset,
+        # As in sampling, the tokenizer of the model under an adapter.
+        str(base_model or policy),
+        tokens_dir or run_dir,
+        digest=dataset_digest,
+        template_kwargs=template_kwargs,
+    )
+    warnings = one_sided(values_of(rows, "label"))
 
     # max_steps counts from the start of the run: the trainer goes on at the checkpoint's step and ends at `last`.
     plan = RoundPlan(run_dir, first, last, total_rounds * steps, fingerprint, run)
@@ -92,7 +121,7 @@ def train_round(
         "round": round,
         "first_step": first,
         "last_step": last,
-        "rows": len(rows),
+        "rows": height,
         "lambda_positive": trainer.desirable_weight,
         "lambda_negative": trainer.undesirable_weight,
         **_means(trainer.state.log_history, first),
@@ -135,25 +164,6 @@ def _require_round(
 
 def _name(model: Path | str | None) -> str | None:
     return None if model is None else str(model)
-
-
-def _fingerprint(
-    dataset: pl.DataFrame | Sequence[Path],
-    settings: TrainSettings,
-    policy: Path | str,
-    reference_model: Path | str | None,
-    place: tuple[int, int, int],
-) -> str:
-    """Hash everything that a round's checkpoints, reference log-probabilities and result depend on (SHA-256, hex)."""
-    return fingerprint_of(
-        {
-            "settings": identity(settings),
-            "policy": _model_identity(policy),
-            "reference": None if reference_model is None else _model_identity(reference_model),
-            "place": place,
-            "rows": _rows_identity(dataset),
-        }
-    )
 
 
 def _model_identity(model: Path | str) -> str:

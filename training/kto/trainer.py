@@ -6,7 +6,7 @@ What differs from TRL 1.16, and why:
   (eq. 12), from one forward pass. Both means run over the whole optimizer batch (all devices and accumulation steps),
   so the split into device batches changes nothing but rounding; in evaluation they run over the whole dataset.
 - TRL pairs completions for z_ref inside a device batch, where rows of one query are siblings. Here rows are ordered
-  and paired over the dataset (`training.kto.data`). TRL's own pairing is off, as it is for its loss type without KL.
+  and paired over the dataset (`training.kto.order`). TRL's own pairing is off, as it is for its loss type without KL.
 - Reference log-probabilities are computed once per dataset, before the first step (`training.kto.reference`).
 - No row is cut silently, and a log-probability that is not finite ends the run with the row's name.
 
@@ -14,47 +14,34 @@ This module imports torch and TRL, so import it inside functions.
 """
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch  # noqa: TID253
-from datasets import Dataset, concatenate_datasets  # noqa: TID253
+from datasets import Dataset  # noqa: TID253
 from peft import PeftModel  # noqa: TID253
 from transformers import ProcessorMixin, Trainer  # noqa: TID253
 
 from scorers.class_weights import class_weights
 from scorers.errors import UserError
+from training.kto.batch import OptimizerBatch, device_sums, logged_means, optimizer_batch
 from training.kto.config import GraceKTOConfig as GraceKTOConfig
 from training.kto.config import WeightedCollator
-from training.kto.data import complete_rows, mismatched_partner, order_rows
+from training.kto.data import complete_rows, lengths_of, values_of
 from training.kto.evaluation import evaluation_means, row_values
-from training.kto.forward import evaluation_mode, token_logps
+from training.kto.forward import evaluating, evaluation_mode, token_logps
 from training.kto.inputs import require_arguments, tokenizer_of, unpaired, window_of
 from training.kto.loss import grace_kto_loss, kl_estimate
+from training.kto.order import mismatched_partner, order_rows
 from training.kto.reference import ReferenceTrainer
 from training.kto.schedule import learning_rate_factor
 
-# Columns of a prepared dataset. A user's other columns are dropped, since their names could clash with the trainer's.
-TRAINED_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-
-@dataclass
-class OptimizerBatch:
-    """The quantities that are normalised over one optimizer batch.
-
-    Attributes:
-        samples: the device batches of this process.
-        rows: rows of the optimizer batch, over all processes.
-        positive_tokens: completion tokens of its positive rows, over all processes.
-        z_ref: scalar KL estimate in nats; None until the first device batch has needed it.
-    """
-
-    samples: list[dict[str, Any]]
-    rows: float
-    positive_tokens: float
-    z_ref: torch.Tensor | None = None
+# What the trainer reads of a tokenized dataset. Other columns are dropped: their names could clash with the trainer's.
+TOKEN_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight", "query_id", "response_id"]
 
 
 class GraceKTOTrainer(ReferenceTrainer):
@@ -102,11 +89,10 @@ class GraceKTOTrainer(ReferenceTrainer):
             tokenizer.pad_token = tokenizer.eos_token
         self._window = args.max_length or window_of(model, args)
         self._quantization_config = kwargs.get("quantization_config")
-        self._row_names = []  # filled while TRL's constructor prepares the datasets
         self._batch: OptimizerBatch | None = None
         self._evaluated: list[torch.Tensor] = []  # `row_values` of the running evaluation, (B, 6) each
         # A row beyond the window is an error (`_require_window`), so the collator can only cut borrowed completions.
-        collator = WeightedCollator(
+        self._collator = WeightedCollator(
             tokenizer.pad_token_id, max_length=self._window, pad_to_multiple_of=args.pad_to_multiple_of
         )
         super().__init__(
@@ -116,7 +102,7 @@ class GraceKTOTrainer(ReferenceTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=collator,
+            data_collator=self._collator,
             **kwargs,
         )
 
@@ -127,48 +113,64 @@ class GraceKTOTrainer(ReferenceTrainer):
         self._signature_columns: list[str] | None
         super()._set_signature_columns_if_needed()
         # transformers drops the columns that are not in the list.
-        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "weight", "row"]))
+        self._signature_columns = list(
+            dict.fromkeys([*(self._signature_columns or []), "row", "position", "weight", "partner"])
+        )
 
     # ---- the datasets ------------------------------------------------------------------------------------------
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: GraceKTOConfig, name: str) -> Dataset:
-        """Complete, order, tokenize, check and pair the rows; TRL calls this for each dataset, training rows first."""
-        if {"prompt_ids", "row"} <= set(dataset.column_names or ()):  # one of the trainer's own, given to `evaluate`
-            return dataset
-        dataset = complete_rows(unpaired(dataset, name), name)
+        """Tokenize, check, order and pair the rows; TRL calls this for each dataset, training rows first.
+
+        Returns:
+            Numbers alone, in training order: `row` of the collator's tokens, `position` in this order, label, weight
+            and, with kl=mismatched, the `partner` whose completion the row borrows. Tokens stay where they are, on disk
+            where they were read from.
+        """
+        if "row" in dataset.column_names and "prompt" not in dataset.column_names:
+            return dataset  # one of the trainer's own, given to `evaluate`
+        tokens = self._tokens_of(dataset, processing_class, args, name)
+        self._require_window(tokens)
+        labels, weights = values_of(tokens, "label").to_numpy(), values_of(tokens, "weight").to_numpy()
         # The first call is for the training rows; the name does not tell, an evaluation set may be called train too.
-        if not self._row_names:
-            self._set_class_weights(dataset["label"][:], args)
+        if self._collator.tokens is None:
+            self._set_class_weights(labels, args)
             batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         else:
             args.require_matched_rows(args.per_device_eval_batch_size)
             batch_size = args.per_device_eval_batch_size * args.world_size
         # The order holds in training, since TRL draws KTO's batches in sequence by default (`train_sampling_strategy`).
-        dataset = dataset.select(order_rows(dataset["query_id"][:], batch_size, args.seed))
-        query_ids, response_ids = dataset["query_id"][:], dataset["response_id"][:]
-        partner = mismatched_partner(query_ids, batch_size) if args.kl == "mismatched" else None
-        uncut = copy.copy(args)
-        uncut.max_length = None  # with a limit TRL would drop rows whose prompt fills it, without a message
-        # Not called train: TRL would then give advice on class weights that are not used here.
-        dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
-        dataset = dataset.select_columns(TRAINED_COLUMNS)
-        self._require_window(dataset, response_ids)
-        # Number the rows over all datasets, so that an error in the loss can name the row.
-        first = len(self._row_names)
-        self._row_names += response_ids
-        columns = [dataset, Dataset.from_dict({"row": np.arange(first, len(self._row_names))})]
-        if partner is not None:
-            borrowed = dataset.select_columns(["completion_ids"]).select(partner)
-            columns.append(borrowed.rename_column("completion_ids", "KL_completion_ids"))
-        return concatenate_datasets(columns, axis=1)
+        queries = values_of(tokens, "query_id")
+        order = order_rows(queries, batch_size, args.seed)
+        first = self._collator.add(tokens)
+        columns = {
+            "row": first + order,
+            "position": np.arange(len(order)),
+            "label": labels[order],
+            "weight": weights[order],
+        }
+        if args.kl == "mismatched":
+            columns["partner"] = columns["row"][mismatched_partner(queries.gather(order), batch_size)]
+        return Dataset.from_dict(columns)
 
-    def _set_class_weights(self, labels: list[bool], args: GraceKTOConfig) -> None:
+    def _tokens_of(self, dataset: Dataset, processing_class: Any, args: GraceKTOConfig, name: str) -> Dataset:
+        """Return a dataset's token ids: those of `training.kto.tokens`, or what TRL makes of messages or strings."""
+        if not {"prompt_ids", "completion_ids"} <= set(dataset.column_names or ()):
+            dataset = complete_rows(unpaired(dataset, name), name)
+            uncut = copy.copy(args)
+            uncut.max_length = None  # with a limit TRL would drop rows whose prompt fills it, without a message
+            # Not called train: TRL would then give advice on class weights that are not used here.
+            dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
+        return dataset.select_columns(TOKEN_COLUMNS)
+
+    def _set_class_weights(self, labels: "NDArray[np.bool_]", args: GraceKTOConfig) -> None:
         """Balance the labels of the training rows (eq. 11), except where the arguments set λ+ or λ−."""
-        positive, negative = class_weights(sum(labels), len(labels) - sum(labels))
+        count = int(labels.sum())
+        positive, negative = class_weights(count, len(labels) - count)
         self.desirable_weight = positive if args.lambda_positive is None else args.lambda_positive
         self.undesirable_weight = negative if args.lambda_negative is None else args.lambda_negative
 
-    def _require_window(self, dataset: Dataset, response_ids: list[str]) -> None:
+    def _require_window(self, tokens: Dataset) -> None:
         """Check that prompt and completion of every row fit the model's window.
 
         Raises:
@@ -176,11 +178,12 @@ class GraceKTOTrainer(ReferenceTrainer):
         """
         if self._window is None:
             return
-        lengths = [len(p) + len(c) for p, c in zip(dataset["prompt_ids"], dataset["completion_ids"], strict=True)]
-        over = [i for i, length in enumerate(lengths) if length > self._window]
-        if over:
+        lengths = lengths_of(tokens, "prompt_ids") + lengths_of(tokens, "completion_ids")
+        over = np.flatnonzero(lengths > self._window)
+        if len(over):
+            first = int(over[0])
             raise UserError(
-                f"{response_ids[over[0]]} has {lengths[over[0]]} tokens with its prompt, the limit is "
+                f"{tokens[first]['response_id']} has {lengths[first]} tokens with its prompt, the limit is "
                 f"{self._window} ({len(over)} rows are longer); sample shorter responses or use a longer window"
             )
 
@@ -189,14 +192,17 @@ class GraceKTOTrainer(ReferenceTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Fetch the device batches of one optimizer step and count the rows and tokens that its loss is divided by."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = sum(len(s["label"]) for s in samples)
-        # Positive rows only. Column 0 is never predicted, so it counts nowhere.
-        tokens = sum(int(s["completion_mask"][s["label"], 1:].sum()) for s in samples)
-        # float64: NCCL adds it up exactly, as float32 would not above 2**24 tokens.
-        totals = torch.tensor([rows, tokens], dtype=torch.float64, device=device)
-        rows, tokens = self.accelerator.reduce(totals, reduction="sum").tolist()
-        self._batch = OptimizerBatch(samples, rows, tokens)
+        self._batch = optimizer_batch(samples, self.accelerator)
         return samples, items
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a batch to the device. Under DeepSpeed transformers would also cast its floats to the engine's bf16.
+
+        A reference log-probability of −1000 nats would be off by as much as 2 nats then.
+        """
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         loss = self._training_loss(model, inputs) if self.model.training else self._evaluation_loss(model, inputs)
@@ -218,21 +224,18 @@ class GraceKTOTrainer(ReferenceTrainer):
         """
         if self._batch is None:
             raise RuntimeError("the training loss is normalised over an optimizer batch, which `train` draws")
+        batch, labels, counted = self._batch, inputs["label"], inputs["counted"]
         logps = token_logps(model, inputs)  # (B, T-1)
         policy, log_ratios = self._log_ratios(logps, inputs)
-        batch = self._batch
-        # kl=mismatched: once per optimizer batch, over the borrowed completions of all its device batches. kl=matched:
-        # for each device batch anew, since only its own log-ratios are at hand.
-        if batch.z_ref is None or self.args.kl == "matched":
-            batch.z_ref = self._z_ref(model, batch.samples, log_ratios)
-        loss = self._row_losses(policy, inputs, batch.z_ref).sum() / batch.rows
+        if batch.z_ref is None:  # once per optimizer batch, from all its device batches
+            batch.z_ref = self._z_ref(model, batch.samples, policy, inputs)
+        loss = self._row_losses(policy, inputs, batch.z_ref)[counted].sum() / batch.rows
         # logps is 0 outside completions, so the sum runs over completion tokens only.
-        cross_entropy = -logps[inputs["label"]].sum() / max(batch.positive_tokens, 1)
+        cross_entropy = -logps[labels & counted].sum() / max(batch.positive_tokens, 1)
         if self.args.mu:
             loss = loss + self.args.mu * cross_entropy
-        # The log averages over the device batches of a step, while each of them holds only a share of this sum.
-        parts = len(batch.samples)
-        self._record(inputs["label"], policy.detach(), log_ratios, batch.z_ref, cross_entropy.detach() * parts)
+        if batch.add(device_sums(labels, counted, self.beta * log_ratios, policy, cross_entropy)):
+            self._record(batch)
         processes: int = self.accelerator.num_processes
         return loss * processes  # gradients are averaged over processes, but the loss is their sum
 
@@ -255,69 +258,60 @@ class GraceKTOTrainer(ReferenceTrainer):
             lambda_negative=self.undesirable_weight,
         )
 
-    def _z_ref(self, model: Any, samples: list[dict[str, Any]], log_ratios: torch.Tensor) -> torch.Tensor:
-        """Estimate z_ref over all processes.
+    def _z_ref(
+        self, model: Any, samples: list[dict[str, Any]], policy: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Estimate z_ref from some device batches of each process.
 
         Args:
             model: the policy.
-            samples: device batches whose borrowed completions are read (kl=mismatched).
-            log_ratios: (B,) of the device batch at hand, in nats (kl=matched).
+            samples: the device batches: in training those of the optimizer batch, in evaluation the one at hand.
+            policy: (B,) log π_θ of each completion of the device batch at hand, in nats.
+            inputs: the device batch at hand.
 
         Returns:
             A scalar tensor ≥ 0 in nats, without gradient; 0 for kl=none.
         """
-        # Evaluation leaves out the copies that fill up the last batch of several processes; training keeps all rows.
-        gather = self.accelerator.gather if self.model.training else self.accelerator.gather_for_metrics
         if self.args.kl == "none":
-            zero: torch.Tensor = log_ratios.new_zeros(())
-            return zero
-        if self.args.kl == "matched":
-            ratios: torch.Tensor = gather(log_ratios)
-            return kl_estimate(ratios, torch.zeros_like(ratios))
-        # One forward pass per device batch, without gradient.
-        policy, reference = [], []
-        for sample in samples:
-            with torch.no_grad():
-                policy.append(token_logps(model, self._prepare_inputs(sample), "KL_").sum(-1))
-            self._require_finite(policy[-1], sample["row"], "policy log-probability of the borrowed completion")
-            reference.append(sample["ref_KL_logps"].to(policy[-1].device))
-        pair = torch.stack([torch.cat(policy), torch.cat(reference)], dim=-1)  # (rows, 2)
+            return policy.new_zeros(())
+        if self.args.kl == "matched" and len(samples) == 1:  # all that is needed is at hand
+            pairs = torch.stack([policy.detach(), inputs["ref_logps"]], dim=-1)
+        else:
+            pairs = self._pairs(model, samples)
         # Gathered as one tensor, so that both halves of a pair come from the same row.
-        policy_logps, reference_logps = gather(pair).unbind(-1)
+        if self.model.training:
+            counted = torch.cat([sample["counted"] for sample in samples]).to(pairs.device)
+            pairs = self.accelerator.gather(pairs)[self.accelerator.gather(counted)]
+        else:  # without the copies that fill up the last batch of several processes
+            pairs = self.accelerator.gather_for_metrics(pairs)
+        policy_logps, reference_logps = pairs.unbind(-1)
         return kl_estimate(policy_logps, reference_logps)
 
-    def _record(
-        self,
-        labels: torch.Tensor,
-        policy: torch.Tensor,
-        log_ratios: torch.Tensor,
-        z_ref: torch.Tensor,
-        cross_entropy: torch.Tensor,
-    ) -> None:
-        """Keep the values that the next log line averages, over all devices.
+    def _pairs(self, model: Any, samples: list[dict[str, Any]]) -> torch.Tensor:
+        """Run the policy without gradient and dropout over the completions that z_ref is estimated from.
 
         Args:
-            labels: (B,) bool.
-            policy: (B,) log π_θ of each completion, in nats.
-            log_ratios: (B,) log π_θ − log π_ref, in nats.
-            z_ref: scalar in nats.
-            cross_entropy: scalar, in nats per token.
+            model: the policy.
+            samples: device batches; for kl=mismatched their borrowed completions are read, else their own.
+
+        Returns:
+            (rows, 2): log π_θ and log π_ref of each completion, in nats.
         """
-        rewards = self.beta * log_ratios
-        # Count, rewards and log-probabilities of positive, then of negative rows; last the cross-entropy: 7 numbers.
-        sums = []
-        for chosen in (labels, ~labels):
-            sums += [chosen.sum(), rewards[chosen].sum(), policy[chosen].sum()]
-        sums.append(cross_entropy)
-        totals = self.accelerator.reduce(torch.stack([value.double() for value in sums]), reduction="sum").tolist()
-        metrics = self._metrics["train"]
-        metrics["kl"].append(float(z_ref))
-        metrics["cross_entropy"].append(totals[6])
-        for name, (count, reward, logps) in (("chosen", totals[:3]), ("rejected", totals[3:6])):
-            # A device batch without a row of this label adds no value, rather than a 0.
-            if count:
-                metrics[f"rewards/{name}"].append(reward / count)
-                metrics[f"logps/{name}"].append(logps / count)
+        prefix, whose = ("KL_", "borrowed") if self.args.kl == "mismatched" else ("", "row's own")
+        pairs = []
+        with torch.no_grad(), evaluating(self.model):
+            for sample in samples:  # one forward pass per device batch
+                batch = self._prepare_inputs(sample)
+                policy = token_logps(model, batch, prefix).sum(-1)
+                self._require_finite(policy, batch["row"], f"policy log-probability of the {whose} completion")
+                pairs.append(torch.stack([policy, batch[f"ref_{prefix}logps"]], dim=-1))
+        return torch.cat(pairs)
+
+    def _record(self, batch: OptimizerBatch) -> None:
+        """Keep the values that the next log line averages: those of a whole optimizer batch, over all processes."""
+        means = logged_means(self.accelerator.reduce(batch.sums, reduction="sum").tolist())
+        for name, value in {"kl": float(batch.z_ref), **means}.items():
+            self._metrics["train"][name].append(value)
 
     # ---- evaluation --------------------------------------------------------------------------------------------
 
@@ -326,7 +320,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         evaluation_mode(self.model)  # again: transformers has put the 4-bit layers into evaluation mode too
         logps = token_logps(model, inputs)  # (B, T-1)
         policy, log_ratios = self._log_ratios(logps, inputs)
-        z_ref = self._z_ref(model, [inputs], log_ratios)
+        z_ref = self._z_ref(model, [inputs], policy, inputs)
         losses = self._row_losses(policy, inputs, z_ref)
         tokens = inputs["completion_mask"][:, 1:].sum(-1)
         values = row_values(losses, z_ref, inputs["label"], tokens, self.beta * log_ratios, policy)
@@ -388,7 +382,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         Trainer._save_checkpoint(self, model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # PEFT's load_adapter would turn the bf16 adapter of a 4-bit model into fp32.
+        # Into the parameters that the optimizer holds, each in its own precision; PEFT's load_adapter makes new ones.
         if isinstance(self.model, PeftModel):
             self._load_adapter(resume_from_checkpoint)
         else:

@@ -104,7 +104,8 @@ def test_one_batch_equals_a_direct_computation(kl: Any, make_trainer: Any, causa
     trainer.train()
     measured = trainer.evaluate()
     rows = trainer.eval_dataset
-    prompts, completions = rows["prompt_ids"][:], rows["completion_ids"][:]
+    tokens_of = trainer.data_collator.tokens.select  # by row number
+    prompts, completions = (tokens_of(rows["row"])[name][:] for name in ("prompt_ids", "completion_ids"))
     reference = AutoModelForCausalLM.from_pretrained(causal_lm_dir, dtype=torch.float32).eval()
     tokens = completion_logps(trainer.model.eval(), prompts, completions)
     policy = torch.tensor([sum(row) for row in tokens])
@@ -114,7 +115,7 @@ def test_one_batch_equals_a_direct_computation(kl: Any, make_trainer: Any, causa
     if kl == "matched":
         z_ref = max((policy - initial).mean().item(), 0)
     if kl == "mismatched":
-        borrowed = rows["KL_completion_ids"][:]
+        borrowed = tokens_of(rows["partner"])["completion_ids"][:]
         pairs = [completion_logps(model, prompts, borrowed) for model in (trainer.model, reference)]
         z_ref = max(np.mean([sum(a) - sum(b) for a, b in zip(*pairs, strict=True)]), 0)
     assert (z_ref > 1) == (kl != "none")
@@ -237,7 +238,7 @@ def test_faults_of_an_evaluation_set_are_named(make_trainer: Any) -> None:
         make_trainer(weighted_rows(9).select([]))
     with pytest.raises(UserError, match="all 2 rows belong to query q0"):
         make_trainer(weighted_rows(2))
-    with pytest.raises(UserError, match="kl=matched with 1 row per device batch"):
+    with pytest.raises(UserError, match="kl=matched with 1 row per batch"):
         make_trainer(weighted_rows(9), eval_batch=1, kl="matched")
     trainer = make_trainer(weighted_rows(9, seed=1), kl="none")
     with torch.no_grad():

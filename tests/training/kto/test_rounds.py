@@ -15,7 +15,7 @@ from builders.settings.kto import TrainSettings
 from scorers.errors import UserError
 from training.kto.rounds import train_round
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
 
 
@@ -56,7 +56,9 @@ def settings(**changes: Any) -> Any:
     return TrainSettings.model_validate(values | changes)
 
 
-def run_rounds(folder: Path, model: Any, options: Any, rounds: Any = (1, 2), **kwargs: Any) -> Any:
+def run_rounds(
+    folder: Path, model: Any, options: Any, rounds: Any = (1, 2), queries: Any = 6, responses: Any = 4, **kwargs: Any
+) -> Any:
     """Train the rounds (24 rows, 3 steps each); returns the records."""
     records = []
     for number in rounds:
@@ -65,7 +67,7 @@ def run_rounds(folder: Path, model: Any, options: Any, rounds: Any = (1, 2), **k
                 policy=model if number == 1 else folder / f"policy-{number - 1}",
                 output_dir=folder / f"policy-{number}",
                 run_dir=folder / "run",
-                dataset=weights_frame(number),
+                dataset=weights_frame(number, queries, responses),
                 settings=options,
                 round=number,
                 total_rounds=2,
@@ -251,14 +253,19 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from pathlib import Path
 import test_rounds
 
-options = test_rounds.settings(device_batch_size=2, mu=0.2)
-test_rounds.run_rounds(Path({folder!r}), Path({model!r}), options)
+for kl, rounds in (("mismatched", (1, 2)), ("matched", (1,))):
+    options = test_rounds.settings(device_batch_size=2, mu=0.2, kl=kl)
+    test_rounds.run_rounds(Path({folder!r}, kl), Path({model!r}), options, rounds, 7, 3)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_policy(causal_lm_dir: Path, tmp_path: Path) -> None:
-    run_rounds(tmp_path / "one", causal_lm_dir, settings(device_batch_size=8, mu=0.2))
+    """21 rows in batches of 8: of the last one's four device batches of 2, two hold rows that are there again."""
+    one = []
+    for kl, rounds in (("mismatched", (1, 2)), ("matched", (1,))):
+        options = settings(device_batch_size=8, mu=0.2, kl=kl)
+        one += run_rounds(tmp_path / "one" / kl, causal_lm_dir, options, rounds, 7, 3)
     script = tmp_path / "one_of_two.py"
     paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path / "two")}
     script.write_text(ONE_OF_TWO.format(**paths, model=str(causal_lm_dir)))
@@ -266,10 +273,13 @@ def test_two_processes_give_the_same_policy(causal_lm_dir: Path, tmp_path: Path)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    for number in (1, 2):
-        first, second = (load_numpy(weights_file(tmp_path / run / f"policy-{number}")) for run in ("one", "two"))
+    for record, place in zip(one, ("mismatched/policy-1", "mismatched/policy-2", "matched/policy-1"), strict=True):
+        first, second = (load_numpy(weights_file(tmp_path / run / place)) for run in ("one", "two"))
         for name, value in first.items():
-            np.testing.assert_allclose(value, second[name], rtol=0, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(value, second[name], rtol=0, atol=1e-5, err_msg=name)
+        other = json.loads((tmp_path / "two" / place / "training.json").read_text())
+        for name in ("loss", "kl", "cross_entropy", "rewards/chosen", "rewards/rejected"):
+            assert other[name] == pytest.approx(record[name], rel=1e-4, abs=1e-5), name
 
 
 def load_numpy(file: Any) -> Any:

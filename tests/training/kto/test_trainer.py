@@ -37,16 +37,18 @@ def weights_frame(queries: Any = 8, responses: Any = 4, unit: Any = True, seed: 
 
 
 def make_dataset(frame: Any = None, **kwargs: Any) -> Any:
-    from training.kto.data import load_weights_dataset
+    from datasets import Dataset
 
-    return load_weights_dataset(weights_frame(**kwargs) if frame is None else frame)[0]
+    return Dataset.from_polars(weights_frame(**kwargs) if frame is None else frame)
 
 
-def lora_config() -> Any:
+def lora_config(dropout: Any = 0.0) -> Any:
     from peft import LoraConfig
 
     # With both factors random the adapter is not zero, so policy and reference differ from the first step.
-    return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=4, target_modules="all-linear", init_lora_weights=False, lora_dropout=dropout, task_type="CAUSAL_LM"
+    )
 
 
 COMMON = {
@@ -121,7 +123,7 @@ def count_forwards(trainer: Any) -> Any:
 def test_equals_trl_with_unit_weights(method: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     from trl import KTOConfig, KTOTrainer
 
-    from training.kto.data import order_rows
+    from training.kto.order import order_rows
 
     peft = (lambda: lora_config()) if method == "lora" else (lambda: None)
     ours = make_trainer(peft_config=peft(), lambda_positive=1.0, lambda_negative=1.0)
@@ -184,7 +186,7 @@ def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer: Any, cau
 
 def test_reference_log_probabilities_are_the_models_own(make_trainer: Any, causal_lm_dir: Path) -> None:
     trainer = make_trainer()
-    by_id = dict(zip(trainer._row_names, trainer.train_dataset["ref_logps"], strict=True))
+    by_id = dict(zip(row_names(trainer), trainer.train_dataset["ref_logps"], strict=True))
     dataset = make_dataset()
     for response_id, logps in zip(
         dataset["response_id"], independent_log_probabilities(causal_lm_dir, dataset), strict=True
@@ -192,9 +194,12 @@ def test_reference_log_probabilities_are_the_models_own(make_trainer: Any, causa
         assert by_id[response_id] == pytest.approx(sum(logps), abs=1e-3)
 
 
-@pytest.mark.parametrize(("kl", "per_step"), [("none", 1), ("matched", 1), ("mismatched", 2)])
-def test_forward_passes_per_step(kl: Any, per_step: Any, make_trainer: Any) -> None:
-    trainer = make_trainer(kl=kl, max_steps=3, mu=0.1)
+@pytest.mark.parametrize(
+    ("kl", "accumulation", "per_step"),
+    [("none", 1, 1), ("matched", 1, 1), ("mismatched", 1, 2), ("none", 2, 2), ("matched", 2, 4), ("mismatched", 2, 4)],
+)
+def test_forward_passes_per_step(kl: Any, accumulation: Any, per_step: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(kl=kl, max_steps=3, mu=0.1, device_batch=4 // accumulation, accumulation=accumulation)
     calls = count_forwards(trainer)
     trainer.train()
     assert len(calls) == 3 * per_step
@@ -219,26 +224,31 @@ def test_matched_uses_the_batchs_own_log_ratios(make_trainer: Any) -> None:
 
 def test_borrowed_completions_are_of_other_queries(make_trainer: Any) -> None:
     trainer = make_trainer(device_batch=1, accumulation=8)
-    rows = trainer.train_dataset
-    owner = {tuple(c): r.split("-")[0] for c, r in zip(rows["completion_ids"], trainer._row_names, strict=True)}
-    for response_id, borrowed in zip(trainer._row_names, rows["KL_completion_ids"], strict=True):
-        assert owner[tuple(borrowed)] != response_id.split("-")[0]
+    names = row_names(trainer)
+    owner = {
+        tuple(completion): name.split("-")[0] for name, (_, completion) in zip(names, _token_ids(trainer), strict=True)
+    }
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    for name, ids, mask in zip(names, batch["KL_input_ids"], batch["KL_completion_mask"], strict=True):
+        assert owner[tuple(ids[mask == 1].tolist())] != name.split("-")[0]
 
 
-@pytest.mark.parametrize("kl", ["none", "mismatched"])
+@pytest.mark.parametrize("kl", ["none", "matched", "mismatched"])
 def test_accumulation_changes_nothing(kl: Any, make_trainer: Any) -> None:
-    """z_ref too is taken over the optimizer batch; kl=matched is the exception, it sees its device batch only."""
+    """z_ref and the logged means too are taken over the optimizer batch."""
+    # Positives alone become likelier than under the reference, so that z_ref is above 0.
+    dataset = make_dataset(weights_frame(unit=False).with_columns(label=pl.col("response_id") != "q0-0"))
     results = []
-    for device_batch, accumulation in ((8, 1), (1, 8)):
-        trainer = make_trainer(
-            make_dataset(unit=False), device_batch, accumulation, kl=kl, mu=0.2, max_steps=4, **PLAIN_SGD
-        )
+    for device_batch, accumulation in ((8, 1), (4, 2), (1, 8)):
+        trainer = make_trainer(dataset, device_batch, accumulation, kl=kl, mu=0.2, max_steps=4, **PLAIN_SGD)
         trainer.train()
-        series = [logged(trainer, name) for name in ("loss", "cross_entropy", "kl")]
+        series = [logged(trainer, name) for name in ("loss", "cross_entropy", "kl", "rewards/chosen", "logps/chosen")]
         results.append((parameters(trainer), series))
-    for first, second in zip(results[0][1], results[1][1], strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
-    assert_same_parameters(results[0][0], results[1][0], 2e-6)
+    assert (max(results[0][1][2]) > 0.1) == (kl != "none")
+    for whole, split in ((results[0], results[1]), (results[0], results[2])):
+        for first, second in zip(whole[1], split[1], strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
+        assert_same_parameters(whole[0], split[0], 2e-6)
 
 
 def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer: Any) -> None:
@@ -317,8 +327,15 @@ def test_a_borrowed_completion_is_cut_to_the_window(make_trainer: Any) -> None:
     assert batch["KL_input_ids"].shape[1] <= longest
 
 
+def row_names(trainer: Any) -> list[str]:
+    """The response_id of each training row, in training order."""
+    return [trainer.data_collator.name_of(row) for row in trainer.train_dataset["row"]]
+
+
 def _token_ids(trainer: Any) -> Any:
-    return list(zip(trainer.train_dataset["prompt_ids"], trainer.train_dataset["completion_ids"], strict=True))
+    """Prompt and completion ids of each training row, in training order."""
+    rows = trainer.data_collator.tokens.select(trainer.train_dataset["row"])
+    return list(zip(rows["prompt_ids"], rows["completion_ids"], strict=True))
 
 
 def test_log_probabilities_that_are_not_finite_name_the_row(
@@ -348,8 +365,9 @@ def test_log_probabilities_that_are_not_finite_name_the_row(
 def test_one_query_and_one_row_device_batches(make_trainer: Any) -> None:
     with pytest.raises(UserError, match="kl=mismatched has no other query"):
         make_trainer(make_dataset(queries=1))
-    with pytest.raises(UserError, match="kl=matched with 1 row per device batch"):
+    with pytest.raises(UserError, match="kl=matched with 1 row per batch"):
         make_trainer(device_batch=1, kl="matched")
+    make_trainer(device_batch=1, accumulation=2, kl="matched")
     with pytest.raises(UserError, match="kl is 'sibling'"):
         make_trainer(kl="sibling")
 
@@ -369,3 +387,69 @@ def test_gradient_checkpointing_gives_the_same_parameters(make_trainer: Any) -> 
         trainer.train()
         results.append(parameters(trainer))
     assert_same_parameters(results[0], results[1], 1e-6)
+
+
+def with_dropout(source: Path, folder: Path, kind: Any, rate: Any) -> Path:
+    """A copy of a model, or a new GPT-2 of random weights, whose configuration has dropouts of a rate."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    if kind == "qwen2":
+        config = AutoConfig.from_pretrained(source, attention_dropout=rate)
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32)
+    else:
+        dropouts = {"attn_pdrop": rate, "resid_pdrop": rate, "embd_pdrop": rate}
+        shape = {"vocab_size": len(tokenizer), "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
+        config = GPT2Config(**shape, initializer_range=0.2, **dropouts)
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
+@pytest.mark.parametrize("lora_dropout", [None, 0.0, 0.1])
+def test_the_base_models_dropout_stays_off(
+    kind: Any, lora_dropout: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path
+) -> None:
+    """Also where the adapter has one (None: no adapter): equal bits from equal weights, whatever the configuration."""
+    results = []
+    for rate in (0.0, 0.5):
+        model = with_dropout(causal_lm_dir, tmp_path / f"{kind}-{rate}", kind, rate)
+        peft = None if lora_dropout is None else lora_config(lora_dropout)
+        trainer = make_trainer(model=model, peft_config=peft, disable_dropout=not lora_dropout, max_steps=2)
+        trainer.train()
+        results.append(parameters(trainer))
+    assert all((value == results[1][name]).all() for name, value in results[0].items())
+
+
+@pytest.mark.parametrize("kl", ["matched", "mismatched"])
+def test_z_ref_is_estimated_without_dropout(kl: Any, make_trainer: Any) -> None:
+    """The adapter's dropout changes the loss of the first step, but not its z_ref."""
+    series = []
+    for rate in (0.0, 0.5):
+        trainer = make_trainer(
+            peft_config=lora_config(rate), disable_dropout=False, kl=kl, device_batch=4, accumulation=2, max_steps=1
+        )
+        for name in ("ref_logps", "ref_KL_logps"):  # a reference far below the policy, so that the estimate is above 0
+            if name in trainer.train_dataset.column_names:
+                lowered = [value - 200 for value in trainer.train_dataset[name]]
+                trainer.train_dataset = trainer.train_dataset.remove_columns(name).add_column(name, lowered)
+        trainer.train()
+        series.append([logged(trainer, name)[0] for name in ("kl", "loss")])
+    assert series[0][0] > 0
+    assert series[0][0] == pytest.approx(series[1][0], rel=1e-6)
+    assert series[0][1] != pytest.approx(series[1][1], rel=1e-3)
+
+
+def test_the_policy_is_not_hashed(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL would read every weight at each start, for a cache that is not used here."""
+    import trl.trainer.kto_trainer
+
+    def refuse(module: object) -> None:
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr(trl.trainer.kto_trainer, "hash_module", refuse)
+    assert "ref_logps" in make_trainer().train_dataset.column_names

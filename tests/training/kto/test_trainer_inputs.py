@@ -144,7 +144,7 @@ def test_a_peft_model_as_in_trl_with_reference_round(
     """TRL's reference for a `PeftModel` is the adapter as given, which is our reference=round."""
     from trl import KTOConfig, KTOTrainer
 
-    from training.kto.data import order_rows
+    from training.kto.order import order_rows
 
     rows = plain_rows(weights=False)
     ours = make_trainer(adapted(load()), rows, AS_TRL | {"reference": "round"})
@@ -220,7 +220,7 @@ def test_a_plain_dataset_equals_trl(form: Any, make_trainer: Any, causal_lm_dir:
     """Without ids and weights this is KTO: every row a query of its own, weight ±1."""
     from trl import KTOConfig, KTOTrainer
 
-    from training.kto.data import order_rows
+    from training.kto.order import order_rows
 
     rows, held_out = plain_rows(form, weights=False), plain_rows(form, rows=8, weights=False, seed=1)
     order = [order_rows([f"row {i}" for i in range(size)], 4, 0) for size in (16, 8)]
