@@ -71,7 +71,7 @@ def train_round(
     Raises:
         UserError: the dataset, the settings, the checkpoints or the model do not fit; a value is not finite.
     """
-    # Everything up to the import checks without torch, so that a mistake ends before a model is loaded.
+    # Everything up to the memory plan checks without torch, so that a mistake ends before a model is loaded.
     height = count_rows(dataset)
     steps = steps_per_round or -(-height // settings.batch_size)  # rounded up: the last batch may be shorter
     _require_round(settings, height, steps, round, total_rounds, policy, reference_model)
@@ -87,8 +87,6 @@ def train_round(
     )
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
-    # It reads configurations alone, and comes before checkpoints of other settings are removed.
-    require_memory("train", settings, base_model or policy, reference_model)
     first, last = (round - 1) * steps, round * steps
     # The launcher sets RANK; of several processes the first one removes useless checkpoints.
     resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")
@@ -98,6 +96,7 @@ def train_round(
     if resume is not None and resume.step == first:
         require_same_run(resume, run)
         _require_same_weights(Path(policy), resume)
+    require_memory("train", settings, base_model or policy, reference_model)
 
     from training.kto.assembly import RoundModels, RoundPlan, build_trainer, save_policy
     from training.kto.tokens import tokenized

@@ -153,3 +153,65 @@ def test_infinite_loss_message(causal_lm_dir: Path, tmp_path: Path) -> None:
             settings=_settings(steps=20, learning_rate=1e30),
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"device_batch_size": 2},
+            r"sft\.batch_size 8 is not a multiple of sft\.device_batch_size 2 times 3 processes",
+        ),
+        ({}, r"sft\.batch_size 8 is not a multiple of 3 processes; change one of them"),
+    ],
+)
+def test_a_batch_that_processes_cannot_share(
+    causal_lm_dir: Path, tmp_path: Path, options: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    sft = _settings(batch_size=8, **options)
+    with pytest.raises(UserError, match=message):
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=sft)
+
+
+def test_what_deepspeed_cannot_do(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(**options: Any) -> None:
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=_settings(**options))
+
+    monkeypatch.setattr("training.sft.finetune.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"sft\.deepspeed zero2 needs .* pip install 'grace-data\[deepspeed\]'"):
+        train(deepspeed="zero2")
+    monkeypatch.setattr("training.sft.finetune.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=r"zero3 shards the weights \(stage 3\), which sft\.method=qlora cannot have"):
+        train(deepspeed="zero3", method="qlora")
+    with pytest.raises(UserError, match=r"sft\.deepspeed zero9 is neither one of zero2, zero3, zero3-offload"):
+        train(deepspeed="zero9")
+
+
+def test_variables_of_the_template_and_a_tokenizer_without_padding(causal_lm_dir: Path, tmp_path: Path) -> None:
+    """A template that thinks unless told otherwise; the answer starts after its empty thoughts."""
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "thinking"
+    AutoModelForCausalLM.from_pretrained(causal_lm_dir).save_pretrained(base)
+    tokenizer = _tokenizer(causal_lm_dir)
+    tokenizer.pad_token = None
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt and enable_thinking is false %}<think></think>{% endif %}"
+    )
+    tokenizer.save_pretrained(base)
+    conversation = {
+        "prompt": [{"role": "user", "content": "River?"}],
+        "completion": [{"role": "assistant", "content": "Trade."}],
+    }
+    rows, _ = tokenize(tokenizer, [conversation], 512, {"enable_thinking": False})
+    ids, length = rows[0]["input_ids"], rows[0]["prompt_length"]
+    assert tokenizer.decode(ids[:length]) == "River?<|im_end|>\n<think></think>"
+    assert tokenizer.decode(ids[length:]) == "Trade.<|im_end|>"
+    sft = _settings(device_batch_size=2)
+    off = {"enable_thinking": False}
+    metrics = run_sft(base=base, output=tmp_path / "out", documents=DOCUMENTS, settings=sft, template_kwargs=off)
+    assert metrics["rows"] == 12
+    with pytest.raises(UserError, match="renders an answered prompt otherwise"):
+        run_sft(base=base, output=tmp_path / "out", documents=DOCUMENTS, settings=sft)
