@@ -152,12 +152,11 @@ def _append(table: pa.Table, path: Path) -> None:
 
 
 def _tables(source: pa.NativeFile, names: Sequence[str]) -> list[pa.Table]:
-    """Read some columns of all streams in a file."""
+    """Read some columns of all streams in a file, which have the same columns."""
+    found = pa.ipc.open_stream(source).schema.names
+    options = pa.ipc.IpcReadOptions(included_fields=[found.index(name) for name in names])
+    source.seek(0)
     tables = []
     while source.tell() < source.size():
-        start = source.tell()
-        found = pa.ipc.open_stream(source).schema.names
-        source.seek(start)
-        options = pa.ipc.IpcReadOptions(included_fields=[found.index(name) for name in names])
         tables.append(pa.ipc.open_stream(source, options=options).read_all())
     return tables
