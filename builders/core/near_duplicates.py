@@ -4,6 +4,9 @@ A text's signature holds, for each of `PERMUTATIONS` random orders, the hash of 
 signatures agree in a share of their places that estimates the similarity (standard error 0.035 at 0.8). Texts are
 compared only where they agree in a whole band of their signatures (locality-sensitive hashing): of pairs at exactly 0.8
 that finds 95 of 100, at 0.85 more than 99. Signatures depend on the texts alone, in any process and on any machine.
+
+A million texts of 60 words take a minute and 1.1 GB, most of it signatures. Where all texts have half of their n-grams in
+common, as with a long form of words, the comparisons grow with the square of their number: 20,000 take ten seconds.
 """
 
 import re
