@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from builders.engines import Message
+from builders.engines.prompts import check_template_kwargs
 from scorers.errors import UserError
 
 Messages = Sequence[Message]
+ANY_ANSWER: Messages = ({"role": "assistant", "content": "."},)
 
 
 class Rendered(NamedTuple):
@@ -52,20 +54,29 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
         whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
     except TemplateError as error:
         raise UserError(
-            f"the chat template of {name} refuses the messages ({error}); use the roles that the template knows"
+            f"the chat template of {name} refuses the messages ({' '.join(str(error).split())}); use the roles that "
+            "the template knows"
         ) from error
     answer = "".join(message["content"] for message in completion)
+    core = answer.strip()
+    if not core:  # nothing of it can be found in the template's text, so another answer tells how a turn ends
+        return Rendered(before, answer, render(tokenizer, prompt, ANY_ANSWER, template_kwargs).end)
     rest = whole.removeprefix(before)
-    # Many templates strip an answer's white space; what the policy wrote is the answer as it stands.
-    shown = next((text for text in (answer, answer.strip()) if rest.startswith(text)), None)
-    if not whole.startswith(before) or shown is None:
+    # Many templates strip an answer's white space, or put some before it; what the policy wrote is the answer as it
+    # stands, right after the prompt.
+    space, found, after = rest.partition(core)
+    if not whole.startswith(before) or not found or space.strip():
+        # Where the two texts part: within the prompt, or right after it.
+        same = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
         raise UserError(
             f"the chat template of {name} renders an answered prompt otherwise than the prompt followed by the answer "
-            f"(after the prompt it puts {rest[:40]!r}); a template that thinks needs "
-            "engines.policy.chat_template_kwargs={enable_thinking: false}, another one a chat_template.jinja without "
-            "that difference"
+            f"(it has {whole[same : same + 40]!r} where {(before + answer)[same : same + 40]!r} was expected); "
+            "a template that thinks needs engines.policy.chat_template_kwargs={enable_thinking: false}, another one a "
+            "chat_template.jinja without that difference"
         )
-    return Rendered(before, answer, rest[len(shown) :])
+    end = after.removeprefix(answer[len(answer.rstrip()) :])
+    # Sampling stops at the token that ends a turn; a line break that the template puts after it is never written.
+    return Rendered(before, answer, end.rstrip())
 
 
 def tokenize(
@@ -88,8 +99,9 @@ def tokenize(
         The ids of the prompts and of the completions, by row.
 
     Raises:
-        UserError: as `render`.
+        UserError: as `render`; a variable is none of the template's.
     """
+    check_template_kwargs(tokenizer, template_kwargs)
     rows = [render(tokenizer, *row, template_kwargs) for row in zip(prompts, completions, strict=True)]
     ended = [True] * len(rows) if finished is None else finished
     answers = [row.answer + (row.end if whole else "") for row, whole in zip(rows, ended, strict=True)]

@@ -9,7 +9,7 @@ The template's text holds all special tokens, a beginning-of-sequence token too,
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
@@ -27,7 +27,7 @@ GIVEN = {"messages", "raise_exception", "strftime_now"}
 class GenerationBlock(Extension):
     """Reads transformers' block `generation`, which marks the assistant's part of a template, as its plain body."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Return the nodes of the block's body."""

@@ -71,7 +71,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
 
 def _run_key(config: GraceKTOSettings, first: Model) -> str:
     """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
-    sections = portable([identity(config.train), identity(config.loop)])
+    template = config.engines.policy.chat_template_kwargs
+    sections = portable([identity(config.train), identity(config.loop), dict(template)])
     return fingerprint_of([sections, first.model_dump()])[:16]
 
 
@@ -88,7 +89,7 @@ POLICY = Stage(
     name="policy",
     kind="model",
     suffix="policy",
-    version=1,
+    version=2,
     parents=("calibrate",),
     reads=READ_COLUMNS,
     roles={"base": roles.first_policy, "policy": roles.policy},

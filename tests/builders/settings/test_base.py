@@ -23,6 +23,7 @@ EXECUTION_CHANGES = {
     "score.texts_per_batch": "7",
     "sft.device_batch_size": "2",
     "sft.gradient_checkpointing": "false",
+    "sft.deepspeed": "null",
     "train.device_batch_size": "4",
     "train.gradient_checkpointing": "false",
     "train.save_steps": "5",
