@@ -2,8 +2,13 @@
 
 A text's signature holds, for each of `PERMUTATIONS` random orders, the hash of its first n-gram in that order. Two
 signatures agree in a share of their places that estimates the similarity (standard error 0.035 at 0.8). Texts are
-compared only where they agree in a whole band of their signatures (locality-sensitive hashing): of pairs at exactly 0.8
-that finds 95 of 100, at 0.85 more than 99. Signatures depend on the texts alone, in any process and on any machine.
+compared only where they agree in a whole band of their signatures (locality-sensitive hashing): for a threshold of 0.8
+these are 95 in 100 of the pairs at 0.8 and more than 99 of those at 0.85. Signatures depend on the texts alone, in any
+process and on any machine.
+
+A million texts of 60 words take a minute of one core and 1.1 GB, most of it signatures. Where all texts have more than
+half of their n-grams in common, as with a long form of words, the comparisons grow with the square of the number of
+texts: 20,000 take ten seconds.
 """
 
 import re

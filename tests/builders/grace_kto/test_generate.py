@@ -101,7 +101,8 @@ def test_every_drop_is_counted_by_its_reason(tmp_path: Path, causal_lm_dir: Path
         "read": 4,
         "dropped.reply without a list": 2,
         "dropped.blank": 1,
-        "dropped.duplicate": 4,
+        "dropped.shown in the prompt": 2,
+        "dropped.duplicate": 2,
         "dropped.over-long": 1,
         "dropped.surplus": 2,
     }
@@ -197,7 +198,7 @@ def test_near_duplicates_of_seeds_earlier_rounds_and_one_another(tmp_path: Path,
     add_model(store, "local/tiny-policy", round_=1)
     chinese = "请为港务局撰写一份关于北码头及其起重机现状的详细报告,并提出三年内的维修计划和预算"
     replies = [
-        repr([SEEDS[2].upper(), f"{LONG}, after the storm!", f"{chinese}。", f"{chinese}!"]),
+        repr([f"{SEEDS[2][:-1]}!", f"{LONG}, after the storm!", f"{chinese}。", f"{chinese}!"]),
         repr(["Write a speech.", "Write a plan."]),
     ]
     near = ("generate.queries=3", "generate.near_duplicate_threshold=0.8")
