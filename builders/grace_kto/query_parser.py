@@ -140,7 +140,8 @@ def _read_string(text: str, start: int) -> tuple[str, int, State]:
 
     A quote ends the string only where a comma and another item, or the end of the list follows. Quotes inside come in
     pairs, and the second one of a pair does not end the string: in `"Compare "a", "b" and "c"", "d"` the first string
-    ends after `"c"`. Apostrophes inside words, after them and signs for inches are text.
+    ends after `"c"`. Apostrophes in words, after a plural's s, and signs for inches are text; with any other quote that
+    has no partner the string is doubtful.
 
     Args:
         text: the reply.
@@ -148,7 +149,7 @@ def _read_string(text: str, start: int) -> tuple[str, int, State]:
 
     Returns:
         The text between the quotes, the position after the closing one, and whether the string is `whole`, `joined` to
-        a string that follows without a comma, or `broken`: cut, or with an end that cannot be told.
+        a string that follows without a comma, or `broken`: cut, doubtful, or with an end that cannot be told.
     """
     quote, closing = text[start], QUOTES[text[start]]
     if quote == closing and text.startswith(quote * 3, start):
@@ -156,7 +157,7 @@ def _read_string(text: str, start: int) -> tuple[str, int, State]:
         if found is None:
             return "", len(text), "broken"
         return text[start + 3 : found.end() - 3], found.end(), _state_after(text, found.end()) or "broken"
-    position, nested = start + 1, 0
+    position, nested, doubtful = start + 1, 0, False
     while found := _INSIDE[quote].search(text, position):
         at, position = found.span()
         char = text[at]
@@ -174,9 +175,11 @@ def _read_string(text: str, start: int) -> tuple[str, int, State]:
         elif state := _state_after(text, position):
             # A reply that is cut after a blank and a quote ends where a quotation in the string was to begin.
             cut = text[at - 1].isspace() and _after_gap(text, position) == len(text)
-            return text[start + 1 : at], position, "broken" if cut else state
+            return text[start + 1 : at], position, "broken" if state == "whole" and (cut or doubtful) else state
         elif quote == closing and _opens(text, at):
             nested = 1
+        elif quote != closing or not (text[at - 1].isdigit() or text[at - 1 : position] in ("s'", "S'")):
+            doubtful = True  # not 5" and not workers'
     return "", len(text), "broken"
 
 
