@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from builders.core.draws import query_id
 from builders.core.stage import Context, Shard, ShardResult, row_shards
 from builders.grace_kto.columns import SEED_COLUMNS
+from builders.grace_kto.languages import DEFAULT, is_chinese_column
 from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
 from builders.store.columns import polars_schema
 from builders.store.files import file_sha256, replacing
@@ -94,6 +95,7 @@ def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Count
         counts: rows read and dropped by reason are counted here.
     """
     known: set[str] = set()
+    by_script = pl.when(is_chinese_column("query")).then(pl.lit("zh")).otherwise(pl.lit(DEFAULT))
     with readable(settings.source):
         for batch in source.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
             stripped = batch.with_columns(pl.col("query").str.strip_chars().fill_null(""))
@@ -109,7 +111,7 @@ def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Count
             counts["dropped.blank"] += batch.height - present.height
             counts["dropped.over-long"] += present.height - fitting.height
             counts["dropped.duplicate"] += fitting.height - rows.height
-            language = pl.col("language").fill_null(settings.language)
+            language = pl.col("language").fill_null(by_script if settings.language is None else settings.language)
             yield rows.with_columns(language, pl.lit(name).alias("source")).select(polars_schema(SEED_COLUMNS).names())
 
 

@@ -38,7 +38,7 @@ class SeedColumns(Section):
 
     query: str = Field("query", description="the writing request")
     reference: str | None = Field(None, description="a reference document, if there is one")
-    language: str | None = Field(None, description="a language code; without it every row gets seed.language")
+    language: str | None = Field(None, description="a language code; without it seed.language counts")
 
 
 class SeedSettings(Section):
@@ -47,7 +47,7 @@ class SeedSettings(Section):
     source: str = Field(description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds")
     split: str = Field("train", description="split of a Hub dataset")
     columns: SeedColumns = SeedColumns()
-    language: str = Field("en", description="language code of rows without one")
+    language: str | None = Field(None, description="language code of rows without one; null: zh or en, by its script")
     license: str = Field("other", description="licence of the source, for the cards")
     max_query_chars: Positive = Field(8000, description="longer requests are dropped")
     shard_rows: Positive | None = Field(None, description=f"rows per shard; null: 10 000, {_MORE}")
@@ -59,7 +59,10 @@ class GenerateSettings(Section):
     queries: Positive = Field(250, description="K, new queries per round")
     examples: Positive = Field(5, description="seed queries shown in one prompt, drawn uniformly")
     per_prompt: Positive = Field(5, description="queries asked for in one prompt")
-    prompt: str = Field("generate.en", description="prompt file in builders/grace_kto/prompts, without .jinja")
+    prompt: str = Field(
+        "generate",
+        description="prompt file in builders/grace_kto/prompts; generate: that of the seeds' language, else en",
+    )
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 1.0
     max_new_tokens: Positive = 2048
@@ -81,7 +84,7 @@ class SampleSettings(Section):
 
     responses: Positive = Field(8, description="m, responses to one query")
     system_prompt: str | None = Field(
-        "system.en",
+        "system",
         pattern=r"^system(\.|$)",
         description="prompt file in builders/grace_kto/prompts; system: that of each query's language; null: none",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from builders.cards.figure_text import drawable
 from builders.grace_kto.settings import GraceKTOSettings
 
 # Metrics that the paper ranks policies by; higher is better in all of them.
@@ -186,13 +187,15 @@ def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    labels, families = drawable([evaluation.name for evaluation in evaluations])
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for metric in RANKED:
         values = pl.Series([e.means[metric] for e in evaluations], dtype=pl.Float64)
         # A metric that is the same for all policies is a line at 0.
         deviation = values.std(ddof=0)
         scale = deviation if isinstance(deviation, float) and deviation > 0 else 1.0
-        axes.plot([e.name for e in evaluations], (values - values.mean()) / scale, marker="o", label=metric)
+        axes.plot(range(len(labels)), (values - values.mean()) / scale, marker="o", label=metric)
+    axes.set_xticks(range(len(labels)), labels, fontfamily=families)
     axes.set_ylabel("z-score over the policies")
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.legend(ncol=len(RANKED), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)

@@ -35,6 +35,7 @@ LISTS = (
     '```python\nqueries.extend(["拟写"双减"政策落实情况通报"，'
     "'撰写《河长制》述职报告：\\n一、履职情况\\n二、存在问题', \"撰写一份未写",
 )
+ENGLISH_LIST = '["first request", "Write about locks.", "Write about weirs."]'
 QUERIES = {
     "撰写长江航道整治方案，附“十四五”投资表。",
     "起草档案数字化管理办法",
@@ -68,7 +69,10 @@ class Writer:
         completions = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             question = prompt[-1]["content"]
-            text = LISTS[len(self.asked) % 2] if "Python 列表" in question else answer_to(question, seed)
+            if "Python 列表" in question:
+                text = LISTS[len(self.asked) % 2]
+            else:
+                text = ENGLISH_LIST if "Python list" in question else answer_to(question, seed)
             self.asked.append(prompt)
             self.written.append(text)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -227,3 +231,36 @@ def test_chinese_and_english_in_one_dataset_stay_apart(
         assert front_matter((revision.path / "README.md").read_text(encoding="utf-8"))["language"] == ["en", "zh"]
     recipe = fences((made["calibrate"].path / "README.md").read_text(encoding="utf-8"), "yaml")[0]
     assert "system_prompt: system\n" in recipe
+
+
+def test_prompts_for_queries_speak_the_language_of_their_examples(
+    tmp_path: Path, policy_dir: Path, causal_lm_dir: Path, bge_m3_dir: Path, writer: Writer
+) -> None:
+    english = [f"Please write a report on harbour {n}." for n in range(6)]
+    rows = [*SEEDS[:6], *({"query": query, "reference": "", "language": "en"} for query in english)]
+    source = tmp_path / "mixed.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = config_for(
+        tmp_path,
+        policy_dir,
+        causal_lm_dir,
+        bge_m3_dir,
+        f"seed.source={source}",
+        "generate={queries: 5, per_prompt: 1, prompt: generate, max_attempts: 100}",
+    )
+    revision = build(config, "generate")[-1].revision
+    found = revision.scan().collect()
+    assert set(found["language"]) == {"zh", "en"}
+    for row in found.iter_rows(named=True):
+        assert (row["query"] in QUERIES) is (row["language"] == "zh")
+    seeds = {query_id(row["query"]): row["language"] for row in rows}
+    for row in found.iter_rows(named=True):
+        assert {seeds[identity] for identity in row["example_ids"]} == {row["language"]}
+    for prompt in writer.asked:
+        text = prompt[-1]["content"]
+        chinese = text.startswith("以下是")
+        shown = [row for row in rows if row["query"] in text]
+        assert len(shown) == 5 and {row["language"] == "zh" for row in shown} == {chinese}
+    manifest = revision.manifest
+    assert manifest is not None and set(manifest.prompts) == {"generate.en", "generate.zh"}
+    assert manifest.rows.dropped["shown in the prompt"] >= 1

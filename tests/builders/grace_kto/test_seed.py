@@ -55,6 +55,15 @@ def test_every_reader_maps_drops_and_counts(tmp_path: Path, ending: str, shard_r
     }
 
 
+def test_without_a_language_the_script_tells_chinese(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.csv"
+    pl.DataFrame({"q": ["Write about the Bund.", "请写一份关于 Kubernetes 的报告。"]}).write_csv(path)
+    found = seed(tmp_path, path, "seed.columns={query: q, reference: null, language: null}").scan().collect()
+    assert found["language"].to_list() == ["en", "zh"]
+    again = seed(tmp_path, path, "seed.columns={query: q, reference: null, language: null}", "seed.language=fr")
+    assert again.scan().collect()["language"].to_list() == ["fr", "fr"]
+
+
 def test_the_source_is_read_once_whatever_the_number_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "seeds.jsonl"
     path.write_text("".join(json.dumps({"q": f"Write {n}.", "ref": "r", "lang": "en"}) + "\n" for n in range(40)))

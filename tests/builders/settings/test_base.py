@@ -93,7 +93,7 @@ def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None
         ("engines.policy.kind=transformers", ["generate", "sample"]),
         ("engines.policy.context_window=100", ["generate", "sample"]),
         ("engines.policy.chat_template_kwargs.enable_thinking=false", ["sft", "generate", "sample", "policy"]),
-        ("sample.thinking_tags=null", ["sample"]),
+        ("sample.thinking_tags=null", ["generate", "sample"]),
         ("threads=3", ["sft", "generate", "sample", "score", "policy"]),
         ("random_seed=3", ["generate", "sample", "sft", "policy"]),
         ("score.dtype=float32", ["score"]),

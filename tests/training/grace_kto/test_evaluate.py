@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,14 @@ def test_a_figure_of_policies_without_values(tmp_path: Path) -> None:
     for number, policies in enumerate(([evaluation()], without)):
         draw(policies, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_of_policies_with_chinese_names_has_no_boxes(tmp_path: Path) -> None:
+    nothing: dict[str, float | None] = dict.fromkeys(COLUMNS)
+    policies = [Evaluation(name, "x@rev", 100, 0.0, 1.0, dict(nothing), dict(nothing)) for name in ("策略一", "second")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph")
+        draw(policies, tmp_path / "figure.png")
 
 
 def test_held_out_queries(tmp_path: Path) -> None:

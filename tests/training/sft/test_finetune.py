@@ -171,12 +171,17 @@ def test_a_batch_that_processes_cannot_share(
     monkeypatch.setenv("WORLD_SIZE", "3")
     sft = _settings(batch_size=8, **options)
     with pytest.raises(UserError, match=message):
-        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=sft)
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=sft)
 
 
 def test_what_deepspeed_cannot_do(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(**options: Any) -> None:
-        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=_settings(**options))
+        run_sft(
+            base=causal_lm_dir,
+            output=tmp_path / "out",
+            conversations=conversations_of(DOCUMENTS),
+            settings=_settings(**options),
+        )
 
     monkeypatch.setattr("training.sft.finetune.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"sft\.deepspeed zero2 needs .* pip install 'grace-data\[deepspeed\]'"):
@@ -211,7 +216,9 @@ def test_variables_of_the_template_and_a_tokenizer_without_padding(causal_lm_dir
     assert tokenizer.decode(ids[length:]) == "Trade.<|im_end|>"
     sft = _settings(device_batch_size=2)
     off = {"enable_thinking": False}
-    metrics = run_sft(base=base, output=tmp_path / "out", documents=DOCUMENTS, settings=sft, template_kwargs=off)
+    metrics = run_sft(
+        base=base, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=sft, template_kwargs=off
+    )
     assert metrics["rows"] == 12
     with pytest.raises(UserError, match="renders an answered prompt otherwise"):
-        run_sft(base=base, output=tmp_path / "out", documents=DOCUMENTS, settings=sft)
+        run_sft(base=base, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=sft)
