@@ -24,7 +24,7 @@ from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
-from training.precision import precision_arguments
+from training.precision import deepspeed_arguments, precision_arguments
 
 # Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
 LEFT_OUT = ("training_args.bin", "README.md")
@@ -189,11 +189,10 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, precision: Mapping[str,
         gradient_checkpointing=settings.gradient_checkpointing,
         # TRL switches off the adapter's dropout too, so only where none is asked for; the model's own is always off.
         disable_dropout=settings.lora_dropout == 0,
-        **precision,
+        **deepspeed_arguments(_deepspeed_file(settings), precision, settings.method != "full"),
         optim=settings.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        deepspeed=str(Path(__file__).with_name("zero2.json")) if settings.deepspeed == "zero2" else settings.deepspeed,
         ddp_find_unused_parameters=False,
         seed=settings.seed,
         model_init_kwargs={"dtype": dtype, "attn_implementation": settings.attention},
@@ -205,6 +204,12 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, precision: Mapping[str,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _deepspeed_file(settings: TrainSettings) -> Path | None:
+    if settings.deepspeed == "zero2":
+        return Path(__file__).with_name("zero2.json")
+    return None if settings.deepspeed is None else Path(settings.deepspeed)
 
 
 def _nf4(bf16: bool) -> BitsAndBytesConfig:
