@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from scorers.class_weights import class_weights
 from scorers.diversity import diversity
 from scorers.errors import UserError, did_you_mean
-from scorers.extraction import Extraction, extract
+from scorers.extraction import Extraction, cut_thinking, extract
 from scorers.length import lengths
 from scorers.professionalism import professionalism
 
@@ -40,6 +40,7 @@ __all__ = [
     "UserError",
     "class_weights",
     "combine",
+    "cut_thinking",
     "did_you_mean",
     "diversity",
     "extract",

@@ -8,11 +8,13 @@ and something other than white space inside each pair:
     <answer>1. Background
     The harbour grew.</answer>
 
+A model that reasons writes a thinking block before its answer; `cut_thinking` takes it off.
+
 The tags are found by substring search, without backtracking: the time is linear in the length of the response, whatever
 a model wrote.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 PARTS = ("summary", "outline", "answer")
 TAGS = tuple(tag for part in PARTS for tag in (f"<{part}>", f"</{part}>"))
@@ -53,3 +55,36 @@ def extract(response: str) -> Extraction | None:
     if any(outside) or not all(parts):
         return None
     return Extraction(*parts)
+
+
+Thinking = Literal["none", "cut", "unclosed"]
+"""What was found of a thinking block: none, a whole block before the text, or one that never ends."""
+
+
+def cut_thinking(text: str, tags: tuple[str, str], *, opened: bool = False) -> tuple[str, Thinking]:
+    """Cut a thinking block off the beginning of a text.
+
+    The opening tag may be missing where the prompt ended with it; a closing tag without one then ends the block.
+
+    Args:
+        text: what a model wrote.
+        tags: the opening and the closing tag, such as `<think>` and `</think>`; neither is empty.
+        opened: whether the prompt ended with the opening tag, so that the text begins inside a block.
+
+    Returns:
+        The text after the block, without white space before it, and `cut`; an empty text and `unclosed` where the block
+        never ends, as when the model was stopped at its length limit; the text as it is and `none` where there is no
+        block.
+
+    >>> cut_thinking("<think>First …</think> Text.", ("<think>", "</think>"))
+    ('Text.', 'cut')
+    >>> cut_thinking("<think>First …", ("<think>", "</think>"))
+    ('', 'unclosed')
+    """
+    start, end = tags
+    before, closing, after = text.partition(end)
+    inside = opened or text.lstrip().startswith(start)
+    # A closing tag after an opening one inside the text belongs to the text.
+    if closing and (inside or start not in before):
+        return after.lstrip(), "cut"
+    return ("", "unclosed") if inside else (text, "none")

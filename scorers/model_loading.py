@@ -1,14 +1,16 @@
-"""Loading helpers of the model-based scorers: find the model, silence the libraries, report a failure in one line."""
+"""Loading helpers for models: find one, choose its attention, silence the libraries, report a failure in one line."""
 
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from scorers.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def local_folder(scorer: str, name: str) -> Path | None:
@@ -76,3 +78,51 @@ def load_error(scorer: str, name: str, revision: str | None, error: Exception) -
         f"{scorer} model {name!r}{at} cannot be loaded ({reason}); give a folder with a complete model, or a Hub id "
         "and the network or a cached copy for the latter"
     )
+
+
+def attention_for(config: Any, wanted: str | None = None) -> str | None:
+    """Return the attention implementation to load a model with: eager where another one would compute something else.
+
+    Gemma-2 bounds its attention scores by a soft cap (`attn_logit_softcapping`). PyTorch's `sdpa` has no such bound and
+    leaves it out without a word, and so do older builds of FlashAttention.
+
+    Args:
+        config: the model's configuration.
+        wanted: transformers' name of an implementation; None for its default.
+
+    Returns:
+        `eager` for a model with a soft cap, else `wanted`.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped else wanted
+
+
+def window_in(config: Any) -> int | None:
+    """Return the longest sequence that a model's configuration states, in tokens; None where it states none."""
+    window: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return window
+
+
+def check_attention_only(config: Any, name: str, user: str, way_out: str) -> None:
+    """Check that a model is a decoder of attention layers alone: padding would change a recurrent state.
+
+    Args:
+        config: the model's configuration.
+        name: the model, as the user named it.
+        user: what takes such models only, such as `training`.
+        way_out: what the user can do, such as `use another model`.
+
+    Raises:
+        UserError: for a model with other layers, and for an encoder and a decoder.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    other = set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    # Some recurrent models (RWKV, RecurrentGemma) do not list their layers; transformers marks their class.
+    stateful = known and getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_is_stateful", False)
+    if config.is_encoder_decoder or other or stateful:
+        found = "an encoder and a decoder" if config.is_encoder_decoder else ", ".join(sorted(other)) or "a recurrence"
+        raise UserError(
+            f"model {name}: {config.model_type} has {found}, {user} takes decoders of attention layers alone; {way_out}"
+        )

@@ -1,9 +1,13 @@
 """Perplexity of a document under a causal language model, from which professionalism is computed (GRACE-KTO, eq. 3).
 
-Perplexity is exp(mean negative log-likelihood per token). The document stands alone: no prompt, no special tokens, and
-the first token, which nothing precedes, is not predicted. A document longer than the model's window is read in windows
-that advance by half a window. Each token is predicted once, in the first window that holds it, so that every token that
-has half a window of text before it is predicted from at least that much.
+Perplexity is exp(mean negative log-likelihood per token). The document stands alone, without a prompt, and its first
+token, which no text precedes, is not predicted. A document longer than the model's window is read in windows that
+advance by half a window. Each token is predicted once, in the first window that holds it, so that every token that has
+half a window of text before it is predicted from at least that much.
+
+Tokens that the model's tokenizer puts before every text by itself, such as Llama's and Gemma's beginning of sequence,
+stand before every window, as in the model's training; without them its predictions mean little. They are read, not
+predicted, and no token of the document is predicted for their sake: the mean is over as many tokens as without them.
 """
 
 import math
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scorers.batching import by_length
 from scorers.errors import UserError
-from scorers.model_loading import load_error, local_folder, quiet_loading
+from scorers.model_loading import attention_for, load_error, local_folder, quiet_loading, window_in
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +72,8 @@ class Perplexity:
         revision: branch, tag or commit, for a Hub id.
         device: where it runs, in PyTorch's notation.
         dtype: of weights and activations: float32, bfloat16 or float16. Log-likelihoods are float32, sums float64.
-        window: tokens read at once; None: the model's own limit (`max_position_embeddings`).
+        window: tokens read at once, those before the text included; None: the model's own limit
+            (`max_position_embeddings`).
         tokens_per_batch: padded tokens of one forward pass.
 
     Raises:
@@ -92,7 +97,8 @@ class Perplexity:
         self._device = device
         self._tokenizer, self._model = _load(self._name, revision, dtype)
         config = self._model.config.get_text_config()
-        self.window = _window(self._name, config, window)
+        self._prefix = prefix_ids(self._tokenizer)
+        self.window = _window(self._name, self._model.config, window, len(self._prefix))
         self._tokens_per_batch = 0 if _rope_depends_on_length(config) else tokens_per_batch  # 0: one text at a time
         self._model.to(device).eval()
         self._decoder = self._model.get_decoder()
@@ -113,11 +119,13 @@ class Perplexity:
         if not texts:
             return []
         encoded = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), self.window)]
+        window = self.window - len(self._prefix)  # tokens of text in a window
+        todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), window)]
         total = [0.0] * len(texts)
         with torch.inference_mode():
             # Windows of all texts share batches; the parts of a long text are added up.
-            for chosen in by_length([span.stop - span.start for span in todo], self._tokens_per_batch):
+            lengths = [len(self._prefix) + span.stop - span.start for span in todo]
+            for chosen in by_length(lengths, self._tokens_per_batch):
                 batch = [todo[i] for i in chosen]
                 for span, nll in zip(batch, self._nll([encoded[s.text] for s in batch], batch), strict=True):
                     total[span.text] += nll
@@ -132,11 +140,13 @@ class Perplexity:
         """
         import torch
 
-        windows = [torch.tensor(row[span.start : span.stop]) for row, span in zip(ids, batch, strict=True)]
+        windows = [
+            torch.tensor([*self._prefix, *row[span.start : span.stop]]) for row, span in zip(ids, batch, strict=True)
+        ]
         # Padding stands on the right, where a causal model cannot see it, so no attention mask is needed.
         inputs = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True).to(self._device)  # (B, T)
         hidden = self._hidden(inputs)  # (B, T, H)
-        firsts = [span.predict_from - span.start for span in batch]
+        firsts = [len(self._prefix) + span.predict_from - span.start for span in batch]
         # The hidden state at position t predicts the token at t + 1.
         rows = [
             hidden[i, first - 1 : len(window) - 1]
@@ -189,8 +199,10 @@ class Perplexity:
         """
         import torch
 
-        if self._head is None:
-            raise UserError(f"perplexity model {self._name!r} has no LM head; give a causal language model")
+        if self._head is None or self._decoder is self._model:
+            raise UserError(
+                f"perplexity model {self._name!r} has no LM head on a decoder; give a causal language model"
+            )
         size = min(PROBE_TOKENS, self.window, self._head.weight.shape[0] - 1)
         probe = torch.arange(size, device=self._device)[None]
         changed = torch.cat([probe[:, :-1], probe[:, -1:] + 1], dim=1)  # the same tokens but the last one
@@ -227,15 +239,17 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
     Raises:
         UserError: the model cannot be loaded or lacks weights.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     local_folder("perplexity", name)
     with quiet_loading(warnings=False):  # missing weights are an error below
         try:
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             model, report = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, dtype=dtype, trust_remote_code=False, output_loading_info=True
-            )
+                name, revision=revision, config=config, dtype=dtype, attn_implementation=attention_for(config),
+                trust_remote_code=False, output_loading_info=True,
+            )  # fmt: skip
         except (OSError, ValueError) as error:
             raise load_error("perplexity", name, revision, error) from error
     missing = sorted(report["missing_keys"])
@@ -247,20 +261,44 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _window(name: str, config: Any, window: int | None) -> int:
+def prefix_ids(tokenizer: Any) -> list[int]:
+    """Return the ids that a tokenizer puts before every text by itself; empty for none.
+
+    Raises:
+        UserError: the tokenizer does something else to a text than adding tokens before and after it.
+    """
+    own: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer("a")["input_ids"]
+    for start in range(len(whole) - len(own) + 1):
+        if whole[start : start + len(own)] == own:
+            return whole[:start]
+    raise UserError(
+        f"tokenizer of {tokenizer.name_or_path}: its special tokens change a text's other tokens; choose another model"
+    )
+
+
+def _window(name: str, config: Any, window: int | None, prefix: int) -> int:
     """Choose the window in tokens: the user's, else the model's limit.
+
+    Args:
+        name: the model, as the user named it.
+        config: its configuration.
+        window: what the user wants; None for the model's limit.
+        prefix: tokens that stand before the text in every window.
 
     Raises:
         UserError: the model states no limit and none is given, or the given one is not allowed.
     """
-    limit: int | None = getattr(config, "max_position_embeddings", None)
+    limit = window_in(config)
     chosen = limit if window is None else window
     if chosen is None:
         raise UserError(
-            f"perplexity model {name!r} states no max_position_embeddings; set the window (tokens) yourself"
+            f"perplexity model {name!r} ({config.model_type}) states no max_position_embeddings; set its window, in "
+            "tokens (score.window)"
         )
-    if chosen < 2 or (limit is not None and chosen > limit):
-        upper = "any number from 2" if limit is None else f"2 to {limit}"
+    least = 2 + prefix  # one token is predicted from the one before it
+    if chosen < least or (limit is not None and chosen > limit):
+        upper = f"any number from {least}" if limit is None else f"{least} to {limit}"
         raise UserError(f"perplexity window is {chosen} tokens; model {name!r} allows {upper}: change the window")
     return chosen
 

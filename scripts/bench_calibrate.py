@@ -20,13 +20,11 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from builders.grace_kto.calibrate import add_rewards, add_weights
+from builders.grace_kto.calibrate import RANKING, add_rewards, add_weights
 from builders.grace_kto.columns import RANKED
+from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.settings import RankCoefficients
 from scorers.weighting import Totals, totals_of
-
-# The columns of the scores that calibration reads.
-COLUMNS = ["query_id", *RANKED]
 
 
 def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> list[Path]:
@@ -50,9 +48,10 @@ def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> lis
         # Rounded, so that groups have ties, as lengths have in real scores.
         frame = pl.DataFrame({"query_id": ids, **{m: rng.standard_normal(count * rows).round(2) for m in RANKED}})
         frame = frame.with_columns(pl.format("{}", pl.col("query_id").cast(pl.String).str.zfill(16)).alias("query_id"))
+        frame = frame.with_columns(pl.col("length") * 100)  # a whole number of tokens
         frame = frame.with_columns(
             pl.when(pl.Series(unmatched)).then(None).otherwise(pl.col(m)).alias(m) for m in RANKED
-        )
+        ).cast(RANKING)
         path = folder / f"scores-{start:08d}.parquet"
         frame.write_parquet(path)
         paths.append(path)
@@ -75,19 +74,20 @@ def calibrate(paths: list[Path], out: Path) -> tuple[float, float, float]:
     totals = Totals()
     computing = 0.0
     # First pass: the number and sum of the rewards by polarity, which normalise the weights (eq. 8–9).
-    for path in paths:
-        scores = pl.read_parquet(path, columns=COLUMNS)
+    pieces = pieces_of(paths, RANKING, out / "pieces")
+    for piece in pieces:
+        scores = read_piece(piece, RANKING)
         began = clock()
         totals += totals_of(add_rewards(scores, coefficients)["reward"])
         computing += clock() - began
     # Second pass: the weights. The rewards are computed again, so that no shard stays in memory.
     positive = negative = 0.0
-    for path in paths:
-        scores = pl.read_parquet(path, columns=COLUMNS)
+    for piece in pieces:
+        scores = read_piece(piece, RANKING)
         began = clock()
         frame = add_weights(add_rewards(scores, coefficients), totals)
         computing += clock() - began
-        frame.write_parquet(out / path.name)
+        frame.write_parquet(out / Path(piece).name)
         scored = frame.filter(pl.col("reward").is_not_null())
         positive += scored.filter("label").select(pl.col("weight").sum()).item()
         negative += scored.filter(~pl.col("label")).select(pl.col("weight").sum()).item()
@@ -144,7 +144,7 @@ def main() -> None:
         computing, positive, negative = calibrate(paths, out)
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # ru_maxrss is in KiB on Linux
-        part = pl.read_parquet(paths[0], columns=COLUMNS).head(args.loop_groups * args.rows)
+        part = pl.read_parquet(paths[0]).head(args.loop_groups * args.rows)
         began = time.perf_counter()
         weights = plain_loop(part)
         loop = (time.perf_counter() - began) * args.groups * args.rows / part.height

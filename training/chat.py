@@ -14,6 +14,7 @@ from builders.engines import Message
 from scorers.errors import UserError
 
 Messages = Sequence[Message]
+ANY_ANSWER: Messages = ({"role": "assistant", "content": "."},)
 
 
 class Rendered(NamedTuple):
@@ -52,20 +53,28 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
         whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
     except TemplateError as error:
         raise UserError(
-            f"the chat template of {name} refuses the messages ({error}); use the roles that the template knows"
+            f"the chat template of {name} refuses the messages ({' '.join(str(error).split())}); use the roles that "
+            "the template knows"
         ) from error
     answer = "".join(message["content"] for message in completion)
+    core = answer.strip()
+    if not core:  # nothing of it can be found in the template's text, so another answer tells how a turn ends
+        return Rendered(before, answer, render(tokenizer, prompt, ANY_ANSWER, template_kwargs).end)
     rest = whole.removeprefix(before)
-    # Many templates strip an answer's white space; what the policy wrote is the answer as it stands.
-    shown = next((text for text in (answer, answer.strip()) if rest.startswith(text)), None)
-    if not whole.startswith(before) or shown is None:
+    # Many templates strip an answer's white space, or put some before it; what the policy wrote is the answer as it
+    # stands, right after the prompt.
+    space, found, after = rest.partition(core)
+    if not whole.startswith(before) or not found or space.strip():
+        same = next((i for i, pair in enumerate(zip(before, whole, strict=False)) if pair[0] != pair[1]), len(before))
         raise UserError(
             f"the chat template of {name} renders an answered prompt otherwise than the prompt followed by the answer "
-            f"(after the prompt it puts {rest[:40]!r}); a template that thinks needs "
-            "engines.policy.chat_template_kwargs={enable_thinking: false}, another one a chat_template.jinja without "
-            "that difference"
+            f"(it has {whole[same : same + 40]!r} where {(before + answer)[same : same + 40]!r} was expected); "
+            "a template that thinks needs engines.policy.chat_template_kwargs={enable_thinking: false}, another one a "
+            "chat_template.jinja without that difference"
         )
-    return Rendered(before, answer, rest[len(shown) :])
+    end = after.removeprefix(answer[len(answer.rstrip()) :])
+    # Sampling stops at the token that ends a turn; a line break that the template puts after it is never written.
+    return Rendered(before, answer, end.rstrip())
 
 
 def tokenize(

@@ -52,7 +52,7 @@ class StderrHandler(logging.Handler):
 
 
 # The extra that brings a package; `train` has all that `sample` has.
-EXTRAS = {"FlagEmbedding": "score", "datasets": "hub"} | dict.fromkeys(
+EXTRAS = {"FlagEmbedding": "score", "datasets": "hub", "rensa": "sample"} | dict.fromkeys(
     ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers"), "train"
 )
 

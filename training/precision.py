@@ -38,7 +38,7 @@ def precision_arguments(precision: Precision) -> dict[str, bool]:
     return {"bf16": True, "use_cpu": True}
 
 
-def deepspeed_arguments(file: Path | None, precision: Mapping[str, bool], adapter: bool) -> dict[str, Any]:
+def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], adapter: bool) -> dict[str, Any]:
     """Add DeepSpeed to the training arguments of a precision.
 
     In bf16 DeepSpeed's engine turns every parameter into bfloat16 and trains a float32 copy, which no policy is saved
@@ -63,7 +63,7 @@ def deepspeed_arguments(file: Path | None, precision: Mapping[str, bool], adapte
             "precision bf16 on a machine without an accelerator does not go with deepspeed; "
             "set precision to fp32 or deepspeed to null"
         )
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = json.loads(Path(file).read_text(encoding="utf-8"))
     stage = config.get("zero_optimization", {}).get("stage", 0)
     # A file that says itself what bf16 is to be is left as it is.
     if adapter and precision["bf16"] and stage < 3 and config.get("bf16") == {"enabled": "auto"}:

@@ -178,6 +178,7 @@ def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engi
         batch_size=settings.batch_size,
         context_window=settings.context_window,
         yarn_factor=settings.yarn_factor,
+        chat_template_kwargs=settings.chat_template_kwargs,
         # A setting of vLLM alone.
         tensor_parallel_size=getattr(settings, "tensor_parallel", 1),
     )

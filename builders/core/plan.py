@@ -5,7 +5,7 @@ version, round, the settings that matter, prompts, the parents' content digests 
 numbers of workers are not part of it, since they decide time and memory only.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from builders.core.models import LocalModel, ModelFinder
 from builders.core.pipeline import Pipeline, tag_of
 from builders.core.stage import At, Stage
-from builders.settings.base import Settings, identities
+from builders.settings.base import Settings, identities, section_at
 from builders.store.manifest import Kind, Manifest, Parent, fingerprint_of, portable
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
@@ -193,7 +193,8 @@ class Graph:
             return ["manifest"]
         if manifest.stage_version != stage.version:
             return [f"stage version {manifest.stage_version} → {stage.version}"]
-        return changed(manifest, configuration_of(stage, self.config))
+        free = {path for path in stage.sections if isinstance(section_at(self.config, path), dict)}
+        return changed(manifest, configuration_of(stage, self.config), free)
 
     def order(self) -> TopologicalSorter[Node]:
         """Return a prepared sorter that yields each node after those it is made from.
@@ -312,10 +313,16 @@ def configuration_of(stage: Stage, config: Settings) -> dict[str, Any]:
     return configuration
 
 
-def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
+def changed(manifest: Manifest, configuration: Mapping[str, Any], free: Set[str] = frozenset()) -> list[str]:
     """List the settings in which a manifest differs from a configuration, as `section.key`.
 
     Only what both have is compared: sections that the manifest lacks, and keys that it alone has, are passed over.
+
+    Args:
+        manifest: of an existing revision.
+        configuration: the settings by section, as `configuration_of` returns them.
+        free: sections that are one setting with keys of the user's own, such as the variables of a chat template; they
+            are compared whole, since a key less is a change too.
     """
     names = []
     for section, values in configuration.items():
@@ -323,7 +330,7 @@ def changed(manifest: Manifest, configuration: Mapping[str, Any]) -> list[str]:
             continue
         before = manifest.configuration[section]
         # A single setting, such as random_seed, stands where others have a section.
-        if not isinstance(values, dict):
+        if section in free or not isinstance(values, dict):
             names += [section] if before != values else []
             continue
         old = before if isinstance(before, dict) else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from builders.engines import Message
@@ -40,9 +40,16 @@ def render_prompt(text: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: for a value that the prompt uses and the caller leaves out.
     """
+    return _template(text).render(**values)
+
+
+# Compiling a prompt takes a millisecond, and a round renders one for every attempt.
+@functools.lru_cache(maxsize=16)
+def _template(text: str) -> Template:
+    """Return a compiled prompt."""
     # StrictUndefined: a misspelt variable is an error, not an empty string.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text).render(**values)
+    return environment.from_string(text)
 
 
 def chat(user: str, *, system: str | None = None) -> list[Message]:

@@ -20,6 +20,8 @@ from builders.store.columns import Column
 from builders.store.manifest import Kind, Manifest
 from builders.store.store import Revision, Store
 
+MANY_SHARDS = 2_000  # no more where a stage chooses their size: every reader of a dataset opens all of its files
+
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
@@ -108,9 +110,22 @@ class Context(Generic[ConfigT]):
         # The settings are part of the key: two roles may run one model in different ways.
         return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model))
 
-    def finished_shards(self) -> list[Path]:
-        """Return the finished shard files of this build, in order."""
-        return sorted(self.work.glob("shard-*.parquet"))
+
+@dataclass(frozen=True)
+class Step:
+    """Files that a stage needs before its shards can be planned, made shard by shard as the stage's own are.
+
+    Its function and values can be pickled, so that whatever runs a stage's shards runs a step's too.
+
+    Attributes:
+        name: what the progress bar and error messages call it.
+        columns: the columns of its files.
+        build: makes the rows of one file.
+    """
+
+    name: str
+    columns: Sequence[Column]
+    build: Callable[[Context[Any], Shard], ShardResult]
 
 
 @dataclass(frozen=True)
@@ -139,10 +154,9 @@ class Stage:
         check: what `grace verify` recomputes, from the manifest, the readable data files by path, and whether all of
             them are there and fit the contract.
         columns: the contract of the dataset's rows.
-        plan: lists the shards.
+        plan: lists the shards; what it makes for all of them lies in the context's working folder.
         build: makes the rows of one shard.
         summaries: numeric columns whose distribution the manifest keeps.
-        sequential: whether a shard may read the shards before it.
         train: writes the model's files into a folder that does not exist yet.
     """
 
@@ -169,9 +183,24 @@ class Stage:
     plan: Callable[[Context[Any]], list[Shard]] | None = None
     build: Callable[[Context[Any], Shard], ShardResult] | None = None
     summaries: Sequence[str] = ()
-    sequential: bool = False
     # Of a model stage.
     train: Callable[[Context[Any], Path], Trained] | None = None
+
+
+def row_shards(rows: int, size: int | None, default: int) -> list[Shard]:
+    """Plan shards of consecutive rows; a shard's spec is (first row, number of rows).
+
+    Args:
+        rows: rows in all.
+        size: rows per shard; None for `default`, or as many as keep the shards down to `MANY_SHARDS`.
+        default: rows per shard of a dataset that is not large.
+
+    >>> [shard.spec for shard in row_shards(5, None, 2)], len(row_shards(1_000_000, None, 2))
+    ([(0, 2), (2, 2), (4, 1)], 2000)
+    """
+    # -(-a // b) rounds a / b up.
+    size = size or max(default, -(-rows // MANY_SHARDS))
+    return [Shard(index, (start, min(size, rows - start))) for index, start in enumerate(range(0, rows, size))]
 
 
 def file_shards(parent: Revision) -> list[Shard]:

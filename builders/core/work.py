@@ -5,12 +5,13 @@ The finished shard file is the marker of resume: a rerun checks the shards that 
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from builders.core.console import Progress, quiet_libraries
 from builders.core.models import set_threads
-from builders.core.stage import Context, Shard, Stage, Trained
+from builders.core.stage import Context, Shard, Stage, Step, Trained
 from builders.settings.base import Settings
 from builders.store.columns import check_frame
 from builders.store.shards import shard_counts, shard_is_whole, shard_rows, write_shard
@@ -40,7 +41,7 @@ def train_apart(stage: Stage, context: Context[Settings], output: Path) -> Train
     return train(stage, context, output)
 
 
-def build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
+def build_shards(stage: Stage, context: Context[Any]) -> list[Path]:
     """Build the shards of a dataset that are missing or damaged, and return the paths of all, in order."""
     if stage.plan is None:
         raise TypeError(f"stage {stage.name} is a dataset stage without a plan")
@@ -48,19 +49,27 @@ def build_shards(stage: Stage, context: Context[Settings]) -> list[Path]:
     if not 1 <= len(shards) < MAX_SHARDS:
         raise UserError(
             f"stage {stage.name}: {len(shards)} shards; between 1 and {MAX_SHARDS - 1} are possible: "
-            "raise the settings named shard_rows or shard_queries, which set their size; or look at its parent"
+            "leave out the settings named shard_rows or shard_queries, which set their size; or look at its parent"
         )
-    with Progress(stage.name, len(shards)) as progress:
-        for shard in shards:
-            path = shard_path(context.work, shard)
+    return build_missing(stage, context, shards)
+
+
+def build_missing(step: Stage | Step, context: Context[Any], shards: Sequence[Shard]) -> list[Path]:
+    """Build those of the shards whose files are missing or damaged, and return the paths of all, in order.
+
+    No shard reads another's file, so they may be built in any order and by any number of processes.
+    """
+    paths = [shard_path(context.work, shard) for shard in shards]
+    context.work.mkdir(parents=True, exist_ok=True)
+    with Progress(step.name, len(shards)) as progress:
+        for shard, path in zip(shards, paths, strict=True):
             # Every random draw comes from a hash of what is drawn, so a shard made later has the same bytes.
             whole = shard_is_whole(path)
             if not whole:
-                _forget_following(stage, context.work, shard)
-                build_shard(stage, context, shard)
+                build_shard(step, context, shard)
             # Shards of an earlier run count as rows, not in the rate of tokens.
             progress.advance(shard_rows(path), 0 if whole else shard_counts(path).get("tokens", 0))
-    return [shard_path(context.work, shard) for shard in shards]
+    return paths
 
 
 def shard_path(work: Path, shard: Shard) -> Path:
@@ -68,30 +77,20 @@ def shard_path(work: Path, shard: Shard) -> Path:
     return work / f"shard-{shard.index:05d}.parquet"
 
 
-def _forget_following(stage: Stage, work: Path, shard: Shard) -> None:
-    """In a sequential stage, delete a shard that is built again and all later ones, made from it."""
-    if not stage.sequential:
-        return
-    for path in work.glob("shard-*.parquet"):
-        # The numbers are zero-padded: names compare as indices do.
-        if path.name >= shard_path(work, shard).name:
-            path.unlink()
-
-
-def build_shard(stage: Stage, context: Context[Any], shard: Shard) -> Path:
+def build_shard(step: Stage | Step, context: Context[Any], shard: Shard) -> Path:
     """Build one shard and write its file: the unit of work that any executor can run.
 
     The arguments can be pickled; models are loaded in the process that does the work.
 
     Raises:
-        UserError: for a null, NaN or infinite value where the stage's columns allow none.
+        UserError: for a null, NaN or infinite value where the columns allow none.
         TypeError: for a stage without `build`, or rows whose columns are not the stage's.
     """
-    if stage.build is None:
-        raise TypeError(f"stage {stage.name} is a dataset stage without a build")
-    result = stage.build(context, shard)
+    if step.build is None:
+        raise TypeError(f"stage {step.name} is a dataset stage without a build")
+    result = step.build(context, shard)
     # Checked before it is written: a faulty shard never becomes a marker of resume.
-    check_frame(result.frame, stage.columns, f"stage {stage.name}, shard {shard.index}")
+    check_frame(result.frame, step.columns, f"stage {step.name}, shard {shard.index}")
     path = shard_path(context.work, shard)
-    write_shard(result.frame, stage.columns, path, result.counts)
+    write_shard(result.frame, step.columns, path, result.counts)
     return path

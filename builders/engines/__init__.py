@@ -5,7 +5,7 @@ prompts, with token ids, log-probability and finish reason. The random numbers o
 Importing this module loads neither torch nor vllm: `load_engine` imports the engine that is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -103,6 +103,7 @@ def load_engine(
     batch_size: int = 64,
     context_window: int | None = None,
     yarn_factor: float | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     tensor_parallel_size: int = 1,
 ) -> Engine:
     """Load an engine.
@@ -117,6 +118,7 @@ def load_engine(
         batch_size: largest number of rows decoded at the same time.
         context_window: a smaller window than the model's, in tokens; None for the model's.
         yarn_factor: factor by which YaRN stretches the model's window; None leaves it as configured.
+        chat_template_kwargs: variables of the chat template, such as `enable_thinking`; None for none.
         tensor_parallel_size: number of GPUs over which the engine vllm spreads the model.
 
     Raises:
@@ -133,13 +135,14 @@ def load_engine(
 
         return TransformersEngine(
             model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
-            context_window=context_window, yarn_factor=yarn_factor,
+            context_window=context_window, yarn_factor=yarn_factor, chat_template_kwargs=chat_template_kwargs,
         )  # fmt: skip
     from builders.engines.vllm_engine import VllmEngine
 
     return VllmEngine(
         model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
-        context_window=context_window, yarn_factor=yarn_factor, tensor_parallel_size=tensor_parallel_size,
+        context_window=context_window, yarn_factor=yarn_factor, chat_template_kwargs=chat_template_kwargs,
+        tensor_parallel_size=tensor_parallel_size,
     )  # fmt: skip
 
 
@@ -166,69 +169,6 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """
     if value not in allowed:
         raise UserError(f"{name} {value!r} is unknown{did_you_mean(value, allowed)}; allowed are {', '.join(allowed)}")
-
-
-def encode_prompts(
-    tokenizer: Any, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], max_new_tokens: int, window: int
-) -> list[list[int]]:
-    """Return the token ids of each prompt under the chat template, ending where the assistant's answer begins.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        prompts: the chat messages of each prompt.
-        seeds: one seed per prompt; only their number is checked.
-        max_new_tokens: tokens for which the window has to have room after each prompt.
-        window: the context window in tokens.
-
-    Raises:
-        ValueError: where prompts and seeds differ in number.
-        UserError: for a tokenizer without a chat template, and for a prompt that is empty, that the template refuses,
-            or that leaves no room for `max_new_tokens`.
-    """
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed per prompt is needed")
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"tokenizer of {tokenizer.name_or_path}: no chat template found; use an instruction-tuned model or add a "
-            "chat_template.jinja to its folder"
-        )
-    # A group repeats its prompt m times: each distinct prompt is encoded once.
-    known: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    encoded = []
-    for row, prompt in enumerate(prompts):
-        key = tuple((message["role"], message["content"]) for message in prompt)
-        if key not in known:
-            known[key] = _encode(tokenizer, prompt, row, max_new_tokens, window)
-        encoded.append(known[key])
-    return encoded
-
-
-def _encode(tokenizer: Any, prompt: Sequence[Message], row: int, max_new_tokens: int, window: int) -> list[int]:
-    """Return the token ids of one prompt.
-
-    Raises:
-        UserError: naming the row, for a prompt that is empty, refused by the template, or too long.
-    """
-    from jinja2 import TemplateError
-
-    try:
-        # return_dict=False: transformers 5 returns a dictionary by default.
-        ids: list[int] = tokenizer.apply_chat_template(
-            list(prompt), tokenize=True, add_generation_prompt=True, return_dict=False
-        )
-    except TemplateError as error:
-        raise UserError(
-            f"prompt of row {row}: the chat template of {tokenizer.name_or_path} refuses it ({error}); use the roles "
-            "the template knows"
-        ) from error
-    if not ids:
-        raise UserError(f"prompt of row {row}: 0 tokens under the chat template; give it at least one message")
-    if len(ids) + max_new_tokens > window:
-        raise UserError(
-            f"prompt of row {row}: {len(ids)} tokens + max_new_tokens {max_new_tokens} exceed the context window of "
-            f"{window}; shorten the prompt, lower max_new_tokens or use a model with a longer window (yarn_factor)"
-        )
-    return ids
 
 
 def end_token_ids(tokenizer: Any, generation_eos: int | Sequence[int] | None) -> list[int]:
@@ -276,20 +216,29 @@ def yarn_overrides(config: Any, factor: float | None) -> dict[str, Any]:
     return {"max_position_embeddings": int(original * factor), "rope_parameters": parameters}
 
 
-def resolve_window(model_window: int, requested: int | None) -> int:
+def resolve_window(model: str, model_window: int | None, requested: int | None) -> int:
     """Return the context window to use, in tokens: the requested one if there is one, else the model's.
 
+    Args:
+        model: the model, as the user named it.
+        model_window: the window that its configuration states; None where it states none.
+        requested: the window to use; None for the model's.
+
     Raises:
-        UserError: where the requested window is larger than the model's, or below 2.
+        UserError: where neither window is known, or the requested one is larger than the model's, or below 2.
     """
-    if requested is None:
-        return model_window
-    if not 1 < requested <= model_window:
+    window = model_window if requested is None else requested
+    if window is None:
         raise UserError(
-            f"engine: context_window is {requested}, the model's is {model_window}; set it between 2 and "
+            f"model {model}: its configuration states no max_position_embeddings; set the engine's context_window, in "
+            "tokens"
+        )
+    if window < 2 or (model_window is not None and window > model_window):
+        raise UserError(
+            f"engine: context_window is {window}, the model's is {model_window}; set it between 2 and "
             f"{model_window}, or stretch the model's by yarn_factor"
         )
-    return requested
+    return window
 
 
 def not_finite(row: int) -> UserError:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from scorers.errors import UserError
-
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 GROUPED = "grouped_sdpa"
 """Name under which the attention function below is registered with transformers."""
-ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def grouped_attention(
@@ -64,7 +61,10 @@ def grouped_attention(
 
 
 def use_grouped_attention(model: Any) -> None:
-    """Switch a model from transformers' `sdpa` attention to `grouped_attention`; others stay as they are."""
+    """Switch a model from transformers' `sdpa` attention to `grouped_attention`; others stay as they are.
+
+    A model whose scores have a soft cap comes with `eager` attention (`attention_for`) and keeps it.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -74,22 +74,6 @@ def use_grouped_attention(model: Any) -> None:
     # Without a mask function of the same name transformers would make no mask at all.
     AttentionMaskInterface.register(GROUPED, sdpa_mask)
     model.set_attn_implementation(GROUPED)
-
-
-def check_attention_only(config: Any, name: str) -> None:
-    """Check that a model consists of attention layers alone: a recurrent state cannot be left-padded.
-
-    Raises:
-        UserError: for other layers, and for an encoder and a decoder.
-    """
-    text = config.get_text_config()
-    other = sorted(set(getattr(text, "layer_types", None) or ()) - ATTENTION_LAYERS)
-    if other or config.is_encoder_decoder:
-        found = ", ".join(other) or "an encoder and a decoder"
-        raise UserError(
-            f"model {name}: found {found}, the engine transformers takes decoders of attention layers only; use the "
-            "engine vllm or another model"
-        )
 
 
 class Forward:

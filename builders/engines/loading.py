@@ -5,6 +5,7 @@ from typing import Any
 
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
+from scorers.model_loading import attention_for
 
 
 def resolve_device(device: str) -> str:
@@ -49,8 +50,9 @@ def load_model(model: str, revision: str | None, config: Any, device: str, dtype
 
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, config=config, dtype=dtype, trust_remote_code=False
-        )
+            model, revision=revision, config=config, dtype=dtype, attn_implementation=attention_for(config),
+            trust_remote_code=False,
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         raise unreadable_model(model, revision, error) from error
     return loaded.to(device).eval()

@@ -1,6 +1,6 @@
 """The sampling engine that runs a causal LM by transformers, on a CPU or one GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builders.engines import (
@@ -8,12 +8,13 @@ from builders.engines import (
     Completion,
     Message,
     SamplingSettings,
-    encode_prompts,
     end_token_ids,
     resolve_window,
     yarn_overrides,
 )
 from builders.engines.loading import load_model, load_tokenizer_and_config, merge_adapter, resolve_device
+from builders.engines.prompts import check_template_kwargs, encode_prompts
+from scorers.model_loading import check_attention_only, window_in
 
 
 class TransformersEngine:
@@ -30,15 +31,17 @@ class TransformersEngine:
         batch_size: int = 64,
         context_window: int | None = None,
         yarn_factor: float | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        from builders.engines.forward import check_attention_only, use_grouped_attention
+        from builders.engines.forward import use_grouped_attention
 
         self._tokenizer, config = load_tokenizer_and_config(model, revision)
-        check_attention_only(config, model)
+        check_attention_only(config, model, "the engine transformers", "use the engine vllm or another model")
+        self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
         # Before the weights are loaded: the model computes its rotary frequencies when it is made.
         for name, value in yarn_overrides(config, yarn_factor).items():
             setattr(config, name, value)
-        self.context_window = resolve_window(int(config.get_text_config().max_position_embeddings), context_window)
+        self.context_window = resolve_window(model, window_in(config), context_window)
         self._model: Any = load_model(model, revision, config, resolve_device(device), dtype)
         if adapter is not None:
             # Merged, the adapter costs nothing per token.
@@ -58,7 +61,9 @@ class TransformersEngine:
         """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
         from builders.engines.decoding import decode
 
-        encoded = encode_prompts(self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window)
+        encoded = encode_prompts(
+            self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs
+        )
         rows = decode(
             self._model, encoded, [int(seed) % SEED_RANGE for seed in seeds], settings, self._end_ids, self._batch_size
         )

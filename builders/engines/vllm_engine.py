@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from builders.engines import (
     Completion,
     Message,
     SamplingSettings,
-    encode_prompts,
     end_token_ids,
     not_finite,
     resolve_window,
     yarn_overrides,
 )
 from builders.engines.loading import check_adapter, load_end_ids, load_tokenizer_and_config, resolve_device
+from builders.engines.prompts import check_template_kwargs, encode_prompts
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
+from scorers.model_loading import window_in
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
@@ -47,13 +48,15 @@ class VllmEngine:
         batch_size: int = 64,
         context_window: int | None = None,
         yarn_factor: float | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         tensor_parallel_size: int = 1,
     ) -> None:
         device = resolve_device(device)
         self._tokenizer, config = load_tokenizer_and_config(model, revision)
+        self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
         overrides = yarn_overrides(config, yarn_factor)
-        model_window = overrides.get("max_position_embeddings", config.get_text_config().max_position_embeddings)
-        self.context_window = resolve_window(int(model_window), context_window)
+        model_window = overrides.get("max_position_embeddings", window_in(config))
+        self.context_window = resolve_window(model, model_window, context_window)
         self._end_ids = end_token_ids(self._tokenizer, load_end_ids(model, revision, config))
         rank = None if adapter is None else lora_rank(adapter)
         # Imported last, since that takes seconds: a user's mistake is reported before.
@@ -87,7 +90,9 @@ class VllmEngine:
         """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
         from vllm import SamplingParams, TokensPrompt
 
-        encoded = encode_prompts(self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window)
+        encoded = encode_prompts(
+            self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs
+        )
         if not encoded:
             return []
         parameters = [

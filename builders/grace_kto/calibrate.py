@@ -12,8 +12,7 @@ False. One row is the parent's with, for example::
      "label": True, "prompt": [{"role": "user", …}], "completion": [{"role": "assistant", …}]}
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -22,6 +21,7 @@ from builders.core.prompting import answer_column, chat_column
 from builders.core.stage import Context, Shard, ShardResult
 from builders.grace_kto.columns import RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS
 from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
 from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
@@ -32,10 +32,8 @@ from scorers.weighting import Totals, global_weights, totals_of
 LOW_IS_BETTER = ("ppl_domain",)  # of the metrics in RANKED; the others rank high values first (eq. 5)
 CalibrateContext = Context[GraceKTOSettings]
 
-Piece = str | list[str]
-"""Part of a dataset that holds whole groups: the path of a file, or ids of queries."""
-
-QUERIES_PER_SHARD = 5_000  # of a dataset whose files split groups
+READ = polars_schema(SCORES_COLUMNS)
+RANKING = pl.Schema({name: READ[name] for name in ("query_id", *RANKED)})  # what the totals are computed from
 
 
 def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.DataFrame:
@@ -140,63 +138,31 @@ def _check_scores(scores: pl.DataFrame) -> None:
 
 
 def plan(context: CalibrateContext) -> list[Shard]:
-    """Plan one shard per file of the parent, or per run of queries where files split groups.
+    """Plan one shard per piece of the parent, which is a file of it as long as files hold whole groups.
 
-    Each shard carries the totals of the whole dataset, which takes one pass over it.
+    Each shard carries the totals of the whole dataset, which takes one pass over its metrics.
 
     Raises:
         UserError: for a parent without the columns of `scores`, without rows, or without a scored response.
     """
     parent = context.inputs["score"]
     require_columns(parent.schema(), SCORES_COLUMNS, str(parent))
-    files = parent.data_files()
-    pieces = pieces_of(files)
+    pieces = pieces_of(parent.data_files(), READ, context.work / "pieces")
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
     # Rewards depend on their own group alone, so they can be summed piece by piece.
     totals = Totals()
     for piece in pieces:
-        scores = read_piece(files, piece, ["query_id", *RANKED])
-        totals += totals_of(add_rewards(scores, context.config.calibrate.coefficients)["reward"])
+        totals += totals_of(add_rewards(read_piece(piece, RANKING), context.config.calibrate.coefficients)["reward"])
     if totals.positive_rows == 0:
         raise UserError(f"{parent}: no response is scored, so there is nothing to rank; look at the policy's responses")
     return [Shard(index, (piece, totals)) for index, piece in enumerate(pieces)]
 
 
-def pieces_of(files: Sequence[Path]) -> list[Piece]:
-    """Cut a dataset into parts that hold whole groups: its files, or runs of queries where files split groups.
-
-    Runs hold `QUERIES_PER_SHARD` queries in the order of their first appearance.
-    """
-    everything = pl.scan_parquet(list(files), glob=False)
-    # A query that is spread over files is counted once in each of them.
-    in_files = sum(pl.scan_parquet(f).select(pl.col("query_id").n_unique()).collect().item() for f in files)
-    if in_files == everything.select(pl.col("query_id").n_unique()).collect().item():
-        return [str(file) for file in files]
-    ids = everything.select(pl.col("query_id").unique(maintain_order=True)).collect()["query_id"].to_list()
-    return [ids[start : start + QUERIES_PER_SHARD] for start in range(0, len(ids), QUERIES_PER_SHARD)]
-
-
-def read_piece(files: Sequence[Path], piece: Piece, columns: Sequence[str]) -> pl.DataFrame:
-    """Read some columns of a piece, in the order wanted.
-
-    Args:
-        files: all files of the dataset.
-        piece: the path of one of them, or the ids of the queries.
-        columns: names of the columns.
-    """
-    if isinstance(piece, str):
-        return pl.read_parquet(piece, columns=list(columns)).select(columns)
-    everything = pl.scan_parquet(list(files), glob=False)
-    return everything.filter(pl.col("query_id").is_in(piece)).select(columns).collect()
-
-
 def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     """Calibrate one shard with the totals of the whole dataset."""
     piece, totals = shard.spec
-    schema = polars_schema(SCORES_COLUMNS)
-    # Other people's datasets may have other integer and float widths: cast to the contract's.
-    scores = read_piece(context.inputs["score"].data_files(), piece, schema.names()).cast(schema)
+    scores = read_piece(piece, READ)
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
     # Training has to see the same messages that the policy answered, with the system prompt of that time.

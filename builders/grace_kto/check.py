@@ -3,22 +3,27 @@
 They follow from the scores columns of the same rows and from the coefficients in the manifest.
 """
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from pydantic import ValidationError
 
-from builders.grace_kto.calibrate import add_rewards, add_weights, pieces_of, read_piece
-from builders.grace_kto.columns import RANKED
+from builders.grace_kto.calibrate import RANKING, add_rewards, add_weights
+from builders.grace_kto.columns import RANKED, WEIGHTS_COLUMNS
+from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.settings import CalibrateSettings
 from builders.store.check import Finding
+from builders.store.columns import polars_schema
 from builders.store.manifest import FILE_NAME, Manifest
 from scorers.weighting import Totals, totals_of
 
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows listed per column
 CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
+_COMPARED = ("response_id", "query_id", *RANKED, *CALIBRATED)
+STORED = pl.Schema({name: dtype for name, dtype in polars_schema(WEIGHTS_COLUMNS).items() if name in _COMPARED})
 
 
 def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
@@ -40,19 +45,22 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
         return [Finding(FILE_NAME, where, "the coefficients", fault["msg"])]
     if not sound or not files:
         return [Finding("data/", "calibration", "", "not recomputed: the rows are incomplete or do not fit")]
+    # Pieces are files of their own where the revision's files split groups; a pulled revision is not written to.
+    with tempfile.TemporaryDirectory(prefix="grace-verify-") as folder:
+        return _recompute(pieces_of(list(files.values()), STORED, Path(folder) / "pieces"), settings)
+
+
+def _recompute(pieces: Sequence[str], settings: CalibrateSettings) -> list[Finding]:
+    """Calibrate again and return the differences, as `check_calibration` does."""
     # As in the stage: one pass sums the rewards of the whole dataset, a second one compares.
-    paths = list(files.values())
-    pieces = pieces_of(paths)
     totals = Totals()
     for piece in pieces:
-        totals += totals_of(
-            add_rewards(read_piece(paths, piece, ["query_id", *RANKED]), settings.coefficients)["reward"]
-        )
+        totals += totals_of(add_rewards(read_piece(piece, RANKING), settings.coefficients)["reward"])
     counts = dict.fromkeys(CALIBRATED, 0)
     findings: list[Finding] = []
     for piece in pieces:
-        stored = read_piece(paths, piece, ["response_id", "query_id", *RANKED, *CALIBRATED])
-        rewards = add_rewards(stored.select("query_id", *RANKED), settings.coefficients)
+        stored = read_piece(piece, STORED)
+        rewards = add_rewards(stored.select(RANKING.names()), settings.coefficients)
         for column, differing in _differences(stored, add_weights(rewards, totals, binary=settings.binary)):
             shown = differing.head(max(0, ROWS_SHOWN - counts[column]))
             findings += [Finding(row[0], column, str(row[1]), str(row[2])) for row in shown.rows()]

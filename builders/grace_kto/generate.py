@@ -1,22 +1,31 @@
 """Stage `generate`: the current policy writes new queries after five uniformly drawn seeds (§3.2).
 
-Replies are parsed, never evaluated. Blank, over-long and duplicate queries are dropped and counted by reason; prompting
-goes on until the shard is full or the attempts are spent. One row::
+Two passes. First the policy is asked in parts of `PROMPTS_AT_ONCE` prompts: a part's file holds the queries that its
+replies could be read for (parsed, never evaluated), without the blank and over-long ones; parts do not look at one
+another. Then one pass over all parts, in the order of the prompts, drops what was there before (`candidates.py`). Where
+fewer than K are left, a further wave of prompts goes out, until the attempts are spent. A prompt's random draws depend
+on its number alone, so the rows do not depend on the order in which parts are made, nor on what makes them. One row::
 
     {"query_id": "03ad…", "query": "Please write a report titled …", "language": "en", "round": 1,
      "example_ids": ["4be0…", …], "generator": "local/tiny-sft@77d0…"}
 """
 
+import functools
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
 from builders.core.draws import derive_seed, query_id
 from builders.core.prompting import chat
-from builders.core.stage import At, Context, Shard, ShardResult
-from builders.engines import Message, SamplingSettings
+from builders.core.stage import At, Context, Shard, ShardResult, Step, row_shards
+from builders.core.work import build_missing
+from builders.engines import SamplingSettings
+from builders.engines.prompts import encode_prompts
+from builders.grace_kto.candidates import Candidates
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.messages import ask_for_queries, prompt_text
 from builders.grace_kto.query_parser import parse_queries
@@ -27,12 +36,62 @@ from scorers.errors import UserError
 
 GenerateContext = Context[GraceKTOSettings]
 
+PROMPTS_AT_ONCE = 512  # that the engine is handed together: a large engine's slots stay full; also the unit of resume
+QUERIES_PER_SHARD = 32
+TEMPLATE_TOKENS = 1024  # more than a chat template puts around a prompt
+NO_LIMIT = 2**62  # tokens
+SPARE = 1.1  # a further wave asks for a tenth more than should suffice, so that it is the last
+
 
 def plan(context: GenerateContext) -> list[Shard]:
-    """Plan shards of `shard_queries` queries, K queries in all; a shard's spec is its number of queries."""
+    """Ask the policy until K queries are left, and plan shards of `shard_queries` of them.
+
+    A shard's spec is a list of (part, rows of it) and the counts that it stands for; the first shard has them all.
+
+    Raises:
+        UserError: where the attempts are spent before; the message counts what was dropped.
+    """
     settings = context.config.generate
-    starts = range(0, settings.queries, settings.shard_queries)
-    return [Shard(i, min(settings.shard_queries, settings.queries - start)) for i, start in enumerate(starts)]
+    # -(-a // b) rounds a / b up: the fewest prompts that could do.
+    wave = -(-settings.queries // settings.per_prompt)
+    budget = settings.max_attempts * wave
+    found = Candidates(context.inputs.values(), settings.near_duplicate_threshold)
+    asked = parts = 0
+    while found.kept.height < settings.queries and asked < budget:
+        wave = min(wave, budget - asked)
+        shards = _parts(asked, wave, parts)
+        found.add(build_missing(ASK, parts_of(context), shards))
+        asked, parts = asked + wave, parts + len(shards)
+        wave = further(settings.queries - found.kept.height, found.kept.height, asked)
+    if found.kept.height < settings.queries:
+        raise UserError(exhausted(found.kept.height, settings.queries, found.counts))
+    # The last wave may bring more than is missing.
+    found.counts["dropped.surplus"] += found.kept.height - settings.queries
+    counts = {reason: n for reason, n in found.counts.items() if n}
+    pieces = row_shards(settings.queries, settings.shard_queries, QUERIES_PER_SHARD)
+    return [replace(s, spec=(found.places(*s.spec), {} if s.index else counts)) for s in pieces]
+
+
+def further(missing: int, got: int, asked: int) -> int:
+    """Return how many prompts the next wave has, by what the prompts so far have yielded.
+
+    Args:
+        missing: queries that are still needed.
+        got: queries kept so far; with none, the number of prompts is doubled.
+        asked: prompts sent so far.
+    """
+    return max(1, round(SPARE * missing * asked / got)) if got else asked
+
+
+def _parts(first: int, prompts: int, index: int) -> list[Shard]:
+    """Plan the parts of a wave, from its first prompt and its first part; a part's spec is (first prompt, prompts)."""
+    found = row_shards(prompts, PROMPTS_AT_ONCE, PROMPTS_AT_ONCE)
+    return [Shard(index + part.index, (first + part.spec[0], part.spec[1])) for part in found]
+
+
+def parts_of(context: GenerateContext) -> GenerateContext:
+    """Return the context in which parts are made: their files have a folder of their own."""
+    return replace(context, work=context.work / "parts")
 
 
 def earlier_rounds(config: GraceKTOSettings, round_: int) -> dict[str, At]:
@@ -46,132 +105,143 @@ def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[st
 
 
 def build(context: GenerateContext, shard: Shard) -> ShardResult:
-    """Prompt the policy until the shard has its queries.
+    """Collect a shard's queries from the parts that hold them."""
+    places, counts = shard.spec
+    files = {part: parts_of(context).work / f"shard-{part:05d}.parquet" for part, _ in places}
+    frame = pl.concat(pl.read_parquet(files[part])[rows] for part, rows in places)
+    return ShardResult(frame, counts)
 
-    Raises:
-        UserError: where the attempts are spent before; the message counts what was dropped.
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt that asks for queries.
+
+    Attributes:
+        draw: seeds the choice of examples and the sampling of the reply.
+        text: what the policy is asked.
+        example_ids: ids of the seeds that it shows.
+        language: language of most of them; of several, the alphabetically first.
     """
+
+    draw: int
+    text: str
+    example_ids: list[str]
+    language: str
+
+
+def ask(context: GenerateContext, part: Shard) -> ShardResult:
+    """Send one part's prompts to the policy, all at once, and read its replies."""
     settings = context.config.generate
-    wanted: int = shard.spec
-    seeds = context.inputs["seed"].scan().select("query_id", "query", "language").collect()
-    known = known_ids(context)
-    rows: list[dict[str, object]] = []
-    counts: Counter[str] = Counter()
-    # -(-a // b) rounds a / b up: the fewest prompts that could do, max_attempts times.
-    budget = settings.max_attempts * -(-wanted // settings.per_prompt)
-    while len(rows) < wanted and counts["read"] < budget:
-        # As many prompts at once as could suffice if every reply were good.
-        missing = -(-(wanted - len(rows)) // settings.per_prompt)
-        attempts = range(counts["read"], min(counts["read"] + missing, budget))
-        for examples, reply in ask(context, seeds, shard.index, attempts):
-            counts["read"] += 1
-            accept(reply, examples, known, rows, counts, context)
-    if len(rows) < wanted:
-        raise UserError(exhausted(len(rows), wanted, counts))
-    # The last replies may bring more than is missing.
-    counts["dropped.surplus"] += len(rows) - wanted
-    return ShardResult(frame_of(rows[:wanted], QUERIES_COLUMNS), {k: v for k, v in counts.items() if v})
-
-
-def known_ids(context: GenerateContext) -> set[str]:
-    """Return the ids of the queries that must not come again.
-
-    These are the seeds', those of earlier rounds and those of the finished shards, which is why the stage is
-    sequential.
-    """
-    known: set[str] = set()
-    for revision in context.inputs.values():
-        known.update(revision.scan().select("query_id").collect()["query_id"])
-    for path in context.finished_shards():
-        known.update(pl.read_parquet(path, columns=["query_id"])["query_id"])
-    return known
-
-
-def ask(context: GenerateContext, seeds: pl.DataFrame, shard: int, attempts: range) -> list[tuple[pl.DataFrame, str]]:
-    """Send one prompt per attempt.
-
-    Args:
-        context: configuration, round and the policy's engine.
-        seeds: the seed dataset, from which the examples are drawn.
-        shard: index of the shard.
-        attempts: numbers of the prompts within the shard; each decides its prompt's random seed.
-
-    Returns:
-        Per attempt, the seed rows shown as examples and the policy's reply.
-    """
-    config = context.config
-    settings = config.generate
-    asked: list[list[Message]] = []
-    shown: list[pl.DataFrame] = []
-    draws = [derive_seed(config.random_seed, context.round, "generate", shard, attempt) for attempt in attempts]
-    for draw in draws:
-        # One number seeds both the choice of examples and the sampling of the reply.
-        picked = random.Random(draw).sample(range(seeds.height), min(settings.examples, seeds.height))
-        examples = seeds[picked]
-        text = ask_for_queries(examples["query"].to_list(), settings.per_prompt, prompt=settings.prompt)
-        asked.append(chat(text))
-        shown.append(examples)
+    counts: Counter[str] = Counter(read=part.spec[1])
+    asked = prompts_of(context, part, counts)
     sampling = SamplingSettings(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
-    completions = context.engine("policy").generate(asked, draws, sampling)
-    return [(examples, completion.text) for examples, completion in zip(shown, completions, strict=True)]
+    engine = context.engine("policy")
+    completions = engine.generate([chat(p.text) for p in asked], [p.draw for p in asked], sampling) if asked else []
+    generator = str(context.models["policy"].record)
+    rows: list[dict[str, object]] = []
+    for prompt, completion in zip(asked, completions, strict=True):
+        for query in usable(completion.text, settings.max_query_chars, counts):
+            rows.append(
+                {
+                    "query_id": query_id(query),
+                    "query": query,
+                    "language": prompt.language,
+                    "round": context.round,
+                    "example_ids": prompt.example_ids,
+                    "generator": generator,
+                }
+            )
+    return ShardResult(frame_of(rows, QUERIES_COLUMNS), dict(counts))
 
 
-def accept(
-    reply: str,
-    examples: pl.DataFrame,
-    known: set[str],
-    rows: list[dict[str, object]],
-    counts: Counter[str],
-    context: GenerateContext,
-) -> None:
-    """Add a reply's usable queries to `rows` and `known`, and count the others in `counts` by reason.
+ASK = Step("generate: replies", QUERIES_COLUMNS, ask)
+"""Asks the policy; its files hold the queries of `PROMPTS_AT_ONCE` prompts each."""
+
+
+def prompts_of(context: GenerateContext, part: Shard, counts: Counter[str]) -> list[Prompt]:
+    """Return one part's prompts; each one's number in the round decides its examples and its reply.
+
+    Args:
+        context: configuration, round, seeds and the policy's engine.
+        part: its first prompt and its number of prompts.
+        counts: examples that are left out because a prompt would not fit the policy's context window are counted here,
+            and prompts that no example fits.
+    """
+    config = context.config
+    settings = config.generate
+    revision = context.inputs["seed"]
+    seeds = read_seeds(tuple(revision.data_files()), revision.revision)
+    shown = min(settings.examples, seeds.height)
+    first, size = part.spec
+    draws = [
+        derive_seed(config.random_seed, context.round, "generate", number) for number in range(first, first + size)
+    ]
+    picked = [random.Random(draw).sample(range(seeds.height), shown) for draw in draws]
+    # `shown` rows (query, id, language) for each prompt, side by side.
+    rows = list(seeds[[row for rows in picked for row in rows]].select("query", "query_id", "language").iter_rows())
+    found = []
+    for place, draw in enumerate(draws):
+        examples = rows[place * shown : (place + 1) * shown]
+        text = ask_for_queries([query for query, _, _ in examples], settings.per_prompt, prompt=settings.prompt)
+        while examples and not fits(context, text):
+            examples.remove(max(examples, key=lambda example: len(example[0])))
+            counts["examples left out"] += 1
+            text = ask_for_queries([query for query, _, _ in examples], settings.per_prompt, prompt=settings.prompt)
+        if not examples:
+            counts["dropped.prompt over the context window"] += 1
+            continue
+        languages = Counter(language for _, _, language in examples)
+        most = min(languages, key=lambda code: (-languages[code], code))
+        found.append(Prompt(draw, text, [identity for _, identity, _ in examples], most))
+    return found
+
+
+def fits(context: GenerateContext, text: str) -> bool:
+    """Whether a prompt and its reply fit the policy's context window; an engine without a tokenizer is not asked."""
+    engine, settings = context.engine("policy"), context.config.generate
+    room = engine.context_window - settings.max_new_tokens
+    # No token is shorter than a byte, so most prompts need not be encoded here.
+    if engine.tokenizer is None or len(text.encode()) + TEMPLATE_TOKENS <= room:
+        return True
+    template_kwargs = context.config.engines.policy.chat_template_kwargs
+    return len(encode_prompts(engine.tokenizer, [chat(text)], [0], 0, NO_LIMIT, template_kwargs)[0]) <= room
+
+
+# Every part draws from all seeds; a revision never changes, so it is read once.
+@functools.lru_cache(maxsize=1)
+def read_seeds(files: Sequence[Path], revision: str) -> pl.DataFrame:
+    """Read the ids, texts and languages of the seeds of a revision."""
+    return pl.read_parquet(list(files), columns=["query_id", "query", "language"], glob=False)
+
+
+def usable(reply: str, max_chars: int, counts: Counter[str]) -> list[str]:
+    """Return a reply's queries without the blank and over-long ones.
 
     Args:
         reply: the policy's text.
-        examples: the seed rows that were shown.
-        known: ids of queries that must not come again.
-        rows: the shard's rows so far.
-        counts: prompts read and queries dropped so far.
-        context: configuration, round and the policy's name.
+        max_chars: longer queries are dropped.
+        counts: what is dropped is counted here by reason.
     """
     queries = parse_queries(reply)
     if queries is None:
         counts["dropped.reply without a list"] += 1
-        return
-    for query in (text.strip() for text in queries):
-        identity = query_id(query)
-        if reason := fault_of(query, identity, known, context.config.generate.max_query_chars):
-            counts[f"dropped.{reason}"] += 1
-            continue
-        known.add(identity)
-        rows.append(
-            {
-                "query_id": identity,
-                "query": query,
-                # The language of most examples; of several, the alphabetically first.
-                "language": examples["language"].mode().sort()[0],
-                "round": context.round,
-                "example_ids": examples["query_id"].to_list(),
-                "generator": str(context.models["policy"].record),
-            }
-        )
+        return []
+    stripped = [query.strip() for query in queries]
+    kept = [query for query in stripped if 0 < len(query) <= max_chars]
+    blank = stripped.count("")
+    counts["dropped.blank"] += blank
+    counts["dropped.over-long"] += len(stripped) - blank - len(kept)
+    return kept
 
 
-def fault_of(query: str, identity: str, known: set[str], max_chars: int) -> str | None:
-    """Return the reason for which a query is dropped; None for a usable one."""
-    if not query:
-        return "blank"
-    if len(query) > max_chars:
-        return "over-long"
-    return "duplicate" if identity in known else None
-
-
-def exhausted(got: int, wanted: int, counts: Counter[str]) -> str:
-    """Return the message for a shard whose attempts are spent."""
-    dropped = ", ".join(f"{n} {key.removeprefix('dropped.')}" for key, n in sorted(counts.items()) if key != "read")
+def exhausted(got: int, wanted: int, counts: Mapping[str, int]) -> str:
+    """Return the message for a round whose attempts are spent."""
+    reasons = {key.removeprefix("dropped."): n for key, n in sorted(counts.items()) if key.startswith("dropped.") and n}
+    dropped = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+    alike = "generate.near_duplicate_threshold or " if "near-duplicate" in reasons else ""
     return (
         f"query generation: {got} of {wanted} queries after {counts['read']} prompts (dropped: {dropped or 'none'}); "
-        "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
+        f"raise {alike}generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
     )

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from builders.core.stage import Context, Shard, ShardResult, file_shards
+from builders.core.stage import Context, Shard, ShardResult
 from builders.grace_kto.columns import GROUPS_COLUMNS, SCORE_COLUMNS, SCORES_COLUMNS
 from builders.grace_kto.loading import Scorers, load_scorers
 from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
 from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
@@ -25,24 +26,27 @@ from scorers.professionalism import professionalism
 from scorers.relevance import RelevanceScores, combine
 
 ScoreContext = Context[GraceKTOSettings]
+READ = polars_schema(GROUPS_COLUMNS)
+# Of a shard's values. Its token ids take some ten times as much, and the multi-vectors of its queries lie on the GPU.
+SHARD_BYTES = 64 * 2**20
 
 
 def plan(context: ScoreContext) -> list[Shard]:
-    """Plan one shard per file of the parent.
+    """Plan one shard per file of the parent; files beyond `SHARD_BYTES` are cut into pieces.
 
     Raises:
         UserError: for a parent without the columns of `groups`.
     """
     parent = context.inputs["sample"]
     require_columns(parent.schema(), GROUPS_COLUMNS, str(parent))
-    return file_shards(parent)
+    # A response is scored without the others of its group, which may stand in other files.
+    pieces = pieces_of(parent.data_files(), READ, context.work / "pieces", piece_bytes=SHARD_BYTES, whole_groups=False)
+    return [Shard(index, piece) for index, piece in enumerate(pieces)]
 
 
 def build(context: ScoreContext, shard: Shard) -> ShardResult:
-    """Score the matched rows of one file; the metrics of the other rows are null."""
-    columns = polars_schema(GROUPS_COLUMNS)
-    parent = pl.read_parquet(shard.spec, columns=columns.names()).select(columns.names()).cast(columns)
-    parent = parent.with_row_index("row")  # in a foreign dataset response_id may not be unique
+    """Score the matched rows of one piece; the metrics of the other rows are null."""
+    parent = read_piece(shard.spec, READ).with_row_index("row")  # in a foreign dataset response_id may not be unique
     matched = parent.filter("matched")
     check_texts(matched)
     scorers = load_scorers(context)

@@ -1,77 +1,116 @@
 """Stage `seed`: the user's own writing requests become the first dataset.
 
-Reads a JSONL, CSV or Parquet file, a dataset on the Hub at a revision, or the dataset of another stage. Blank and
-duplicate queries are dropped and counted. One row::
+Reads a JSONL, CSV or Parquet file, a dataset on the Hub at a revision, or the dataset of another stage, once and piece
+by piece: a file may be larger than the memory. Blank, over-long and duplicate queries are dropped and counted. One
+row::
 
     {"query_id": "4be0…", "query": "Please write a report titled …", "reference": "<summary>…", "language": "en",
      "source": "seeds.jsonl"}
 """
 
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from builders.core.draws import query_id
-from builders.core.stage import Context, Shard, ShardResult
+from builders.core.stage import Context, Shard, ShardResult, row_shards
 from builders.grace_kto.columns import SEED_COLUMNS
-from builders.grace_kto.settings import GraceKTOSettings
+from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
 from builders.store.columns import polars_schema
-from builders.store.files import file_sha256
+from builders.store.files import file_sha256, replacing
+from builders.store.shards import arrow_schema
 from scorers.errors import UserError
 
 SeedContext = Context[GraceKTOSettings]
 
-READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".jsonl": pl.read_ndjson,
-    ".csv": pl.read_csv,
-    ".parquet": pl.read_parquet,
+# The whole of a JSONL file is looked at for its columns and types: a reference may first occur in its last line.
+READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    ".jsonl": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
+    ".csv": lambda path: pl.scan_csv(path, infer_schema=False, glob=False),
+    ".parquet": lambda path: pl.scan_parquet(path, glob=False),
 }
+ROWS_PER_SHARD = 10_000  # with long references these stay well below 500 MB
+ROWS_AT_ONCE = 5_000  # of the source in memory
 
 
 def plan(context: SeedContext) -> list[Shard]:
-    """Plan one shard per `shard_rows` rows of the source; its spec is (first row, number of rows)."""
-    rows = read_source(context).height
-    size = context.config.seed.shard_rows
-    return [Shard(index, (start, size)) for index, start in enumerate(range(0, rows, size))]
+    """Read the source once into a file of clean rows, and plan shards of `shard_rows` of these.
+
+    A shard's spec is its first row, its number of rows and the counts that it stands for; the first shard has them all.
+
+    Raises:
+        UserError: for a source that is missing, unreadable or empty, lacks a mapped column, or has no usable query.
+    """
+    settings = context.config.seed
+    counts: Counter[str] = Counter()
+    rows = 0
+    schema = arrow_schema(SEED_COLUMNS)
+    with replacing(clean_path(context)) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in clean(read_source(context), settings, source_name(context.config), counts):
+            writer.write_table(batch.to_arrow().cast(schema))
+            rows += batch.height
+    if rows == 0:
+        raise UserError(f"seed source {settings.source} {fault_of(counts, settings)}")
+    counts = +counts  # without zeros
+    shards = row_shards(rows, settings.shard_rows, ROWS_PER_SHARD)
+    return [replace(shard, spec=(*shard.spec, {} if shard.index else dict(counts))) for shard in shards]
+
+
+def fault_of(counts: Counter[str], settings: SeedSettings) -> str:
+    """Return what is wrong with a source without a usable query."""
+    if counts["read"] == 0:
+        return "is empty; at least one query is needed"
+    if long := counts["dropped.over-long"]:
+        return (
+            f"has no usable query: {long} are longer than seed.max_query_chars, {settings.max_query_chars}, and "
+            f"{counts['dropped.blank']} blank; raise it"
+        )
+    return "has no usable query: every query is blank; check seed.columns.query"
 
 
 def build(context: SeedContext, shard: Shard) -> ShardResult:
-    """Make the seed rows of one range of the source, without blank and duplicate queries."""
-    settings = context.config.seed
-    source = read_source(context)
-    start, size = shard.spec
-    # Duplicates are found in the whole source before it is cut, or one could hide in another shard.
-    rows = clean(source).filter(pl.col("row").is_between(start, start + size, closed="left"))
-    read = source.slice(start, size)
-    blank = read.filter(is_blank()).height
-    frame = rows.select(
-        pl.col("query").map_elements(query_id, return_dtype=pl.String).alias("query_id"),
-        "query",
-        "reference",
-        pl.col("language").fill_null(settings.language),
-        pl.lit(source_name(context.config)).alias("source"),
-    ).cast(polars_schema(SEED_COLUMNS))
-    counts = {"read": read.height, "dropped.blank": blank, "dropped.duplicate": read.height - blank - rows.height}
-    return ShardResult(frame, {key: value for key, value in counts.items() if value or key == "read"})
+    """Take a shard's rows out of the file of clean rows."""
+    start, size, counts = shard.spec
+    return ShardResult(pl.scan_parquet(clean_path(context), glob=False).slice(start, size).collect(), counts)
 
 
-def is_blank() -> pl.Expr:
-    """An expression that is true where a row has no query, or one of white space alone."""
-    return pl.col("query").is_null() | (pl.col("query").str.strip_chars() == "")
+def clean_path(context: SeedContext) -> Path:
+    """Return the file of the source's clean rows."""
+    return context.work / "clean.parquet"
 
 
-def clean(source: pl.DataFrame) -> pl.DataFrame:
-    """Strip the queries, drop blank ones and keep the first of equal ones.
+def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Counter[str]) -> Iterator[pl.DataFrame]:
+    """Yield the source's rows as seed rows: queries stripped, of equal ones the first, no blank and no over-long ones.
 
-    The added column `row` is the row's number in the source.
+    Args:
+        source: `query`, `reference` and `language` as text.
+        settings: the longest query and the language of rows without one.
+        name: value of the column `source`.
+        counts: rows read and dropped by reason are counted here.
     """
-    return (
-        source.with_row_index("row")
-        .filter(~is_blank())
-        .with_columns(pl.col("query").str.strip_chars())
-        .unique("query", keep="first", maintain_order=True)
-    )
+    known: set[str] = set()
+    with readable(settings.source):
+        for batch in source.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
+            stripped = batch.with_columns(pl.col("query").str.strip_chars().fill_null(""))
+            present = stripped.filter(pl.col("query") != "")
+            fitting = present.filter(pl.col("query").str.len_chars() <= settings.max_query_chars)
+            ids = [query_id(query) for query in fitting["query"]]
+            new = []
+            for identity in ids:
+                new.append(identity not in known)
+                known.add(identity)
+            rows = fitting.with_columns(pl.Series("query_id", ids, pl.String)).filter(pl.Series(new, dtype=pl.Boolean))
+            counts["read"] += batch.height
+            counts["dropped.blank"] += batch.height - present.height
+            counts["dropped.over-long"] += present.height - fitting.height
+            counts["dropped.duplicate"] += fitting.height - rows.height
+            language = pl.col("language").fill_null(settings.language)
+            yield rows.with_columns(language, pl.lit(name).alias("source")).select(polars_schema(SEED_COLUMNS).names())
 
 
 def source_name(config: GraceKTOSettings) -> str:
@@ -118,31 +157,31 @@ def source_path(source: str) -> Path | None:
     return None
 
 
-def read_source(context: SeedContext) -> pl.DataFrame:
-    """Read the source's mapped columns: query, reference and language; the last two are null where no column is mapped.
+def read_source(context: SeedContext) -> pl.LazyFrame:
+    """Scan the source's mapped columns, as text: query, reference and language.
+
+    The last two are null where no column is mapped. Nothing but the columns' names is read before the rows are asked
+    for.
 
     Raises:
-        UserError: for a source that is missing, unreadable or empty, lacks a mapped column, or has blank queries only.
+        UserError: for a source that is missing or unreadable, or lacks a mapped column.
     """
     settings = context.config.seed
     if "source" in context.inputs:
-        frame = context.inputs["source"].scan().collect()
+        frame = context.inputs["source"].scan()
     else:
-        frame = read_table(settings.source, settings.split)
+        frame = scan_table(settings.source, settings.split)
+    with readable(settings.source):
+        names = frame.collect_schema().names()
     mapping = settings.columns.model_dump(exclude_none=True)
-    missing = [f"{name} (for {role})" for role, name in mapping.items() if name not in frame.columns]
+    missing = [f"{name} (for {role})" for role, name in mapping.items() if name not in names]
     if missing:
         raise UserError(
-            f"seed source {settings.source}: no column {', '.join(missing)}; it has {', '.join(frame.columns)}; "
+            f"seed source {settings.source}: no column {', '.join(missing)}; it has {', '.join(names)}; "
             "set seed.columns"
         )
-    if frame.is_empty():
-        raise UserError(f"seed source {settings.source} is empty; at least one query is needed")
     absent = [pl.lit(None, pl.String).alias(role) for role in ("reference", "language") if role not in mapping]
-    mapped = frame.select(*(pl.col(name).cast(pl.String).alias(role) for role, name in mapping.items()), *absent)
-    if mapped.filter(~is_blank()).is_empty():
-        raise UserError(f"seed source {settings.source}: every query is blank; check seed.columns.query")
-    return mapped
+    return frame.select(*(pl.col(name).cast(pl.String).alias(role) for role, name in mapping.items()), *absent)
 
 
 def read_table(source: str, split: str) -> pl.DataFrame:
@@ -151,13 +190,34 @@ def read_table(source: str, split: str) -> pl.DataFrame:
     Raises:
         UserError: for a source that is missing or not readable.
     """
+    with readable(source):
+        return scan_table(source, split).collect()
+
+
+def scan_table(source: str, split: str) -> pl.LazyFrame:
+    """Scan a file, or a split of a dataset on the Hub, with its own columns.
+
+    Raises:
+        UserError: for a source that is missing.
+    """
     path = source_path(source)
     if path is not None:
-        try:
-            return READERS[path.suffix](path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"source {path} is not readable as {path.suffix}: {' '.join(str(error).split())}") from None
+        return READERS[path.suffix](path)
     from builders.hub.pull import load_split
 
     repo, _, revision = source.partition("@")
-    return load_split(repo, revision or None, split)
+    return load_split(repo, revision or None, split).lazy()
+
+
+@contextlib.contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Turn a fault met while reading the source into a message of one line.
+
+    Raises:
+        UserError: where the source is not readable.
+    """
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        kind = Path(source).suffix or "a dataset"
+        raise UserError(f"source {source} is not readable as {kind}: {' '.join(str(error).split())}") from None

@@ -14,6 +14,8 @@ from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
 from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 
+_MORE = "or as many as keep a large dataset to 2 000 shards"
+
 
 class ModelSettings(Section):
     """Models as `id[@revision]` on the Hub or in the store, a folder, or the name of a stage that makes one."""
@@ -47,9 +49,8 @@ class SeedSettings(Section):
     columns: SeedColumns = SeedColumns()
     language: str = Field("en", description="language code of rows without one")
     license: str = Field("other", description="licence of the source, for the cards")
-    shard_rows: Positive = Field(
-        10_000, description="rows per shard; with long references 10 000 stay well below 500 MB"
-    )
+    max_query_chars: Positive = Field(8000, description="longer requests are dropped")
+    shard_rows: Positive | None = Field(None, description=f"rows per shard; null: 10 000, {_MORE}")
 
 
 class GenerateSettings(Section):
@@ -64,7 +65,15 @@ class GenerateSettings(Section):
     max_new_tokens: Positive = 2048
     max_query_chars: Positive = Field(8000, description="longer queries are dropped")
     max_attempts: Positive = Field(10, description="prompts tried, as a multiple of the fewest that could do")
-    shard_queries: Positive = Field(32, description="queries per shard")
+    near_duplicate_threshold: Share | None = Field(
+        0.8, description="share of common word 3-grams from which a query counts as a repetition; null: equal ones only"
+    )
+    shard_queries: Positive | None = Field(None, description=f"queries per shard; null: 32, {_MORE}")
+
+
+# strict=False: YAML has lists, which a strict model would not accept as tuples.
+Tag = Annotated[str, Field(min_length=1)]
+Tags = Annotated[tuple[Tag, Tag], Field(strict=False)]
 
 
 class SampleSettings(Section):
@@ -77,7 +86,10 @@ class SampleSettings(Section):
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 0.9
     max_new_tokens: Positive = 8192
-    shard_queries: Positive = Field(8, description="queries per shard")
+    thinking_tags: Tags | None = Field(
+        ("<think>", "</think>"), description="a block between these before an answer is cut and counted; null: never"
+    )
+    shard_queries: Positive | None = Field(None, description=f"queries per shard; null: 8, {_MORE}")
 
 
 class RelevanceWeights(Section):

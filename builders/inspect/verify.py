@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from builders.core.pipeline import Pipeline, pipeline_named
 from builders.store.check import Finding, file_findings
-from builders.store.columns import Column
+from builders.store.columns import Column, fits
 from builders.store.files import inside
 from builders.store.manifest import FILE_NAME, Manifest
 from builders.store.store import Revision
@@ -126,12 +126,12 @@ def _check_columns(name: str, path: Path, columns: Iterable[Column]) -> Iterator
         if column not in contract:
             yield Finding(name, f"column {column}", "not in the contract", str(found[column]))
     for column, rule in contract.items():
-        if found.get(column) != rule.dtype:
+        if not fits(found.get(column), rule):
             yield Finding(name, f"column {column}", str(rule.dtype), str(found.get(column, "missing")))
             continue
         # A null where none may be; in float columns also NaN and infinity.
         bad = pl.lit(False) if rule.nullable else pl.col(column).is_null()
-        if rule.dtype.is_float():
+        if found[column].is_float():
             bad = bad | ~pl.col(column).is_finite().fill_null(True)
         elif rule.nullable:
             continue

@@ -1,10 +1,24 @@
 """Settings of the engines, by kind: how the model of one role (policy, teacher, judge, …) is run."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from builders.settings.base import EXECUTION, DType, Positive, Section
+
+
+def _scalars(values: dict[str, Any]) -> dict[str, Any]:
+    """Check that every value is a text, a number, a truth value or null.
+
+    Raises:
+        ValueError: naming the first variable with another value.
+    """
+    for name, value in values.items():
+        finite = math.isfinite(value) if isinstance(value, float) else isinstance(value, str | int | None)
+        if not finite:
+            raise ValueError(f"{name} is {value!r}; give a text, a number, true, false or null")
+    return values
 
 
 class LocalEngineSettings(Section):
@@ -15,6 +29,13 @@ class LocalEngineSettings(Section):
     batch_size: Annotated[Positive, EXECUTION] = Field(64, description="rows decoded at once")
     context_window: int | None = Field(None, ge=2, description="a smaller window than the model's; null: the model's")
     yarn_factor: float | None = Field(None, gt=1, description="stretch the window by YaRN; null: as configured")
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_scalars)] = Field(
+        {}, description="variables of the chat template, such as {enable_thinking: false}; the same in training"
+    )
+
+    def __hash__(self) -> int:
+        """Hash the values as JSON: a mapping has no hash of its own, and loaded engines are kept by their settings."""
+        return hash(self.model_dump_json())
 
 
 class TransformersEngineSettings(LocalEngineSettings):

@@ -5,25 +5,44 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from builders.settings.base import EXECUTION, Positive, Section
+from builders.settings.kto import Names
 
 
 class SFTSettings(Section):
     """Supervised fine-tuning on the seed documents in the tagged form; defaults are the paper's."""
 
+    method: Literal["full", "lora", "qlora"] = Field(
+        "full",
+        description="full: every weight; lora: an adapter; qlora: an adapter on 4-bit NF4 weights; "
+        "an adapter is saved merged into the base model as its checkpoint stores it, so the result is a whole model",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the documents, if steps is null")
     steps: Positive | None = Field(None, description="optimizer steps; null: as many as the epochs have")
-    batch_size: Positive = Field(8, description="rows per optimizer step")
+    batch_size: Positive = Field(8, description="rows per optimizer step, over all devices and accumulation steps")
     device_batch_size: Annotated[Positive | None, EXECUTION] = Field(
-        None, description="rows per forward pass; null: batch_size"
+        None, description="rows per forward pass on one device; null: batch_size shared among the processes"
     )
     learning_rate: float = Field(1e-6, gt=0, description="peak learning rate")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linear warm-up")
     prompt_loss_weight: float = Field(0.0, ge=0, le=1, description="weight of the prompt's tokens in the loss")
+    lora_rank: Positive = Field(64, description="rank of the adapter")
+    lora_alpha: Positive = Field(128, description="scale of the adapter, divided by its rank")
+    lora_targets: Names | Literal["all-linear"] = Field(
+        "all-linear",
+        description="names of the modules that get an adapter; all-linear: every linear layer but the head",
+    )
     max_length: Positive | None = Field(None, description="longest row in tokens; null: the model's window")
     gradient_checkpointing: Annotated[bool, EXECUTION] = Field(
         False, description="recompute activations to save memory"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16: mixed precision; auto: where possible"
+        "auto", description="bf16: mixed precision; auto: bf16 on a GPU that has it, else fp32"
     )
-    seed: int = Field(0, ge=0, description="seed of the row order; default random_seed")
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adafactor"] = Field(
+        "adamw_torch_fused", description="optimizer, by its transformers name"
+    )
+    deepspeed: Annotated[str | None, EXECUTION] = Field(
+        None, description="zero2, zero3, zero3-offload (optimizer in the CPU's memory) or a DeepSpeed file; null: none"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
+    seed: int = Field(0, ge=0, description="seed of the row order and of the adapter's start; default random_seed")

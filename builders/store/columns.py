@@ -63,8 +63,18 @@ def _kind(dtype: pl.DataType) -> str:
     return "nested" if dtype.is_nested() else str(dtype)  # inner types are checked when rows are written
 
 
+def fits(found: pl.DataType | None, column: Column) -> bool:
+    """Whether a type is exactly a column's; the type Null, every value null, is right where nulls may be.
+
+    pyarrow and pandas write a column that holds nothing but None with that type.
+    """
+    return found == column.dtype or (column.nullable and found == pl.Null)
+
+
 def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> None:
     """Check that a dataset has these columns with these types; integer and float widths are free.
+
+    A column of type Null, every value null, fits where the column is nullable.
 
     Args:
         found: the dataset's schema.
@@ -78,7 +88,7 @@ def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> N
     wrong = [
         f"{c.name} is {found[c.name]}, not {c.dtype}"
         for c in columns
-        if c.name in found and _kind(found[c.name]) != _kind(c.dtype)
+        if c.name in found and not fits(found[c.name], c) and _kind(found[c.name]) != _kind(c.dtype)
     ]
     if missing or wrong:
         faults = ([f"missing {', '.join(missing)}"] if missing else []) + wrong
@@ -93,17 +103,19 @@ def _listing(columns: Sequence[Column]) -> str:
 def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> None:
     """Check a frame before it is written: exact schema, no null where none is allowed, no NaN or infinity.
 
+    A nullable column may have the type Null.
+
     Raises:
         UserError: naming the column and the first offending row.
         TypeError: for another schema, which is a fault of the stage and not of the user.
     """
-    if frame.schema != polars_schema(columns):
+    if frame.columns != [c.name for c in columns] or not all(fits(frame.schema[c.name], c) for c in columns):
         raise TypeError(f"{what}: columns {frame.schema} are not the contract's {polars_schema(columns)}")
     for column in columns:
         values = frame[column.name]
         if not column.nullable and values.null_count():
             raise UserError(f"{what}: {column.name} is null in {_row_name(frame, values.is_null())}, a value is needed")
-        if column.dtype.is_float() and not values.drop_nulls().is_finite().all():
+        if values.dtype.is_float() and not values.drop_nulls().is_finite().all():
             # Null is not a fault here: whether it may occur was checked above.
             bad = ~values.is_finite().fill_null(True)
             value = values.filter(bad)[0]

@@ -93,24 +93,35 @@ class Revision:
         return files
 
     def scan(self) -> pl.LazyFrame:
-        """Return all rows as a lazy frame."""
-        return pl.scan_parquet(self.data_files(), glob=False)  # glob=False: a name may hold [ or *
+        """Return all rows as a lazy frame.
+
+        Raises:
+            UserError: as `schema`.
+        """
+        files = self.data_files()
+        # polars takes the first file's types for all: a column that is all null there may have values in another file.
+        schema = self.schema() if pl.Null in _file_schema(files[0]).values() else None
+        return pl.scan_parquet(files, glob=False, schema=schema)  # glob=False: a name may hold [ or *
 
     def schema(self) -> pl.Schema:
-        """Return the columns, which all files share.
+        """Return the columns, which all files share; type Null, all values null, yields to another file's type.
 
         Raises:
             UserError: for a file that is not readable as Parquet, and for files whose columns differ.
         """
         files = self.data_files()
-        first = _file_schema(files[0])
+        found = _file_schema(files[0])
         for file in files[1:]:
-            if (other := _file_schema(file)) != first:
-                differ = sorted({name for name, _ in set(first.items()) ^ set(other.items())})
+            other = _file_schema(file)
+            differ = sorted(
+                name for name in found.keys() | other.keys() if not _agree(found.get(name), other.get(name))
+            )
+            if differ:
                 raise UserError(
                     f"{self}: {file.name} and {files[0].name} differ in {', '.join(differ)}; make them alike"
                 )
-        return pl.Schema(first)
+            found |= {name: dtype for name, dtype in other.items() if dtype != pl.Null}
+        return pl.Schema(found)
 
     @property
     def digest(self) -> str:
@@ -119,6 +130,11 @@ class Revision:
             return self.manifest.digest
         root = self.path if self.path.is_dir() else self.path.parent
         return content_digest(describe_files(root, self.data_files()))
+
+
+def _agree(a: pl.DataType | None, b: pl.DataType | None) -> bool:
+    """Whether the types of a column in two files agree: they are equal, or Null in one file; None is no column."""
+    return a == b or (a is not None and b is not None and pl.Null in (a, b))
 
 
 def _file_schema(file: Path) -> dict[str, pl.DataType]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.extraction import TAGS, Extraction, extract
+from scorers.extraction import TAGS, Extraction, cut_thinking, extract
 
 GOOD = "<summary>S</summary>\n<outline>O</outline>\n<answer>D</answer>"
 
@@ -98,3 +98,36 @@ def test_a_megabyte_of_fragments_inside_a_part_is_text(unit: str) -> None:
     extraction = extract(GOOD.replace("D", document))
     assert extraction is not None
     assert extraction.document == document.strip()
+
+
+THINK = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "expected"),
+    [
+        ("<think>a</think>b", False, ("b", "cut")),
+        ("\n<think>\na <summary>\n</think>\n\nb", False, ("b", "cut")),
+        ("<think></think>", False, ("", "cut")),
+        ("a</think> b", False, ("b", "cut")),  # the prompt ended with the opening tag
+        ("a</think> b", True, ("b", "cut")),
+        ("a <think> c</think> b", True, ("b", "cut")),
+        ("<think>a</think>b</think>c", False, ("b</think>c", "cut")),
+        ("<think>a", False, ("", "unclosed")),
+        ("a", True, ("", "unclosed")),
+        ("", True, ("", "unclosed")),
+        ("a", False, ("a", "none")),
+        ("", False, ("", "none")),
+        (" a ", False, (" a ", "none")),
+        ("On <think> tags.", False, ("On <think> tags.", "none")),
+        ("On <think> and </think> tags.", False, ("On <think> and </think> tags.", "none")),
+        ("<thinking>a</thinking>b", False, ("<thinking>a</thinking>b", "none")),
+    ],
+)
+def test_a_thinking_block_is_cut(text: str, opened: bool, expected: tuple[str, str]) -> None:
+    assert cut_thinking(text, THINK, opened=opened) == expected
+
+
+@given(st.text(), st.text(alphabet=" \n").flatmap(lambda space: st.just(space)))
+def test_what_follows_a_block_comes_back(answer: str, space: str) -> None:
+    assert cut_thinking(f"{space}[T]plan[/T]{space}{answer}", ("[T]", "[/T]")) == (answer.lstrip(), "cut")

@@ -1,6 +1,7 @@
 """Perplexity against a plain loop over transformers, inside and beyond the window."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ def scorer(causal_lm_dir: Path) -> Perplexity:
     return Perplexity(causal_lm_dir)
 
 
-def plain_perplexity(folder: Path, text: str, window: int) -> Any:
-    """One text, one window, one token at a time from the whole model's own logits; comparable within rounding."""
+def plain_perplexity(folder: Path, text: str, window: int, prefix: Sequence[int] = ()) -> Any:
+    """One text, one window, one token at a time from the whole model's own logits; comparable within rounding.
+
+    Every window begins with `prefix` and holds `window` tokens with it; attention is transformers' plain Python.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    window -= len(prefix)
     ids = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
     if len(ids) < 2:
         return None
@@ -37,7 +43,8 @@ def plain_perplexity(folder: Path, text: str, window: int) -> Any:
     while len(nll) < len(ids) - 1:
         piece = ids[start : start + window]
         with torch.no_grad():
-            log_probs = model(torch.tensor([piece])).logits[0].double().log_softmax(-1)
+            logits = model(torch.tensor([[*prefix, *piece]])).logits[0, len(prefix) :]
+        log_probs = logits.double().log_softmax(-1)
         for position in range(1, len(piece)):
             nll.setdefault(start + position, -float(log_probs[position - 1, piece[position]]))
         start += window // 2
@@ -73,19 +80,48 @@ def test_texts_too_short_are_not_scored(scorer: Perplexity) -> None:
     assert scored is not None
 
 
-def test_no_special_tokens(tmp_path: Path) -> None:
+def add_by_itself(folder: Path, single: str) -> None:
+    """Let a folder's tokenizer put special tokens around every text, as Llama's and Gemma's do."""
     from tokenizers import processors
     from transformers import AutoTokenizer
 
-    folder = make_causal_lm(tmp_path)
-    plain = Perplexity(folder).score([SENTENCE])
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    specials = [("<|endoftext|>", 0), ("<|im_start|>", 1), ("<|im_end|>", 2)]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A", pair="$A $B", special_tokens=[("<|im_start|>", 1)]
+        single=single, pair="$A $B", special_tokens=specials
     )
     tokenizer.save_pretrained(folder)
-    assert len(AutoTokenizer.from_pretrained(folder)("")["input_ids"]) == 1
-    assert Perplexity(folder).score([SENTENCE]) == plain
+
+
+@pytest.mark.parametrize(
+    ("single", "prefix"), [("<|im_start|> $A", [1]), ("<|endoftext|> <|im_start|> $A <|im_end|>", [0, 1])]
+)
+@pytest.mark.parametrize("window", [None, 33, 5])
+def test_what_the_tokenizer_puts_before_a_text_is_read_in_every_window(
+    tmp_path: Path, single: str, prefix: list[int], window: int | None
+) -> None:
+    folder = make_causal_lm(tmp_path)
+    texts = TEXTS if window is None or window > 5 else TEXTS[:3]
+    without = Perplexity(folder, window=window).score(texts)
+    add_by_itself(folder, single)
+    got = Perplexity(folder, window=window).score(texts)
+    assert got == [plain_perplexity(folder, text, window or 512, prefix) for text in texts]
+    assert got[1] != pytest.approx(without[1], rel=1e-3)
+
+
+def test_special_tokens_after_a_text_are_not_read(tmp_path: Path) -> None:
+    folder = make_causal_lm(tmp_path)
+    plain = Perplexity(folder).score(TEXTS)
+    add_by_itself(folder, "$A <|im_end|>")
+    assert Perplexity(folder).score(TEXTS) == plain
+
+
+def test_the_window_has_room_for_what_stands_before_a_text(tmp_path: Path) -> None:
+    folder = make_causal_lm(tmp_path)
+    add_by_itself(folder, "<|im_start|> $A")
+    assert Perplexity(folder, window=3).score(["ab"]) == [plain_perplexity(folder, "ab", 3, [1])]
+    with pytest.raises(UserError, match=r"perplexity window is 2 tokens; model .* allows 3 to 512: change the window"):
+        Perplexity(folder, window=2)
 
 
 @given(
@@ -138,7 +174,8 @@ def save_model(kind: str, folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("Gemma2", {"final_logit_softcapping": 5.0, "sliding_window": 64}),
+        # The weights of `save_model` are large, so that scores reach the cap.
+        ("Gemma2", {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 2.0, "sliding_window": 64}),
         ("Llama", {"tie_word_embeddings": False}),
         ("Mistral", {"sliding_window": 32}),
     ],
@@ -159,6 +196,26 @@ def test_gpt2(tmp_path: Path) -> None:
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     got = Perplexity(tmp_path).score(TEXTS[:5])
     assert got == [plain_perplexity(tmp_path, text, 128) for text in TEXTS[:5]]
+
+
+def save_stateful(kind: str, folder: Path, **changes: object) -> Path:
+    """Save a random model whose configuration states no window."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    make_tokenizer(folder)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=512, hidden_size=32, num_hidden_layers=2, **changes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_recurrent_model_needs_a_window(tmp_path: Path) -> None:
+    folder = save_stateful("mamba", tmp_path, state_size=4)
+    with pytest.raises(UserError, match=r"\(mamba\) states no max_position_embeddings; set its window, in tokens \(sc"):
+        Perplexity(folder)
+    got = Perplexity(folder, window=64).score(TEXTS[:4])
+    assert got == [plain_perplexity(folder, text, 64) for text in TEXTS[:4]]
 
 
 def test_longrope_is_scored_one_text_at_a_time(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def add_dataset(
     configuration = {"calibrate": {"coefficients": RankCoefficients().model_dump(), "binary": False}}
     fields = {
         "stage": stage_name,
+        "stage_version": stage.version,
         "repo": repo or f"local/demo-{stage.suffix}",
         "round": round_,
         "configuration": configuration if stage_name == "calibrate" else {},

@@ -30,6 +30,7 @@ from builders.engines import Completion, SamplingSettings
 from builders.grace_kto import roles
 from builders.grace_kto.loading import load_scorers
 from builders.grace_kto.messages import system_prompt
+from builders.grace_kto.sample import begins_in_block, read_response
 from builders.grace_kto.score import score_documents
 from builders.grace_kto.seed import read_table
 from builders.grace_kto.settings import GraceKTOSettings
@@ -40,7 +41,6 @@ from builders.store.files import write_text
 from builders.store.manifest import fingerprint_of, read_manifest
 from builders.store.store import Store, round_tag
 from scorers.errors import UserError
-from scorers.extraction import extract
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
 from training.grace_kto.table import Evaluation, cautions, cells, draw, markdown_table, rank_policies, verdict
@@ -242,8 +242,9 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
         UserError: a metric is NaN or infinite.
     """
     config = context.config
-    completions = answer_queries(config, policy, queries)
-    parts = [extract(completion.text) for completion in completions]
+    completions, opened = answer_queries(config, policy, queries)
+    tags = config.sample.thinking_tags
+    parts = [read_response(completion.text, tags, opened=opened)[1] for completion in completions]
     matched = [(query, part) for query, part in zip(queries, parts, strict=True) if part is not None]
     scores = score_documents(
         [query for query, _ in matched],
@@ -268,24 +269,26 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
     )
 
 
-def answer_queries(config: GraceKTOSettings, policy: LocalModel, queries: list[str]) -> list[Completion]:
+def answer_queries(config: GraceKTOSettings, policy: LocalModel, queries: list[str]) -> tuple[list[Completion], bool]:
     """Sample one answer per query, with the temperature and top-p of `evaluate`.
 
     Each draw is seeded with its query, so that an answer does not depend on the other queries.
 
     Returns:
-        One completion per query, in order.
+        One completion per query, in order, and whether each begins inside a thinking block that the template opens.
     """
     settings = config.evaluate
     engine = load_engine_for(config.engines.policy, policy)
+    messages = [chat(query, system=system_prompt(config)) for query in queries]
     try:
-        return engine.generate(
-            [chat(query, system=system_prompt(config)) for query in queries],
+        completions = engine.generate(
+            messages,
             [derive_seed(config.random_seed, "evaluate", query_id(query)) for query in queries],
             SamplingSettings(
                 max_new_tokens=config.sample.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
             ),
         )
+        return completions, begins_in_block(engine, messages, config)
     finally:
         # Only one policy is in memory at a time; the scorers need the room.
         engine.close()

@@ -61,6 +61,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         extra_conversations=[] if more is None else more.scan().collect().to_dicts(),
         settings=context.config.sft,
         system_prompt=system_prompt(context.config),
+        template_kwargs=context.config.engines.policy.chat_template_kwargs,
     )
     # Seconds differ from run to run; a manifest must not.
     results = {name: value for name, value in metrics.items() if name != "seconds"}
@@ -75,7 +76,7 @@ SFT = Stage(
     parents=("seed",),
     also=exercises,
     roles={"base": roles.base},
-    sections=("sft", "threads"),
+    sections=("sft", "engines.policy.chat_template_kwargs", "threads"),
     per_round=False,
     prompts=prompts,
     bytes_depend_on=processor,

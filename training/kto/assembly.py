@@ -22,8 +22,10 @@ from builders.core.console import progress_bar
 from builders.settings.kto import TrainSettings
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
+from training.attention import trainable_attention
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
+from training.memory import deepspeed_file
 from training.precision import deepspeed_arguments, precision_arguments
 
 # Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
@@ -132,15 +134,15 @@ def build_trainer(
         logging.disable_progress_bar()
     precision = precision_arguments(settings.precision)
     adapter = models.policy if (Path(models.policy) / ADAPTER_CONFIG).is_file() else None
-    arguments = _arguments(settings, plan, precision)
-    arguments.initial_adapter = adapter
-    arguments.reference_model = models.reference
     peft_config = None if settings.method == "full" else _lora(settings, adapter)
     # With an adapter the trainer is given the base model and a new adapter of the same shape; `initial_adapter` fills
     # in its weights before the reference is computed.
     base = models.policy
     if adapter is not None and peft_config is not None:
         base = models.base or peft_config.base_model_name_or_path
+    arguments = _arguments(settings, plan, precision, trainable_attention(base, settings.attention))
+    arguments.initial_adapter = adapter
+    arguments.reference_model = models.reference
     trainer = RoundTrainer(
         base,
         arguments,
@@ -155,7 +157,9 @@ def build_trainer(
     return trainer
 
 
-def _arguments(settings: TrainSettings, plan: RoundPlan, precision: Mapping[str, bool]) -> GraceKTOConfig:
+def _arguments(
+    settings: TrainSettings, plan: RoundPlan, precision: Mapping[str, bool], attention: str
+) -> GraceKTOConfig:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     # Rows that all processes read in one forward pass; accumulation makes up the rest of the optimizer batch.
     per_pass = settings.device_batch_size * world
@@ -189,13 +193,13 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, precision: Mapping[str,
         gradient_checkpointing=settings.gradient_checkpointing,
         # TRL switches off the adapter's dropout too, so only where none is asked for; the model's own is always off.
         disable_dropout=settings.lora_dropout == 0,
-        **deepspeed_arguments(_deepspeed_file(settings), precision, settings.method != "full"),
+        **deepspeed_arguments(deepspeed_file("train", settings.deepspeed), precision, settings.method != "full"),
         optim=settings.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         ddp_find_unused_parameters=False,
         seed=settings.seed,
-        model_init_kwargs={"dtype": dtype, "attn_implementation": settings.attention},
+        model_init_kwargs={"dtype": dtype, "attn_implementation": attention},
         save_strategy="steps",
         # The last step is always saved; a period as long as the schedule adds no other checkpoint.
         save_steps=settings.save_steps or plan.schedule_steps,
@@ -204,12 +208,6 @@ def _arguments(settings: TrainSettings, plan: RoundPlan, precision: Mapping[str,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _deepspeed_file(settings: TrainSettings) -> Path | None:
-    if settings.deepspeed == "zero2":
-        return Path(__file__).with_name("zero2.json")
-    return None if settings.deepspeed is None else Path(settings.deepspeed)
 
 
 def _nf4(bf16: bool) -> BitsAndBytesConfig:

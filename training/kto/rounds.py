@@ -22,6 +22,7 @@ from builders.store.manifest import FILE_NAME, content_digest, describe_files, f
 from scorers.errors import UserError
 from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
 from training.kto.data import count_rows, one_sided, values_of
+from training.memory import require_memory
 
 # The round's results and the fingerprint of its inputs, beside the trained weights.
 RECORD = "training.json"
@@ -86,6 +87,8 @@ def train_round(
     )
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
+    # It reads configurations alone, and comes before checkpoints of other settings are removed.
+    require_memory("train", settings, base_model or policy, reference_model)
     first, last = (round - 1) * steps, round * steps
     # The launcher sets RANK; of several processes the first one removes useless checkpoints.
     resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")

@@ -7,18 +7,28 @@ References are trained on as they are, also those that break the tagged form.
      "completion": [{"role": "assistant", "content": "<summary>This report treats …</answer>"}]}
 """
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from builders.core.prompting import answer, chat
 from builders.engines import Message
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
+from training.attention import trainable_attention
+from training.chat import tokenize as tokenize_chats
+from training.memory import deepspeed_file, require_memory, zero_of
+from training.precision import precision_arguments
 
 Conversation = Mapping[str, list[Message]]  # {"prompt": messages, "completion": messages}
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
+ADAPTER = "adapter"  # folder of a trained adapter until it is merged
 
 
 def run_sft(
@@ -29,8 +39,13 @@ def run_sft(
     extra_conversations: Sequence[Conversation] = (),
     settings: SFTSettings,
     system_prompt: str | None = None,
+    template_kwargs: Mapping[str, Any] = NO_VARIABLES,
 ) -> dict[str, float]:
-    """Fine-tune all parameters of a model and save model and tokenizer to a folder, which appears whole or not at all.
+    """Fine-tune a model and save model and tokenizer to a folder, which appears whole or not at all.
+
+    The result is always a whole model: an adapter (`method` lora or qlora) is merged into the base model as its
+    checkpoint stores it, never into 4-bit weights. Under torchrun all processes call this function; the first one alone
+    writes, and the others return before the folder is there.
 
     Args:
         base: model folder, or a model id of the Hub.
@@ -39,41 +54,74 @@ def run_sft(
         extra_conversations: further rows, as messages `prompt` and `completion`.
         settings: see `SFTSettings`.
         system_prompt: text of the system message before each query of `documents`; None for none.
+        template_kwargs: variables of the chat template; the same as in sampling.
 
     Returns:
         Final metrics: `loss` (mean over the last tenth of the steps) and `train_loss` (over all) in nats per token,
         `steps`, `rows`, `truncated` (rows cut at `max_length`), `tokens` (of all rows), `seconds`.
 
     Raises:
-        UserError: there are no rows; a prompt leaves no room for an answer; a loss is not finite.
+        UserError: the memory cannot hold weights and optimizer; the batch cannot be shared by the processes; there are
+            no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    device_batch, accumulation = _batches(settings)
+    attention = trainable_attention(base, settings.attention)
+    require_memory("sft", settings, base)
+    _require_shardable(settings)
+
+    from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    # float32 weights, since all of them are trained: bfloat16 would round away updates as small as the learning rate.
-    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, dtype="float32")
-    window = settings.max_length or model.config.max_position_embeddings
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()
+    window = settings.max_length or getattr(config, "max_position_embeddings", None) or sys.maxsize
     conversations = [*_conversations(documents, system_prompt), *extra_conversations]
-    rows, truncated = tokenize(tokenizer, conversations, window)
-    # Beside the output, so that the final rename stays on one file system.
-    working = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    trainer = _trainer(model, tokenizer, rows, settings, working)
+    rows, truncated = tokenize(tokenizer, conversations, window, template_kwargs)
+    # Beside the output, so that the final rename stays on one file system; the same for all processes.
+    working = output.with_name(f".{output.name}.part")
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        shutil.rmtree(working, ignore_errors=True)  # what a killed run left
     try:
-        result = trainer.train()
-        _save(trainer, tokenizer, working, output)
+        arguments = _arguments(settings, working, device_batch, accumulation)
+        metrics = _train(base, tokenizer, rows, settings, attention, arguments)
+        if first:
+            _finish(base, tokenizer, settings, working, output)
     finally:
-        shutil.rmtree(working, ignore_errors=True)  # exists only after a failure
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tail = losses[-max(1, len(losses) // 10) :]
-    return {
-        "loss": sum(tail) / len(tail),
-        "train_loss": float(result.training_loss),
-        "steps": trainer.state.global_step,
-        "rows": len(rows),
-        "truncated": truncated,
-        "tokens": sum(len(row["input_ids"]) for row in rows),
-        "seconds": float(result.metrics["train_runtime"]),
-    }
+        if first:
+            shutil.rmtree(working, ignore_errors=True)  # exists only after a failure
+    counts = {"rows": len(rows), "truncated": truncated, "tokens": sum(row["length"] for row in rows)}
+    return metrics | counts
+
+
+def _batches(settings: SFTSettings) -> tuple[int, int]:
+    """Rows per forward pass of one process, and forward passes per optimizer step.
+
+    Raises:
+        UserError: they do not make up the optimizer batch.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    device_batch = settings.device_batch_size or max(1, settings.batch_size // processes)
+    if settings.batch_size % (device_batch * processes):
+        parts = [] if settings.device_batch_size is None else [f"sft.device_batch_size {device_batch}"]
+        parts += [] if processes == 1 else [f"{processes} processes"]
+        raise UserError(
+            f"sft.batch_size {settings.batch_size} is not a multiple of {' times '.join(parts)}; change one of them"
+        )
+    return device_batch, settings.batch_size // (device_batch * processes)
+
+
+def _require_shardable(settings: SFTSettings) -> None:
+    """Refuse what DeepSpeed cannot do: without its package anything, and shard 4-bit weights."""
+    if settings.deepspeed is not None and find_spec("deepspeed") is None:
+        raise UserError(
+            f"sft.deepspeed {settings.deepspeed} needs the package deepspeed, which is not installed; install the "
+            "extra that brings it: pip install 'grace-data[deepspeed]'"
+        )
+    if settings.method == "qlora" and zero_of("sft", settings.deepspeed).stage == 3:
+        raise UserError(
+            f"sft.deepspeed {settings.deepspeed} shards the weights (stage 3), which sft.method=qlora cannot have; "
+            "use sft.deepspeed=zero2, or sft.method=lora"
+        )
 
 
 def _conversations(documents: Sequence[Mapping[str, str | None]], system_prompt: str | None) -> list[Conversation]:
@@ -86,36 +134,34 @@ def _conversations(documents: Sequence[Mapping[str, str | None]], system_prompt:
     return rows
 
 
-def tokenize(tokenizer: Any, conversations: Sequence[Conversation], window: int) -> tuple[list[dict[str, Any]], int]:
-    """Tokenize conversations with the model's chat template.
+def tokenize(
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    window: int,
+    template_kwargs: Mapping[str, Any] = NO_VARIABLES,
+) -> tuple[list[dict[str, Any]], int]:
+    """Tokenize conversations with the model's chat template, as `training.chat` does for KTO too.
 
     Args:
         tokenizer: a tokenizer with a chat template.
         conversations: messages `prompt` and `completion`.
         window: longest row in tokens; longer answers are cut.
+        template_kwargs: variables of the chat template; the same as in sampling.
 
     Returns:
         Rows of `input_ids`, `prompt_length` and `length` (in tokens), and the number of rows that were cut.
 
     Raises:
-        UserError: there is no conversation, the chat template rewrites the prompt, or a prompt fills the window.
+        UserError: there is no conversation, the chat template rewrites one, or a prompt fills the window.
     """
     if not conversations:
         raise UserError("SFT has no rows: no document has a reference; map a column to `seed.columns.reference`")
-    prompts, answers = [], []
-    for conversation in conversations:
-        messages = [*conversation["prompt"], *conversation["completion"]]
-        prompt = tokenizer.apply_chat_template(conversation["prompt"], add_generation_prompt=True, tokenize=False)
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-        # Some templates render a turn differently once another one follows, so prompt and answer cannot be told apart.
-        if not text.startswith(prompt):
-            raise UserError(f"the chat template of {tokenizer.name_or_path} rewrites the prompt once it is answered")
-        prompts.append(prompt)
-        answers.append(text[len(prompt) :])
-    # Prompt and answer are tokenized apart, so that no token spans the boundary, as in generation. The special tokens
-    # are already in the template's text.
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    prompt_ids, answer_ids = tokenize_chats(
+        tokenizer,
+        [conversation["prompt"] for conversation in conversations],
+        [conversation["completion"] for conversation in conversations],
+        template_kwargs,
+    )
     rows, truncated = [], 0
     for number, (prompt, reply) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         if len(prompt) >= window:
@@ -129,54 +175,83 @@ def tokenize(tokenizer: Any, conversations: Sequence[Conversation], window: int)
     return rows, truncated
 
 
-def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: SFTSettings, working: Path) -> Any:
+def _train(
+    base: Path | str,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    settings: SFTSettings,
+    attention: str,
+    arguments: Any,
+) -> dict[str, float]:
+    """Train, and save the model to the arguments' folder or its adapter below; all processes call this function.
+
+    On return nothing holds the model any more, so that its memory can serve the merge of an adapter.
+    """
+    from training.sft.model import load_model
+
+    model = load_model(base, settings, attention, arguments)
+    trainer = _trainer(model, tokenizer, rows, settings, arguments)
+    del model
+    result = trainer.train()
+    # All processes take part, since with ZeRO-3 each has a part of the weights; the first one writes.
+    folder = Path(arguments.output_dir)
+    trainer.save_model(str(folder if settings.method == "full" else folder / ADAPTER))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "loss": sum(tail) / len(tail),
+        "train_loss": float(result.training_loss),
+        "steps": trainer.state.global_step,
+        "seconds": float(result.metrics["train_runtime"]),
+    }
+
+
+def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: SFTSettings, arguments: Any) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    from training.sft.model import adapter_config, widen_adapter
     from training.sft.trainer import StepWatch, WeightedCollator, WeightedSFTTrainer
 
     trainer = WeightedSFTTrainer(
         model=model,
-        args=_arguments(settings, working),
-        data_collator=WeightedCollator(tokenizer.pad_token_id, settings.prompt_loss_weight),
+        args=arguments,
+        # Padding has no weight, so any id will do where the tokenizer has none for it.
+        data_collator=WeightedCollator(tokenizer.pad_token_id or 0, settings.prompt_loss_weight),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
+        peft_config=adapter_config(settings),
         callbacks=[StepWatch()],
     )
+    if settings.method == "qlora":
+        widen_adapter(trainer.model)
     trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to `--json`
     return trainer
 
 
-def _arguments(settings: SFTSettings, working: Path) -> Any:
+def _arguments(settings: SFTSettings, working: Path, device_batch: int, accumulation: int) -> Any:
     import torch
     from trl import SFTConfig
 
-    # Mixed precision: the weights stay float32.
-    gpu_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    device_batch = settings.device_batch_size or settings.batch_size
-    if settings.batch_size % device_batch:
-        raise UserError(
-            f"sft.batch_size {settings.batch_size} is not a multiple of sft.device_batch_size {device_batch}"
-        )
     return SFTConfig(
         output_dir=str(working),
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
         per_device_train_batch_size=device_batch,
-        gradient_accumulation_steps=settings.batch_size // device_batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=settings.learning_rate,
         # Below 1 transformers reads the number as a share of the steps.
         warmup_steps=settings.warmup_ratio,
         lr_scheduler_type="cosine",
+        optim=settings.optimizer,
         # Rows are tokenized and cut already; TRL must neither cut nor prepare them again.
         max_length=None,
         gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and gpu_bf16),
+        **precision_arguments(settings.precision),
+        deepspeed=deepspeed_file("sft", settings.deepspeed),
+        ddp_find_unused_parameters=False,
         seed=settings.seed,
         data_seed=settings.seed,
-        # Rows of like length share a batch: less padding.
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -189,8 +264,14 @@ def _arguments(settings: SFTSettings, working: Path) -> Any:
     )
 
 
-def _save(trainer: Any, tokenizer: Any, working: Path, output: Path) -> None:
-    trainer.save_model(str(working))
+def _finish(base: Path | str, tokenizer: Any, settings: SFTSettings, working: Path, output: Path) -> None:
+    """Make a whole model of what was saved, and rename its folder."""
+    if settings.method != "full":
+        from training.sft.model import merge
+
+        gc.collect()  # the trainer, which has references to itself, and with it the trained model
+        merge(base, working / ADAPTER, working)
+        shutil.rmtree(working / ADAPTER)
     tokenizer.save_pretrained(working)
     # A pickle of the arguments, with local paths in it.
     (working / "training_args.bin").unlink(missing_ok=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch  # noqa: TID253
+from peft import PeftModel  # noqa: TID253
 from torch.nn.utils.rnn import pad_sequence  # noqa: TID253
 from tqdm import tqdm
 from transformers import TrainerCallback  # noqa: TID253
+from transformers.trainer_pt_utils import LengthGroupedSampler  # noqa: TID253
 from trl import SFTTrainer  # noqa: TID253
 
 from builders.core.console import progress_bar
@@ -18,6 +20,8 @@ from scorers.errors import UserError
 
 # Largest number of logits (batch positions × vocabulary) that are held in memory at once: 64 MiB in float32.
 DIRECT_LOGITS = 2**24
+# What TRL's head does to logits where a configuration has one of these; `_direct_loss` does none of it.
+SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,42 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     Both sums run over all device batches and processes. With a prompt loss weight of 0 this is TRL's own loss. TRL's
     entropy and accuracy metrics are not computed.
+
+    The number of processes changes nothing but rounding: an optimizer step has the rows that it has in one process.
     """
+
+    def _send_telemetry(self) -> None:
+        """Send nothing; TRL would report the trainer, the model's architecture and the hardware."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        """Draw rows of like length together, in groups of whole optimizer batches.
+
+        transformers would group the rows of one process's share, and so order them by the number of processes.
+        """
+        # Every process draws the order from torch's generator, which dropout moves on differently in each.
+        self.accelerator.rng_types = ["torch"]
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler(rows, lengths=list(self.train_dataset["length"]))
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """The sum of the weights of the tokens that one optimizer step predicts.
 
         transformers hands it to `compute_loss`. The first token of a row is not predicted.
         """
+        self._leave_out_repeats(batch_samples)
         total = torch.stack([batch["loss_weights"][:, 1:].sum() for batch in batch_samples]).sum().to(device)
         return self.accelerator.gather(total).sum() if self.args.average_tokens_across_devices else total
+
+    def _leave_out_repeats(self, batch_samples: list[dict[str, Any]]) -> None:
+        """Give weight 0 to the rows that accelerate repeats, so that every process has a full last batch of an epoch.
+
+        In that batch, counted over the processes, the first `remainder` rows are the epoch's last.
+        """
+        state = self.accelerator.gradient_state
+        if state.end_of_dataloader and state.remainder > 0:
+            weights = batch_samples[-1]["loss_weights"]  # (B, T)
+            before = self.accelerator.process_index * self.args.train_batch_size
+            weights[max(0, state.remainder - before) :] = 0
 
     def compute_loss(
         self,
@@ -123,9 +154,9 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """
         weights = inputs.pop("loss_weights")[:, 1:]  # (B, T-1)
         # A wrapped model (DDP, DeepSpeed) must be called as a whole, else its gradients are not synchronised.
-        small = weights.numel() * model.config.vocab_size <= DIRECT_LOGITS if model is self.model else False
-        if small and weights.device.type == "cpu" and not return_outputs:
-            summed, outputs = _direct_loss(model, inputs, weights), None
+        if model is self.model and not return_outputs and self._is_small(model, weights):
+            causal = model.get_base_model() if isinstance(model, PeftModel) else model
+            summed, outputs = _direct_loss(causal, inputs, weights), None
         else:
             outputs = model(**inputs, use_cache=False, fused_lm_head=True)
             summed = -(outputs.log_probs * weights).sum()
@@ -135,6 +166,16 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             # Gradients are averaged over processes, but the loss is the processes' sum.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _is_small(self, model: Any, weights: torch.Tensor) -> bool:
+        """Whether `_direct_loss` fits a device batch: on a CPU in float32, few logits, and logits as the head has them.
+
+        It calls the model's parts, which `bf16` would leave in float32.
+        """
+        config = model.config.get_text_config()
+        plain = all(getattr(config, name, None) is None for name in SCALES)
+        few = weights.numel() * config.vocab_size <= DIRECT_LOGITS
+        return plain and few and weights.device.type == "cpu" and not self.args.bf16
 
 
 def _direct_loss(model: Any, inputs: dict[str, Any], weights: torch.Tensor) -> torch.Tensor:

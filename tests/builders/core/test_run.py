@@ -257,7 +257,10 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("pyarrow.parquet.write_table", full)
     with pytest.raises(OSError, match="No space left"):
         build(config, "seed")
-    assert not list((tmp_path / "store").rglob("*.partial")) and not list((tmp_path / "store").rglob("*.parquet"))
+    store = tmp_path / "store"
+    assert (
+        not list(store.rglob("*.partial")) and not list(store.rglob("shard-*")) and not list(store.glob("datasets--*"))
+    )
 
 
 @pytest.mark.parametrize("recorded", [{"system.zh": "Schreibe."}, {}])

@@ -368,13 +368,3 @@ def test_missing_model_and_adapter_are_named(causal_lm_dir: Path, tmp_path: Path
         load_engine("transformers", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"^adapter .*: no adapter_config.json found"):
         load_engine("transformers", str(causal_lm_dir), adapter=str(tmp_path))
-
-
-def test_recurrent_models_are_refused() -> None:
-    from transformers import AutoConfig
-
-    from builders.engines.forward import check_attention_only
-
-    config = AutoConfig.for_model("qwen3_next", num_hidden_layers=4)
-    with pytest.raises(UserError, match=r"^model m: found linear_attention, the engine transformers takes decoders"):
-        check_attention_only(config, "m")

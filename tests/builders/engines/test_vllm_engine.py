@@ -32,6 +32,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vllm-model")
     make_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template += "{{ opening }}"  # empty where it is not given
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
@@ -158,13 +160,14 @@ def test_no_prompts_give_no_completions(answers: dict[str, list[Completion]]) ->
     assert answers["none"] == []
 
 
-def test_adapter_equals_the_transformers_engine(
+def test_adapter_and_template_variables_equal_the_transformers_engine(
     answers: dict[str, list[Completion]], model_dir: Path, adapter_dir: Path
 ) -> None:
-    engine = load_engine("vllm", str(model_dir), adapter=str(adapter_dir), device="cpu")
+    options: dict[str, Any] = {"adapter": str(adapter_dir), "chat_template_kwargs": {"opening": "So "}}
+    engine = load_engine("vllm", str(model_dir), device="cpu", **options)
     adapted = engine.generate(PROMPTS, SEEDS, GREEDY)
     engine.close()
-    expected = load_engine("transformers", str(model_dir), adapter=str(adapter_dir)).generate(PROMPTS, SEEDS, GREEDY)
+    expected = load_engine("transformers", str(model_dir), **options).generate(PROMPTS, SEEDS, GREEDY)
     assert all_ids(adapted) == all_ids(expected) != all_ids(answers["greedy"])
     assert [a.logprob for a in adapted] == pytest.approx([b.logprob for b in expected], abs=1e-3)
 

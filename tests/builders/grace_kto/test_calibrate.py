@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets_factory import scores_frame
 from hypothesis import given, settings
@@ -18,10 +20,11 @@ from tolerances import sum64
 from builders.grace_kto.calibrate import add_rewards, add_weights, calibrate_frame
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import RankCoefficients
+from builders.inspect.verify import verify
 from scorers.errors import UserError
 from scorers.ranking import TOLERANCE
 from scorers.weighting import Totals, totals_of
-from training.pipelines import build
+from training.pipelines import PIPELINES, build
 
 COEFFICIENTS = RankCoefficients()
 EXACT = dict(
@@ -251,6 +254,29 @@ def test_calibrate_frame_gives_the_numbers_of_the_stage(tmp_path: Path) -> None:
     assert frame.drop("weight").equals(several.drop("weight"))
     error = sum64(scores.height, np.abs(frame["weight"]).max())
     np.testing.assert_allclose(frame["weight"].to_numpy(), several["weight"].to_numpy(), rtol=0, atol=error)
+
+
+def test_columns_of_nothing_but_nulls_are_taken_where_nulls_may_be(tmp_path: Path) -> None:
+    """As pyarrow writes them: an engine that knows no log-probability, a file in which nothing is matched."""
+    scores = scores_frame([[None] * 4, [70, 52, 52, 90]], logprob=[None] * 8)
+    (tmp_path / "rows").mkdir()
+    for index, part in enumerate((scores[:4], scores[4:])):
+        pq.write_table(pa.Table.from_pylist(part.to_dicts()), tmp_path / "rows" / f"{index}.parquet")
+    found = [pl.read_parquet_schema(path) for path in sorted((tmp_path / "rows").iterdir())]
+    assert [schema["summary"] for schema in found] == [pl.Null, pl.String]
+    assert [schema["ppl_domain"] for schema in found] == [pl.Null, pl.Float64]
+    assert [schema["logprob"] for schema in found] == [pl.Null, pl.Null]
+    revision = build(config_on(tmp_path), "calibrate", start=str(tmp_path / "rows"))[-1].revision
+    rows = revision.scan().collect()
+    assert rows.select(scores.columns).equals(scores)
+    assert rows.select(RANKED).null_count().row(0) == (4,) * len(RANKED)
+    assert verify(revision, PIPELINES) == []
+    without = scores.with_columns(query=None)
+    pq.write_table(pa.Table.from_pylist(without.to_dicts()), tmp_path / "without.parquet")
+    with pytest.raises(
+        UserError, match=r"without\.parquet does not fit this stage: query is Null, not String; it needs"
+    ):
+        build(config_on(tmp_path), "calibrate", start=str(tmp_path / "without.parquet"))
 
 
 def test_calibrate_frame_takes_coefficients_and_binary_weights() -> None:

@@ -1,10 +1,14 @@
-"""Query generation: what is dropped and why, across shards and rounds, and a policy whose replies hold no list."""
+"""Query generation: what is dropped and why, that neither order nor interruption decides it, and useless replies."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from datasets_factory import add_dataset, add_model
 from real_configs import SEEDS, config_on
@@ -12,13 +16,16 @@ from real_configs import SEEDS, config_on
 from builders.core.draws import query_id
 from builders.core.models import ModelFinder
 from builders.core.plan import Graph, Node
-from builders.core.stage import At, Context, Shard
+from builders.core.stage import At, Context, Shard, row_shards
+from builders.core.work import build_missing, build_shards
 from builders.engines import Completion, Message, SamplingSettings
+from builders.engines.prompts import encode_prompts
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
-from builders.store.shards import write_shard
+from builders.store.files import file_sha256
+from builders.store.shards import shard_counts
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
@@ -27,19 +34,25 @@ from training.pipelines import build, plan
 
 @dataclass
 class Script:
-    """An engine whose replies are given: replies are what the code under test reads."""
+    """An engine whose replies are given, by their number or by the prompt's seed: they are what the code under test
+    reads."""
 
-    replies: Sequence[str]
+    replies: Sequence[str] | Callable[[int], str]
     context_window: int = 4096
     tokenizer: Any = None
     asked: list[tuple[str, int]] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
 
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
-        start = len(self.asked)
+        numbers = range(len(self.asked), len(self.asked) + len(prompts))
         self.asked += [(prompt[0]["content"], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        texts = [self.replies[i % len(self.replies)] for i in range(start, start + len(prompts))]
+        self.calls.append(len(prompts))
+        if isinstance(self.replies, Sequence):
+            texts = [self.replies[number % len(self.replies)] for number in numbers]
+        else:
+            texts = [self.replies(seed) for seed in seeds]
         return [Completion(text, "stop", 1) for text in texts]
 
     def close(self) -> None:
@@ -47,7 +60,7 @@ class Script:
 
 
 def context_of(
-    tmp_path: Path, policy: Path, replies: Sequence[str], *overrides: str, round_: int = 1
+    tmp_path: Path, policy: Path, replies: Sequence[str] | Callable[[int], str], *overrides: str, round_: int = 1
 ) -> tuple[Context[GraceKTOSettings], Script]:
     """What the runner hands to the stage in a round, with an engine whose replies are given."""
     config = config_on(tmp_path, "generate.queries=4", "generate.shard_queries=2", *overrides, policy=policy)
@@ -66,8 +79,10 @@ def context_of(
     return context, engine
 
 
-def queries_of(result: Any) -> list[str]:
-    return list(result.frame["query"])
+def made(context: Context[GraceKTOSettings]) -> tuple[pl.DataFrame, Counter[str]]:
+    """All rows of the stage, and the sum of its shards' counts."""
+    paths = build_shards(GRACE_KTO.stage("generate"), context)
+    return pl.concat(pl.read_parquet(path) for path in paths), sum((Counter(shard_counts(p)) for p in paths), Counter())
 
 
 def test_every_drop_is_counted_by_its_reason(tmp_path: Path, causal_lm_dir: Path) -> None:
@@ -76,19 +91,22 @@ def test_every_drop_is_counted_by_its_reason(tmp_path: Path, causal_lm_dir: Path
         repr(["  ", SEEDS[0], f" {SEEDS[1]}\n", "x" * 41, "Write A."]),
         repr(["Write A.", " Write A. ", "Write B.", "Write C.", "Write D."]),
     ]
-    context, engine = context_of(tmp_path, causal_lm_dir, replies, "generate.max_query_chars=40")
-    result = generate.build(context, Shard(0, 2))
-    assert queries_of(result) == ["Write A.", "Write B."]
-    assert result.counts == {
-        "read": 3,
-        "dropped.reply without a list": 1,
+    few = ("generate.queries=2", "generate.max_query_chars=40")
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, *few)
+    rows, counts = made(context)
+    assert rows["query"].to_list() == ["Write A.", "Write B."]
+    # One prompt could do, then as many again, then a tenth more than what is missing takes at the yield so far.
+    assert engine.calls == [1, 1, 2]
+    assert counts == {
+        "read": 4,
+        "dropped.reply without a list": 2,
         "dropped.blank": 1,
         "dropped.duplicate": 4,
         "dropped.over-long": 1,
         "dropped.surplus": 2,
     }
-    check_frame(result.frame, QUERIES_COLUMNS, "queries")
-    row = result.frame.row(0, named=True)
+    check_frame(rows, QUERIES_COLUMNS, "queries")
+    row = rows.row(0, named=True)
     assert row["query_id"] == query_id("Write A.") and row["round"] == 1 and row["language"] == "en"
     assert row["generator"].startswith(f"{causal_lm_dir.name}@")
     # The row names the seeds that its prompt showed, five of six, each once.
@@ -96,33 +114,140 @@ def test_every_drop_is_counted_by_its_reason(tmp_path: Path, causal_lm_dir: Path
     assert len(row["example_ids"]) == 5 and set(row["example_ids"]) == shown
 
 
-def test_prompts_and_seeds_depend_on_round_shard_and_attempt_alone(tmp_path: Path, causal_lm_dir: Path) -> None:
-    def asked(index: int, round_: int = 1) -> list[tuple[str, int]]:
-        context, engine = context_of(tmp_path, causal_lm_dir, ["['a']", "['b']"])
+def test_prompts_and_seeds_depend_on_round_and_number_alone(tmp_path: Path, causal_lm_dir: Path) -> None:
+    def asked(spec: tuple[int, int], round_: int = 1) -> list[tuple[str, int]]:
+        context, engine = context_of(tmp_path, causal_lm_dir, ["['a']"])
         context.round = round_
-        generate.build(context, Shard(index, 2))
+        generate.ask(context, Shard(0, spec))
         return engine.asked
 
-    assert asked(0) == asked(0)
-    draws = {seed for index, round_ in ((0, 1), (1, 1), (0, 2)) for _, seed in asked(index, round_)}
-    assert len(draws) == 6
+    assert asked((0, 3)) == asked((0, 3)) == asked((0, 1)) + asked((1, 2))
+    assert len({seed for round_ in (1, 2) for _, seed in asked((0, 3), round_)}) == 6
 
 
-def test_duplicates_of_earlier_shards_and_rounds(tmp_path: Path, causal_lm_dir: Path) -> None:
+def scattered(seed: int) -> str:
+    """A reply that depends on its prompt's seed: new queries, repetitions and blanks."""
+    return repr([f"Write about theme {seed % 31}.", f"Write {seed}.", "" if seed % 3 else SEEDS[0]])
+
+
+MANY = ("generate.queries=60", "generate.shard_queries=13", "generate.per_prompt=3")
+
+
+def test_the_order_and_size_of_the_parts_and_kills_change_no_byte(
+    tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(name: str, at_once: int) -> Context[GraceKTOSettings]:
+        monkeypatch.setattr(generate, "PROMPTS_AT_ONCE", at_once)
+        context, engine = context_of(tmp_path, causal_lm_dir, scattered, *MANY)
+        engines.append(engine)
+        return replace(context, work=tmp_path / name)
+
+    def bytes_of(context: Context[GraceKTOSettings]) -> list[str]:
+        return [file_sha256(path) for path in build_shards(GRACE_KTO.stage("generate"), context)]
+
+    engines: list[Script] = []
+    whole = bytes_of(work("whole", 512))
+    waves = engines[0].calls
+    assert len(whole) == 5 and waves[0] == 20 and len(waves) > 1  # a wave goes to the engine at once
+    assert bytes_of(work("small", 3)) == whole and max(engines[1].calls) == 3
+    # Parts of the first wave made elsewhere, from pickled tasks, the last one first.
+    context = work("reversed", 3)
+    for index, first in reversed(list(enumerate(range(0, 20, 3)))):
+        task = pickle.dumps((generate.ASK, Shard(index, (first, min(3, 20 - first)))))
+        step, part = pickle.loads(task)  # noqa: S301
+        build_missing(step, generate.parts_of(context), [part])
+    assert bytes_of(context) == whole
+    # Killed in a part, a damaged part, killed in the stage's own shards: nothing is asked twice but what was lost.
+    context = work("killed", 3)
+    parts = sorted((tmp_path / "small" / "parts").glob("shard-*"))
+    (context.work / "parts").mkdir(parents=True)
+    for path in parts[:8]:
+        (context.work / "parts" / path.name).write_bytes(path.read_bytes())
+    (context.work / "parts" / "shard-00001.parquet").write_bytes(b"PAR1")
+    assert bytes_of(context) == whole
+    assert sum(engines[3].calls) == sum(waves) - 9
+    (context.work / "shard-00002.parquet").unlink()
+    assert bytes_of(context) == whole and sum(engines[3].calls) == sum(waves) - 9
+
+
+def test_duplicates_of_earlier_rounds(tmp_path: Path, causal_lm_dir: Path) -> None:
     config = config_on(tmp_path, policy=causal_lm_dir)
     row = {"language": "en", "round": 1, "example_ids": [], "generator": "m@r"}
     old = frame_of([row | {"query": "Old.", "query_id": query_id("Old.")}], QUERIES_COLUMNS)
     store = Store(Path(config.store))
     add_dataset(store, "generate", old, repo="local/tiny-queries")
     policy = add_model(store, "local/tiny-policy", round_=1)
-    replies = [repr(["Old.", "Before.", "New."]), repr(["Newer.", "Surplus."])]
-    context, _ = context_of(tmp_path, causal_lm_dir, replies, round_=2)
-    before = frame_of([row | {"query": "Before.", "query_id": query_id("Before.")}], QUERIES_COLUMNS)
-    write_shard(before, QUERIES_COLUMNS, context.work / "shard-00000.parquet", {"read": 1})
-    result = generate.build(context, Shard(1, 2))
-    assert queries_of(result) == ["New.", "Newer."]
-    assert result.counts == {"read": 2, "dropped.duplicate": 2, "dropped.surplus": 1}
-    assert set(result.frame["round"]) == {2} and set(result.frame["generator"]) == {str(policy)}
+    replies = [repr(["Old.", "New."]), repr(["Newer.", "New.", "Surplus."])]
+    context, _ = context_of(tmp_path, causal_lm_dir, replies, "generate.queries=2", "generate.per_prompt=1", round_=2)
+    rows, counts = made(context)
+    assert rows["query"].to_list() == ["New.", "Newer."]
+    assert counts == {"read": 2, "dropped.duplicate": 2, "dropped.surplus": 1}
+    assert set(rows["round"]) == {2} and set(rows["generator"]) == {str(policy)}
+
+
+LONG = "Please write a detailed report for the harbour board on the state of the northern quay and its cranes"
+
+
+def test_near_duplicates_of_seeds_earlier_rounds_and_one_another(tmp_path: Path, causal_lm_dir: Path) -> None:
+    old = f"{LONG} after the storm."
+    row = {"language": "en", "round": 1, "example_ids": [], "generator": "m@r"}
+    store = Store(Path(config_on(tmp_path, policy=causal_lm_dir).store))
+    rows = frame_of([row | {"query": old, "query_id": query_id(old)}], QUERIES_COLUMNS)
+    add_dataset(store, "generate", rows, repo="local/tiny-queries")
+    add_model(store, "local/tiny-policy", round_=1)
+    chinese = "请为港务局撰写一份关于北码头及其起重机现状的详细报告,并提出三年内的维修计划和预算"
+    replies = [
+        repr([SEEDS[2].upper(), f"{LONG}, after the storm!", f"{chinese}。", f"{chinese}!"]),
+        repr(["Write a speech.", "Write a plan."]),
+    ]
+    near = ("generate.queries=3", "generate.near_duplicate_threshold=0.8")
+    context, _ = context_of(tmp_path, causal_lm_dir, replies, *near, round_=2)
+    found, counts = made(context)
+    assert found["query"].to_list() == [f"{chinese}。", "Write a speech.", "Write a plan."]
+    assert counts == {"read": 2, "dropped.near-duplicate": 3}
+    off = replace(
+        context, config=config_on(tmp_path, "generate.queries=3", policy=causal_lm_dir), work=tmp_path / "off"
+    )
+    assert "dropped.near-duplicate" not in made(off)[1]
+
+
+def test_a_prompt_that_does_not_fit_the_window_shows_fewer_examples(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """One long seed among five made the stage fail: "prompt of row …: … tokens … exceed the context window"."""
+    from transformers import AutoTokenizer
+
+    source = tmp_path / "seeds.jsonl"
+    long = "Please write a report on " + "harbours and quays and " * 40
+    source.write_text("".join(json.dumps({"query": query}) + "\n" for query in (*SEEDS, long, f"{long} too")))
+    replies = lambda seed: f"['Write {seed}.']"  # noqa: E731
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, "generate.queries=40", "generate.per_prompt=1")
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 600
+    rows, counts = made(context)
+    tokens = [
+        len(encode_prompts(engine.tokenizer, [[message(text)]], [0], 0, 10**6, {})[0]) for text, _ in engine.asked
+    ]
+    assert max(tokens) <= 600 - context.config.generate.max_new_tokens
+    assert counts["read"] == rows.height == 40 and 0 < counts["examples left out"] <= 80
+    sizes = rows["example_ids"].list.len()
+    assert sizes.min() in (3, 4) and sizes.max() == 5 and 200 - int(sizes.sum()) == counts["examples left out"]
+    assert not {query_id(long), query_id(f"{long} too")} & set(rows["example_ids"].explode())
+    # Where nothing fits, that is said.
+    engine.context_window = context.config.generate.max_new_tokens + 1
+    with pytest.raises(UserError, match=r"0 of 40 queries after 400 prompts \(dropped: 400 prompt over the context"):
+        made(replace(context, work=tmp_path / "none"))
+
+
+def message(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def test_a_million_queries_make_some_thousand_shards(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """What decides the number of shards is the number of rows; it was refused from 320,000 queries on."""
+    config: GraceKTOSettings = config_on(tmp_path, "generate.shard_queries=null", policy=causal_lm_dir)
+    for rows, size in ((250, 32), (64_000, 32), (1_000_000, 500), (3_000_001, 1501)):
+        shards = row_shards(rows, config.generate.shard_queries, generate.QUERIES_PER_SHARD)
+        assert shards[0].spec == (0, min(rows, size)) and len(shards) <= 2000
+        assert sum(shard.spec[1] for shard in shards) == rows
+    assert len(row_shards(9, 2, 32)) == 5
 
 
 def test_a_round_reads_the_queries_of_every_round_before(tmp_path: Path, causal_lm_dir: Path) -> None:
@@ -144,10 +269,10 @@ def test_spent_attempts_say_what_was_dropped(tmp_path: Path, causal_lm_dir: Path
     replies = ["['Write A.', '']", "nothing"]
     context, engine = context_of(tmp_path, causal_lm_dir, replies, "generate.max_attempts=3", "generate.per_prompt=1")
     with pytest.raises(UserError) as error:
-        generate.build(context, Shard(0, 2))
-    assert len(engine.asked) == 6
+        generate.plan(context)
+    assert len(engine.asked) == 12
     assert str(error.value) == (
-        "query generation: 1 of 2 queries after 6 prompts (dropped: 3 blank, 2 duplicate, 3 reply without a list); "
+        "query generation: 1 of 4 queries after 12 prompts (dropped: 6 blank, 5 duplicate, 6 reply without a list); "
         "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
     )
 
@@ -155,21 +280,24 @@ def test_spent_attempts_say_what_was_dropped(tmp_path: Path, causal_lm_dir: Path
 def test_hostile_replies_become_plain_text(tmp_path: Path, causal_lm_dir: Path) -> None:
     hostile = "{{ 7 * 7 }} </answer> ../../etc \0 \x1b[31m"
     replies = [repr([hostile]), '["half \\ud800 a character"]']
-    context, _ = context_of(tmp_path, causal_lm_dir, replies)
-    result = generate.build(context, Shard(0, 2))
-    assert queries_of(result) == [hostile, "half \ufffd a character"]
-    write_shard(result.frame, QUERIES_COLUMNS, tmp_path / "x.parquet", result.counts)
+    context, _ = context_of(tmp_path, causal_lm_dir, replies, "generate.queries=2", "generate.per_prompt=1")
+    assert made(context)[0]["query"].to_list() == [hostile, "half \ufffd a character"]
 
 
 def test_shards_cover_k(tmp_path: Path, causal_lm_dir: Path) -> None:
-    context, _ = context_of(tmp_path, causal_lm_dir, ["[]"], "generate.queries=5")
-    assert [(shard.index, shard.spec) for shard in generate.plan(context)] == [(0, 2), (1, 2), (2, 1)]
+    context, _ = context_of(tmp_path, causal_lm_dir, lambda seed: f"['{seed}', '{seed} more']", "generate.queries=5")
+    shards = generate.plan(context)
+    assert [(s.index, s.spec) for s in shards] == [
+        (0, ([(0, [0, 1])], {"read": 3, "dropped.surplus": 1})),
+        (1, ([(0, [2, 3])], {})),
+        (2, ([(0, [4])], {})),
+    ]
 
 
 def assert_nothing_written(config: GraceKTOSettings) -> Revision:
     store = Store(Path(config.store))
     repo = GRACE_KTO.repo(GRACE_KTO.stage("generate"), config)
-    assert store.refs(repo) == {} and not list(store.root.rglob(f"{repo.replace('/', '--')}/**/*.parquet"))
+    assert store.refs(repo) == {} and not list(store.root.glob(f"datasets--{repo.replace('/', '--')}/**/*.parquet"))
     found = store.find(GRACE_KTO.repo(GRACE_KTO.stage("seed"), config), "main")
     assert found is not None
     return found

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from datasets_factory import add_dataset
 from real_configs import config_on
+from tiny_models import CHAT_TEMPLATE, make_reciting_lm
 from tolerances import log_likelihood
 
 from builders.core.draws import derive_seed, query_id
@@ -27,10 +28,10 @@ QUERIES = [f"Write about pier {n}." for n in range(3)]
 SMALL = "sample={responses: 3, system_prompt: null, max_new_tokens: 6, shard_queries: 2}"
 
 
-def add_queries(store: Store) -> str:
+def add_queries(store: Store, queries: Sequence[str] = QUERIES) -> str:
     rows = [
         {"query_id": query_id(q), "query": q, "language": "en", "round": 1, "example_ids": [], "generator": "m@r"}
-        for q in QUERIES
+        for q in queries
     ]
     made = add_dataset(store, "generate", frame_of(rows, QUERIES_COLUMNS))
     return f"{made.repo}@{made.revision}"
@@ -115,7 +116,8 @@ def test_a_smaller_batch_on_another_device_makes_nothing_stale(tmp_path: Path, c
     assert first.built and manifest is not None
     assert manifest.execution == {"engines.policy": {"device": "cpu", "batch_size": 256}}
     assert set(manifest.configuration) == {"sample", "engines.policy", "random_seed", "threads"}
-    assert set(manifest.configuration["engines.policy"]) == {"kind", "dtype", "context_window", "yarn_factor"}
+    decides = {"kind", "dtype", "context_window", "yarn_factor", "chat_template_kwargs"}
+    assert set(manifest.configuration["engines.policy"]) == decides
     overrides = (SMALL, "engines.policy.batch_size=1", "engines.policy.device=auto")
     kept = build(config_on(tmp_path, *overrides, policy=causal_lm_dir), "sample", start=start)[-1]
     assert not kept.built and kept.revision == first.revision
@@ -153,6 +155,65 @@ def test_an_engine_without_log_probabilities(
     assert set(rows.filter(odd)["document"]) == {"C."}
     assert revision.manifest is not None and set(revision.manifest.metrics) == {"num_tokens"}
     assert revision.manifest.counts["tokens"] == 36
+
+
+PIERS = ("Write about pier 1.", "Write about pier 2.")  # equally many tokens, as a reciting policy needs
+TAGGED = "<summary>S.</summary><outline>O.</outline><answer>The harbour grew.</answer>"
+THOUGHT = "First <summary> a plan.</think>\n\n"
+OPENED = CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n")  # the block begins in the prompt
+
+
+def sampled(tmp_path: Path, policy: Path, *overrides: str) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Two responses of a policy to each of two queries, and what the stage counted."""
+    config = config_on(tmp_path, SMALL, "sample.max_new_tokens=70", "sample.responses=2", *overrides, policy=policy)
+    start = add_queries(Store(Path(config.store)), PIERS)
+    revision = build(config, "sample", start=start)[-1].revision
+    assert revision.manifest is not None
+    return revision.scan().collect(), revision.manifest.counts
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"), [(CHAT_TEMPLATE, "<think>" + THOUGHT + TAGGED), (OPENED, THOUGHT + TAGGED)]
+)
+def test_a_thinking_block_is_cut_and_counted(tmp_path: Path, template: str, answer: str) -> None:
+    policy = make_reciting_lm(tmp_path / "policy", PIERS[0], answer, template)
+    rows, counts = sampled(tmp_path, policy)
+    check_frame(rows, GROUPS_COLUMNS, "groups")
+    assert rows["response"].to_list() == [TAGGED] * 4 and rows["document"].to_list() == ["The harbour grew."] * 4
+    # The tokens are those that the policy wrote; their log-probability is not that of the response.
+    config = config_on(tmp_path, policy=policy)
+    written = len(policy_engine(config).tokenizer(answer)["input_ids"]) + 1
+    assert rows["num_tokens"].to_list() == [written] * 4 and rows["finish_reason"].to_list() == ["stop"] * 4
+    assert rows["logprob"].to_list() == [None] * 4
+    assert counts["thinking cut"] == 4 and "thinking without an end" not in counts and counts["matched"] == 4
+
+    # Cut off inside the block: a response that does not match, whatever it drafts.
+    rows, counts = sampled(tmp_path, policy, "sample.max_new_tokens=8")
+    assert all(answer.startswith(text) and text for text in rows["response"]) and not rows["matched"].any()
+    assert rows["logprob"].null_count() == 0 and rows["finish_reason"].to_list() == ["length"] * 4
+    assert counts["thinking without an end"] == 4 and "thinking cut" not in counts
+
+    rows, counts = sampled(tmp_path, policy, "sample.thinking_tags=null")
+    assert rows["response"].to_list() == [answer] * 4 and not rows["matched"].any()
+    assert rows["logprob"].null_count() == 0 and not any(name.startswith("thinking") for name in counts)
+
+
+def test_a_draft_inside_a_block_that_never_ends_is_no_response(tmp_path: Path) -> None:
+    policy = make_reciting_lm(tmp_path / "policy", PIERS[0], TAGGED, OPENED)
+    rows, counts = sampled(tmp_path, policy)
+    assert rows["response"].to_list() == [TAGGED] * 4 and not rows["matched"].any()
+    assert rows["document"].null_count() == 4 and counts["thinking without an end"] == 4
+
+
+def test_other_tags_and_a_policy_that_does_not_think(tmp_path: Path) -> None:
+    tags = "sample.thinking_tags=['[T]', '[/T]']"
+    policy = make_reciting_lm(tmp_path / "policy", PIERS[0], "[T]Plan.[/T]" + TAGGED)
+    assert sampled(tmp_path, policy, tags)[1]["thinking cut"] == 4
+    assert not sampled(tmp_path, policy)[0]["matched"].any()
+    plain = make_reciting_lm(tmp_path / "plain", PIERS[0], TAGGED)
+    rows, counts = sampled(tmp_path, plain)
+    assert rows["matched"].all() and rows["logprob"].null_count() == 0
+    assert not any(name.startswith("thinking") for name in counts)
 
 
 def test_an_over_long_prompt(tmp_path: Path, causal_lm_dir: Path) -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets_factory import add_dataset
 from real_configs import config_on
 from tiny_models import make_causal_lm
 from tolerances import SIMILARITY, perplexity
 
+from builders.grace_kto import score as module
 from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS
 from builders.grace_kto.score import relevance_columns
 from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
@@ -159,6 +162,39 @@ def test_somebody_elses_groups(tmp_path: Path, causal_lm_dir: Path, domain_dir: 
     assert same.height == 8 and same["length"].null_count() == 3 and same["length"].n_unique() == 6
     with pytest.raises(UserError, match=r"p-2 is matched but has no summary or no document; set matched to false"):
         score(config, groups_frame(document=pl.when(pl.col("response_id") != "p-2").then("document")))
+
+
+def test_a_large_file_is_scored_in_pieces(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard's token ids and its queries' vectors are in memory together, so a file of a million rows is no shard."""
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir)
+    monkeypatch.setattr(module, "SHARD_BYTES", 1_500)
+    pieces = score(config, groups_frame())
+    assert [pq.read_metadata(path).num_rows for path in pieces.data_files()] == [4, 4]
+    monkeypatch.undo()
+    whole = score(config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir, "name=whole"), groups_frame())
+    assert len(whole.data_files()) == 1
+    found, expected = (revision.scan().collect() for revision in (pieces, whole))
+    assert found.select(c.name for c in GROUPS_COLUMNS).equals(groups_frame())
+    assert found.select("length", "diversity").equals(expected.select("length", "diversity"))
+    # Texts are batched otherwise, so float32 sums have another order.
+    for name in ("dense_summary", "multivector_document"):
+        values = expected[name].drop_nulls().to_list()
+        assert found[name].drop_nulls().to_list() == pytest.approx(values, rel=SIMILARITY, abs=SIMILARITY)
+    for got, value, tokens in zip(found["ppl_domain"], expected["ppl_domain"], expected["length"], strict=True):
+        assert got == (None if value is None else pytest.approx(value, rel=perplexity(tokens - 1)))
+
+
+def test_columns_of_nothing_but_nulls(tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path) -> None:
+    """As pyarrow writes them, of an engine that knows no log-probability and a form without outlines."""
+    path = tmp_path / "groups.parquet"
+    pq.write_table(pa.Table.from_pylist(groups_frame(outline=None, logprob=None).to_dicts()), path)
+    assert pl.read_parquet_schema(path)["logprob"] == pl.Null
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir)
+    rows = build(config, "score", start=str(path))[-1].revision.scan().collect()
+    check_frame(rows, SCORES_COLUMNS, "scores")
+    assert rows["logprob"].null_count() == rows["outline"].null_count() == 8 and rows["length"].null_count() == 3
 
 
 def test_a_dataset_of_which_nothing_matched(

@@ -8,6 +8,7 @@ import pytest
 
 from builders.core.draws import query_id
 from builders.core.run import StageResult
+from builders.grace_kto import seed as seed_module
 from builders.store.store import Revision
 from scorers.errors import UserError
 from training.pipelines import build, load_config
@@ -52,6 +53,63 @@ def test_every_reader_maps_drops_and_counts(tmp_path: Path, ending: str, shard_r
         "written": 3,
         "dropped": {"blank": 2, "duplicate": 1},
     }
+
+
+def test_the_source_is_read_once_whatever_the_number_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text("".join(json.dumps({"q": f"Write {n}.", "ref": "r", "lang": "en"}) + "\n" for n in range(40)))
+    reads: list[Path] = []
+
+    def scan(found: Path) -> pl.LazyFrame:
+        reads.append(found)
+        return pl.scan_ndjson(found)
+
+    monkeypatch.setitem(seed_module.READERS, ".jsonl", scan)
+    revision = seed(tmp_path, path, "seed.shard_rows=7")
+    assert len(revision.data_files()) == 6 and reads == [path]
+
+
+def test_a_source_larger_than_a_batch_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seed_module, "ROWS_AT_ONCE", 3)
+    path = tmp_path / "seeds.jsonl"
+    queries = [f"Write {n % 11}." if n % 5 else " " for n in range(40)]
+    path.write_text("".join(json.dumps({"q": query, "ref": None, "lang": None}) + "\n" for query in queries))
+    revision = seed(tmp_path, path, "seed.shard_rows=4")
+    assert revision.scan().collect()["query"].to_list() == list(dict.fromkeys(q for q in queries if q != " "))
+    assert revision.manifest is not None
+    assert revision.manifest.rows.model_dump() == {"read": 40, "written": 11, "dropped": {"blank": 8, "duplicate": 21}}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_columns_that_are_null_throughout_or_but_for_the_last_row(tmp_path: Path, ending: str) -> None:
+    """A Parquet column of nulls alone has the type Null; in JSONL and CSV the type showed in the first 100 rows."""
+    for name, last in (("null", None), ("late", "text")):
+        rows = [{"q": f"Write {n}.", "ref": None, "lang": None} for n in range(200)]
+        rows.append({"q": "Last.", "ref": last, "lang": None})
+        path = tmp_path / f"{name}.{ending}"
+        if ending == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            frame = pl.DataFrame(rows, infer_schema_length=None)
+            getattr(frame, f"write_{ending}")(path)
+        found = seed(tmp_path / name, path).scan().collect()
+        assert found.height == 201 and found["reference"].to_list() == [None] * 200 + [last]
+        assert set(found["language"]) == {"en"}
+
+
+def test_an_over_long_seed_is_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    rows = [{"q": "x" * 8001, "ref": None, "lang": None}, *ROWS, {"q": "字" * 8000, "ref": None, "lang": "zh"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    revision = seed(tmp_path, path)
+    assert revision.scan().collect()["query"].str.len_chars().to_list() == [8, 5, 8, 8000]
+    assert revision.manifest is not None
+    assert revision.manifest.rows.dropped == {"blank": 2, "duplicate": 1, "over-long": 1}
+    with pytest.raises(UserError) as error:
+        seed(tmp_path, path, "seed.max_query_chars=4")
+    assert str(error.value) == (
+        f"seed source {path} has no usable query: 6 are longer than seed.max_query_chars, 4, and 2 blank; raise it"
+    )
 
 
 def test_no_folder_of_this_machine_is_written(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame, weights_frame, write_data
 from toy_pipeline import TOY, NumberSettings, toy_config
@@ -19,6 +21,7 @@ from builders.hub.refs import open_here, open_revision
 from builders.inspect import verify as module
 from builders.store.check import Finding
 from builders.store.manifest import DataFile, Manifest, content_digest, describe_files
+from builders.store.shards import arrow_schema
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.cli import app
@@ -45,8 +48,13 @@ def verify(revision: Revision) -> list[Finding]:
 def altered(revision: Revision, frame: pl.DataFrame) -> Revision:
     """The revision with other rows in its first shard, and a manifest that describes them truly."""
     write_data(frame, WEIGHTS_COLUMNS, revision.path / SHARD)
+    return described(revision, frame.height)
+
+
+def described(revision: Revision, first_rows: int) -> Revision:
+    """The revision with a manifest that describes its files truly; the first shard has `first_rows` rows."""
     assert revision.manifest is not None
-    rows = {file.path: int(file.rows or 0) for file in revision.manifest.files} | {SHARD: frame.height}
+    rows = {file.path: int(file.rows or 0) for file in revision.manifest.files} | {SHARD: first_rows}
     files = describe_files(revision.path, [revision.path / name for name in rows], rows)
     return with_manifest(revision, files=files, digest=content_digest(files))
 
@@ -201,6 +209,29 @@ def test_nulls_and_nan_break_the_contract(weights: Revision) -> None:
     found = verify(weights)
     assert Finding(SHARD, "column query", "a value in each row", "1 rows without") in found
     assert Finding(SHARD, "column diversity", "finite, or null", "4 rows without") in found
+
+
+def test_a_column_of_nothing_but_nulls_is_sound_where_nulls_may_be(store: Store) -> None:
+    # Nothing in the first shard is matched: texts, metrics, ranks and rewards are null there.
+    frame = weights_frame(scores_frame([[None] * 4, [70, 52, 52, 90]], logprob=[None] * 8))
+    revision = add_dataset(store, "calibrate", frame, shards=(4, 4))
+    rows = first_shard(revision)
+    empty = {name for name in rows.columns if rows[name].null_count() == rows.height}
+    assert {"summary", "logprob", "length", "ppl_domain", "rank_length", "reward"} <= empty
+    write_with_nulls(rows, empty, revision.path / SHARD)
+    assert pl.read_parquet_schema(revision.path / SHARD)["reward"] == pl.Null
+    assert verify(described(revision, rows.height)) == []
+    write_with_nulls(rows, empty | {"query"}, revision.path / SHARD)
+    found = verify(described(revision, rows.height))
+    assert found[0] == Finding(SHARD, "column query", "String", "Null")
+    assert kinds(found) == {(SHARD, "column query"), ("data/", "calibration")}
+
+
+def write_with_nulls(frame: pl.DataFrame, names: set[str], path: Path) -> None:
+    """Write a file as pyarrow does from Python values: columns of nothing but None have the type Null."""
+    rows = frame.with_columns(pl.lit(None).alias(name) for name in names).to_dicts()
+    fields = [pa.field(f.name, pa.null()) if f.name in names else f for f in arrow_schema(WEIGHTS_COLUMNS)]
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)
 
 
 def test_a_missing_card(weights: Revision) -> None:

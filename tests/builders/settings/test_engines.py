@@ -1,5 +1,7 @@
 """An engine's settings come in kinds: which keys each kind has, and mistakes named by their path without the kind."""
 
+from typing import Any
+
 import pytest
 from pydantic import TypeAdapter
 
@@ -35,7 +37,28 @@ def test_every_engine_has_its_settings() -> None:
         assert TypeAdapter(EngineSettings).validate_python({"kind": kind}).kind == kind
 
 
-SHARED = "batch_size, context_window, device, dtype, kind"
+def template_kwargs(*overrides: str) -> dict[str, Any]:
+    config: GraceKTOSettings = load_config("tiny", overrides)
+    return config.engines.policy.chat_template_kwargs
+
+
+def test_variables_of_the_chat_template_come_one_by_one_or_as_a_whole() -> None:
+    path = "engines.policy.chat_template_kwargs"
+    assert template_kwargs() == {}
+    assert template_kwargs(f"{path}.enable_thinking=false") == {"enable_thinking": False}
+    assert template_kwargs(f"{path}={{enable_thinking: false}}") == {"enable_thinking": False}
+    assert template_kwargs("engines.policy.kind=vllm", f"{path}.effort=low") == {"effort": "low"}
+    both = template_kwargs(f"{path}={{enable_thinking: false, date: null}}", f"{path}.budget=3", f"{path}.share=0.5")
+    assert both == {"enable_thinking": False, "date": None, "budget": 3, "share": 0.5}
+
+
+def test_settings_with_variables_can_be_told_apart_in_a_cache() -> None:
+    # Loaded engines are kept by their settings.
+    off, on, same = (TransformersEngineSettings(chat_template_kwargs={"thinking": v}) for v in (False, True, False))
+    assert {off: "off", on: "on"}[same] == "off"
+
+
+SHARED = "batch_size, chat_template_kwargs, context_window, device, dtype, kind"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +90,20 @@ SHARED = "batch_size, context_window, device, dtype, kind"
         (
             ["engines.policy.kind=vllm", "engines.policy.tensor_parallel=two"],
             "preset tiny: engines.policy.tensor_parallel is 'two': input should be a valid integer",
+        ),
+        (
+            ["engines.policy.chat_template_kwargs.names=[a, b]"],
+            "preset tiny: engines.policy.chat_template_kwargs is {'names': ['a', 'b']}: value error, names is "
+            "['a', 'b']; give a text, a number, true, false or null",
+        ),
+        (
+            ["engines.policy.chat_template_kwargs.share=.inf"],
+            "preset tiny: engines.policy.chat_template_kwargs is {'share': inf}: value error, share is inf; give a "
+            "text, a number, true, false or null",
+        ),
+        (
+            ["engines.policy.chat_template_kwargs=off"],
+            "preset tiny: engines.policy.chat_template_kwargs is False: input should be an object",
         ),
         (["engines.policy=vllm"], "preset tiny: engines.policy is 'vllm': a section is needed"),
         (["engines.policy=null"], "preset tiny: engines.policy is None: a section is needed"),

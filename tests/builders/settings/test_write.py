@@ -93,7 +93,7 @@ def paths(model: type[BaseModel], path: str = "") -> Iterator[str]:
 def leaves(data: dict[str, Any], path: str = "") -> Iterator[str]:
     """The dotted paths of nested mappings."""
     for name, value in data.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:  # an empty mapping is the default of a setting
             yield from leaves(value, f"{path}{name}.")
         else:
             yield f"{path}{name}"

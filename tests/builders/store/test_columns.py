@@ -27,6 +27,18 @@ def test_widths_of_numbers_and_further_columns_are_free() -> None:
     require_columns(pl.Schema(schema), SCORES_COLUMNS, "x")
 
 
+def test_a_column_of_nothing_but_nulls_fits_where_nulls_may_be() -> None:
+    schema = dict(polars_schema(SCORES_COLUMNS)) | {"summary": pl.Null(), "logprob": pl.Null(), "length": pl.Null()}
+    require_columns(pl.Schema(schema), SCORES_COLUMNS, "x")
+    with pytest.raises(UserError, match=r"^x does not fit this stage: query is Null, not String; round is Null, not"):
+        require_columns(pl.Schema(schema | {"query": pl.Null(), "round": pl.Null()}), SCORES_COLUMNS, "x")
+    frame = scores_frame().with_columns(summary=None, logprob=None, length=None)
+    assert frame.schema["summary"] == frame.schema["logprob"] == pl.Null
+    check_frame(frame, SCORES_COLUMNS, "x")
+    with pytest.raises(TypeError, match="are not the contract's"):
+        check_frame(frame.with_columns(query=None), SCORES_COLUMNS, "x")
+
+
 def test_missing_and_differing_columns_are_named_together() -> None:
     schema = dict(polars_schema(QUERIES_COLUMNS)) | {"round": pl.String(), "example_ids": pl.String()}
     del schema["query"], schema["generator"]

@@ -49,6 +49,13 @@ def test_strings_are_plain_and_nullability_is_kept() -> None:
     assert schema.field("prompt").type == pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
+def test_columns_of_nothing_but_nulls_are_written_with_the_contracts_type(tmp_path: Path) -> None:
+    frame = scores_frame(summary=[None] * 8, logprob=[None] * 8)
+    write_shard(frame.with_columns(summary=None, logprob=None), SCORES_COLUMNS, tmp_path / "a.parquet", {})
+    assert pl.read_parquet(tmp_path / "a.parquet").equals(frame)
+    assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == arrow_schema(SCORES_COLUMNS)
+
+
 def test_the_same_rows_are_the_same_bytes_and_nothing_else_is_left(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_shard(scores_frame(), SCORES_COLUMNS, tmp_path / f"{name}.parquet", {"read": 8})

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.store.store import Store, is_commit, parse_ref, round_tag, valid_revision
+from builders.store.store import Revision, Store, is_commit, parse_ref, round_tag, valid_revision
 from scorers.errors import UserError
 
 HOSTILE = [
@@ -221,6 +222,19 @@ def test_data_files_of_folders_and_files(tmp_path: Path) -> None:
     assert round_tag(7) == "round-007"
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_column_that_is_all_null_in_one_file_has_the_other_files_type(tmp_path: Path, names: str) -> None:
+    frame = scores_frame()
+    parts = [frame[:4].with_columns(summary=None, logprob=None), frame[4:].with_columns(logprob=None)]
+    for name, part in zip(names, parts, strict=True):
+        part.write_parquet(tmp_path / f"{name}.parquet")
+    made = Revision("local/x", "0" * 40, tmp_path, None)
+    schema = dict(frame.schema) | {"logprob": pl.Null()}
+    assert made.schema() == pl.Schema(schema)
+    rows = made.scan().collect().sort("response_id")
+    assert rows.schema == made.schema() and rows["summary"].to_list() == [None] * 4 + frame["summary"].to_list()[4:]
+
+
 @pytest.mark.parametrize(
     ("second", "words"),
     [
@@ -231,8 +245,6 @@ def test_data_files_of_folders_and_files(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_do_not_make_one_dataset(tmp_path: Path, second: bytes | str, words: list[str]) -> None:
-    import polars as pl
-
     from builders.hub.refs import open_revision
 
     frame = scores_frame()

@@ -11,8 +11,8 @@ import pytest
 from datasets_factory import add_model
 from hypothesis import given
 from hypothesis import strategies as st
-from real_configs import SEEDS, config_on
-from tiny_models import make_causal_lm
+from real_configs import SEEDS, config_on, write_lines
+from tiny_models import make_causal_lm, make_reciting_lm
 
 from builders.core.models import LocalModel, ModelFinder
 from builders.core.pipeline import EvaluationTable
@@ -267,6 +267,20 @@ def test_policies_of_which_nothing_matches(
     assert evaluated(config=small)[1] == []
     greedy = config_on(tmp_path, *overrides, "evaluate.temperature=0", **models)
     assert evaluated(config=greedy)[1] == ["evaluate: first"]
+
+
+def test_a_policy_that_thinks_is_judged_by_its_answers(tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path) -> None:
+    tagged = "<summary>S.</summary><outline>O.</outline><answer>The harbour grew.</answer>"
+    queries = [{"query": f"Write about pier {n}."} for n in (1, 2)]
+    source = write_lines(tmp_path / "piers.jsonl", [json.dumps(query) + "\n" for query in queries])
+    overrides = ("sample.max_new_tokens=70", "score.max_length=256", f"evaluate.source={source}")
+    config = config_on(tmp_path, *overrides, policy=causal_lm_dir, relevance=bge_m3_dir)
+    policies = [
+        make_reciting_lm(tmp_path / name, queries[0]["query"], answer)
+        for name, answer in (("thinks", f"<think>A plan.</think>\n\n{tagged}"), ("plain", tagged))
+    ]
+    thinks, plain = evaluate_policies(config, list(map(str, policies)), tmp_path / "out").public["policies"]
+    assert thinks["matched"] == plain["matched"] == 1.0 and thinks["means"] == plain["means"]
 
 
 def test_cautions_name_what_the_metrics_hide() -> None:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, load_config
 
+ROOT = Path(__file__).parents[3]
 SMALL = (
     "sft={steps: 2, batch_size: 4, warmup_ratio: 0.0, learning_rate: 1.0e-3}",
     "seed.columns={query: query, reference: reference}",
@@ -52,7 +56,7 @@ def test_the_first_policy_from_the_documents_of_the_seeds(
     assert manifest.prompts == {"system.en": prompt_text("system.en")}
     assert {"loss", "train_loss", "steps", "tokens"} <= manifest.results.keys()
     assert "seconds" not in manifest.results  # equal inputs give an equal revision
-    assert manifest.configuration.keys() == {"sft", "threads"}
+    assert manifest.configuration.keys() == {"sft", "engines.policy.chat_template_kwargs", "threads"}
     store = Store(Path(config.store))
     assert set(store.refs("local/tiny-sft", "model")) == {"main", "round-000"}
     assert not list((store.root / ".work").rglob("*.safetensors"))
@@ -86,3 +90,49 @@ def test_the_worlds_base_model_learns_to_write_queries_too() -> None:
     pretrained = needs(GRACE_KTO, load_config("tiny", ["models.base=Qwen/Qwen2.5-0.5B-Instruct"]), sft)
     assert pretrained.parents == {"seed": Node("seed", 0)}
     assert pretrained.models == {"base": "Qwen/Qwen2.5-0.5B-Instruct"}
+
+
+TRAIN = """
+import sys
+sys.path.insert(0, {root!r})
+from training.cli import train_main
+
+train_main()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """torchrun and `train --sft`: the same optimizer batches of 8, also where the last one of an epoch has 5 rows."""
+    texts = [f"<summary>Harbour {n}.</summary>" + " Trade grew." * (n % 7) for n in range(21)]
+    lines = [json.dumps({"query": f"Report {n}", "reference": text}) + "\n" for n, text in enumerate(texts)]
+    source = write_lines(tmp_path / "documents.jsonl", lines)
+    options = ("sft.batch_size=8", "sft.epochs=2.0", "sft.steps=null", "sft.prompt_loss_weight=0.1")
+    revisions = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        overrides = (*SMALL, f"seed.source={source}", *options)
+        config = config_on(tmp_path / name, *overrides, policy=causal_lm_dir)
+        if name == "one":
+            revisions.append(trained(config).revision)
+            continue
+        build(config, "seed")
+        script = tmp_path / "train.py"
+        script.write_text(TRAIN.format(root=str(ROOT)))
+        settings = [f"models.policy={causal_lm_dir}", f"models.base={causal_lm_dir}", *overrides]
+        arguments = ["--sft", "--config", "tiny", "--store", config.store]
+        arguments += [word for setting in settings for word in ("--set", setting)]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run([*launch, *arguments], cwd=tmp_path, capture_output=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        found = Store(Path(config.store)).find("local/tiny-sft", "main", "model")
+        assert found is not None
+        revisions.append(found)
+    one, two = (revision.manifest for revision in revisions)
+    assert one is not None and two is not None
+    assert (two.results["steps"], two.rows.written) == (one.results["steps"], one.rows.written) == (6, 21)
+    for name in ("loss", "train_loss"):
+        # Sums of a few hundred float32 terms in another order, over six steps.
+        assert two.results[name] == pytest.approx(one.results[name], rel=1e-5)
+    assert not list(tmp_path.rglob(".*.part"))
