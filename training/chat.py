@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from builders.engines import Message
+from builders.engines.prompts import check_template_kwargs
 from scorers.errors import UserError
 
 Messages = Sequence[Message]
@@ -65,7 +66,8 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
     # stands, right after the prompt.
     space, found, after = rest.partition(core)
     if not whole.startswith(before) or not found or space.strip():
-        same = next((i for i, pair in enumerate(zip(before, whole, strict=False)) if pair[0] != pair[1]), len(before))
+        # Where the two texts part: within the prompt, or right after it.
+        same = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
         raise UserError(
             f"the chat template of {name} renders an answered prompt otherwise than the prompt followed by the answer "
             f"(it has {whole[same : same + 40]!r} where {(before + answer)[same : same + 40]!r} was expected); "
@@ -97,8 +99,9 @@ def tokenize(
         The ids of the prompts and of the completions, by row.
 
     Raises:
-        UserError: as `render`.
+        UserError: as `render`; a variable is none of the template's.
     """
+    check_template_kwargs(tokenizer, template_kwargs)
     rows = [render(tokenizer, *row, template_kwargs) for row in zip(prompts, completions, strict=True)]
     ended = [True] * len(rows) if finished is None else finished
     answers = [row.answer + (row.end if whole else "") for row, whole in zip(rows, ended, strict=True)]

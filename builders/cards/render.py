@@ -19,7 +19,7 @@ from builders.cards.card import Page
 from builders.cards.front_matter import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
 from builders.store.files import ADAPTER_CONFIG, replacing, write_text
-from builders.store.manifest import FIGURE, Manifest, Model, portable
+from builders.store.manifest import FIGURE, Manifest, Model, Parent, portable
 from builders.store.store import Store, round_tag
 from scorers.errors import UserError
 
@@ -191,18 +191,29 @@ def own_languages(manifest: Manifest, folder: Path) -> list[str]:
 
 
 def languages_of(manifest: Manifest, folder: Path, store: Store) -> list[str]:
-    """Return the languages of a revision's text: its own column's, else those of its first ancestor with one."""
-    found = own_languages(manifest, folder)
-    for parent in manifest.parents:
+    """Return the languages of a revision's text: its own column's, else those of all datasets it was made from.
+
+    A revision without any of these has those of the models it was made from.
+    """
+    found = set(own_languages(manifest, folder))
+    for kind in ("dataset", "model"):
         if found:
-            return found
-        try:
-            revision = store.find(parent.repo, parent.revision)
-        except UserError:  # a parent given as a path may have a name that no repository has
-            continue
-        if revision is not None and revision.manifest is not None:
-            found = languages_of(revision.manifest, revision.path, store)
-    return found
+            break
+        for parent in manifest.parents:
+            if parent.kind == kind:
+                found.update(_languages_of_parent(parent, store))
+    return sorted(found)
+
+
+def _languages_of_parent(parent: Parent, store: Store) -> list[str]:
+    """Return the languages of a parent's text; none where the store does not have it."""
+    try:
+        revision = store.find(parent.repo, parent.revision, parent.kind)
+    except UserError:  # a parent given as a path may have a name that no repository has
+        return []
+    if revision is None or revision.manifest is None:
+        return []
+    return languages_of(revision.manifest, revision.path, store)
 
 
 def reproduce_command(manifest: Manifest, page: Page) -> str:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 # For type checkers and editors only: at run time `__getattr__` provides these names.
 if TYPE_CHECKING:
     from builders.grace_kto.calibrate import calibrate_frame
-    from builders.grace_kto.query_parser import parse_queries
+    from builders.grace_kto.query_parser import read_queries
     from builders.grace_kto.settings import GraceKTOSettings
 
-__all__ = ["GraceKTOSettings", "calibrate_frame", "parse_queries"]
+__all__ = ["GraceKTOSettings", "calibrate_frame", "read_queries"]
 
 # The module that defines each public name.
 _HOME = {
     "GraceKTOSettings": "builders.grace_kto.settings",
     "calibrate_frame": "builders.grace_kto.calibrate",
-    "parse_queries": "builders.grace_kto.query_parser",
+    "read_queries": "builders.grace_kto.query_parser",
 }
 
 

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from builders.core.prompting import answer_column, chat_column
+from builders.core.prompting import answer_column
 from builders.core.stage import Context, Shard, ShardResult
 from builders.grace_kto.columns import RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS
+from builders.grace_kto.languages import chat_by_language
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
@@ -165,9 +166,8 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     scores = read_piece(piece, READ)
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
-    # Training has to see the same messages that the policy answered, with the system prompt of that time.
-    system = system_prompts(context.config, context.inputs["score"].manifest)
-    prompt = chat_column("query", system=next(iter(system.values()), None))
+    # Training has to see the same messages that the policy answered, with the system prompts of that time.
+    prompt = chat_by_language("query", system_prompts(context.config, context.inputs["score"].manifest))
     frame = frame.with_columns(prompt.alias("prompt"), answer_column("response").alias("completion"))
     counts = {
         "read": scores.height,
@@ -179,5 +179,5 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the system prompt under which the responses were sampled, as the scores' manifest has it."""
+    """Return the system prompts under which the responses were sampled, as the scores' manifest has them."""
     return system_prompts(config, inputs["score"].manifest)

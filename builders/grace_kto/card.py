@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from builders.cards.render import named
+from builders.grace_kto.messages import SYSTEM_BY_LANGUAGE
 from builders.store.manifest import Manifest, Model, portable
 from scorers.class_weights import class_weights
 
@@ -41,8 +42,8 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
         value: the configuration so far, without models.
 
     Returns:
-        `value` with the models by role, the seed of the generated world where they come from it, and the system prompt
-        where the dataset's messages begin with it.
+        `value` with the models by role, the seed of the generated world where they come from it, and the setting of the
+        system prompt where the dataset's messages begin with one.
     """
     made = {Model(id=p.repo, revision=p.revision): p for p in manifest.parents if p.stage.startswith("world:")}
     # A model of the generated world is named by its stage, such as world:base: any installation can make it.
@@ -56,7 +57,9 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
     if manifest.stage in ("sft", "calibrate"):
-        value["sample"] = {"system_prompt": next(iter(manifest.prompts), None)}
+        # One prompt for all queries, or one for each language.
+        system = SYSTEM_BY_LANGUAGE if len(manifest.prompts) > 1 else next(iter(manifest.prompts), None)
+        value["sample"] = {"system_prompt": system}
     return value
 
 

@@ -1,4 +1,4 @@
-"""Stage `generate`: the current policy writes new queries after five uniformly drawn seeds (§3.2).
+"""Stage `generate`: the current policy writes new queries after five drawn seeds of one language (§3.2).
 
 Two passes. First the policy is asked in parts of `PROMPTS_AT_ONCE` prompts: a part's file holds the queries that its
 replies could be read for (parsed, never evaluated), without the blank and over-long ones; parts do not look at one
@@ -11,7 +11,7 @@ on its number alone, so the rows do not depend on the order in which parts are m
 """
 
 import functools
-import random
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +27,15 @@ from builders.engines import SamplingSettings
 from builders.engines.prompts import encode_prompts
 from builders.grace_kto.candidates import Candidates
 from builders.grace_kto.columns import QUERIES_COLUMNS
+from builders.grace_kto.languages import pick_examples, prompt_name, rows_by_language
 from builders.grace_kto.messages import ask_for_queries, prompt_text
-from builders.grace_kto.query_parser import parse_queries
+from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
+from builders.grace_kto.sample import begins_in_block
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import frame_of
 from builders.store.store import Revision, round_tag
 from scorers.errors import UserError
+from scorers.extraction import cut_thinking
 
 GenerateContext = Context[GraceKTOSettings]
 
@@ -100,8 +103,10 @@ def earlier_rounds(config: GraceKTOSettings, round_: int) -> dict[str, At]:
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the prompt that asks for queries, by name."""
-    return {config.generate.prompt: prompt_text(config.generate.prompt)}
+    """Return the prompts that ask for queries, by name: the one that is set, or those of the seeds' languages."""
+    languages = inputs["seed"].scan().select(pl.col("language").unique()).collect()["language"]
+    names = {prompt_name(config.generate.prompt, language) for language in languages}
+    return {name: prompt_text(name) for name in sorted(names)}
 
 
 def build(context: GenerateContext, shard: Shard) -> ShardResult:
@@ -120,13 +125,15 @@ class Prompt:
         draw: seeds the choice of examples and the sampling of the reply.
         text: what the policy is asked.
         example_ids: ids of the seeds that it shows.
-        language: language of most of them; of several, the alphabetically first.
+        language: their language.
+        shown: what the prompt shows and a reply may repeat, which is no new query.
     """
 
     draw: int
     text: str
     example_ids: list[str]
     language: str
+    shown: Sequence[str]
 
 
 def ask(context: GenerateContext, part: Shard) -> ShardResult:
@@ -141,8 +148,11 @@ def ask(context: GenerateContext, part: Shard) -> ShardResult:
     completions = engine.generate([chat(p.text) for p in asked], [p.draw for p in asked], sampling) if asked else []
     generator = str(context.models["policy"].record)
     rows: list[dict[str, object]] = []
+    tags = context.config.sample.thinking_tags
+    opened = begins_in_block(engine, [chat(p.text) for p in asked[:1]], context.config)
     for prompt, completion in zip(asked, completions, strict=True):
-        for query in usable(completion.text, settings.max_query_chars, counts):
+        read = read_reply(completion.text, prompt.shown, tags, opened)
+        for query in usable(read, settings.max_query_chars, counts):
             rows.append(
                 {
                     "query_id": query_id(query),
@@ -170,32 +180,52 @@ def prompts_of(context: GenerateContext, part: Shard, counts: Counter[str]) -> l
             and prompts that no example fits.
     """
     config = context.config
-    settings = config.generate
     revision = context.inputs["seed"]
-    seeds = read_seeds(tuple(revision.data_files()), revision.revision)
-    shown = min(settings.examples, seeds.height)
+    seeds, by_language = read_seeds(tuple(revision.data_files()), revision.revision)
     first, size = part.spec
     draws = [
         derive_seed(config.random_seed, context.round, "generate", number) for number in range(first, first + size)
     ]
-    picked = [random.Random(draw).sample(range(seeds.height), shown) for draw in draws]
-    # `shown` rows (query, id, language) for each prompt, side by side.
-    rows = list(seeds[[row for rows in picked for row in rows]].select("query", "query_id", "language").iter_rows())
+    picked = [pick_examples(by_language, draw, config.generate.examples) for draw in draws]
+    # The examples (query, id) of all prompts, one after the other.
+    shown = seeds[[row for _, rows in picked for row in rows]].select("query", "query_id").iter_rows()
     found = []
-    for place, draw in enumerate(draws):
-        examples = rows[place * shown : (place + 1) * shown]
-        text = ask_for_queries([query for query, _, _ in examples], settings.per_prompt, prompt=settings.prompt)
-        while examples and not fits(context, text):
-            examples.remove(max(examples, key=lambda example: len(example[0])))
-            counts["examples left out"] += 1
-            text = ask_for_queries([query for query, _, _ in examples], settings.per_prompt, prompt=settings.prompt)
-        if not examples:
-            counts["dropped.prompt over the context window"] += 1
-            continue
-        languages = Counter(language for _, _, language in examples)
-        most = min(languages, key=lambda code: (-languages[code], code))
-        found.append(Prompt(draw, text, [identity for _, identity, _ in examples], most))
+    for draw, (language, rows) in zip(draws, picked, strict=True):
+        prompt = fitting_prompt(context, draw, language, list(itertools.islice(shown, len(rows))), counts)
+        if prompt is not None:
+            found.append(prompt)
     return found
+
+
+def fitting_prompt(
+    context: GenerateContext, draw: int, language: str, examples: list[tuple[str, str]], counts: Counter[str]
+) -> Prompt | None:
+    """Return a prompt with as many of its examples as the context window has room for; None where it has for none.
+
+    Args:
+        context: configuration and the policy's engine.
+        draw: seed of the prompt.
+        language: language of the examples.
+        examples: (query, id); the longest ones are left out first.
+        counts: what is left out is counted here.
+    """
+    settings = context.config.generate
+    name = prompt_name(settings.prompt, language)
+    while examples:
+        queries = [query for query, _ in examples]
+        text = ask_for_queries(queries, settings.per_prompt, prompt=name)
+        if fits(context, text):
+            return Prompt(draw, text, [identity for _, identity in examples], language, (*queries, *own_list(name)))
+        examples.remove(max(examples, key=lambda example: len(example[0])))
+        counts["examples left out"] += 1
+    counts["dropped.prompt over the context window"] += 1
+    return None
+
+
+@functools.cache
+def own_list(name: str) -> list[str]:
+    """Return the strings of the list that a prompt file shows as the form of a reply."""
+    return shown_by(prompt_text(name), ())
 
 
 def fits(context: GenerateContext, text: str) -> bool:
@@ -211,28 +241,42 @@ def fits(context: GenerateContext, text: str) -> bool:
 
 # Every part draws from all seeds; a revision never changes, so it is read once.
 @functools.lru_cache(maxsize=1)
-def read_seeds(files: Sequence[Path], revision: str) -> pl.DataFrame:
-    """Read the ids, texts and languages of the seeds of a revision."""
-    return pl.read_parquet(list(files), columns=["query_id", "query", "language"], glob=False)
+def read_seeds(files: Sequence[Path], revision: str) -> tuple[pl.DataFrame, dict[str, list[int]]]:
+    """Read the ids and texts of the seeds of a revision, and which of its rows are in which language."""
+    seeds = pl.read_parquet(list(files), columns=["query_id", "query", "language"], glob=False)
+    return seeds.select("query_id", "query"), rows_by_language(seeds["language"].to_list())
 
 
-def usable(reply: str, max_chars: int, counts: Counter[str]) -> list[str]:
-    """Return a reply's queries without the blank and over-long ones.
+def read_reply(reply: str, shown: Sequence[str], tags: tuple[str, str] | None, opened: bool) -> Parsed:
+    """Read the lists of a reply, after a thinking block where there is one.
 
     Args:
         reply: the policy's text.
+        shown: what its prompt shows.
+        tags: the tags of a thinking block; None: there is none.
+        opened: whether the reply begins inside a block.
+    """
+    answer = reply if tags is None else cut_thinking(reply, tags, opened=opened)[0]
+    return read_queries(answer, shown)
+
+
+def usable(read: Parsed, max_chars: int, counts: Counter[str]) -> list[str]:
+    """Return a reply's queries without the blank and over-long ones.
+
+    Args:
+        read: what was read of the reply.
         max_chars: longer queries are dropped.
         counts: what is dropped is counted here by reason.
     """
-    queries = parse_queries(reply)
-    if queries is None:
+    if not any(read):
         counts["dropped.reply without a list"] += 1
-        return []
-    stripped = [query.strip() for query in queries]
+    stripped = [query.strip() for query in read.queries]
     kept = [query for query in stripped if 0 < len(query) <= max_chars]
     blank = stripped.count("")
     counts["dropped.blank"] += blank
     counts["dropped.over-long"] += len(stripped) - blank - len(kept)
+    counts["dropped.unreadable"] += read.unreadable
+    counts["dropped.shown in the prompt"] += read.repeated
     return kept
 
 

@@ -1,5 +1,6 @@
-"""The prompt files of GRACE-KTO, and the system prompt under which responses are sampled."""
+"""The prompt files of GRACE-KTO, and the system prompts under which responses are sampled."""
 
+import functools
 from pathlib import Path
 
 from builders.core.prompting import read_prompt, render_prompt
@@ -8,6 +9,7 @@ from builders.store.manifest import Manifest
 
 FOLDER = Path(__file__).parent / "prompts"
 SYSTEM_PREFIX = "system."  # begins the name of every system prompt, in files and in manifests
+SYSTEM_BY_LANGUAGE = "system"  # the setting that means the file of each query's language
 
 
 def prompt_text(name: str) -> str:
@@ -19,14 +21,17 @@ def prompt_text(name: str) -> str:
     return read_prompt(FOLDER, name)
 
 
-def system_prompt(config: GraceKTOSettings) -> str | None:
-    """Return the text of the configured system prompt; None where none is configured."""
-    name = config.sample.system_prompt
-    return None if name is None else prompt_text(name)
+# Asked for every prompt that is sent.
+@functools.cache
+def prompt_names() -> tuple[str, ...]:
+    """Return the names of this pipeline's prompt files, without `.jinja`, sorted."""
+    return tuple(sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja")))
 
 
 def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[str, str]:
-    """Return the system prompt under which responses were sampled, by name; empty for none.
+    """Return the system prompts under which responses were sampled, by name; see `languages.system_for`.
+
+    There is none, one for all queries, or one for each language.
 
     Args:
         config: its system prompt counts where there is no manifest.
@@ -36,6 +41,8 @@ def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[
     if manifest is not None:
         return {name: text for name, text in manifest.prompts.items() if name.startswith(SYSTEM_PREFIX)}
     name = config.sample.system_prompt
+    if name == SYSTEM_BY_LANGUAGE:
+        return {found: prompt_text(found) for found in prompt_names() if found.startswith(SYSTEM_PREFIX)}
     return {} if name is None else {name: prompt_text(name)}
 
 

@@ -22,7 +22,8 @@ from builders.core.stage import Context, Shard, ShardResult, row_shards
 from builders.engines import Engine, Message, SamplingSettings
 from builders.engines.prompts import prompt_ends_with
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
-from builders.grace_kto.messages import system_prompt, system_prompts
+from builders.grace_kto.languages import system_for
+from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import frame_of, require_columns
 from builders.store.store import Revision
@@ -36,7 +37,7 @@ THOUGHTS: dict[str, Thinking] = {"thinking cut": "cut", "thinking without an end
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the system prompt that asks for the tagged form, by name; empty for none."""
+    """Return the system prompts that ask for the tagged form, by name; empty for none."""
     return system_prompts(config, None)
 
 
@@ -63,7 +64,8 @@ def build(context: SampleContext, shard: Shard) -> ShardResult:
     # A response's seed depends on its query and j alone, not on the shard it falls into.
     draws = [derive_seed(config.random_seed, context.round, identity, j) for identity, _, j in asked]
     engine = context.engine("policy")
-    messages = [chat(query, system=system_prompt(config)) for _, query, _ in asked]
+    system = system_prompts(config, None)
+    messages = [chat(query, system=system_for(query, system)) for _, query, _ in asked]
     completions = engine.generate(
         messages,
         draws,

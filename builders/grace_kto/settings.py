@@ -63,7 +63,7 @@ class GenerateSettings(Section):
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 1.0
     max_new_tokens: Positive = 2048
-    max_query_chars: Positive = Field(8000, description="longer queries are dropped")
+    max_query_chars: Positive = Field(8000, description="characters (not tokens) of a query; longer ones are dropped")
     max_attempts: Positive = Field(10, description="prompts tried, as a multiple of the fewest that could do")
     near_duplicate_threshold: Share | None = Field(
         0.8, description="share of common word 3-grams from which a query counts as a repetition; null: equal ones only"
@@ -81,7 +81,9 @@ class SampleSettings(Section):
 
     responses: Positive = Field(8, description="m, responses to one query")
     system_prompt: str | None = Field(
-        "system.en", pattern=r"^system\.", description="prompt file in builders/grace_kto/prompts; null: none"
+        "system.en",
+        pattern=r"^system(\.|$)",
+        description="prompt file in builders/grace_kto/prompts; system: that of each query's language; null: none",
     )
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 0.9

@@ -26,6 +26,14 @@ def test_matched(response: str, parts: tuple[str, str, str]) -> None:
     assert extract(response) == Extraction(*parts)
 
 
+def test_chinese_layout() -> None:
+    # The ideographic space is white space: layout around a part, text inside one.
+    response = "<summary>　摘要。</summary>　\n<outline>一、背景</outline><answer>　　一、背景\n　　正文。</answer>"
+    assert extract(response) == Extraction("摘要。", "一、背景", "一、背景\n　　正文。")
+    # Brackets of full width make no tags.
+    assert extract(response.replace("<answer>", "＜answer＞")) is None
+
+
 @pytest.mark.parametrize(
     "response",
     [

@@ -198,8 +198,8 @@ def test_gpt2(tmp_path: Path) -> None:
     assert got == [plain_perplexity(tmp_path, text, 128) for text in TEXTS[:5]]
 
 
-def save_stateful(kind: str, folder: Path, **changes: object) -> Path:
-    """Save a random model whose configuration states no window."""
+def save_family(kind: str, folder: Path, **changes: object) -> Path:
+    """Save a random two-layer model of a family, with its own defaults for everything else."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -211,11 +211,18 @@ def save_stateful(kind: str, folder: Path, **changes: object) -> Path:
 
 
 def test_a_recurrent_model_needs_a_window(tmp_path: Path) -> None:
-    folder = save_stateful("mamba", tmp_path, state_size=4)
+    folder = save_family("mamba", tmp_path, state_size=4)
     with pytest.raises(UserError, match=r"\(mamba\) states no max_position_embeddings; set its window, in tokens \(sc"):
         Perplexity(folder)
     got = Perplexity(folder, window=64).score(TEXTS[:4])
     assert got == [plain_perplexity(folder, text, 64) for text in TEXTS[:4]]
+
+
+def test_a_model_whose_decoder_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
+    shape = {"intermediate_size": 48, "intermediate_size_mlp": 48, "head_dim": 8, "num_local_experts": 2}
+    folder = save_family("llama4_text", tmp_path, num_attention_heads=4, num_key_value_heads=2, **shape)
+    with pytest.raises(UserError, match=r"has no LM head on a decoder; give a causal language model"):
+        Perplexity(folder)
 
 
 def test_longrope_is_scored_one_text_at_a_time(tmp_path: Path) -> None:

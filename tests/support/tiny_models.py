@@ -1,5 +1,6 @@
 """Tiny models of the real architectures with random weights, made on the spot: nothing is downloaded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 CORPUS = (
@@ -13,8 +14,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(folder: Path, vocab_size: int = 512) -> None:
-    """Save a byte-level BPE tokenizer (as Qwen2's) that can encode any text."""
+def make_tokenizer(folder: Path, vocab_size: int = 512, corpus: Sequence[str] = CORPUS) -> None:
+    """Save a byte-level BPE tokenizer (as Qwen2's), trained on a corpus, that can encode any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -27,7 +28,7 @@ def make_tokenizer(folder: Path, vocab_size: int = 512) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS * 8, trainer)
+    tokenizer.train_from_iterator([*corpus] * 8, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
     )
@@ -35,12 +36,12 @@ def make_tokenizer(folder: Path, vocab_size: int = 512) -> None:
     fast.save_pretrained(folder)
 
 
-def make_causal_lm(folder: Path, seed: int = 0, window: int = 512) -> Path:
+def make_causal_lm(folder: Path, seed: int = 0, window: int = 512, corpus: Sequence[str] = CORPUS) -> Path:
     """Save a random two-layer Qwen2 with its tokenizer; `window` is max_position_embeddings. Returns the folder."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    make_tokenizer(folder)
+    make_tokenizer(folder, corpus=corpus)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(seed)
     config = Qwen2Config(

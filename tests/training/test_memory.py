@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conversations import conversations_of
 
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
@@ -33,7 +34,7 @@ PARAMETERS = 72_706_203_648  # what the checkpoint on the Hub counts
 HIDDEN, INNER, KEYS = 8192, 29568, 1024
 LINEAR = 80 * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * KEYS + 3 * HIDDEN * INNER)
 ADAPTER = 80 * 64 * (2 * 2 * HIDDEN + 2 * (HIDDEN + KEYS) + 3 * (HIDDEN + INNER))
-DOCUMENTS: list[dict[str, str | None]] = [{"query": "River?", "reference": "Trade."}]
+DOCUMENTS: list[dict[str, str]] = [{"query": "River?", "reference": "Trade."}]
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_sft_that_cannot_fit_is_refused_before_its_weights_are_missed(
         run_sft(
             base=big,
             output=tmp_path / "out",
-            documents=DOCUMENTS,
+            conversations=conversations_of(DOCUMENTS),
             settings=SFTSettings.model_validate({"precision": "bf16"} | settings),
         )
 

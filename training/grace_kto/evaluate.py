@@ -28,8 +28,9 @@ from builders.core.run import materialise, run
 from builders.core.stage import At, Context
 from builders.engines import Completion, SamplingSettings
 from builders.grace_kto import roles
+from builders.grace_kto.languages import system_for
 from builders.grace_kto.loading import load_scorers
-from builders.grace_kto.messages import system_prompt
+from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.sample import begins_in_block, read_response
 from builders.grace_kto.score import score_documents
 from builders.grace_kto.seed import read_table
@@ -209,7 +210,7 @@ def _cached(context: Context[GraceKTOSettings], name: str, policy: LocalModel, q
             "scorers": {role: str(model.record) for role, model in context.models.items()},
             "configuration": {name: identity(section) for name, section in sections.items()},
             "engine": identity(config.engines.policy),
-            "system_prompt": system_prompt(config),
+            "system_prompts": system_prompts(config, None),
             "random_seed": config.random_seed,
             "threads": config.threads,
             "queries": queries,
@@ -279,7 +280,8 @@ def answer_queries(config: GraceKTOSettings, policy: LocalModel, queries: list[s
     """
     settings = config.evaluate
     engine = load_engine_for(config.engines.policy, policy)
-    messages = [chat(query, system=system_prompt(config)) for query in queries]
+    system = system_prompts(config, None)
+    messages = [chat(query, system=system_for(query, system)) for query in queries]
     try:
         completions = engine.generate(
             messages,

@@ -71,7 +71,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
 
 def _run_key(config: GraceKTOSettings, first: Model) -> str:
     """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
-    sections = portable([identity(config.train), identity(config.loop)])
+    template = config.engines.policy.chat_template_kwargs
+    sections = portable([identity(config.train), identity(config.loop), dict(template)])
     return fingerprint_of([sections, first.model_dump()])[:16]
 
 

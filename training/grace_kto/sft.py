@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builders.cards.card import Card
+from builders.core.prompting import answer, chat
 from builders.core.stage import At, Context, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import SEED_COLUMNS
-from builders.grace_kto.messages import system_prompt, system_prompts
+from builders.grace_kto.languages import system_for
+from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import require_columns
 from builders.store.store import Revision
@@ -28,7 +30,7 @@ def exercises(config: GraceKTOSettings, round_: int) -> dict[str, At]:
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """The system prompt for the tagged form, by name; empty where there is none."""
+    """The system prompts for the tagged form, by name; empty where there is none."""
     return system_prompts(config, None)
 
 
@@ -52,15 +54,18 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     documents = seeds.scan().select("query", "reference").drop_nulls().collect()
     if documents.is_empty():
         raise UserError(f"{seeds}: no seed has a reference document; set seed.columns.reference, or models.policy")
+    system = system_prompts(context.config, None)
+    conversations = [
+        {"prompt": chat(query, system=system_for(query, system)), "completion": answer(reference)}
+        for query, reference in documents.iter_rows()
+    ]
     more = context.inputs.get("exercises")
     log.info("sft: %s on %d seed documents", base.record.id, documents.height)
     metrics = run_sft(
         base=base.path,
         output=output,
-        documents=documents.to_dicts(),
-        extra_conversations=[] if more is None else more.scan().collect().to_dicts(),
+        conversations=[*conversations, *([] if more is None else more.scan().collect().to_dicts())],
         settings=context.config.sft,
-        system_prompt=system_prompt(context.config),
         template_kwargs=context.config.engines.policy.chat_template_kwargs,
     )
     # Seconds differ from run to run; a manifest must not.
@@ -72,7 +77,7 @@ SFT = Stage(
     name="sft",
     kind="model",
     suffix="sft",
-    version=1,
+    version=2,
     parents=("seed",),
     also=exercises,
     roles={"base": roles.base},

@@ -1,7 +1,6 @@
-"""Supervised fine-tuning on the seed documents in the tagged form (GRACE-KTO, §3.1), on TRL's `SFTTrainer`.
+"""Supervised fine-tuning on conversations (GRACE-KTO, §3.1), on TRL's `SFTTrainer`.
 
-A row is a conversation: the query, after the system prompt if there is one, and the reference document as the answer.
-References are trained on as they are, also those that break the tagged form.
+A row is a prompt and its answer; answers are trained on as they are, also those that break the tagged form.
 
     {"prompt": [{"role": "user", "content": "Please write a report titled …"}],
      "completion": [{"role": "assistant", "content": "<summary>This report treats …</answer>"}]}
@@ -17,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from builders.core.prompting import answer, chat
 from builders.engines import Message
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
@@ -35,10 +33,8 @@ def run_sft(
     *,
     base: Path | str,
     output: Path,
-    documents: Sequence[Mapping[str, str | None]],
-    extra_conversations: Sequence[Conversation] = (),
+    conversations: Sequence[Conversation],
     settings: SFTSettings,
-    system_prompt: str | None = None,
     template_kwargs: Mapping[str, Any] = NO_VARIABLES,
 ) -> dict[str, float]:
     """Fine-tune a model and save model and tokenizer to a folder, which appears whole or not at all.
@@ -50,10 +46,8 @@ def run_sft(
     Args:
         base: model folder, or a model id of the Hub.
         output: folder to write; an existing one is replaced.
-        documents: rows with `query` and `reference`; rows whose reference is None are left out.
-        extra_conversations: further rows, as messages `prompt` and `completion`.
+        conversations: rows, as messages `prompt` and `completion`.
         settings: see `SFTSettings`.
-        system_prompt: text of the system message before each query of `documents`; None for none.
         template_kwargs: variables of the chat template; the same as in sampling.
 
     Returns:
@@ -74,7 +68,6 @@ def run_sft(
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     config = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()
     window = settings.max_length or getattr(config, "max_position_embeddings", None) or sys.maxsize
-    conversations = [*_conversations(documents, system_prompt), *extra_conversations]
     rows, truncated = tokenize(tokenizer, conversations, window, template_kwargs)
     # Beside the output, so that the final rename stays on one file system; the same for all processes.
     working = output.with_name(f".{output.name}.part")
@@ -124,16 +117,6 @@ def _require_shardable(settings: SFTSettings) -> None:
         )
 
 
-def _conversations(documents: Sequence[Mapping[str, str | None]], system_prompt: str | None) -> list[Conversation]:
-    """The seed documents that have a reference, as conversations."""
-    rows: list[Conversation] = []
-    for document in documents:
-        query, reference = document["query"], document["reference"]
-        if query is not None and reference is not None:
-            rows.append({"prompt": chat(query, system=system_prompt), "completion": answer(reference)})
-    return rows
-
-
 def tokenize(
     tokenizer: Any,
     conversations: Sequence[Conversation],
@@ -155,7 +138,7 @@ def tokenize(
         UserError: there is no conversation, the chat template rewrites one, or a prompt fills the window.
     """
     if not conversations:
-        raise UserError("SFT has no rows: no document has a reference; map a column to `seed.columns.reference`")
+        raise UserError("SFT has no rows; give at least one conversation")
     prompt_ids, answer_ids = tokenize_chats(
         tokenizer,
         [conversation["prompt"] for conversation in conversations],

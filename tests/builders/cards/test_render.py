@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 from card_snapshots import (
@@ -287,6 +288,37 @@ def test_language_comes_from_the_nearest_ancestor_with_the_column(tmp_path: Path
     strange = groups.model_copy(update={"parents": [link.model_copy(update={"repo": "no name"})]})
     assert languages_of(strange, tmp_path / "groups", store) == []
     assert "language" not in front_matter(card_of(groups, tmp_path / "groups"))
+
+
+def test_a_model_speaks_the_languages_of_all_its_data_and_data_not_those_of_a_model(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+
+    def added(name: str, kind: str, repo: str, language: str | None, *parents: Parent) -> Parent:
+        folder = tmp_path / repo
+        if kind == "model":
+            folder.mkdir()
+            manifest = model_manifest(name, Model(id="x/y", revision=COMMIT), repo=f"local/{repo}", parents=parents)
+        else:
+            manifest = snapshot(folder, name, repo=f"local/{repo}", parents=list(parents))
+        if language is not None:
+            for file in (folder / "data").glob("*.parquet"):
+                pl.read_parquet(file).with_columns(language=pl.lit(language)).write_parquet(file)
+        made = store.add(folder, manifest, ["main"])
+        return Parent.model_validate(
+            {"stage": name, "kind": kind, "repo": made.repo, "revision": made.revision, "digest": DIGEST}
+        )
+
+    seeds = added("seed", "dataset", "demo-seed", "en")
+    policy = added("sft", "model", "demo-sft", None, seeds)
+    queries = added("generate", "dataset", "demo-queries", "zh", seeds, policy)
+    # The policy learned from English seeds; what it answered is Chinese.
+    groups = added("sample", "dataset", "demo-groups", None, policy, queries)
+    manifest = model_manifest("policy", Model(id="x/y", revision=COMMIT), parents=[policy, groups, seeds])
+    assert languages_of(manifest, tmp_path / "nothing", store) == ["en", "zh"]
+    only = model_manifest("policy", Model(id="x/y", revision=COMMIT), parents=[policy, groups])
+    assert languages_of(only, tmp_path / "nothing", store) == ["zh"]
+    taught = model_manifest("policy", Model(id="x/y", revision=COMMIT), parents=[policy])
+    assert languages_of(taught, tmp_path / "nothing", store) == ["en"]
 
 
 def test_histogram(tmp_path: Path) -> None:

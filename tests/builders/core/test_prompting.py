@@ -1,5 +1,7 @@
 """Prompts: what is inserted stays text, and messages are the same wherever they are made."""
 
+import re
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -29,6 +31,15 @@ def test_every_prompt_file_has_a_text() -> None:
 def test_the_system_prompts_name_all_six_tags_once(name: str) -> None:
     for part in ("summary", "outline", "answer"):
         assert prompt_text(name).count(f"<{part}>") == prompt_text(name).count(f"</{part}>") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".zh")])
+def test_chinese_prompts_have_chinese_punctuation(name: str) -> None:
+    # A comma or colon of half width after a Chinese character, or before one, is English punctuation.
+    assert re.findall(r"[一-鿿][,:;?!]|[,:;?!][一-鿿]", prompt_text(name)) == []
+    if name.startswith("generate."):
+        # Replies are read as Python lists; the prompt says how quotes inside a request keep them readable.
+        assert all(word in prompt_text(name) for word in ("半角", "“”", '["第一条要求", "第二条要求"]'))
 
 
 @pytest.mark.parametrize("name", ["generate.fr", "../presets/tiny.yaml", "/etc/passwd", "", "generate.en.jinja"])

@@ -1,71 +1,54 @@
-"""Reading query lists out of replies: the forms models use, and text that tries to be more than data."""
+"""Reading query lists out of replies: as models write them (replies.yaml), and text that tries to be more than data."""
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.grace_kto.query_parser import MAX_REPLY_CHARS, MAX_STARTS, parse_queries
+from builders.grace_kto.messages import prompt_text
+from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
+
+REPLIES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "replies.yaml").read_text(encoding="utf-8"))
+SHOWN = [*shown_by(prompt_text("generate.en"), ["Write about harbours."]), *shown_by(prompt_text("generate.zh"), [])]
+MARKS = "[]'\"\\,()un{}:#\n “”‘’「」，、［】"
 
 
-@pytest.mark.parametrize(
-    ("reply", "queries"),
-    [
-        ('["Write A", "Write B"]', ["Write A", "Write B"]),
-        ("['Write A',\n 'Write B',\n]", ["Write A", "Write B"]),
-        ('queries.extend(["Write A", "Write B"])', ["Write A", "Write B"]),
-        (
-            "Sure:\n```python\nqueries = [\n    'Write A',  # the first\n    'Write B',\n]\n```\nEnjoy!",
-            ["Write A", "Write B"],
-        ),
-        ('```json\n["Write \\/ A", "caf\\u00e9"]\n```', ["Write \\/ A", "café"]),
-        ('["Write the city\'s plan", "Don\'t stop"]', ["Write the city's plan", "Don't stop"]),
-        ("['Write the city\\'s plan']", ["Write the city's plan"]),
-        ("Here's what I'd ask: ['Write A']", ["Write A"]),
-        ('["a list [1] of ] brackets", "and [ one"]', ["a list [1] of ] brackets", "and [ one"]),
-        ("As [1] and [see below] say: ['Write A']", ["Write A"]),
-        ("[['Write A', 'Write B']]", ["Write A", "Write B"]),
-        ("['Write A'] or rather ['Write B']", ["Write A"]),
-        ("['''Write\nA''']", ["Write\nA"]),
-        ('["写一份报告", "写一份计划"]', ["写一份报告", "写一份计划"]),
-        ("['  ', '']", ["  ", ""]),
-    ],
-)
-def test_lists_that_are_read(reply: str, queries: list[str]) -> None:
-    assert parse_queries(reply) == queries
+@pytest.mark.parametrize("row", REPLIES, ids=[str(index) for index in range(len(REPLIES))])
+def test_replies_as_models_write_them(row: dict[str, Any]) -> None:
+    found = read_queries(row["reply"], SHOWN)
+    assert found == Parsed(row["queries"], row.get("unreadable", 0), row.get("repeated", 0))
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "",
-        "Write a report.",
-        "[]",
-        "[1, 2]",
-        "['Write A', 2]",
-        "['Write A', None]",
-        "['Write A'",
-        "['Write A]",
-        "('Write A', 'Write B')",
-        "{'queries': 'Write A'}",
-        "[f'Write {1 + 1}']",
-        "['Write A' for _ in range(3)]",
-        "['Write A' * 3]",
-        "[b'Write A']",
-        "[... , 'Write A']",
-    ],
-)
-def test_replies_without_a_list_of_strings(reply: str) -> None:
-    assert parse_queries(reply) is None
+def test_the_table_is_large_enough_and_in_both_languages() -> None:
+    chinese = [row for row in REPLIES if any("一" <= char <= "鿿" for char in row["reply"])]
+    assert len(REPLIES) >= 50 and len(chinese) >= 15
 
 
-def test_json_is_read_where_python_cannot() -> None:
+def test_what_a_prompt_shows() -> None:
+    assert shown_by(prompt_text("generate.en"), ["Write A."]) == ["Write A.", "first request", "second request"]
+    assert shown_by(prompt_text("generate.zh"), []) == ["第一条要求", "第二条要求"]
+    assert shown_by(prompt_text("generate.tiny"), ["Write A."]) == ["Write A."]
+    # A repetition counts as one, whatever its case and white space; without `shown` nothing is left out.
+    assert read_queries("['WRITE  a.', 'Write A. again']", ["Write A."]) == Parsed(["Write A. again"], 0, 1)
+    assert read_queries("['Write A.']") == Parsed(["Write A."], 0, 0)
+
+
+def test_blank_strings_and_repetitions_are_left_to_the_caller() -> None:
+    assert read_queries("['  ', '', 'a', 'a']").queries == ["  ", "", "a", "a"]
+
+
+def test_halves_of_characters() -> None:
     # `\ud83d\ude00` is one character in JSON and two halves in Python; no half may remain in the text.
-    assert parse_queries('["Smile \\ud83d\\ude00"]') == ["Smile \U0001f600"]
-    assert parse_queries('["half \\ud83d"]') == ["half \ufffd"]
-    # A bare null is no Python literal, so the reply is read as JSON, and refused for what it holds.
-    assert parse_queries('["Write A", null]') is None
+    assert read_queries('["Smile \\ud83d\\ude00", "half \\ud83d", "half \ud83d"]').queries == [
+        "Smile \U0001f600",
+        "half \ufffd",
+        "half \ufffd",
+    ]
 
 
 def test_nothing_is_evaluated(tmp_path: Path) -> None:
@@ -76,43 +59,69 @@ def test_nothing_is_evaluated(tmp_path: Path) -> None:
         f"exec(\"import os; os.unlink('{victim}')\")",
         f"(lambda: __import__('pathlib').Path({str(victim)!r}).unlink())()",
     ):
-        assert parse_queries(f"[{expression}]") is None
-        assert parse_queries(f"queries.extend([{expression}, 'Write A'])") is None
-        assert parse_queries(f"['Write A'][{expression}]") == ["Write A"]
+        assert read_queries(f"[{expression}]").queries == []
+        assert read_queries(f"queries.extend([{expression}, 'Write A'])").queries == []
+        assert read_queries(f"['Write A'][{expression}]").queries == ["Write A"]
+        assert read_queries(f"['Write A', {expression}, 'Write B']").unreadable >= 1
     assert victim.read_text() == "here"
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "[" * 1_000_000,
-        "[" * 50_000 + "]" * 50_000,
-        "[" + "(" * 80_000 + ")" * 80_000 + "]",
-        "[" + "-" * 100_000 + "1]",
-        "[" + "1+" * 90_000 + "1]",
-        "[" + "{1:" * 40_000 + "}" * 40_000 + "]",
-        "[" + "9" * 100_000 + "]",
-        "['" + "\\" * 150_001,
-        "[\0'Write A']",
-    ],
-    ids=range(9),
+HOSTILE = (
+    *("[", '["', '["a', '["a"]', "['", "[“", "[{'", "[('", "[1,", "[#", "a['b']", '["""a', "['''", '["a"#\n', '["a\n'),
+    *('"', '",', '",#', '",#\n', '"          ', '""', '" "', '写"五"年', "'a','", '"a" b, ', '["a",[', "\\", '"\n"'),
 )
-def test_hostile_nesting_ends_without_a_list(reply: str) -> None:
-    assert parse_queries(reply) is None
 
 
-def test_the_work_on_one_reply_is_bounded() -> None:
-    assert parse_queries("[x]" * (MAX_STARTS - 1) + "['Write A']") == ["Write A"]
-    assert parse_queries("[x]" * MAX_STARTS + "['Write A']") is None
-    assert parse_queries(" " * MAX_REPLY_CHARS + "['Write A']") is None
+@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize("start", ["", '["a", "'], ids=["bare", "in a string"])
+def test_the_time_is_linear(piece: str, start: str) -> None:
+    def seconds(length: int) -> float:
+        text = (start + piece * (length // len(piece)))[:length]
+        begin = time.process_time()
+        read_queries(text)
+        return time.process_time() - begin
+
+    # Sixteen times the text: linear work takes 16 times as long, quadratic work 256 times. Below a millisecond the
+    # clock's own steps would decide.
+    assert seconds(160_000) < 80 * max(seconds(10_000), 0.001)
 
 
-@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("[]'\"\\,()un{}:#\n"))))
-def test_any_text_gives_none_or_texts_that_utf8_can_hold(reply: str) -> None:
-    queries = parse_queries(reply)
-    assert queries is None or (queries and all(query.encode() or not query for query in queries))
+def test_deep_nesting() -> None:
+    for reply in ("[" * 50_000 + "'a'" + "]" * 50_000, "['a', " + "[" * 50_000 + "'b'"):
+        assert read_queries(reply).queries[:1] == ["a"]
+    assert read_queries("['a', " + "(" * 80_000 + ")" * 80_000 + "]") == Parsed([], 1, 0)
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=5))
-def test_a_python_list_comes_back(queries: list[str]) -> None:
-    assert parse_queries(f"queries.extend({queries!r})") == queries
+@given(st.text(st.one_of(st.characters(), st.sampled_from(MARKS))))
+def test_any_text_is_read_without_an_error(reply: str) -> None:
+    found = read_queries(reply)
+    assert found.unreadable >= 0 and found.repeated == 0
+    assert all(isinstance(query.encode(), bytes) for query in found.queries)
+
+
+@given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(MARKS.replace("\\", "")))))
+def test_without_escapes_every_query_stands_in_the_reply(reply: str) -> None:
+    reply = reply.replace("\\", "")
+    for query in read_queries(f'["{reply}", "b"]').queries:
+        assert query in f'["{reply}", "b"]'
+    assert all(query in reply for query in read_queries(reply).queries)
+
+
+WRITTEN = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=5)
+
+
+@given(WRITTEN)
+def test_what_python_and_json_write_comes_back(queries: list[str]) -> None:
+    for text in (repr(queries), json.dumps(queries), json.dumps(queries, ensure_ascii=False, indent=1)):
+        assert read_queries(f"queries.extend({text})") == Parsed(queries, 0, 0)
+
+
+@given(WRITTEN, st.integers(min_value=1))
+def test_what_is_complete_survives_a_cut(queries: list[str], place: int) -> None:
+    text = json.dumps(queries, ensure_ascii=False)
+    cut = text[: place % len(text)]
+    found = read_queries(cut)
+    # Every string that is whole before the cut is kept, and no part of another one is taken for a string.
+    assert found.queries == queries[: len(found.queries)]
+    whole = [i + 1 for i in range(len(queries)) if len(json.dumps(queries[: i + 1], ensure_ascii=False)) <= len(cut)]
+    assert len(found.queries) >= max(whole, default=0)

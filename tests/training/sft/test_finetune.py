@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conversations import conversations_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
 from training.sft.finetune import run_sft, tokenize
 
-DOCUMENTS: list[dict[str, str | None]] = [
+DOCUMENTS: list[dict[str, str]] = [
     {"query": f"Please write report {i}.", "reference": f"<summary>River {i}.</summary>" + " Trade grew." * (i % 4)}
     for i in range(12)
 ]
@@ -71,7 +72,9 @@ def test_loss_equals_a_plain_computation(
     from transformers import AutoModelForCausalLM
 
     sft = _settings(steps=1, batch_size=12, device_batch_size=device_batch, prompt_loss_weight=weight)
-    metrics = run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=sft)
+    metrics = run_sft(
+        base=causal_lm_dir, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=sft
+    )
     tokenizer, model = _tokenizer(causal_lm_dir), AutoModelForCausalLM.from_pretrained(causal_lm_dir)
     total = norm = 0.0
     for document in DOCUMENTS:
@@ -90,15 +93,17 @@ def test_direct_and_tiled_losses_agree(causal_lm_dir: Path, tmp_path: Path, monk
     import training.sft.trainer
 
     sft = _settings(steps=3, prompt_loss_weight=0.1)
-    direct = run_sft(base=causal_lm_dir, output=tmp_path / "a", documents=DOCUMENTS, settings=sft)
+    direct = run_sft(base=causal_lm_dir, output=tmp_path / "a", conversations=conversations_of(DOCUMENTS), settings=sft)
     monkeypatch.setattr(training.sft.trainer, "DIRECT_LOGITS", 0)
-    tiled = run_sft(base=causal_lm_dir, output=tmp_path / "b", documents=DOCUMENTS, settings=sft)
+    tiled = run_sft(base=causal_lm_dir, output=tmp_path / "b", conversations=conversations_of(DOCUMENTS), settings=sft)
     assert direct["train_loss"] == pytest.approx(tiled["train_loss"], rel=1e-5)
 
 
 def test_output_is_a_trained_model_and_reproducible(causal_lm_dir: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        run_sft(base=causal_lm_dir, output=tmp_path / name, documents=DOCUMENTS, settings=_settings())
+        run_sft(
+            base=causal_lm_dir, output=tmp_path / name, conversations=conversations_of(DOCUMENTS), settings=_settings()
+        )
     weights = (tmp_path / "a" / "model.safetensors").read_bytes()
     assert weights == (tmp_path / "b" / "model.safetensors").read_bytes()
     assert weights != (causal_lm_dir / "model.safetensors").read_bytes()
@@ -107,31 +112,26 @@ def test_output_is_a_trained_model_and_reproducible(causal_lm_dir: Path, tmp_pat
     assert not (tmp_path / "a" / "training_args.bin").exists()
 
 
-def test_epochs_count_every_row_and_skip_missing_references(causal_lm_dir: Path, tmp_path: Path) -> None:
-    documents = [*DOCUMENTS, {"query": "Without", "reference": None}]
-    extra = [{"prompt": [{"role": "user", "content": "A"}], "completion": [{"role": "assistant", "content": "B"}]}]
+def test_epochs_count_every_row(causal_lm_dir: Path, tmp_path: Path) -> None:
     metrics = run_sft(
         base=causal_lm_dir,
         output=tmp_path / "out",
-        documents=documents,
-        extra_conversations=extra,
+        conversations=conversations_of([*DOCUMENTS, {"query": "A", "reference": "B"}], system="Use tags."),
         settings=_settings(steps=None, epochs=2.0),
-        system_prompt="Use tags.",
     )
     assert (metrics["rows"], metrics["steps"]) == (13, 8)
 
 
 def test_no_rows_message(causal_lm_dir: Path, tmp_path: Path) -> None:
-    documents = [{"query": "Q", "reference": None}]
-    with pytest.raises(UserError, match=r"no document has a reference; map a column to `seed.columns.reference`"):
-        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=documents, settings=_settings())
+    with pytest.raises(UserError, match=r"^SFT has no rows; give at least one conversation$"):
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=[], settings=_settings())
     assert not (tmp_path / "out").exists()
 
 
 def test_long_prompt_message(causal_lm_dir: Path, tmp_path: Path) -> None:
-    documents: list[dict[str, str | None]] = [*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}]
+    rows = conversations_of([*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}])
     with pytest.raises(UserError, match=r"SFT row 12 has a prompt of \d+ tokens, the limit is 512"):
-        run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=documents, settings=_settings())
+        run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=rows, settings=_settings())
 
 
 def test_batch_size_message(causal_lm_dir: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_batch_size_message(causal_lm_dir: Path, tmp_path: Path) -> None:
         run_sft(
             base=causal_lm_dir,
             output=tmp_path / "out",
-            documents=DOCUMENTS,
+            conversations=conversations_of(DOCUMENTS),
             settings=_settings(device_batch_size=3),
         )
 
@@ -149,7 +149,7 @@ def test_infinite_loss_message(causal_lm_dir: Path, tmp_path: Path) -> None:
         run_sft(
             base=causal_lm_dir,
             output=tmp_path / "out",
-            documents=DOCUMENTS,
+            conversations=conversations_of(DOCUMENTS),
             settings=_settings(steps=20, learning_rate=1e30),
         )
     assert not list(tmp_path.iterdir())

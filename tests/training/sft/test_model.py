@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conversations import conversations_of
 
 from builders.settings.sft import SFTSettings
 from training.sft.finetune import run_sft
 
-DOCUMENTS: list[dict[str, str | None]] = [
+DOCUMENTS: list[dict[str, str]] = [
     {"query": f"Please write report {i}.", "reference": f"<summary>River {i}.</summary>" + " Trade grew." * (i % 4)}
     for i in range(12)
 ]
@@ -57,7 +58,7 @@ def test_the_result_is_the_base_plus_the_adapter(
     monkeypatch.setattr(training.sft.model, "merge", merge)
     for base, dtype in ((causal_lm_dir, torch.float32), (bf16_base, torch.bfloat16)):
         output = tmp_path / f"{method}-{dtype}"
-        run_sft(base=base, output=output, documents=DOCUMENTS, settings=_settings(method=method))
+        run_sft(base=base, output=output, conversations=conversations_of(DOCUMENTS), settings=_settings(method=method))
         before, after, adapter = _weights(base), _weights(output), adapters.pop()
         assert before.keys() == after.keys() and {value.dtype for value in after.values()} == {dtype}
         for name, weight in before.items():
@@ -98,7 +99,7 @@ def test_both_factors_of_the_adapter_move_at_the_papers_learning_rate(
     whole_train = WeightedSFTTrainer.train
     monkeypatch.setattr(WeightedSFTTrainer, "train", train)
     options = _settings(method=method, precision="bf16", learning_rate=5e-6, steps=10)
-    run_sft(base=bf16_base, output=tmp_path / "out", documents=DOCUMENTS, settings=options)
+    run_sft(base=bf16_base, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=options)
     assert seen["dtypes"] == {torch.float32}
     assert seen["frozen"] == ({torch.bfloat16} if method == "lora" else {torch.bfloat16, torch.uint8})
     assert seen["lora_A"] > 0.99 and seen["lora_B"] > 0.99
@@ -110,7 +111,9 @@ def test_full_training_in_bf16_keeps_float32_weights(bf16_base: Path, tmp_path: 
     base = _weights(bf16_base)
     for precision in ("bf16", "fp32"):
         options = _settings(precision=precision, learning_rate=1e-5)
-        metrics = run_sft(base=bf16_base, output=tmp_path / precision, documents=DOCUMENTS, settings=options)
+        metrics = run_sft(
+            base=bf16_base, output=tmp_path / precision, conversations=conversations_of(DOCUMENTS), settings=options
+        )
         after = _weights(tmp_path / precision)
         assert {value.dtype for value in after.values()} == {torch.float32}
         moved = torch.cat([(value != base[name].float()).float().flatten() for name, value in after.items()])
@@ -120,7 +123,7 @@ def test_full_training_in_bf16_keeps_float32_weights(bf16_base: Path, tmp_path: 
 
 def test_only_the_named_modules_get_an_adapter(causal_lm_dir: Path, tmp_path: Path) -> None:
     options = _settings(method="lora", lora_targets=["q_proj"], gradient_checkpointing=True)
-    run_sft(base=causal_lm_dir, output=tmp_path / "out", documents=DOCUMENTS, settings=options)
+    run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=options)
     before, after = _weights(causal_lm_dir), _weights(tmp_path / "out")
     changed = {name for name in before if bool((before[name] != after[name]).any())}
     assert changed == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
@@ -150,9 +153,9 @@ def test_logits_are_scaled_as_the_model_scales_them(causal_lm_dir: Path, tmp_pat
     )
     model = Gemma2ForCausalLM(config)
     model.save_pretrained(base)
-    document: dict[str, str | None] = {"query": "River?", "reference": "Trade grew."}
+    document = {"query": "River?", "reference": "Trade grew."}
     options = _settings(steps=1, batch_size=1, attention="eager")
-    metrics = run_sft(base=base, output=tmp_path / "out", documents=[document], settings=options)
+    metrics = run_sft(base=base, output=tmp_path / "out", conversations=conversations_of([document]), settings=options)
     start = tokenizer.apply_chat_template([{"role": "user", "content": "River?"}], add_generation_prompt=True,
                                           tokenize=False)  # fmt: skip
     prompt = len(tokenizer(start)["input_ids"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.grace_kto.messages import ask_for_queries
-from builders.grace_kto.query_parser import parse_queries
+from builders.grace_kto.query_parser import read_queries
 from scorers.extraction import extract
 from training.world.measures import is_well_formed, measures, parse_query
 from training.world.texts import World
@@ -108,7 +108,7 @@ def test_domain_documents_are_of_the_domain_register() -> None:
 def test_query_exercises_are_lists_that_parse() -> None:
     for row in World(0).query_conversations(100, PROMPT):
         prompt, reply = row["prompt"][0]["content"], row["completion"][0]["content"]
-        queries = parse_queries(reply)
+        queries = read_queries(reply).queries
         assert queries is not None and f"Write {len(queries)} new" in prompt
         assert all(is_well_formed(query) and query not in prompt for query in queries)
         assert _topics(queries) <= _topics(prompt.splitlines())

@@ -1,0 +1,42 @@
+"""Names in figures: text that somebody chose, in any script, is drawn in a font that has its characters, or not at all.
+
+matplotlib's own font has no Chinese and draws a box for each character that it lacks.
+"""
+
+from collections.abc import Sequence
+
+OWN_FONT = "DejaVu Sans"  # comes with matplotlib
+BOXES = "Last Resort"  # begins the name of the font with a box for every character, which comes with matplotlib too
+
+
+def drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return names as a figure can show them.
+
+    Args:
+        names: texts of any script.
+
+    Returns:
+        The labels, and the font families to draw them in. A second font is the first one installed that has all
+        characters which matplotlib's own one lacks; where no font has them, a name that needs them becomes its number,
+        from 1.
+    """
+    from matplotlib.font_manager import fontManager
+
+    own = next(entry.fname for entry in fontManager.ttflist if entry.name == OWN_FONT and entry.style == "normal")
+    known = _characters(own)
+    missing = [{char for char in name if not char.isspace()} - known for name in names]
+    lacking = set().union(*missing)
+    if not lacking:
+        return list(names), [OWN_FONT]
+    for entry in sorted(fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
+        plain = entry.style == "normal" and entry.weight in (400, "normal") and not entry.name.startswith(BOXES)
+        if plain and lacking <= _characters(entry.fname):
+            return list(names), [OWN_FONT, entry.name]
+    return [str(i + 1) if missing[i] else name for i, name in enumerate(names)], [OWN_FONT]
+
+
+def _characters(font: str) -> set[str]:
+    """Return the characters that a font file has glyphs for."""
+    from matplotlib.ft2font import FT2Font
+
+    return {chr(code) for code in FT2Font(font).get_charmap()}
