@@ -1,6 +1,9 @@
 """Which precision a training computes in, for every method."""
 
-from typing import Literal
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from scorers.errors import UserError
 
@@ -33,3 +36,37 @@ def precision_arguments(precision: Precision) -> dict[str, bool]:
             "bfloat16; set precision to fp32 or auto"
         )
     return {"bf16": True, "use_cpu": True}
+
+
+def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], adapter: bool) -> dict[str, Any]:
+    """Add DeepSpeed to the training arguments of a precision.
+
+    In bf16 DeepSpeed's engine turns every parameter into bfloat16 and trains a float32 copy, which no policy is saved
+    from: after a few steps an adapter's `lora_A` has hardly moved in the file. So where an adapter is trained, its
+    parameters stay as they are and DeepSpeed's autocast does the computing in bf16. ZeRO-3 cannot mix types.
+
+    Args:
+        file: DeepSpeed's JSON file; None: no DeepSpeed.
+        precision: from `precision_arguments`.
+        adapter: whether an adapter is trained, not every weight.
+
+    Returns:
+        `deepspeed` (None, or DeepSpeed's configuration), `bf16` and `use_cpu`.
+
+    Raises:
+        UserError: bf16 on a CPU, where transformers would leave DeepSpeed out without a word.
+    """
+    if file is None:
+        return {"deepspeed": None, **precision}
+    if precision["use_cpu"]:
+        raise UserError(
+            "precision bf16 on a machine without an accelerator does not go with deepspeed; "
+            "set precision to fp32 or deepspeed to null"
+        )
+    config = json.loads(Path(file).read_text(encoding="utf-8"))
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    # A file that says itself what bf16 is to be is left as it is.
+    if adapter and precision["bf16"] and stage < 3 and config.get("bf16") == {"enabled": "auto"}:
+        autocast = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+        return {"deepspeed": config | autocast, "bf16": False, "use_cpu": False}
+    return {"deepspeed": config, **precision}

@@ -26,7 +26,7 @@ from training.attention import trainable_attention
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 from training.memory import deepspeed_file
-from training.precision import precision_arguments
+from training.precision import deepspeed_arguments, precision_arguments
 
 # Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
 LEFT_OUT = ("training_args.bin", "README.md")
@@ -193,11 +193,10 @@ def _arguments(
         gradient_checkpointing=settings.gradient_checkpointing,
         # TRL switches off the adapter's dropout too, so only where none is asked for; the model's own is always off.
         disable_dropout=settings.lora_dropout == 0,
-        **precision,
+        **deepspeed_arguments(deepspeed_file("train", settings.deepspeed), precision, settings.method != "full"),
         optim=settings.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        deepspeed=deepspeed_file("train", settings.deepspeed),
         ddp_find_unused_parameters=False,
         seed=settings.seed,
         model_init_kwargs={"dtype": dtype, "attn_implementation": attention},

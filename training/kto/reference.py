@@ -42,6 +42,8 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
     """
 
     args: "GraceKTOConfig"
+    train_dataset: Any
+    eval_dataset: Any
     _collator: "WeightedCollator"  # knows the tokens and the name of each row; the column `row` points into it
     _quantization_config: Any
     _precompute_engine: Any  # TRL's: the policy under DeepSpeed's inference engine, once it is needed

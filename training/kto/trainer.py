@@ -235,7 +235,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         if self.args.mu:
             loss = loss + self.args.mu * cross_entropy
         if batch.add(device_sums(labels, counted, self.beta * log_ratios, policy, cross_entropy)):
-            self._record(batch)
+            self._record(batch, batch.z_ref)
         processes: int = self.accelerator.num_processes
         return loss * processes  # gradients are averaged over processes, but the loss is their sum
 
@@ -307,10 +307,10 @@ class GraceKTOTrainer(ReferenceTrainer):
                 pairs.append(torch.stack([policy, batch[f"ref_{prefix}logps"]], dim=-1))
         return torch.cat(pairs)
 
-    def _record(self, batch: OptimizerBatch) -> None:
+    def _record(self, batch: OptimizerBatch, z_ref: torch.Tensor) -> None:
         """Keep the values that the next log line averages: those of a whole optimizer batch, over all processes."""
         means = logged_means(self.accelerator.reduce(batch.sums, reduction="sum").tolist())
-        for name, value in {"kl": float(batch.z_ref), **means}.items():
+        for name, value in {"kl": float(z_ref), **means}.items():
             self._metrics["train"][name].append(value)
 
     # ---- evaluation --------------------------------------------------------------------------------------------

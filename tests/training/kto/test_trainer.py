@@ -453,3 +453,23 @@ def test_the_policy_is_not_hashed(make_trainer: Any, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(trl.trainer.kto_trainer, "hash_module", refuse)
     assert "ref_logps" in make_trainer().train_dataset.column_names
+
+
+def test_a_batch_keeps_its_precision_under_deepspeed(make_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers casts a batch's floats to the type of DeepSpeed's engine: bfloat16 knows −1000, but not −1001."""
+    import torch
+
+    class Engine:
+        def dtype(self) -> torch.dtype:
+            return torch.bfloat16
+
+    class Plugin:
+        hf_ds_config = Engine()
+
+    trainer = make_trainer()
+    # Only what transformers asks before it casts; the engine itself needs a compiler and another process.
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", Plugin(), raising=False)
+    batch = {"ref_logps": torch.tensor([-1001.0]), "weight": torch.tensor([1.001])}
+    prepared = trainer._prepare_inputs(batch)
+    assert {name: value.tolist() for name, value in prepared.items()} == {n: v.tolist() for n, v in batch.items()}
