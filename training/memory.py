@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ class Need:
 
     device: float
     host: float = 0.0
+
+
+def require_deepspeed(section: str, name: str | None) -> None:
+    """Check that DeepSpeed is installed where a setting asks for it.
+
+    Raises:
+        UserError: it is not; the message names the extra that brings it.
+    """
+    if name is not None and find_spec("deepspeed") is None:
+        raise UserError(
+            f"{section}.deepspeed {name} needs the package deepspeed, which is not installed; install the extra that "
+            "brings it: pip install 'grace-data[deepspeed]'"
+        )
 
 
 def deepspeed_file(section: str, name: str | None) -> str | None:

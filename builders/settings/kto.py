@@ -63,7 +63,9 @@ class TrainSettings(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
-    deepspeed: Annotated[str | None, EXECUTION] = Field(None, description="zero2, or a DeepSpeed JSON file; null: none")
+    deepspeed: Annotated[str | None, EXECUTION] = Field(
+        None, description="zero2, zero3, or a DeepSpeed JSON file; null: none"
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from builders.store.manifest import FILE_NAME, content_digest, describe_files, f
 from scorers.errors import UserError
 from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
 from training.kto.data import count_rows, one_sided, values_of
-from training.memory import require_memory
+from training.memory import require_deepspeed, require_memory
 
 # The round's results and the fingerprint of its inputs, beside the trained weights.
 RECORD = "training.json"
@@ -96,6 +96,7 @@ def train_round(
     if resume is not None and resume.step == first:
         require_same_run(resume, run)
         _require_same_weights(Path(policy), resume)
+    require_deepspeed("train", settings.deepspeed)
     require_memory("train", settings, base_model or policy, reference_model)
 
     from training.kto.assembly import RoundModels, RoundPlan, build_trainer, save_policy

@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +20,8 @@ from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
 from training.attention import trainable_attention
 from training.chat import tokenize as tokenize_chats
-from training.memory import deepspeed_file, require_memory, zero_of
-from training.precision import precision_arguments
+from training.memory import deepspeed_file, require_deepspeed, require_memory, zero_of
+from training.precision import deepspeed_arguments, precision_arguments
 
 Conversation = Mapping[str, list[Message]]  # {"prompt": messages, "completion": messages}
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
@@ -105,11 +104,7 @@ def _batches(settings: SFTSettings) -> tuple[int, int]:
 
 def _require_shardable(settings: SFTSettings) -> None:
     """Refuse what DeepSpeed cannot do: without its package anything, and shard 4-bit weights."""
-    if settings.deepspeed is not None and find_spec("deepspeed") is None:
-        raise UserError(
-            f"sft.deepspeed {settings.deepspeed} needs the package deepspeed, which is not installed; install the "
-            "extra that brings it: pip install 'grace-data[deepspeed]'"
-        )
+    require_deepspeed("sft", settings.deepspeed)
     if settings.method == "qlora" and zero_of("sft", settings.deepspeed).stage == 3:
         raise UserError(
             f"sft.deepspeed {settings.deepspeed} shards the weights (stage 3), which sft.method=qlora cannot have; "
@@ -230,8 +225,11 @@ def _arguments(settings: SFTSettings, working: Path, device_batch: int, accumula
         # Rows are tokenized and cut already; TRL must neither cut nor prepare them again.
         max_length=None,
         gradient_checkpointing=settings.gradient_checkpointing,
-        **precision_arguments(settings.precision),
-        deepspeed=deepspeed_file("sft", settings.deepspeed),
+        **deepspeed_arguments(
+            deepspeed_file("sft", settings.deepspeed),
+            precision_arguments(settings.precision),
+            settings.method != "full",
+        ),
         ddp_find_unused_parameters=False,
         seed=settings.seed,
         data_seed=settings.seed,

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: TID25
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # noqa: TID253
 
 from builders.settings.sft import SFTSettings
+from training.precision import precision_arguments
 
 
 def load_model(base: Path | str, settings: SFTSettings, attention: str, arguments: Any) -> Any:
@@ -27,7 +28,8 @@ def load_model(base: Path | str, settings: SFTSettings, attention: str, argument
     """
     # DeepSpeed keeps a float32 copy of what it trains. Without it weights that are trained themselves stay float32:
     # bfloat16 would round away updates as small as the learning rate.
-    narrow = arguments.bf16 and (settings.method != "full" or arguments.deepspeed is not None)
+    bf16 = precision_arguments(settings.precision)["bf16"]  # which the arguments leave to DeepSpeed for an adapter
+    narrow = bf16 and (settings.method != "full" or arguments.deepspeed is not None)
     if arguments.deepspeed is not None:
         # On a GPU DeepSpeed knows its fellow processes by now; on a CPU transformers does not introduce them.
         import_module("deepspeed").init_distributed(dist_backend=None if torch.cuda.is_available() else "gloo")

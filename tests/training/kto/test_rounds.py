@@ -191,6 +191,12 @@ def test_mistakes_are_named(causal_lm_dir: Path, tmp_path: Path) -> None:
         run_rounds(tmp_path, causal_lm_dir, settings(), (2,))
 
 
+def test_deepspeed_that_is_not_installed(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.memory.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"train\.deepspeed zero2 needs .* pip install 'grace-data\[deepspeed\]'"):
+        run_rounds(tmp_path, causal_lm_dir, settings(deepspeed="zero2"), (1,))
+
+
 def test_an_adapter_is_continued_with_its_own_shape(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path, causal_lm_dir, settings(method="lora"), (1,))
     common = {"policy": tmp_path / "policy-1", "dataset": weights_frame(1), "run_dir": tmp_path / "other"}

@@ -183,10 +183,10 @@ def test_what_deepspeed_cannot_do(causal_lm_dir: Path, tmp_path: Path, monkeypat
             settings=_settings(**options),
         )
 
-    monkeypatch.setattr("training.sft.finetune.find_spec", lambda name: None)
+    monkeypatch.setattr("training.memory.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"sft\.deepspeed zero2 needs .* pip install 'grace-data\[deepspeed\]'"):
         train(deepspeed="zero2")
-    monkeypatch.setattr("training.sft.finetune.find_spec", lambda name: name)
+    monkeypatch.setattr("training.memory.find_spec", lambda name: name)
     with pytest.raises(UserError, match=r"zero3 shards the weights \(stage 3\), which sft\.method=qlora cannot have"):
         train(deepspeed="zero3", method="qlora")
     with pytest.raises(UserError, match=r"sft\.deepspeed zero9 is neither one of zero2, zero3, zero3-offload"):
