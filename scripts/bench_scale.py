@@ -11,7 +11,7 @@ Each part runs in a process of its own, since the peak of a process never falls:
     split           calibrates them
 
 With fewer than 1,000,000 queries or 8,000,000 rows each part runs at a quarter of the size too, and the last columns
-are what the line through both gives for the full size; below a fortieth of it that would say nothing. CPU seconds show
+are what the line through both gives for the full size; below a twentieth of it that would say nothing. CPU seconds show
 how much of the wall time other programs took. Prints a table and one line of JSON.
 
     python scripts/bench_scale.py --queries 20000 --rows 20000
@@ -49,7 +49,7 @@ from training.pipelines import PIPELINES, build, load_config
 
 QUERIES, ROWS = 1_000_000, 8_000_000  # the full size
 MEASURED = ("seconds", "cpu_seconds", "peak_gib")
-LEAST_SHARE = 40  # a size below a fortieth of the full one is a few shards, from which no line can be drawn
+LEAST_SHARE = 20  # a size below a twentieth of the full one is a few shards, from which no line can be drawn
 GROUP = 8  # responses to a query
 FILE_ROWS = 8_000
 TAGS = (("summary", "summary"), ("outline", "outline"), ("answer", "document"))  # and the columns between them

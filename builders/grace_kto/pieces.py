@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 QUERIES_PER_PIECE = 5_000
 # All sizes are those of the values before compression.
-BYTES_PER_PIECE = 512 * 2**20  # calibrating a piece needs about four times as much memory
+BYTES_PER_PIECE = 512 * 2**20  # calibrating a piece needs about five times as much memory
 BYTES_PER_BATCH = 64 * 2**20  # what the pass over the dataset holds at a time, about three times over
 SUFFIX = ".arrows"  # Arrow's IPC stream format
 
