@@ -108,5 +108,6 @@ def tokenize(
     if not rows:
         return [], []
     # The template's text holds the special tokens already.
-    prompt_ids = tokenizer([row.prompt for row in rows], add_special_tokens=False)["input_ids"]
-    return prompt_ids, tokenizer(answers, add_special_tokens=False)["input_ids"]
+    texts = list(dict.fromkeys(row.prompt for row in rows))  # a group's rows share theirs
+    ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+    return [ids[row.prompt] for row in rows], tokenizer(answers, add_special_tokens=False)["input_ids"]
