@@ -13,15 +13,16 @@ from typing import Any
 
 import datasets  # noqa: TID253
 import torch  # noqa: TID253
-from peft import LoraConfig, PeftConfig  # noqa: TID253
+from peft import PeftConfig  # noqa: TID253
 from tqdm import tqdm
-from transformers import BitsAndBytesConfig, PrinterCallback, TrainerCallback  # noqa: TID253
+from transformers import PrinterCallback, TrainerCallback  # noqa: TID253
 from transformers.utils import logging  # noqa: TID253
 
 from builders.core.console import progress_bar
 from builders.settings.kto import TrainSettings
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
+from training.adapters import new_adapter, nf4
 from training.attention import trainable_attention
 from training.kto.checkpoints import mark_complete, prune
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
@@ -148,7 +149,9 @@ def build_trainer(
         arguments,
         rows,
         peft_config=peft_config,
-        quantization_config=_nf4(precision["bf16"]) if settings.method == "qlora" else None,
+        quantization_config=nf4(torch.bfloat16 if precision["bf16"] else torch.float32)
+        if settings.method == "qlora"
+        else None,
         callbacks=[StepBar(plan), *callbacks],
     )
     # It prints the logs to stdout, whose last line belongs to --json.
@@ -210,16 +213,6 @@ def _arguments(
     )
 
 
-def _nf4(bf16: bool) -> BitsAndBytesConfig:
-    """4-bit NormalFloat weights with double quantisation, as QLoRA (Dettmers et al., 2023) trains on."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
-    )
-
-
 def _lora(settings: TrainSettings, adapter: str | None) -> PeftConfig:
     if adapter is not None:
         config = PeftConfig.from_pretrained(adapter)
@@ -231,14 +224,7 @@ def _lora(settings: TrainSettings, adapter: str | None) -> PeftConfig:
         # An adapter is saved for inference, in which mode PEFT freezes its weights.
         config.inference_mode = False
         return config
-    targets = settings.lora_targets
-    return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )
+    return new_adapter(settings.lora_rank, settings.lora_alpha, settings.lora_targets, settings.lora_dropout)
 
 
 def save_policy(trainer: GraceKTOTrainer, output_dir: Path, files: Mapping[str, str]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch  # noqa: TID253
 from peft import LoraConfig, PeftModel  # noqa: TID253
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: TID253
+from transformers import AutoModelForCausalLM  # noqa: TID253
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # noqa: TID253
 
 from builders.settings.sft import SFTSettings
+from training.adapters import new_adapter, nf4
 from training.precision import precision_arguments
 
 
@@ -35,12 +36,7 @@ def load_model(base: Path | str, settings: SFTSettings, attention: str, argument
         import_module("deepspeed").init_distributed(dist_backend=None if torch.cuda.is_available() else "gloo")
     options: dict[str, Any] = {"dtype": torch.bfloat16 if narrow else torch.float32}
     if settings.method == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=options["dtype"],
-        )
+        options["quantization_config"] = nf4(options["dtype"])
     return AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, attn_implementation=attention, **options)
 
 
@@ -48,13 +44,7 @@ def adapter_config(settings: SFTSettings) -> LoraConfig | None:
     """The shape of the adapter; None where every weight is trained."""
     if settings.method == "full":
         return None
-    targets = settings.lora_targets
-    return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )
+    return new_adapter(settings.lora_rank, settings.lora_alpha, settings.lora_targets)
 
 
 def widen_adapter(model: Any) -> None:
