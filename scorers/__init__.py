@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 # Loaded when first asked for (PEP 562): they need numpy or polars, and later torch.
-_LAZY = {
+_HOME = {
     "Perplexity": "scorers.perplexity",
     "Relevance": "scorers.relevance",
     "RelevanceScores": "scorers.relevance",
@@ -66,9 +66,9 @@ _LAZY = {
 if not TYPE_CHECKING:  # a type checker must still report a name that does not exist
 
     def __getattr__(name: str) -> object:
-        if name not in _LAZY:
+        if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
         return value
 
 

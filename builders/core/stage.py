@@ -201,8 +201,3 @@ def row_shards(rows: int, size: int | None, default: int) -> list[Shard]:
     # -(-a // b) rounds a / b up.
     size = size or max(default, -(-rows // MANY_SHARDS))
     return [Shard(index, (start, min(size, rows - start))) for index, start in enumerate(range(0, rows, size))]
-
-
-def file_shards(parent: Revision) -> list[Shard]:
-    """Plan one shard per data file of the parent."""
-    return [Shard(index, str(path)) for index, path in enumerate(parent.data_files())]

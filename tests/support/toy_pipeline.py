@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from builders.cards.card import Card
 from builders.core.pipeline import Pipeline
-from builders.core.stage import Context, Shard, ShardResult, Stage, Trained, file_shards
+from builders.core.stage import Context, Shard, ShardResult, Stage, Trained
 from builders.settings.base import EXECUTION, Section, Settings
 from builders.store.check import Finding
 from builders.store.columns import column
@@ -65,7 +65,7 @@ def train_fold(fold: int, context: Context[ToySettings], output: Path) -> Traine
 
 
 def plan_totals(context: Context[ToySettings]) -> list[Shard]:
-    return file_shards(context.inputs["numbers"])
+    return [Shard(index, str(path)) for index, path in enumerate(context.inputs["numbers"].data_files())]
 
 
 def build_totals(context: Context[ToySettings], shard: Shard) -> ShardResult:
