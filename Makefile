@@ -15,7 +15,7 @@ setup:  ## make .venv with the pinned environment; does nothing when it is up to
 demo: setup  ## the whole loop on the tiny preset, in minutes, without a GPU
 	@bash scripts/demo.sh
 
-check: lint types  ## lint, types and the tests that take less than ten seconds each
+check: lint types  ## lint, types and the tests that are not slow
 	$(PYTEST) -m 'not live and not gpu and not slow'
 
 test: lint types unit  ## lint, types and every test that needs neither a GPU nor the real Hub

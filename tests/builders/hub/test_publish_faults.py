@@ -116,6 +116,7 @@ def test_every_step_is_reached_by_an_undisturbed_push_and_pull(
     assert [step for step in PULL_STEPS if pulled[step[0]] < step[1]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("route", "nth"), PUSH_STEPS, ids=[f"{route}-{nth}" for route, nth in PUSH_STEPS])
 def test_push_under_a_fault(connected: HubServer, revision: Revision, route: str, nth: int, kind: str | int) -> None:
@@ -123,6 +124,7 @@ def test_push_under_a_fault(connected: HubServer, revision: Revision, route: str
     push_under_fault(connected, revision, store_of(revision))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_push_under_several_faults(connected: HubServer, revision: Revision, seed: int) -> None:
     rng = random.Random(seed)
@@ -131,6 +133,7 @@ def test_push_under_several_faults(connected: HubServer, revision: Revision, see
     push_under_fault(connected, revision, store_of(revision), several=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("route", "nth"), PULL_STEPS, ids=[f"{route}-{nth}" for route, nth in PULL_STEPS])
 def test_pull_under_a_fault(
