@@ -131,6 +131,9 @@ def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -
     Args:
         model: a folder with a config.json, or a model id of the Hub.
         settings: method and shape of the adapter.
+
+    Raises:
+        UserError: the adapter's targets name no linear layer.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -145,6 +148,12 @@ def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -
     adapter = 0
     if settings.method != "full":
         adapted = [layer for name, layer in layers.items() if _is_target(name, settings.lora_targets)]
+        if not adapted:
+            names = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+            raise UserError(
+                f"lora_targets {settings.lora_targets} names no linear layer of {model}; it has {names}; "
+                "all-linear takes them all"
+            )
         adapter = sum(settings.lora_rank * (layer.in_features + layer.out_features) for layer in adapted)
     return Sizes(
         total=sum(parameter.numel() for parameter in empty.parameters()),

@@ -17,8 +17,8 @@ def precision_arguments(precision: Precision) -> dict[str, bool]:
         precision: fp32; bf16: mixed precision, on a CPU too; auto: bf16 on a GPU that has it, else fp32.
 
     Returns:
-        `bf16`, and `use_cpu`, which is true for bf16 on a machine without an accelerator: transformers refuses bf16
-        there unless told that the CPU is meant.
+        `bf16`, and `use_cpu`, which is true on a machine without an accelerator: unless told that the CPU is meant,
+        transformers refuses bf16 there, and processes that torchrun started would not join.
 
     Raises:
         UserError: bf16 is asked for and the accelerator of this machine does not have it.
@@ -26,16 +26,16 @@ def precision_arguments(precision: Precision) -> dict[str, bool]:
     import torch
     from transformers.utils import is_torch_bf16_gpu_available
 
+    alone = not torch.accelerator.is_available()
     if precision == "auto":
-        return {"bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(), "use_cpu": False}
-    if precision == "fp32" or is_torch_bf16_gpu_available():
-        return {"bf16": precision == "bf16", "use_cpu": False}
-    if torch.accelerator.is_available():
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return {"bf16": bf16, "use_cpu": alone}
+    if precision == "bf16" and not alone and not is_torch_bf16_gpu_available():
         raise UserError(
             f"precision is bf16, but this machine's {torch.accelerator.current_accelerator()} cannot compute in "
             "bfloat16; set precision to fp32 or auto"
         )
-    return {"bf16": True, "use_cpu": True}
+    return {"bf16": precision == "bf16", "use_cpu": alone}
 
 
 def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], adapter: bool) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], 
     """
     if file is None:
         return {"deepspeed": None, **precision}
-    if precision["use_cpu"]:
+    if precision["use_cpu"] and precision["bf16"]:
         raise UserError(
             "precision bf16 on a machine without an accelerator does not go with deepspeed; "
             "set precision to fp32 or deepspeed to null"
@@ -69,4 +69,5 @@ def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], 
     if adapter and precision["bf16"] and stage < 3 and config.get("bf16") == {"enabled": "auto"}:
         autocast = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
         return {"deepspeed": config | autocast, "bf16": False, "use_cpu": False}
-    return {"deepspeed": config, **precision}
+    # Told that the CPU is meant, transformers would leave DeepSpeed out.
+    return {"deepspeed": config, "bf16": precision["bf16"], "use_cpu": False}

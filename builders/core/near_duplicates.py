@@ -8,7 +8,7 @@ process and on any machine.
 
 A million texts of 60 words take a minute of one core and 1.1 GB, most of it signatures. Where all texts have more than
 half of their n-grams in common, as with a long form of words, the comparisons grow with the square of the number of
-texts: 20,000 take ten seconds.
+texts: 20,000 take from some seconds to more than a minute, the longer the higher the threshold.
 """
 
 import re

@@ -27,7 +27,7 @@ from builders.engines import SamplingSettings
 from builders.engines.prompts import encode_prompts
 from builders.grace_kto.candidates import Candidates
 from builders.grace_kto.columns import QUERIES_COLUMNS
-from builders.grace_kto.languages import pick_examples, prompt_name, rows_by_language
+from builders.grace_kto.languages import contradicts, pick_examples, prompt_name, rows_by_language
 from builders.grace_kto.messages import ask_for_queries, prompt_text
 from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
 from builders.grace_kto.sample import begins_in_block
@@ -43,6 +43,7 @@ PROMPTS_AT_ONCE = 512  # that the engine is handed together: a large engine's sl
 QUERIES_PER_SHARD = 32
 TEMPLATE_TOKENS = 1024  # more than a chat template puts around a prompt
 NO_LIMIT = 2**62  # tokens
+OVER_WINDOW = "prompt over the context window"
 SPARE = 1.1  # a further wave asks for a tenth more than should suffice, so that it is the last
 
 
@@ -65,6 +66,8 @@ def plan(context: GenerateContext) -> list[Shard]:
         shards = _parts(asked, wave, parts)
         found.add(build_missing(ASK, parts_of(context), shards))
         asked, parts = asked + wave, parts + len(shards)
+        if found.counts[f"dropped.{OVER_WINDOW}"] == asked:
+            break  # further prompts are as long
         wave = further(settings.queries - found.kept.height, found.kept.height, asked)
     if found.kept.height < settings.queries:
         raise UserError(exhausted(found.kept.height, settings.queries, found.counts))
@@ -152,7 +155,7 @@ def ask(context: GenerateContext, part: Shard) -> ShardResult:
     opened = begins_in_block(engine, [chat(p.text) for p in asked[:1]], context.config)
     for prompt, completion in zip(asked, completions, strict=True):
         read = read_reply(completion.text, prompt.shown, tags, opened)
-        for query in usable(read, settings.max_query_chars, counts):
+        for query in usable(read, settings.max_query_chars, prompt.language, counts):
             rows.append(
                 {
                     "query_id": query_id(query),
@@ -218,7 +221,7 @@ def fitting_prompt(
             return Prompt(draw, text, [identity for _, identity in examples], language, (*queries, *own_list(name)))
         examples.remove(max(examples, key=lambda example: len(example[0])))
         counts["examples left out"] += 1
-    counts["dropped.prompt over the context window"] += 1
+    counts[f"dropped.{OVER_WINDOW}"] += 1
     return None
 
 
@@ -260,21 +263,24 @@ def read_reply(reply: str, shown: Sequence[str], tags: tuple[str, str] | None, o
     return read_queries(answer, shown)
 
 
-def usable(read: Parsed, max_chars: int, counts: Counter[str]) -> list[str]:
-    """Return a reply's queries without the blank and over-long ones.
+def usable(read: Parsed, max_chars: int, language: str, counts: Counter[str]) -> list[str]:
+    """Return a reply's queries without the blank and over-long ones, and those in another language than the seeds.
 
     Args:
         read: what was read of the reply.
         max_chars: longer queries are dropped.
+        language: language code of the seeds shown.
         counts: what is dropped is counted here by reason.
     """
     if not any(read):
         counts["dropped.reply without a list"] += 1
     stripped = [query.strip() for query in read.queries]
-    kept = [query for query in stripped if 0 < len(query) <= max_chars]
+    fitting = [query for query in stripped if 0 < len(query) <= max_chars]
+    kept = [query for query in fitting if not contradicts(query, language)]
     blank = stripped.count("")
     counts["dropped.blank"] += blank
-    counts["dropped.over-long"] += len(stripped) - blank - len(kept)
+    counts["dropped.over-long"] += len(stripped) - blank - len(fitting)
+    counts["dropped.other language"] += len(fitting) - len(kept)
     counts["dropped.unreadable"] += read.unreadable
     counts["dropped.shown in the prompt"] += read.repeated
     return kept
@@ -284,6 +290,12 @@ def exhausted(got: int, wanted: int, counts: Mapping[str, int]) -> str:
     """Return the message for a round whose attempts are spent."""
     reasons = {key.removeprefix("dropped."): n for key, n in sorted(counts.items()) if key.startswith("dropped.") and n}
     dropped = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+    if reasons.get(OVER_WINDOW) == counts["read"]:
+        return (
+            f"query generation: no prompt fits the policy's context window, not even with one example and "
+            f"generate.max_new_tokens for the reply ({counts['read']} were tried); lower generate.max_new_tokens or "
+            "seed.max_query_chars, or use a policy with a larger window"
+        )
     alike = "generate.near_duplicate_threshold or " if "near-duplicate" in reasons else ""
     return (
         f"query generation: {got} of {wanted} queries after {counts['read']} prompts (dropped: {dropped or 'none'}); "

@@ -17,10 +17,11 @@ from scorers.errors import UserError
 
 DEFAULT = "en"  # where there is no prompt in a row's language
 # Ranges that Python's patterns and polars' both read: Han characters, Japanese syllables, and words of letters that
-# come with blanks between words (Latin, Greek, Cyrillic).
-HAN = "[㐀-䶿一-鿿豈-﫿𠀀-𲎯]"
-KANA = "[ぁ-ゟァ-ヺ]"
-WORD = "[A-Za-zÀ-ɏͰ-ԯ]+"
+# come with blanks between words (Latin, Greek, Cyrillic, Hangul). As escapes: an editor may replace a compatibility
+# character by another one, which would change a range.
+HAN = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
+KANA = "[\u3041-\u309f\u30a1-\u30fa\uff66-\uff9d]"
+WORD = "[A-Za-z\u00c0-\u024f\u0370-\u052f\uac00-\ud7a3]+"
 
 
 def rows_by_language(languages: Sequence[str]) -> dict[str, list[int]]:
@@ -81,6 +82,17 @@ def is_chinese_column(text: str) -> pl.Expr:
     """Apply `is_chinese` to every row: a Boolean expression from the name of a text column."""
     column = pl.col(text)
     return (column.str.count_matches(HAN) > column.str.count_matches(WORD)) & ~column.str.contains(KANA)
+
+
+def contradicts(query: str, language: str) -> bool:
+    """Whether a query's script tells that it is not in a language: an English one in Chinese, or the other way round.
+
+    Args:
+        query: the writing request.
+        language: a language code; of those that are neither English nor Chinese nothing is told.
+    """
+    base = re.split("[-_]", language)[0].lower()
+    return base in ("en", "zh") and is_chinese(query) != (base == "zh")
 
 
 def system_for(query: str, prompts: Mapping[str, str]) -> str | None:

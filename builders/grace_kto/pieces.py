@@ -16,6 +16,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scorers.errors import UserError
+
 QUERIES_PER_PIECE = 5_000
 # All sizes are those of the values before compression.
 BYTES_PER_PIECE = 512 * 2**20  # calibrating a piece needs about five times as much memory
@@ -69,7 +71,19 @@ def read_piece(piece: str, schema: pl.Schema) -> pl.DataFrame:
     else:
         with pa.memory_map(piece) as source:  # a column that is not wanted is not decompressed
             frame = pl.DataFrame(pa.concat_tables(_tables(source, schema.names())))
-    return frame.select(schema.names()).cast(schema)
+    return _as_contract(frame, schema, piece)
+
+
+def _as_contract(frame: pl.DataFrame, schema: pl.Schema, where: str) -> pl.DataFrame:
+    """Return the columns of `schema` with its types.
+
+    Raises:
+        UserError: for a value that its column's type cannot hold.
+    """
+    try:
+        return frame.select(schema.names()).cast(schema)
+    except pl.exceptions.InvalidOperationError as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}; correct the value or leave the row out") from None
 
 
 def _queries_of(file: Path) -> pl.DataFrame:
@@ -112,7 +126,7 @@ def _batches(files: Sequence[Path], schema: pl.Schema, rows: int) -> Iterator[pl
         # Without pre_buffer and with a small buffer a row group is decoded bit by bit; some writers make huge ones.
         with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as source:
             for batch in source.iter_batches(batch_size=rows, columns=schema.names()):
-                held.append(pl.DataFrame(batch).select(schema.names()).cast(schema))
+                held.append(_as_contract(pl.DataFrame(batch), schema, str(file)))
                 # Small files are collected: each frame is cut into as many parts as there are pieces.
                 if sum(frame.height for frame in held) >= rows:
                     yield pl.concat(held)

@@ -33,6 +33,8 @@ _NEXT_LINE = {
 }
 _TRIPLE = {a: re.compile(rf"(?:[^\\]|\\.)*?{a * 3}", re.DOTALL) for a in "\"'"}
 _ESCAPE = re.compile(r"\\(.)|[\"\n\r\0]", re.DOTALL)
+# Where two strings may be one: a curly quote that closes, a comma, and one that opens.
+_SEAM = re.compile(rf"[”’」』]\s*+[{COMMA}]\s*+[“‘「『]")
 _KNOWN_ESCAPES = frozenset("abfnrtvxuUN01234567\\'\"\n")  # Python's; a backslash before anything else stands for itself
 
 
@@ -115,7 +117,11 @@ def _read_list(text: str, position: int) -> tuple[list[str], int, int]:
             position += 1
         elif opening := _STRING_RE.match(text, position):
             body, end, state = _read_string(text, opening.start("quote"))
-            value = None if joined or state != "whole" else _value_of(body, (opening["prefix"] or "").lower())
+            value = (
+                None
+                if joined or _is_glued(body) or state != "whole"
+                else _value_of(body, (opening["prefix"] or "").lower())
+            )
             if value is None:
                 lost += 1
             else:
@@ -214,6 +220,12 @@ def _opens(text: str, at: int) -> bool:
         return False
     # 写"五年"规划 and AI"赋能": in Chinese nothing but the order of the quotes tells them apart.
     return not _in_word(text[at - 1]) or (following.isalpha() and not _in_word(following))
+
+
+def _is_glued(body: str) -> bool:
+    """Whether a string holds the seam of two, whose first curly quote closes nothing: `"a”, “b"`."""
+    seam = _SEAM.search(body)
+    return seam is not None and not any(quote in body[: seam.start()] for quote in "“‘「『")
 
 
 def _in_word(char: str) -> bool:

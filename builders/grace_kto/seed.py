@@ -98,7 +98,9 @@ def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Count
     by_script = pl.when(is_chinese_column("query")).then(pl.lit("zh")).otherwise(pl.lit(DEFAULT))
     with readable(settings.source):
         for batch in source.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
-            stripped = batch.with_columns(pl.col("query").str.strip_chars().fill_null(""))
+            stripped = batch.with_columns(
+                pl.col("query").str.strip_chars().fill_null(""), blank_is_null("reference"), blank_is_null("language")
+            )
             present = stripped.filter(pl.col("query") != "")
             fitting = present.filter(pl.col("query").str.len_chars() <= settings.max_query_chars)
             ids = [query_id(query) for query in fitting["query"]]
@@ -113,6 +115,11 @@ def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Count
             counts["dropped.duplicate"] += fitting.height - rows.height
             language = pl.col("language").fill_null(by_script if settings.language is None else settings.language)
             yield rows.with_columns(language, pl.lit(name).alias("source")).select(polars_schema(SEED_COLUMNS).names())
+
+
+def blank_is_null(name: str) -> pl.Expr:
+    """Return a column of texts in which white space alone counts as no text: an empty answer would be trained on."""
+    return pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)).alias(name)
 
 
 def source_name(config: GraceKTOSettings) -> str:

@@ -248,6 +248,14 @@ def test_a_tiny_model_always_fits(causal_lm_dir: Path, method: Any) -> None:
     require_memory("train", TrainSettings(method=method), causal_lm_dir, causal_lm_dir)
 
 
+def test_targets_that_name_no_layer(causal_lm_dir: Path) -> None:
+    settings = SFTSettings.model_validate({"method": "lora", "lora_targets": ["foo"]})
+    with pytest.raises(
+        UserError, match=r"lora_targets \('foo',\) names no linear layer of .*; it has down_proj, gate_proj"
+    ):
+        require_memory("sft", settings, causal_lm_dir)
+
+
 def test_deepspeed_files_by_name_and_by_path(tmp_path: Path) -> None:
     assert zero_of("sft", None) == Zero()
     assert (zero_of("sft", "zero2"), zero_of("sft", "zero3")) == (Zero(2), Zero(3))

@@ -17,7 +17,9 @@ def test_bf16_on_a_machine_without_an_accelerator_says_that_the_cpu_is_meant(mon
     monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert precision_arguments("bf16") == {"bf16": True, "use_cpu": True}
-    assert precision_arguments("fp32") == {"bf16": False, "use_cpu": False}
+    # Without it the processes that torchrun starts would each train alone.
+    assert precision_arguments("fp32") == {"bf16": False, "use_cpu": True}
+    assert precision_arguments("auto") == {"bf16": False, "use_cpu": True}
 
 
 def test_bf16_where_the_accelerator_lacks_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +31,7 @@ def test_bf16_where_the_accelerator_lacks_it_is_named(monkeypatch: pytest.Monkey
 
 
 def test_auto_follows_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     for bf16 in (True, False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda bf16=bf16: bf16)

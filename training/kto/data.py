@@ -80,10 +80,11 @@ def with_ids(frame: pl.DataFrame, first_row: int = 0) -> pl.DataFrame:
         first_row: number of the first of them in the dataset.
     """
     added = []
-    if "query_id" not in frame.columns:
+    # A column that is null throughout has the type Null, and is as good as absent.
+    if frame.schema.get("query_id", pl.Null()) == pl.Null():
         ids = [hashlib.sha256(repr(messages.to_list()).encode()).hexdigest()[:16] for messages in frame["prompt"]]
         added.append(pl.Series("query_id", ids, dtype=pl.String))
-    if "response_id" not in frame.columns:
+    if frame.schema.get("response_id", pl.Null()) == pl.Null():
         names = [f"row {i}" for i in range(first_row, first_row + len(frame))]
         added.append(pl.Series("response_id", names, dtype=pl.String))
     return frame.with_columns(added)

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         "response_id": pa.string(),
     }
 )
+VERSION = 1  # raise it when equal rows give other token ids
 BATCH_ROWS = 1_000  # read, tokenized and written at a time
 # Below this many rows a pool of processes, which import transformers each, takes longer than it saves.
 ROWS_APART = 20_000
@@ -100,7 +101,7 @@ def tokenized(
         return datasets.Dataset(token_table(source, 0, _tokenizer(tokenizer), options))
     heights = [pq.read_metadata(path).num_rows for path in source]
     identity = digest or content_digest(describe_files(Path(source[0]).parent, list(source)))
-    key = fingerprint_of([identity, tokenizer_digest(_tokenizer(tokenizer)), options])[:16]
+    key = fingerprint_of([VERSION, identity, tokenizer_digest(_tokenizer(tokenizer)), options])[:16]
     tasks, first_row = [], 0
     for number, (path, height) in enumerate(zip(source, heights, strict=True)):
         target = folder / f"tokens-{key}" / f"{number:05d}.arrow"

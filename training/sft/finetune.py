@@ -51,7 +51,8 @@ def run_sft(
 
     Returns:
         Final metrics: `loss` (mean over the last tenth of the steps) and `train_loss` (over all) in nats per token,
-        `steps`, `rows`, `truncated` (rows cut at `max_length`), `tokens` (of all rows), `seconds`.
+        `steps`, `rows`, `truncated` (rows cut at `max_length`), `skipped` (rows without room for an
+        answer), `tokens` (of all rows), `seconds`.
 
     Raises:
         UserError: the memory cannot hold weights and optimizer; the batch cannot be shared by the processes; there are
@@ -81,7 +82,13 @@ def run_sft(
     finally:
         if first:
             shutil.rmtree(working, ignore_errors=True)  # exists only after a failure
-    counts = {"rows": len(rows), "truncated": truncated, "tokens": sum(row["length"] for row in rows)}
+    skipped = len(conversations) - len(rows)
+    counts = {
+        "rows": len(rows),
+        "truncated": truncated,
+        "skipped": skipped,
+        "tokens": sum(row["length"] for row in rows),
+    }
     return metrics | counts
 
 
@@ -123,14 +130,14 @@ def tokenize(
     Args:
         tokenizer: a tokenizer with a chat template.
         conversations: messages `prompt` and `completion`.
-        window: longest row in tokens; longer answers are cut.
+        window: longest row in tokens; longer answers are cut, and rows whose prompt alone fills it are left out.
         template_kwargs: variables of the chat template; the same as in sampling.
 
     Returns:
         Rows of `input_ids`, `prompt_length` and `length` (in tokens), and the number of rows that were cut.
 
     Raises:
-        UserError: there is no conversation, the chat template rewrites one, or a prompt fills the window.
+        UserError: there is no conversation, the chat template rewrites one, or every prompt fills the window.
     """
     if not conversations:
         raise UserError("SFT has no rows; give at least one conversation")
@@ -140,16 +147,19 @@ def tokenize(
         [conversation["completion"] for conversation in conversations],
         template_kwargs,
     )
-    rows, truncated = [], 0
-    for number, (prompt, reply) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
+    rows: list[dict[str, Any]] = []
+    truncated = 0
+    for prompt, reply in zip(prompt_ids, answer_ids, strict=True):
         if len(prompt) >= window:
-            raise UserError(
-                f"SFT row {number} has a prompt of {len(prompt)} tokens, the limit is {window} with the answer; "
-                "raise sft.max_length or shorten the query"
-            )
+            continue  # nothing of the answer would be left
         truncated += len(prompt) + len(reply) > window
         ids = (prompt + reply)[:window]
         rows.append({"input_ids": ids, "prompt_length": len(prompt), "length": len(ids)})
+    if not rows:
+        raise UserError(
+            f"SFT has no rows: all {len(conversations)} prompts have {window} tokens or more, which leaves no room for "
+            "an answer; raise sft.max_length or shorten the queries"
+        )
     return rows, truncated
 
 

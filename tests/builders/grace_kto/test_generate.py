@@ -22,6 +22,7 @@ from builders.engines import Completion, Message, SamplingSettings
 from builders.engines.prompts import encode_prompts
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
+from builders.grace_kto.query_parser import Parsed
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
 from builders.store.files import file_sha256
@@ -201,7 +202,8 @@ def test_near_duplicates_of_seeds_earlier_rounds_and_one_another(tmp_path: Path,
         repr([f"{SEEDS[2][:-1]}!", f"{LONG}, after the storm!", f"{chinese}。", f"{chinese}!"]),
         repr(["Write a speech.", "Write a plan."]),
     ]
-    near = ("generate.queries=3", "generate.near_duplicate_threshold=0.8")
+    # A language of which nothing is told by its script: the replies are in two.
+    near = ("generate.queries=3", "generate.near_duplicate_threshold=0.8", "seed.language=mul")
     context, _ = context_of(tmp_path, causal_lm_dir, replies, *near, round_=2)
     found, counts = made(context)
     assert found["query"].to_list() == [f"{chinese}。", "Write a speech.", "Write a plan."]
@@ -233,8 +235,16 @@ def test_a_prompt_that_does_not_fit_the_window_shows_fewer_examples(tmp_path: Pa
     assert not {query_id(long), query_id(f"{long} too")} & set(rows["example_ids"].explode())
     # Where nothing fits, that is said.
     engine.context_window = context.config.generate.max_new_tokens + 1
-    with pytest.raises(UserError, match=r"0 of 40 queries after 400 prompts \(dropped: 400 prompt over the context"):
+    with pytest.raises(UserError, match=r"no prompt fits .* \(40 were tried\); lower generate.max_new_tokens"):
         made(replace(context, work=tmp_path / "none"))
+
+
+def test_a_query_in_another_language_than_the_seeds_is_dropped() -> None:
+    counts: Counter[str] = Counter()
+    read = Parsed(["请写一份报告。", "Write a report."], 0, 0)
+    assert generate.usable(read, 100, "en", counts) == ["Write a report."]
+    assert generate.usable(read, 100, "zh-CN", counts) == ["请写一份报告。"]
+    assert generate.usable(read, 100, "fr", counts) == read.queries and counts["dropped.other language"] == 2
 
 
 def message(text: str) -> Message:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from builders.core.prompting import chat
 from builders.grace_kto.languages import (
     chat_by_language,
+    contradicts,
     is_chinese,
     is_chinese_column,
     pick_examples,
@@ -74,6 +75,10 @@ def test_the_prompt_of_a_language() -> None:
         ("Напишите отчёт.", False),
         ("2026", False),
         ("", False),
+        ("보고서를 작성해 주세요", False),
+        ("A report on 한국 경제", False),
+        ("ﾚﾎﾟｰﾄを書く報告", False),
+        ("豈能\uf900忘", True),
     ],
 )
 def test_what_is_chinese(text: str, chinese: bool) -> None:
@@ -94,6 +99,12 @@ def test_training_sees_the_messages_that_were_answered(prompts: dict[str, str]) 
     assert frame.to_series().to_list() == expected
     systems = [messages[0]["content"] if len(messages) == 2 else None for messages in expected]
     assert systems == {0: [None] * 3, 1: ["写作。"] * 3, 2: ["写作。", "Write.", "写作。"]}[len(prompts)]
+
+
+def test_a_script_contradicts_english_and_chinese_alone() -> None:
+    assert contradicts("请写一份报告。", "en-GB") and contradicts("Write a report.", "zh_Hant")
+    assert not contradicts("请写一份报告。", "zh") and not contradicts("Write a report.", "EN")
+    assert not contradicts("请写一份报告。", "ja") and not contradicts("Write a report.", "fr")
 
 
 def test_prompts_without_one_in_the_language() -> None:

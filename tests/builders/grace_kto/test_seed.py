@@ -64,6 +64,14 @@ def test_without_a_language_the_script_tells_chinese(tmp_path: Path) -> None:
     assert again.scan().collect()["language"].to_list() == ["fr", "fr"]
 
 
+def test_blank_references_and_languages_count_as_missing(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    rows = [{"q": "Write A.", "r": " \n", "l": ""}, {"q": "Write B.", "r": " text", "l": " "}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = seed(tmp_path, path, "seed.columns={query: q, reference: r, language: l}").scan().collect()
+    assert found["reference"].to_list() == [None, " text"] and found["language"].to_list() == ["en", "en"]
+
+
 def test_the_source_is_read_once_whatever_the_number_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "seeds.jsonl"
     path.write_text("".join(json.dumps({"q": f"Write {n}.", "ref": "r", "lang": "en"}) + "\n" for n in range(40)))

@@ -128,10 +128,13 @@ def test_no_rows_message(causal_lm_dir: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_long_prompt_message(causal_lm_dir: Path, tmp_path: Path) -> None:
-    rows = conversations_of([*DOCUMENTS, {"query": "river " * 2000, "reference": "A"}])
-    with pytest.raises(UserError, match=r"SFT row 12 has a prompt of \d+ tokens, the limit is 512"):
-        run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=rows, settings=_settings())
+def test_a_prompt_without_room_for_an_answer_is_skipped_and_counted(causal_lm_dir: Path, tmp_path: Path) -> None:
+    long = {"query": "river " * 2000, "reference": "A"}
+    rows = conversations_of([*DOCUMENTS, long])
+    metrics = run_sft(base=causal_lm_dir, output=tmp_path / "out", conversations=rows, settings=_settings())
+    assert (metrics["rows"], metrics["skipped"]) == (12, 1)
+    with pytest.raises(UserError, match=r"^SFT has no rows: all 1 prompts have 512 tokens or more"):
+        run_sft(base=causal_lm_dir, output=tmp_path / "x", conversations=conversations_of([long]), settings=_settings())
 
 
 def test_batch_size_message(causal_lm_dir: Path, tmp_path: Path) -> None:
