@@ -4,7 +4,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST = .venv/bin/pytest --numprocesses $(JOBS) --dist worksteal --quiet
 
-.PHONY: help setup demo check test lint types unit clean
+.PHONY: help setup demo check test lint types unit quick clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -15,10 +15,12 @@ setup:  ## make .venv with the pinned environment; does nothing when it is up to
 demo: setup  ## the whole loop on the tiny preset, in minutes, without a GPU
 	@bash scripts/demo.sh
 
-check: lint types  ## lint, types and the tests that are not slow
-	$(PYTEST) -m 'not live and not gpu and not slow'
+# Types are checked beside the tests: mypy uses one core.
+check: lint  ## lint, types and the tests that are not slow
+	@$(MAKE) --no-print-directory --jobs 2 types quick
 
-test: lint types unit  ## lint, types and every test that needs neither a GPU nor the real Hub
+test: lint  ## lint, types and every test that needs neither a GPU nor the real Hub
+	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 lint: setup  ## ruff: rules and format
 	.venv/bin/ruff check .
@@ -29,6 +31,9 @@ types: setup  ## mypy, strict
 
 unit: setup  ## the tests alone
 	$(PYTEST)
+
+quick: setup
+	$(PYTEST) -m 'not live and not gpu and not slow'
 
 clean:  ## remove what the demo and the tests made, the store included
 	rm -rf .grace
