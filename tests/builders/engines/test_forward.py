@@ -11,6 +11,8 @@ from builders.engines import Message, SamplingSettings, load_engine
 from builders.engines.transformers_engine import TransformersEngine
 from scorers.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 NEW_TOKENS = 64
 WORDS = " ".join(CORPUS).split()
 # About 500, 480, 500 and 20 tokens: two rows share a prompt, another is padded, the last one by most of the window.

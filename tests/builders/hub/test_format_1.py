@@ -21,6 +21,8 @@ from builders.store.manifest import Manifest
 from builders.store.store import Ref, Revision, Store, round_tag
 from training.pipelines import PIPELINES, page_of
 
+pytestmark = pytest.mark.slow
+
 NEW = ("pipeline", "execution", "bytes_depend_on")  # fields that format 1 had not
 STAGES = {"policy": "train"}  # as format 1 called them
 

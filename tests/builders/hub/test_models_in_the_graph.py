@@ -27,6 +27,8 @@ from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import PIPELINES, load_config, page_of
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Made = dict[tuple[str, int], Revision]
 

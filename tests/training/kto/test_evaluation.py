@@ -12,6 +12,8 @@ import pytest
 
 from scorers.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report"]
 
@@ -285,7 +287,6 @@ def evaluate_on_processes(model: Any, folder: Path) -> Any:
     return measured if trainer.accelerator.is_main_process else None
 
 
-@pytest.mark.slow
 def test_two_processes_measure_the_same(causal_lm_dir: Path, tmp_path: Path) -> None:
     one = evaluate_on_processes(str(causal_lm_dir), tmp_path)
     script = tmp_path / "on_processes.py"

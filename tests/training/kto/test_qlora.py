@@ -10,6 +10,8 @@ import pytest
 from builders.settings.kto import TrainSettings
 from training.kto.rounds import train_round
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrainSettings(
     method="qlora",
     batch_size=6,

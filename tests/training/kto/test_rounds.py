@@ -15,6 +15,8 @@ from builders.settings.kto import TrainSettings
 from scorers.errors import UserError
 from training.kto.rounds import train_round
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
 
@@ -237,7 +239,6 @@ for where in {places!r}:
 """
 
 
-@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path / "whole", causal_lm_dir, settings())
     broken = tmp_path / "broken"
@@ -265,7 +266,6 @@ for kl, rounds in (("mismatched", (1, 2)), ("matched", (1,))):
 """
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_same_policy(causal_lm_dir: Path, tmp_path: Path) -> None:
     """21 rows in batches of 8: of the last one's four device batches of 2, two hold rows that are there again."""
     one = []
