@@ -3,12 +3,16 @@
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+
+# tqdm's own lock is shared with forked processes: one that is killed while it holds the lock would stop all others.
+tqdm.set_lock(threading.RLock())
 
 
 def quiet_libraries() -> None:
