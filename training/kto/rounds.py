@@ -75,6 +75,7 @@ def train_round(
     height = count_rows(dataset)
     steps = steps_per_round or -(-height // settings.batch_size)  # rounded up: the last batch may be shorter
     _require_round(settings, height, steps, round, total_rounds, policy, reference_model)
+    # Everything that a round's checkpoints, reference log-probabilities and result depend on.
     fingerprint = fingerprint_of(
         {
             "settings": identity(settings),

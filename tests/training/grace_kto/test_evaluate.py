@@ -146,6 +146,7 @@ def test_a_figure_of_policies_with_chinese_names_has_no_boxes(tmp_path: Path) ->
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Glyph")
         draw(policies, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_held_out_queries(tmp_path: Path) -> None:
