@@ -209,6 +209,7 @@ def printed(folder: Path, *args: str, code: int = 0) -> Any:
     return json.loads(line, parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_commands_print_the_data_that_the_library_returns(demo: tuple[Path, Revision, Revision, Revision]) -> None:
     folder, first, second, weights = demo
     config = load_config("tiny", ["name=demo", "loop.rounds=2"], str(folder / "store"))
@@ -229,6 +230,7 @@ def test_commands_print_the_data_that_the_library_returns(demo: tuple[Path, Revi
     assert [node["id"] for node in traced["nodes"]] == [f"dataset:{weights}", f"dataset:{second}"]
 
 
+@pytest.mark.slow
 def test_verify_prints_what_differs_and_says_so_by_its_status(
     demo: tuple[Path, Revision, Revision, Revision],
 ) -> None:

@@ -270,6 +270,7 @@ def make_adapter(model_dir: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_adapter_equals_peft(causal_lm_dir: Path, engine: TransformersEngine, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

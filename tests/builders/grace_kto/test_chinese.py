@@ -135,6 +135,7 @@ def test_the_seed_file_is_in_the_tagged_form() -> None:
     assert all(extract(seed["reference"]) is not None for seed in SEEDS)
 
 
+@pytest.mark.slow
 def test_chinese_from_the_seeds_to_the_weights(
     tmp_path: Path, policy_dir: Path, causal_lm_dir: Path, bge_m3_dir: Path, writer: Writer
 ) -> None:
@@ -209,6 +210,7 @@ def check_scores(scores: pl.DataFrame, revision: Revision, tokenizer: Any, relev
     assert scores.filter(~pl.col("matched"))["length"].null_count() == scores.height - matched.height > 0
 
 
+@pytest.mark.slow
 def test_chinese_and_english_in_one_dataset_stay_apart(
     tmp_path: Path, policy_dir: Path, causal_lm_dir: Path, bge_m3_dir: Path, writer: Writer
 ) -> None:

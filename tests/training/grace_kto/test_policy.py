@@ -70,6 +70,7 @@ def test_a_policy_from_a_given_dataset(tmp_path: Path, causal_lm_dir: Path, capl
     assert not list((tmp_path / "store" / ".work").rglob("run-*"))
 
 
+@pytest.mark.slow
 def test_only_what_decides_the_weights_makes_it_stale(tmp_path: Path, causal_lm_dir: Path) -> None:
     start = str(add_weights(configured(tmp_path, causal_lm_dir)))
     first = trained(configured(tmp_path, causal_lm_dir), start)

@@ -62,6 +62,7 @@ def test_the_first_policy_from_the_documents_of_the_seeds(
     assert not list((store.root / ".work").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_only_what_decides_the_model_makes_it_stale(tmp_path: Path, causal_lm_dir: Path) -> None:
     first = trained(configured(tmp_path, causal_lm_dir))
     kept = trained(configured(tmp_path, causal_lm_dir, "sft.device_batch_size=2", "sft.gradient_checkpointing=true"))

@@ -86,6 +86,7 @@ def test_a_failure_leaves_no_file_behind(causal_lm_dir: Path, tmp_path: Path) ->
     assert [path.name for path in made.iterdir()] == ["00000.arrow"]
 
 
+@pytest.mark.slow
 def test_a_pool_of_processes_writes_the_same_bytes(
     causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,7 @@ def test_borrowed_completions_are_of_other_queries(make_trainer: Any) -> None:
         assert owner[tuple(ids[mask == 1].tolist())] != name.split("-")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl", ["none", "matched", "mismatched"])
 def test_accumulation_changes_nothing(kl: Any, make_trainer: Any) -> None:
     """z_ref and the logged means too are taken over the optimizer batch."""
@@ -251,6 +252,7 @@ def test_accumulation_changes_nothing(kl: Any, make_trainer: Any) -> None:
         assert_same_parameters(whole[0], split[0], 2e-6)
 
 
+@pytest.mark.slow
 def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer: Any) -> None:
     dataset = make_dataset(unit=False, queries=7, responses=3)  # 21 rows: 12 and 9
     results = []
@@ -380,6 +382,7 @@ def test_one_label_leaves_lambda_at_one(make_trainer: Any) -> None:
     assert logged(trainer, "loss")[0] == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_parameters(make_trainer: Any) -> None:
     results = []
     for checkpointing in (False, True):
@@ -409,6 +412,7 @@ def with_dropout(source: Path, folder: Path, kind: Any, rate: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
 @pytest.mark.parametrize("lora_dropout", [None, 0.0, 0.1])
 def test_the_base_models_dropout_stays_off(

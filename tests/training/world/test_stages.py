@@ -43,6 +43,7 @@ def one_step(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, partial(getattr(module, name), steps=1))
 
 
+@pytest.mark.slow
 def test_the_texts_are_those_of_the_seed(tmp_path: Path) -> None:
     for seed in (0, 3):
         world = World(seed)
@@ -75,6 +76,7 @@ def test_runs_of_one_store_share_the_world(tmp_path: Path) -> None:
     assert not kept.built and kept.revision == first.revision
 
 
+@pytest.mark.slow
 def test_the_worlds_models_are_revisions_with_their_results(tmp_path: Path, one_step: None) -> None:
     made = results(tmp_path, "world:domain")
     assert [(r.stage, r.round, r.built) for r in made] == [("world:general", 0, True), ("world:domain", 0, True)]
@@ -116,6 +118,7 @@ def killed_in_domain(one_step: None, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield events
 
 
+@pytest.mark.slow
 def test_after_a_kill_finished_parts_are_kept_and_leftovers_go(tmp_path: Path, killed_in_domain: list[str]) -> None:
     store = tmp_path / "store"
     with pytest.raises(Killed):
