@@ -16,6 +16,11 @@ class SFTSettings(Section):
         description="full: every weight; lora: an adapter; qlora: an adapter on 4-bit NF4 weights; "
         "an adapter is saved merged into the base model as its checkpoint stores it, so the result is a whole model",
     )
+    untagged: Literal["refuse", "wrap", "drop"] = Field(
+        "refuse",
+        description="reference documents without the tags: refuse them; wrap each one, its summary and outline built "
+        "from its own first sentences and headings; or drop whatever does not have the form",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the documents, if steps is null")
     steps: Positive | None = Field(None, description="optimizer steps; null: as many as the epochs have")
     batch_size: Positive = Field(8, description="rows per optimizer step, over all devices and accumulation steps")

@@ -21,6 +21,7 @@ from builders.store.store import Revision, Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config
 
+TAGGED = "<summary>S{0}.</summary><outline>O.</outline><answer>A.</answer>"
 HEAVY = ("torch", "transformers", "vllm", "FlagEmbedding", "trl", "peft", "datasets", "polars", "pydantic", "numpy")
 
 
@@ -258,7 +259,7 @@ def test_verify_prints_what_differs_and_says_so_by_its_status(
 
 @pytest.mark.slow
 def test_training_a_stage_by_its_name_and_by_its_option(tmp_path: Path, causal_lm_dir: Path) -> None:
-    lines = [json.dumps({"query": seed, "reference": f"Answer {n}."}) + "\n" for n, seed in enumerate(SEEDS)]
+    lines = [json.dumps({"query": seed, "reference": TAGGED.format(n)}) + "\n" for n, seed in enumerate(SEEDS)]
     write_lines(tmp_path / "seeds.jsonl", lines)
     settings = [f"models.base={causal_lm_dir}", "seed.source=seeds.jsonl", "sft.steps=1", "sft.batch_size=6"]
     settings.append("seed.columns={query: query, reference: reference}")
@@ -266,7 +267,7 @@ def test_training_a_stage_by_its_name_and_by_its_option(tmp_path: Path, causal_l
     first = run("train", "--stage", "sft", "--json", *options, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     # Progress goes to stderr, the one JSON object to stdout.
-    assert first.stderr.splitlines() == ["sft: training", f"sft: {causal_lm_dir.name} on 6 seed documents"]
+    assert first.stderr.splitlines() == ["sft: training", f"sft: {causal_lm_dir.name} on 6 seed documents (6 with the form)"]
     (line,) = first.stdout.splitlines()
     found = json.loads(line)
     assert list(found) == ["stage", "repo", "revision", "digest", "rows", "path", "pushed"]
@@ -311,7 +312,7 @@ def run_without(module: str, *args: str, cwd: Path) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize(("module", "threads"), [("torch", 1), ("transformers", "null")])
 def test_a_missing_extra_is_one_line(tmp_path: Path, causal_lm_dir: Path, module: str, threads: object) -> None:
-    write_lines(tmp_path / "seeds.jsonl", [json.dumps({"query": "Write A.", "reference": "A."}) + "\n"])
+    write_lines(tmp_path / "seeds.jsonl", [json.dumps({"query": "Write A.", "reference": TAGGED}) + "\n"])
     settings = ["seed.source=seeds.jsonl", "seed.columns={query: query, reference: reference}", f"threads={threads}"]
     options = [word for text in (*settings, f"models.base={causal_lm_dir}") for word in ("--set", text)]
     done = run_without(module, "train", "--sft", *options, cwd=tmp_path)

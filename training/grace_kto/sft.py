@@ -16,6 +16,7 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import require_columns
 from builders.store.store import Revision
 from scorers.errors import UserError
+from training.grace_kto.documents import prepare
 from training.world.stages import processor
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         The number of rows and the training's metrics.
 
     Raises:
-        UserError: no seed has a reference, or the base model cannot be trained.
+        UserError: no seed has a reference, the references do not have the tagged form (`documents.prepare`), or the
+            base model cannot be trained.
     """
     from training.sft.finetune import run_sft
 
@@ -55,22 +57,27 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     if documents.is_empty():
         raise UserError(f"{seeds}: no seed has a reference document; set seed.columns.reference, or models.policy")
     system = system_prompts(context.config, None)
+    texts, counts = prepare(documents["reference"].to_list(), context.config.sft.untagged)
     conversations = [
-        {"prompt": chat(query, system=system_for(query, system)), "completion": answer(reference)}
-        for query, reference in documents.iter_rows()
+        {"prompt": chat(query, system=system_for(query, system)), "completion": answer(text)}
+        for query, text in zip(documents["query"], texts, strict=True)
+        if text is not None
     ]
-    more = context.inputs.get("exercises")
-    log.info("sft: %s on %d seed documents", base.record.id, documents.height)
+    exercise = context.inputs.get("exercises")
+    more = [] if exercise is None else exercise.scan().collect().to_dicts()
+    found = ", ".join(f"{count} {name.removeprefix('documents ')}" for name, count in counts.items())
+    log.info("sft: %s on %d seed documents (%s)", base.record.id, len(conversations), found)
     metrics = run_sft(
         base=base.path,
         output=output,
-        conversations=[*conversations, *([] if more is None else more.scan().collect().to_dicts())],
+        conversations=[*conversations, *more],
         settings=context.config.sft,
         template_kwargs=context.config.engines.policy.chat_template_kwargs,
     )
     # Seconds differ from run to run; a manifest must not.
     results = {name: value for name, value in metrics.items() if name != "seconds"}
-    return Trained(rows=int(metrics["rows"]), results=results)
+    counts |= {"other exercises": len(more)} if more else {}
+    return Trained(rows=int(metrics["rows"]), results=results, counts=counts)
 
 
 SFT = Stage(

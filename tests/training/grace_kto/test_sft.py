@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,18 @@ SMALL = (
 
 
 def configured(folder: Path, base: Path, *overrides: str) -> GraceKTOSettings:
-    """Six seeds, of which five have a reference."""
+    """Six seeds, of which five have a reference in the tagged form."""
+    return with_documents(folder, base, [None, *(tagged(f"Answer {n}.") for n in range(1, 6))], *overrides)
+
+
+def tagged(text: str) -> str:
+    return f"<summary>{text}</summary><outline>{text}</outline><answer>{text}</answer>"
+
+
+def with_documents(folder: Path, base: Path, documents: Sequence[str | None], *overrides: str) -> GraceKTOSettings:
     lines = [
-        json.dumps({"query": seed, "reference": f"Answer {n}." if n else None}) + "\n" for n, seed in enumerate(SEEDS)
+        json.dumps({"query": seed, "reference": document}) + "\n"
+        for seed, document in zip(SEEDS, documents, strict=True)
     ]
     source = write_lines(folder / "documents.jsonl", lines)
     return config_on(folder, *SMALL, f"seed.source={source}", *overrides, policy=base)
@@ -46,7 +56,7 @@ def test_the_first_policy_from_the_documents_of_the_seeds(
     caplog.set_level(logging.INFO)
     config = configured(tmp_path, causal_lm_dir, "sample.system_prompt=system.en")
     result = trained(config)
-    assert f"sft: {causal_lm_dir.name} on 5 seed documents" in caplog.messages
+    assert f"sft: {causal_lm_dir.name} on 5 seed documents (5 with the form)" in caplog.messages
     manifest = result.revision.manifest
     assert result.built and manifest is not None
     assert (manifest.kind, manifest.stage, manifest.round, manifest.rows.written) == ("model", "sft", 0, 5)
@@ -55,6 +65,7 @@ def test_the_first_policy_from_the_documents_of_the_seeds(
     assert (base.id, base.revision) == (causal_lm_dir.name, folder_digest(causal_lm_dir))
     assert manifest.prompts == {"system.en": prompt_text("system.en")}
     assert {"loss", "train_loss", "steps", "tokens"} <= manifest.results.keys()
+    assert manifest.counts == {"documents with the form": 5}
     assert "seconds" not in manifest.results  # equal inputs give an equal revision
     assert manifest.configuration.keys() == {"sft", "engines.policy.chat_template_kwargs", "threads"}
     store = Store(Path(config.store))
@@ -83,6 +94,39 @@ def test_seeds_without_a_document(tmp_path: Path, causal_lm_dir: Path) -> None:
     assert Store(Path(config.store)).refs("local/tiny-sft", "model") == {}
 
 
+PLAIN = "# The quay\n\nThe quay is old. It leans.\n\nIt needs repair. Soon."
+
+
+def test_plain_documents_are_refused_before_anything_is_trained(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """They were trained on as they were, so that the policy never learned the form."""
+    config = with_documents(tmp_path, causal_lm_dir, [PLAIN, tagged("A."), PLAIN, None, PLAIN, PLAIN])
+    with pytest.raises(
+        UserError, match=r"^sft: 1 of 5 reference documents .* sft\.untagged=wrap .* sft\.untagged=drop"
+    ):
+        trained(config)
+    assert Store(Path(config.store)).refs("local/tiny-sft", "model") == {}
+
+
+def test_plain_documents_are_wrapped_or_left_out_and_the_card_says_so(tmp_path: Path, causal_lm_dir: Path) -> None:
+    documents = [PLAIN, tagged("A."), "<summary>Broken.", None, PLAIN, tagged("B.")]
+    wrapped = trained(with_documents(tmp_path, causal_lm_dir, documents, "sft.untagged=wrap")).revision
+    assert wrapped.manifest is not None and wrapped.manifest.rows.written == 5
+    assert wrapped.manifest.counts == {
+        "documents with the form": 2,
+        "documents wrapped": 2,
+        "documents with broken tags": 1,
+    }
+    card = (wrapped.path / "README.md").read_text(encoding="utf-8")
+    assert "- 2 as they were given, in the form" in card and "- 2 plain ones, wrapped by rule" in card
+    assert "- 1 as they were given, with tags that break the form." in card
+    dropped = trained(with_documents(tmp_path, causal_lm_dir, documents, "sft.untagged=drop"))
+    assert dropped.reason == "configuration changed: sft.untagged" and dropped.revision.manifest is not None
+    assert dropped.revision.manifest.counts == {"documents with the form": 2, "documents left out": 3}
+    assert dropped.revision.manifest.rows.written == 2 and dropped.revision.digest != wrapped.digest
+    card = (dropped.revision.path / "README.md").read_text(encoding="utf-8")
+    assert "Left out because they do not have the form: 3." in card
+
+
 def test_the_worlds_base_model_learns_to_write_queries_too() -> None:
     sft = Node("sft", 0)
     world = needs(GRACE_KTO, load_config("tiny"), sft)
@@ -105,7 +149,7 @@ train_main()
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path, causal_lm_dir: Path) -> None:
     """torchrun and `train --sft`: the same optimizer batches of 8, also where the last one of an epoch has 5 rows."""
-    texts = [f"<summary>Harbour {n}.</summary>" + " Trade grew." * (n % 7) for n in range(21)]
+    texts = [tagged(f"Harbour {n}." + " Trade grew." * (n % 7)) for n in range(21)]
     lines = [json.dumps({"query": f"Report {n}", "reference": text}) + "\n" for n, text in enumerate(texts)]
     source = write_lines(tmp_path / "documents.jsonl", lines)
     options = ("sft.batch_size=8", "sft.epochs=2.0", "sft.steps=null", "sft.prompt_loss_weight=0.1")
