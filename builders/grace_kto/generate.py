@@ -32,6 +32,7 @@ from builders.grace_kto.messages import ask_for_queries, prompt_text
 from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
 from builders.grace_kto.sample import begins_in_block
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.grace_kto.unread import keep_unread, unread_in
 from builders.store.columns import frame_of
 from builders.store.store import Revision, round_tag
 from scorers.errors import UserError
@@ -53,7 +54,8 @@ def plan(context: GenerateContext) -> list[Shard]:
     A shard's spec is a list of (part, rows of it) and the counts that it stands for; the first shard has them all.
 
     Raises:
-        UserError: where the attempts are spent before; the message counts what was dropped.
+        UserError: where the attempts are spent before; the message counts what was dropped and quotes a reply that no
+            query could be read from.
     """
     settings = context.config.generate
     # -(-a // b) rounds a / b up: the fewest prompts that could do.
@@ -70,7 +72,8 @@ def plan(context: GenerateContext) -> list[Shard]:
             break  # further prompts are as long
         wave = further(settings.queries - found.kept.height, found.kept.height, asked)
     if found.kept.height < settings.queries:
-        raise UserError(exhausted(found.kept.height, settings.queries, found.counts))
+        message = exhausted(found.kept.height, settings.queries, found.counts)
+        raise UserError(message + unread_in(parts_of(context).work))
     # The last wave may bring more than is missing.
     found.counts["dropped.surplus"] += found.kept.height - settings.queries
     counts = {reason: n for reason, n in found.counts.items() if n}
@@ -151,10 +154,13 @@ def ask(context: GenerateContext, part: Shard) -> ShardResult:
     completions = engine.generate([chat(p.text) for p in asked], [p.draw for p in asked], sampling) if asked else []
     generator = str(context.models["policy"].record)
     rows: list[dict[str, object]] = []
+    unread: list[tuple[str, str, str]] = []
     tags = context.config.sample.thinking_tags
     opened = begins_in_block(engine, [chat(p.text) for p in asked[:1]], context.config)
     for prompt, completion in zip(asked, completions, strict=True):
         read = read_reply(completion.text, prompt.shown, tags, opened)
+        if not any(read):
+            unread.append((prompt.text, completion.text, completion.finish_reason))
         for query in usable(read, settings.max_query_chars, prompt.language, counts):
             rows.append(
                 {
@@ -166,6 +172,7 @@ def ask(context: GenerateContext, part: Shard) -> ShardResult:
                     "generator": generator,
                 }
             )
+    keep_unread(context.work, part.index, unread)
     return ShardResult(frame_of(rows, QUERIES_COLUMNS), dict(counts))
 
 

@@ -284,8 +284,28 @@ def test_spent_attempts_say_what_was_dropped(tmp_path: Path, causal_lm_dir: Path
     assert len(engine.asked) == 12
     assert str(error.value) == (
         "query generation: 1 of 4 queries after 12 prompts (dropped: 6 blank, 5 duplicate, 6 reply without a list); "
-        "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
+        "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies: the first one that "
+        'no query was read from is "nothing"; all are in '
+        f"{tmp_path}/work/parts/unread-00000.jsonl and 1 more beside it"
     )
+    kept = [json.loads(line) for line in (tmp_path / "work/parts/unread-00000.jsonl").read_text().splitlines()]
+    assert [(row["reply"], row["finish_reason"]) for row in kept] == [("nothing", "stop")] * 2
+    assert kept[0]["prompt"] in {text for text, _ in engine.asked}
+
+
+def test_an_unread_reply_is_quoted_on_one_line_and_kept_as_it_is(tmp_path: Path, causal_lm_dir: Path) -> None:
+    reply = 'I will "think".\n\x1b[31m\u202eFirst \ud800 内卷' + "!" * 300
+    context, engine = context_of(tmp_path, causal_lm_dir, [reply], "generate.max_attempts=1")
+    with pytest.raises(UserError) as error:
+        generate.plan(context)
+    message = str(error.value)
+    assert (
+        r': the first one that no query was read from is "I will \"think\".\n\x1b[31m\u202eFirst \ud800 内卷!!!'
+        in message
+    )
+    assert "\n" not in message and '!!!…"; all are in ' in message and len(message) < 500 + len(str(tmp_path))
+    lines = (context.work / "parts" / "unread-00000.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["reply"] for line in lines] == [reply] * len(engine.asked)
 
 
 def test_hostile_replies_become_plain_text(tmp_path: Path, causal_lm_dir: Path) -> None:
