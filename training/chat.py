@@ -7,11 +7,15 @@
 The end is left out where the policy was cut at the length limit, since it never wrote one.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from builders.engines import Message
-from builders.engines.prompts import check_template_kwargs
+from builders.core.models import LocalModel
+from builders.engines import Message, end_token_ids
+from builders.engines.loading import load_end_ids, load_tokenizer_and_config
+from builders.engines.prompts import check_system_prompt, check_template_kwargs, template_of
+from builders.settings.engines import LocalEngineSettings
 from scorers.errors import UserError
 
 Messages = Sequence[Message]
@@ -42,11 +46,7 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
     from jinja2 import TemplateError
 
     name = tokenizer.name_or_path
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"tokenizer of {name}: no chat template found; use an instruction-tuned model or add a "
-            "chat_template.jinja to its folder"
-        )
+    template_of(tokenizer)
     try:
         before = tokenizer.apply_chat_template(
             list(prompt), add_generation_prompt=True, tokenize=False, **template_kwargs
@@ -55,7 +55,7 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
     except TemplateError as error:
         raise UserError(
             f"the chat template of {name} refuses the messages ({' '.join(str(error).split())}); use the roles that "
-            "the template knows"
+            "the template knows, or set engines.policy.chat_template=FILE, one that knows them"
         ) from error
     answer = "".join(message["content"] for message in completion)
     core = answer.strip()
@@ -71,8 +71,8 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
         raise UserError(
             f"the chat template of {name} renders an answered prompt otherwise than the prompt followed by the answer "
             f"(it has {whole[same : same + 40]!r} where {(before + answer)[same : same + 40]!r} was expected); "
-            "a template that thinks needs engines.policy.chat_template_kwargs={enable_thinking: false}, another one a "
-            "chat_template.jinja without that difference"
+            "a template that thinks needs engines.policy.chat_template_kwargs={enable_thinking: false}, another one "
+            "engines.policy.chat_template=FILE, a template without that difference"
         )
     end = after.removeprefix(answer[len(answer.rstrip()) :])
     # Sampling stops at the token that ends a turn; a line break that the template puts after it is never written.
@@ -92,16 +92,23 @@ def tokenize(
         tokenizer: a tokenizer with a chat template.
         prompts: the messages before each answer.
         completions: one assistant message each.
-        template_kwargs: variables of the template; the same as in sampling.
+        template_kwargs: variables of the template, the same as in sampling; the text `chat_template` among them takes
+            the place of the tokenizer's template.
         finished: whether each answer was ended by the policy; False leaves out the end of the turn. None: all were.
 
     Returns:
         The ids of the prompts and of the completions, by row.
 
     Raises:
-        UserError: as `render`; a variable is none of the template's.
+        UserError: as `render`; a variable is none of the template's; the template leaves out the system prompt, as it
+            would in sampling.
     """
+    tokenizer, template_kwargs = with_template(tokenizer, template_kwargs)
     check_template_kwargs(tokenizer, template_kwargs)
+    with_system = next((prompt for prompt in prompts if any(message["role"] == "system" for message in prompt)), None)
+    if with_system is not None:
+        template_of(tokenizer)
+        check_system_prompt(tokenizer, with_system, template_kwargs)
     rows = [render(tokenizer, *row, template_kwargs) for row in zip(prompts, completions, strict=True)]
     ended = [True] * len(rows) if finished is None else finished
     answers = [row.answer + (row.end if whole else "") for row, whole in zip(rows, ended, strict=True)]
@@ -111,3 +118,54 @@ def tokenize(
     texts = list(dict.fromkeys(row.prompt for row in rows))  # a group's rows share theirs
     ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
     return [ids[row.prompt] for row in rows], tokenizer(answers, add_special_tokens=False)["input_ids"]
+
+
+def template_options(engine: LocalEngineSettings) -> dict[str, Any]:
+    """Return the variables of an engine's chat template, and as `chat_template` the template itself if one is set."""
+    own = {} if engine.chat_template is None else {"chat_template": engine.chat_template}
+    return {**engine.chat_template_kwargs, **own}
+
+
+def with_template(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return a tokenizer with the template `chat_template` of the variables, if there is one, and the other variables.
+
+    The tokenizer given stays as it is.
+    """
+    variables = dict(template_kwargs)
+    template = variables.pop("chat_template", None)
+    if template is not None:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.chat_template = template
+    return tokenizer, variables
+
+
+def require_answers(engine: LocalEngineSettings, model: LocalModel) -> None:
+    """Check, by its tokenizer alone, that a model can be trained on answers under the template that sampling uses.
+
+    Raises:
+        UserError: as `require_end`.
+    """
+    tokenizer, config = load_tokenizer_and_config(str(model.path), None, engine.chat_template)
+    require_end(tokenizer, load_end_ids(str(model.path), None, config), engine.chat_template_kwargs)
+
+
+def require_end(tokenizer: Any, generation_eos: int | Sequence[int] | None, template_kwargs: Mapping[str, Any]) -> None:
+    """Check that the template ends an answer with a token at which sampling stops, so that the policy learns to end.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        generation_eos: the end-of-sequence ids of the model's generation settings.
+        template_kwargs: variables of the template, without `chat_template`.
+
+    Raises:
+        UserError: it does not; as `render`.
+    """
+    end = render(tokenizer, [{"role": "user", "content": "."}], ANY_ANSWER, template_kwargs).end
+    stops = end_token_ids(tokenizer, generation_eos)
+    if not set(tokenizer(end, add_special_tokens=False)["input_ids"]) & set(stops):
+        names = ", ".join(tokenizer.convert_ids_to_tokens(stops)) or "none"
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} ends an answer with {end!r}, without an end-of-sequence "
+            f"token ({names}), so the policy would never stop; set engines.policy.chat_template=FILE, a template that "
+            "ends an answer with {{ eos_token }}"
+        )

@@ -9,7 +9,7 @@ Activations are not counted, so what passes may still run out of memory; what is
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,34 +133,48 @@ def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -
         settings: method and shape of the adapter.
 
     Raises:
-        UserError: the adapter's targets name no linear layer.
+        UserError: one of the adapter's targets names no linear layer.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     with torch.device("meta"):  # shapes without numbers
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head = empty.get_output_embeddings()
-    layers = {
-        name: layer for name, layer in empty.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head
-    }
+    kinds = (torch.nn.Linear, Conv1D)  # GPT-2's linear layers have a class of their own
+    layers = {name: layer for name, layer in empty.named_modules() if isinstance(layer, kinds) and layer is not head}
     adapter = 0
     if settings.method != "full":
+        _require_targets(settings.lora_targets, layers, str(model))
         adapted = [layer for name, layer in layers.items() if _is_target(name, settings.lora_targets)]
-        if not adapted:
-            names = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-            raise UserError(
-                f"lora_targets {settings.lora_targets} names no linear layer of {model}; it has {names}; "
-                "all-linear takes them all"
-            )
-        adapter = sum(settings.lora_rank * (layer.in_features + layer.out_features) for layer in adapted)
+        # A layer's weight is a matrix with its numbers of inputs and of outputs as sides.
+        adapter = sum(settings.lora_rank * sum(layer.weight.shape) for layer in adapted)
     return Sizes(
         total=sum(parameter.numel() for parameter in empty.parameters()),
         linear=sum(layer.weight.numel() for layer in layers.values()),
         adapter=adapter,
         stored=4 if config.dtype == torch.float32 else 2,
     )
+
+
+def _require_targets(targets: tuple[str, ...] | str, layers: Collection[str], model: str) -> None:
+    """Check that every target names a layer: PEFT passes over one that names none where another does.
+
+    Raises:
+        UserError: one does not, or there is none.
+    """
+    named = ("all-linear",) if isinstance(targets, str) else targets
+    lost = [target for target in named if not any(_is_target(name, (target,)) for name in layers)]
+    if isinstance(targets, str):
+        lost = [] if layers else ["all-linear"]
+    if lost or not named:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+        raise UserError(
+            f"lora_targets: {', '.join(lost) or 'an empty list'} names no linear layer of {model}; it has {names}; "
+            "all-linear takes them all"
+        )
 
 
 def _is_target(name: str, targets: tuple[str, ...] | str) -> bool:

@@ -10,11 +10,12 @@ from scorers.errors import UserError
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-def precision_arguments(precision: Precision) -> dict[str, bool]:
+def precision_arguments(precision: Precision, setting: str = "precision") -> dict[str, bool]:
     """Choose transformers' training arguments for a precision.
 
     Args:
         precision: fp32; bf16: mixed precision, on a CPU too; auto: bf16 on a GPU that has it, else fp32.
+        setting: its path, for the message.
 
     Returns:
         `bf16`, and `use_cpu`, which is true on a machine without an accelerator: unless told that the CPU is meant,
@@ -32,13 +33,15 @@ def precision_arguments(precision: Precision) -> dict[str, bool]:
         return {"bf16": bf16, "use_cpu": alone}
     if precision == "bf16" and not alone and not is_torch_bf16_gpu_available():
         raise UserError(
-            f"precision is bf16, but this machine's {torch.accelerator.current_accelerator()} cannot compute in "
-            "bfloat16; set precision to fp32 or auto"
+            f"{setting} is bf16, but this machine's {torch.accelerator.current_accelerator()} cannot compute in "
+            f"bfloat16; set {setting} to fp32 or auto"
         )
     return {"bf16": precision == "bf16", "use_cpu": alone}
 
 
-def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], adapter: bool) -> dict[str, Any]:
+def deepspeed_arguments(
+    file: Path | str | None, precision: Mapping[str, bool], adapter: bool, section: str | None = None
+) -> dict[str, Any]:
     """Add DeepSpeed to the training arguments of a precision.
 
     In bf16 DeepSpeed's engine turns every parameter into bfloat16 and trains a float32 copy, which no policy is saved
@@ -49,6 +52,7 @@ def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], 
         file: DeepSpeed's JSON file; None: no DeepSpeed.
         precision: from `precision_arguments`.
         adapter: whether an adapter is trained, not every weight.
+        section: section of the settings, for the message; None: they are named without one.
 
     Returns:
         `deepspeed` (None, or DeepSpeed's configuration), `bf16` and `use_cpu`.
@@ -59,9 +63,10 @@ def deepspeed_arguments(file: Path | str | None, precision: Mapping[str, bool], 
     if file is None:
         return {"deepspeed": None, **precision}
     if precision["use_cpu"] and precision["bf16"]:
+        at = f"{section}." if section else ""
         raise UserError(
-            "precision bf16 on a machine without an accelerator does not go with deepspeed; "
-            "set precision to fp32 or deepspeed to null"
+            f"{at}precision bf16 on a machine without an accelerator does not go with deepspeed; "
+            f"set {at}precision to fp32 or {at}deepspeed to null"
         )
     config = json.loads(Path(file).read_text(encoding="utf-8"))
     stage = config.get("zero_optimization", {}).get("stage", 0)

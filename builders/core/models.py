@@ -4,16 +4,19 @@ A model's identity is its id with its commit on the Hub, its revision in the sto
 identity goes into fingerprints, manifests and the columns that name a model.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builders.engines import load_engine
+from builders.engines import Message, load_engine, resolve_window, yarn_overrides
+from builders.engines.loading import load_tokenizer_and_config
+from builders.engines.prompts import check_template
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Model, content_digest, describe_files
 from builders.store.store import Revision, Store, valid_revision
 from scorers.errors import UserError
+from scorers.model_loading import check_attention_only, window_in
 
 if TYPE_CHECKING:
     from builders.engines import Engine
@@ -162,6 +165,27 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def require_policy(settings: "LocalEngineSettings", model: LocalModel, prompts: Sequence[Sequence[Message]]) -> None:
+    """Check that an engine can run a model, by the model's configuration and tokenizer alone.
+
+    Args:
+        settings: the engine's.
+        model: the model.
+        prompts: prompts such as it will be given.
+
+    Raises:
+        UserError: the chat template is missing or cannot render the prompts; the window or `yarn_factor` do not fit the
+            model; the engine cannot run its architecture.
+    """
+    name = str(model.path)
+    tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
+    check_template(tokenizer, prompts, settings.chat_template_kwargs)
+    overrides = yarn_overrides(config, settings.yarn_factor)
+    resolve_window(name, overrides.get("max_position_embeddings", window_in(config)), settings.context_window)
+    if settings.kind == "transformers":  # type: ignore[attr-defined]
+        check_attention_only(config, name, "the engine transformers", "use the engine vllm or another model")
+
+
 def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engine":
     """Load the engine that a role's settings describe, with a model and its adapter.
 
@@ -178,6 +202,7 @@ def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engi
         batch_size=settings.batch_size,
         context_window=settings.context_window,
         yarn_factor=settings.yarn_factor,
+        chat_template=settings.chat_template,
         chat_template_kwargs=settings.chat_template_kwargs,
         # A setting of vLLM alone.
         tensor_parallel_size=getattr(settings, "tensor_parallel", 1),

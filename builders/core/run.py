@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,13 +163,22 @@ def dry_run(
         [node_of(pipeline, target, round_)],
         given_datasets(pipeline, store, target, round_, start),
     )
-    finder = ModelFinder(store)
-    made = dict(graph.given)
     plans = []
+    for node, reason in _outlook(graph, ModelFinder(store)):
+        stage = pipeline.stage(node.stage)
+        action = "keep" if reason is None else "build"
+        existing = graph.existing(node)
+        said = reason or f"fresh at {str(existing and existing.revision)[:12]}"
+        plans.append(StagePlan(stage.name, node.round, pipeline.repo(stage, config), action, said))
+    return plans
+
+
+def _outlook(graph: Graph, finder: ModelFinder) -> Iterator[tuple[Node, str | None]]:
+    """Yield the nodes in the order of the work, each with the reason to build it; None for one that is kept."""
+    made = dict(graph.given)
     for node in graph.sorted():
         if node in graph.given and node not in graph.kept:
             continue
-        stage = pipeline.stage(node.stage)
         # Only fresh revisions are in `made`: below a node that has to be built the digests are not known yet.
         missing = sorted(above for above in graph.needs[node].nodes() if above not in made)
         if node in graph.kept:
@@ -181,10 +190,7 @@ def dry_run(
         existing = graph.existing(node)
         if reason is None and existing is not None:
             made[node] = existing
-        action = "keep" if reason is None else "build"
-        said = reason or f"fresh at {str(existing and existing.revision)[:12]}"
-        plans.append(StagePlan(stage.name, node.round, pipeline.repo(stage, config), action, said))
-    return plans
+        yield node, reason
 
 
 def _forced(graph: Graph, target: Node) -> set[Node]:
@@ -224,6 +230,7 @@ class _Runner:
             for wanted in found.models.values():
                 if isinstance(wanted, str):
                     self.finder.find(wanted)
+        self._require_ready()
         sorter = self.graph.order()
         waiting: list[_Job] = []
         running: dict[Future[Trained], _Job] = {}
@@ -255,6 +262,17 @@ class _Runner:
                         self._finish_model(job, future.result())
                         sorter.done(job.node)
         return self.results
+
+    def _require_ready(self) -> None:
+        """Let every stage that will be built check the machine and the models, before the first one is built."""
+        for node, reason in _outlook(self.graph, self.finder):
+            ready = self.graph.pipeline.stage(node.stage).ready
+            if ready is not None and (reason is not None or node in self.forced):
+                ready(self.graph.config, self._find)
+
+    def _find(self, name: str) -> LocalModel | None:
+        """Return a model by the name that the configuration gives it; None for the name of a stage."""
+        return None if self.graph.pipeline.find(name) else self.finder.find(name)
 
     def _job(self, node: Node) -> _Job | None:
         """Return the job that builds a node; None where its revision is given or fresh, and so kept."""

@@ -22,6 +22,7 @@ from builders.store.store import Revision, Store
 
 MANY_SHARDS = 2_000  # no more where a stage chooses their size: every reader of a dataset opens all of its files
 
+FindModel = Callable[[str], LocalModel | None]
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
@@ -150,6 +151,8 @@ class Stage:
         prompts: returns the prompts by name; the manifest keeps their texts.
         per_round: False where all rounds share one result.
         stem: first part of the repository's name where it is not the run's own.
+        ready: checks, before anything is built, that the machine and the models have what the settings ask for; its
+            arguments are the configuration and a function that finds a model by name, None for one that a stage makes.
         bytes_depend_on: returns what the exact bytes depend on beyond the fingerprint, such as the kind of processor.
         check: what `grace verify` recomputes, from the manifest, the readable data files by path, and whether all of
             them are there and fit the contract.
@@ -176,6 +179,7 @@ class Stage:
     # How its revisions are named, and what is said of them.
     per_round: bool = True
     stem: Callable[[Any], str] | None = None
+    ready: Callable[[Any, FindModel], None] | None = None
     bytes_depend_on: Callable[[Any], Sequence[str]] | None = None
     check: Callable[[Manifest, Mapping[str, Path], bool], list[Finding]] | None = None
     # Of a dataset stage.

@@ -103,6 +103,7 @@ def load_engine(
     batch_size: int = 64,
     context_window: int | None = None,
     yarn_factor: float | None = None,
+    chat_template: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     tensor_parallel_size: int = 1,
 ) -> Engine:
@@ -118,6 +119,7 @@ def load_engine(
         batch_size: largest number of rows decoded at the same time.
         context_window: a smaller window than the model's, in tokens; None for the model's.
         yarn_factor: factor by which YaRN stretches the model's window; None leaves it as configured.
+        chat_template: text of a chat template in place of the tokenizer's; None for the tokenizer's.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`; None for none.
         tensor_parallel_size: number of GPUs over which the engine vllm spreads the model.
 
@@ -135,13 +137,15 @@ def load_engine(
 
         return TransformersEngine(
             model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
-            context_window=context_window, yarn_factor=yarn_factor, chat_template_kwargs=chat_template_kwargs,
+            context_window=context_window, yarn_factor=yarn_factor, chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
         )  # fmt: skip
     from builders.engines.vllm_engine import VllmEngine
 
     return VllmEngine(
         model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
-        context_window=context_window, yarn_factor=yarn_factor, chat_template_kwargs=chat_template_kwargs,
+        context_window=context_window, yarn_factor=yarn_factor, chat_template=chat_template,
+        chat_template_kwargs=chat_template_kwargs,
         tensor_parallel_size=tensor_parallel_size,
     )  # fmt: skip
 

@@ -23,8 +23,13 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def load_tokenizer_and_config(model: str, revision: str | None) -> tuple[Any, Any]:
+def load_tokenizer_and_config(model: str, revision: str | None, chat_template: str | None = None) -> tuple[Any, Any]:
     """Load the tokenizer and the configuration of a folder or a Hub id.
+
+    Args:
+        model: the folder or the id.
+        revision: branch, tag or commit on the Hub; None for the default branch.
+        chat_template: a template that takes the place of the tokenizer's own; None for its own.
 
     Raises:
         UserError: where they cannot be read.
@@ -37,6 +42,8 @@ def load_tokenizer_and_config(model: str, revision: str | None) -> tuple[Any, An
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise unreadable_model(model, revision, error) from error
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     return tokenizer, config
 
 

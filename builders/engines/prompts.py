@@ -8,6 +8,7 @@ The template's text holds all special tokens, a beginning-of-sequence token too,
 """
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def encode_prompts(
     template_of(tokenizer)
     with_system = next((prompt for prompt in prompts if any(message["role"] == "system" for message in prompt)), None)
     if with_system is not None:
-        _check_system_prompt(tokenizer, with_system, template_kwargs)
+        check_system_prompt(tokenizer, with_system, template_kwargs)
     # A group repeats its prompt m times: each distinct prompt is encoded once.
     known: dict[tuple[tuple[str, str], ...], list[int]] = {}
     encoded = []
@@ -92,8 +93,8 @@ def template_of(tokenizer: Any) -> str:
     """
     if tokenizer.chat_template is None:
         raise UserError(
-            f"tokenizer of {tokenizer.name_or_path}: no chat template found; use an instruction-tuned model or add a "
-            "chat_template.jinja to its folder"
+            f"tokenizer of {tokenizer.name_or_path}: no chat template found; set engines.policy.chat_template=FILE, a "
+            "Jinja file, or use an instruction-tuned model"
         )
     text: str = tokenizer.get_chat_template()
     return text
@@ -123,6 +124,23 @@ def check_template_kwargs(tokenizer: Any, template_kwargs: Mapping[str, Any]) ->
     return dict(template_kwargs)
 
 
+def check_template(tokenizer: Any, prompts: Sequence[Sequence[Message]], template_kwargs: Mapping[str, Any]) -> None:
+    """Check that a tokenizer's chat template can render prompts.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        prompts: the chat messages of each prompt.
+        template_kwargs: variables of the template.
+
+    Raises:
+        UserError: there is no template, or it is none of Jinja2's; a variable is not the template's; the template
+            refuses or leaves out the system prompt, or refuses a prompt.
+    """
+    template_variables(tokenizer)
+    check_template_kwargs(tokenizer, template_kwargs)
+    encode_prompts(tokenizer, prompts, [0] * len(prompts), 0, sys.maxsize, template_kwargs)
+
+
 def template_variables(tokenizer: Any) -> list[str]:
     """Return the names of the variables that a user can set in a tokenizer's chat template, in alphabetical order.
 
@@ -147,7 +165,7 @@ def _render(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[
     return text
 
 
-def _check_system_prompt(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[str, Any]) -> None:
+def check_system_prompt(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[str, Any]) -> None:
     """Check that the template has a place for the system prompt: some refuse it, others leave it out.
 
     Args:
@@ -161,15 +179,15 @@ def _check_system_prompt(tokenizer: Any, prompt: Sequence[Message], template_kwa
     try:
         without = _render(tokenizer, [message for message in prompt if message["role"] != "system"], template_kwargs)
     except (TemplateError, ValueError):
-        return  # the fault lies elsewhere, and `_encode` tells it
+        return  # the fault lies elsewhere, and rendering the whole prompt tells it
     try:
         fault = "leaves it out" if _render(tokenizer, prompt, template_kwargs) == without else None
     except TemplateError as error:
-        fault = f"refuses it ({error})"
+        fault = f"refuses it ({' '.join(str(error).split())})"
     if fault:
         raise UserError(
             f"system prompt: the chat template of {tokenizer.name_or_path} {fault}; set sample.system_prompt: null, or "
-            "use a model whose template has a system role"
+            "engines.policy.chat_template: FILE, a template with a system role"
         )
 
 

@@ -31,11 +31,12 @@ class TransformersEngine:
         batch_size: int = 64,
         context_window: int | None = None,
         yarn_factor: float | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         from builders.engines.forward import use_grouped_attention
 
-        self._tokenizer, config = load_tokenizer_and_config(model, revision)
+        self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
         check_attention_only(config, model, "the engine transformers", "use the engine vllm or another model")
         self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
         # Before the weights are loaded: the model computes its rotary frequencies when it is made.

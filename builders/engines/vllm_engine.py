@@ -48,11 +48,12 @@ class VllmEngine:
         batch_size: int = 64,
         context_window: int | None = None,
         yarn_factor: float | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tensor_parallel_size: int = 1,
     ) -> None:
         device = resolve_device(device)
-        self._tokenizer, config = load_tokenizer_and_config(model, revision)
+        self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
         self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
         overrides = yarn_overrides(config, yarn_factor)
         model_window = overrides.get("max_position_embeddings", window_in(config))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from builders.cards.card import Card
 from builders.core.stage import Stage
-from builders.grace_kto import calibrate, columns, generate, roles, sample, score, seed
+from builders.grace_kto import calibrate, columns, generate, ready, roles, sample, score, seed
 from builders.grace_kto.card import facts, recipe, weight_histogram
 from builders.grace_kto.check import check_calibration
 from builders.grace_kto.settings import GraceKTOSettings
@@ -51,6 +51,7 @@ GENERATE = Stage(
     roles={"policy": roles.policy},
     sections=("generate", "sample.thinking_tags", "engines.policy", "random_seed", "threads"),
     prompts=generate.prompts,
+    ready=ready.generate_ready,
     bytes_depend_on=sampling_depends_on,
     columns=columns.QUERIES_COLUMNS,
     plan=generate.plan,
@@ -73,6 +74,7 @@ SAMPLE = Stage(
     roles={"policy": roles.policy},
     sections=("sample", "engines.policy", "random_seed", "threads"),
     prompts=sample.prompts,
+    ready=ready.sample_ready,
     bytes_depend_on=sampling_depends_on,
     columns=columns.GROUPS_COLUMNS,
     plan=sample.plan,
@@ -102,6 +104,7 @@ SCORE = Stage(
     },
     sections=("score", "threads"),
     prompts=score.prompts,
+    ready=ready.score_ready,
     bytes_depend_on=scoring_depends_on,
     columns=columns.SCORES_COLUMNS,
     plan=score.plan,

@@ -66,7 +66,7 @@ def load_settings(
     Raises:
         UserError: for an unknown preset, an unreadable file, an unknown key (with the closest one) or a bad value.
     """
-    data, where = _read(source)
+    data, where, folder = _read(source)
     for override in overrides:
         _apply(data, override)
     if store is not None:
@@ -74,7 +74,7 @@ def load_settings(
     settings = _settings_class(data, pipelines, where)
     try:
         # Validated as JSON, in which lists stand for tuples; default=str turns YAML's dates back into texts.
-        return settings.model_validate_json(json.dumps(data, default=str))
+        return settings.model_validate_json(json.dumps(data, default=str), context={"folder": folder})
     except ValidationError as error:
         raise UserError(_describe(error, settings, where)) from None
 
@@ -89,12 +89,12 @@ def _settings_class(data: Mapping[str, Any], pipelines: Mapping[str, type[Settin
     return pipelines[name]
 
 
-def _read(source: str | None) -> tuple[dict[str, Any], str]:
-    """Return the values of a preset or a file, on top of its preset, and how to name it in a message."""
+def _read(source: str | None) -> tuple[dict[str, Any], str, Path]:
+    """Return the values of a preset or a file, on top of its preset, how to name it in a message, and its folder."""
     if source is None:
         source = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else DEFAULT_PRESET
     if source in preset_names():
-        return read_yaml(preset_text(source)), f"preset {source}"
+        return read_yaml(preset_text(source)), f"preset {source}", Path()
     path = Path(source)
     if not path.is_file():
         raise UserError(
@@ -109,12 +109,12 @@ def _read(source: str | None) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path}: holds {type(data).__name__}, a mapping of sections is needed; see `grace init`")
     base = data.pop("preset", None)
     if base is None:
-        return data, str(path)
+        return data, str(path), path.parent
     if base not in preset_names():
         close = did_you_mean(str(base), preset_names())
         raise UserError(f"{path}: preset: {base} is unknown{close}; presets: {', '.join(preset_names())}")
     # `preset:` in a file fills in what the file does not set.
-    return _merge(read_yaml(preset_text(base)), data), str(path)
+    return _merge(read_yaml(preset_text(base)), data), str(path), path.parent
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused(causal_lm_dir: Path) -> 
 
 
 def test_no_template_and_refused_roles_are_one_line(causal_lm_dir: Path) -> None:
-    with pytest.raises(UserError, match=r"causal-lm: no chat template found; use an instruction-tuned model"):
+    with pytest.raises(UserError, match=r"causal-lm: no chat template found; set engines.policy.chat_template=FILE"):
         render(tokenizer_with(causal_lm_dir, None), PROMPT, reply("Trade."), {})
     system = [{"role": "system", "content": "Use tags."}, *PROMPT]
     with pytest.raises(UserError, match=r"refuses the messages \(Only user and assistant roles\); use the roles"):

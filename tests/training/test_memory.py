@@ -249,11 +249,12 @@ def test_a_tiny_model_always_fits(causal_lm_dir: Path, method: Any) -> None:
 
 
 def test_targets_that_name_no_layer(causal_lm_dir: Path) -> None:
-    settings = SFTSettings.model_validate({"method": "lora", "lora_targets": ["foo"]})
-    with pytest.raises(
-        UserError, match=r"lora_targets \('foo',\) names no linear layer of .*; it has down_proj, gate_proj"
-    ):
-        require_memory("sft", settings, causal_lm_dir)
+    for targets, lost in ((["foo"], "foo"), (["q_proj", "foo", "proj"], "foo, proj"), ([], "an empty list")):
+        settings = SFTSettings.model_validate({"method": "lora", "lora_targets": targets})
+        with pytest.raises(
+            UserError, match=rf"lora_targets: {lost} names no linear layer of .*; it has down_proj, gate_proj"
+        ):
+            require_memory("sft", settings, causal_lm_dir)
 
 
 def test_deepspeed_files_by_name_and_by_path(tmp_path: Path) -> None:

@@ -5,20 +5,37 @@ import logging
 from pathlib import Path
 
 from builders.cards.card import Card
-from builders.core.stage import Context, Stage, Trained
+from builders.core.models import require_policy
+from builders.core.stage import Context, FindModel, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
+from builders.grace_kto.ready import trial_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identity
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
 from builders.store.manifest import Model, fingerprint_of, portable
+from training.chat import template_options
+from training.ready import require_training
 from training.world.stages import processor
 
+CHAT_TEMPLATE = "chat_template.jinja"  # as transformers calls it in a model's folder
 READ_COLUMNS = WEIGHTS_COLUMNS[-4:]  # weight, label, prompt, completion
 
 log = logging.getLogger(__name__)
+
+
+def ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what KTO needs of machine and policy; of a policy that is still to be made, of the model it is made from.
+
+    Raises:
+        UserError: as `require_training` and `require_policy`.
+    """
+    model = find(roles.tokenizer(config, 1))
+    require_training("train", config.train, model)
+    if model is not None:
+        require_policy(config.engines.policy, model, trial_prompts(config, system=False))
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
@@ -55,13 +72,15 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         dataset_digest=weights.digest,
         tokens_dir=context.store.work_path(weights.repo, "tokens"),
         settings=settings,
-        template_kwargs=config.engines.policy.chat_template_kwargs,
+        template_kwargs=template_options(config.engines.policy),
         round=round_,
         total_rounds=max(config.loop.rounds, round_),
         reference_model=first.path if needs_reference else None,
     )
     for warning in record["warnings"]:
         log.warning("%s: %s", weights, warning)
+    if config.engines.policy.chat_template is not None:  # whoever loads the policy has it then
+        write_text(output / CHAT_TEMPLATE, config.engines.policy.chat_template)
     _forget_paths(output, first.record)  # before the folder is hashed into the manifest
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
     # No later round needs the optimizer's state.
@@ -71,8 +90,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
 
 def _run_key(config: GraceKTOSettings, first: Model) -> str:
     """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
-    template = config.engines.policy.chat_template_kwargs
-    sections = portable([identity(config.train), identity(config.loop), dict(template)])
+    sections = portable([identity(config.train), identity(config.loop), template_options(config.engines.policy)])
     return fingerprint_of([sections, first.model_dump()])[:16]
 
 
@@ -93,7 +111,8 @@ POLICY = Stage(
     parents=("calibrate",),
     reads=READ_COLUMNS,
     roles={"base": roles.first_policy, "policy": roles.policy},
-    sections=("train", "engines.policy.chat_template_kwargs", "loop", "threads"),
+    sections=("train", "engines.policy.chat_template", "engines.policy.chat_template_kwargs", "loop", "threads"),
+    ready=ready,
     bytes_depend_on=processor,
     train=train,
     card=Card("grace_kto/policy.md.jinja", tags=("trl", "kto"), facts=facts, recipe=recipe),

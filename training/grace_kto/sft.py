@@ -5,18 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builders.cards.card import Card
+from builders.core.models import require_policy
 from builders.core.prompting import answer, chat
-from builders.core.stage import At, Context, Stage, Trained
+from builders.core.stage import At, Context, FindModel, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import SEED_COLUMNS
 from builders.grace_kto.languages import system_for
 from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.ready import trial_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import require_columns
 from builders.store.store import Revision
 from scorers.errors import UserError
+from training.chat import require_answers, template_options
 from training.grace_kto.documents import prepare
+from training.ready import require_training
 from training.world.stages import processor
 
 log = logging.getLogger(__name__)
@@ -33,6 +37,19 @@ def exercises(config: GraceKTOSettings, round_: int) -> dict[str, At]:
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """The system prompts for the tagged form, by name; empty where there is none."""
     return system_prompts(config, None)
+
+
+def ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what SFT needs of machine, base model and chat template.
+
+    Raises:
+        UserError: as `require_training`, `require_policy` and `require_end`.
+    """
+    base = find(config.models.base)
+    require_training("sft", config.sft, base)
+    if base is not None:
+        require_policy(config.engines.policy, base, trial_prompts(config, system=True))
+        require_answers(config.engines.policy, base)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
@@ -72,7 +89,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         output=output,
         conversations=[*conversations, *more],
         settings=context.config.sft,
-        template_kwargs=context.config.engines.policy.chat_template_kwargs,
+        template_kwargs=template_options(context.config.engines.policy),
     )
     # Seconds differ from run to run; a manifest must not.
     results = {name: value for name, value in metrics.items() if name != "seconds"}
@@ -88,9 +105,10 @@ SFT = Stage(
     parents=("seed",),
     also=exercises,
     roles={"base": roles.base},
-    sections=("sft", "engines.policy.chat_template_kwargs", "threads"),
+    sections=("sft", "engines.policy.chat_template", "engines.policy.chat_template_kwargs", "threads"),
     per_round=False,
     prompts=prompts,
+    ready=ready,
     bytes_depend_on=processor,
     train=train,
     card=Card("grace_kto/sft.md.jinja", tags=("trl", "sft"), facts=facts, recipe=recipe),

@@ -16,12 +16,16 @@ from types import MappingProxyType
 from typing import Any
 
 from builders.engines import Message
+from builders.engines.loading import load_end_ids
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
+from scorers.model_loading import window_in
 from training.attention import trainable_attention
+from training.chat import require_end, with_template
 from training.chat import tokenize as tokenize_chats
-from training.memory import deepspeed_file, require_deepspeed, require_memory, zero_of
+from training.memory import deepspeed_file, require_memory
 from training.precision import deepspeed_arguments, precision_arguments
+from training.ready import require_training
 
 Conversation = Mapping[str, list[Message]]  # {"prompt": messages, "completion": messages}
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
@@ -47,7 +51,8 @@ def run_sft(
         output: folder to write; an existing one is replaced.
         conversations: rows, as messages `prompt` and `completion`.
         settings: see `SFTSettings`.
-        template_kwargs: variables of the chat template; the same as in sampling.
+        template_kwargs: variables of the chat template, the same as in sampling; the text `chat_template` among them
+            takes the place of the tokenizer's template and is saved with the model.
 
     Returns:
         Final metrics: `loss` (mean over the last tenth of the steps) and `train_loss` (over all) in nats per token,
@@ -59,15 +64,18 @@ def run_sft(
             no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
     device_batch, accumulation = _batches(settings)
+    require_training("sft", settings, None)
     attention = trainable_attention(base, settings.attention)
     require_memory("sft", settings, base)
-    _require_shardable(settings)
 
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()
-    window = settings.max_length or getattr(config, "max_position_embeddings", None) or sys.maxsize
+    # A template that is given is saved with the model.
+    tokenizer, template_kwargs = with_template(tokenizer, template_kwargs)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    require_end(tokenizer, load_end_ids(str(base), None, config), template_kwargs)
+    window = settings.max_length or window_in(config) or sys.maxsize
     rows, truncated = tokenize(tokenizer, conversations, window, template_kwargs)
     # Beside the output, so that the final rename stays on one file system; the same for all processes.
     working = output.with_name(f".{output.name}.part")
@@ -107,16 +115,6 @@ def _batches(settings: SFTSettings) -> tuple[int, int]:
             f"sft.batch_size {settings.batch_size} is not a multiple of {' times '.join(parts)}; change one of them"
         )
     return device_batch, settings.batch_size // (device_batch * processes)
-
-
-def _require_shardable(settings: SFTSettings) -> None:
-    """Refuse what DeepSpeed cannot do: without its package anything, and shard 4-bit weights."""
-    require_deepspeed("sft", settings.deepspeed)
-    if settings.method == "qlora" and zero_of("sft", settings.deepspeed).stage == 3:
-        raise UserError(
-            f"sft.deepspeed {settings.deepspeed} shards the weights (stage 3), which sft.method=qlora cannot have; "
-            "use sft.deepspeed=zero2, or sft.method=lora"
-        )
 
 
 def tokenize(

@@ -169,7 +169,7 @@ def test_an_engine_samples_under_its_variables(folder: Path, tmp_path: Path) -> 
 def test_a_template_without_a_system_role(folder: Path, template: str, fault: str) -> None:
     tokenizer = tokenizer_with(folder, template)
     with pytest.raises(
-        UserError, match=rf"^system prompt: the chat template of .* {fault}; set sample.system_prompt: null, or use"
+        UserError, match=rf"^system prompt: the chat template of .* {fault}; set sample.system_prompt: null, or engines"
     ):
         encoded(tokenizer, system="Be brief.")
     assert encoded(tokenizer)

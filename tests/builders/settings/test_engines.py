@@ -58,7 +58,7 @@ def test_settings_with_variables_can_be_told_apart_in_a_cache() -> None:
     assert {off: "off", on: "on"}[same] == "off"
 
 
-SHARED = "batch_size, chat_template_kwargs, context_window, device, dtype, kind"
+SHARED = "batch_size, chat_template, chat_template_kwargs, context_window, device, dtype, kind"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,12 @@ def test_the_first_policy_from_the_documents_of_the_seeds(
     assert {"loss", "train_loss", "steps", "tokens"} <= manifest.results.keys()
     assert manifest.counts == {"documents with the form": 5}
     assert "seconds" not in manifest.results  # equal inputs give an equal revision
-    assert manifest.configuration.keys() == {"sft", "engines.policy.chat_template_kwargs", "threads"}
+    assert manifest.configuration.keys() == {
+        "sft",
+        "engines.policy.chat_template",
+        "engines.policy.chat_template_kwargs",
+        "threads",
+    }
     store = Store(Path(config.store))
     assert set(store.refs("local/tiny-sft", "model")) == {"main", "round-000"}
     assert not list((store.root / ".work").rglob("*.safetensors"))

@@ -1,0 +1,69 @@
+"""What the dataset stages of GRACE-KTO need, checked before anything is built: devices, packages, chat template."""
+
+from builders.core.machine import require_device, require_engine, require_package
+from builders.core.models import pick_device, require_policy
+from builders.core.prompting import chat
+from builders.core.stage import FindModel
+from builders.engines import Message
+from builders.grace_kto import roles
+from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.settings import GraceKTOSettings
+from scorers.errors import UserError
+from scorers.relevance import HEADS
+
+
+def trial_prompts(config: GraceKTOSettings, *, system: bool) -> list[list[Message]]:
+    """Return prompts of the kinds that a policy is given: without a system prompt, and under each one if so asked."""
+    texts = system_prompts(config, None).values() if system else ()
+    return [chat("Write."), *(chat("Write.", system=text) for text in texts)]
+
+
+def generate_ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what asking the policy for queries needs.
+
+    Raises:
+        UserError: as `require_engine` and `require_policy`.
+    """
+    _policy_ready(config, find, system=False)
+
+
+def sample_ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what sampling responses needs.
+
+    Raises:
+        UserError: as `require_engine` and `require_policy`.
+    """
+    _policy_ready(config, find, system=True)
+
+
+def _policy_ready(config: GraceKTOSettings, find: FindModel, *, system: bool) -> None:
+    """Check engine and model; of a policy that is still to be made, the model that it is made from."""
+    require_engine("engines.policy", config.engines.policy)
+    model = find(roles.tokenizer(config, 1))
+    if model is not None:
+        require_policy(config.engines.policy, model, trial_prompts(config, system=system))
+
+
+def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what scoring needs.
+
+    Raises:
+        UserError: the device is not there, or does not compute in `score.dtype`; FlagEmbedding is not installed; the
+            relevance model lacks a head.
+    """
+    settings = config.score
+    require_device("score.device", settings.device)
+    if settings.dtype == "float16" and pick_device(settings.device) == "cpu":
+        raise UserError(
+            "score.dtype float16 needs a GPU, and the device is cpu; set score.dtype to float32 or bfloat16"
+        )
+    require_package(
+        "models.relevance", "FlagEmbedding", "install the extra that brings it: pip install 'grace-data[score]'"
+    )
+    model = find(config.models.relevance)
+    missing = [] if model is None else [head for head in HEADS if not (model.path / head).is_file()]
+    if missing:
+        raise UserError(
+            f"models.relevance {config.models.relevance} lacks {' and '.join(missing)}; BGE-M3 needs both heads "
+            f"({', '.join(HEADS)}): give a complete folder or the id BAAI/bge-m3"
+        )

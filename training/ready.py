@@ -1,0 +1,56 @@
+"""What a training needs of the machine and the model, checked before anything is built; the same for every method."""
+
+from builders.core.machine import require_package
+from builders.core.models import LocalModel
+from builders.settings.kto import TrainSettings
+from builders.settings.sft import SFTSettings
+from scorers.errors import UserError
+from training.attention import require_attention, trainable_attention
+from training.memory import count_parameters, deepspeed_file, require_deepspeed, zero_of
+from training.precision import deepspeed_arguments, precision_arguments
+
+EXTRA = "install the extra that brings it: pip install 'grace-data[train]'"
+
+
+def require_training(section: str, settings: TrainSettings | SFTSettings, model: LocalModel | None) -> None:
+    """Check that this machine can do what a training's settings ask for, and that the model has what they name.
+
+    Args:
+        section: `sft` or `train`, for the messages.
+        settings: the section.
+        model: the model that is trained, or that the trained one will be made from; None while no stage has made it.
+
+    Raises:
+        UserError: the GPU lacks bfloat16; FlashAttention, DeepSpeed or bitsandbytes is not there; DeepSpeed's file is
+            missing or does not go with the method or the precision; the model cannot be trained, or lacks a layer of
+            `lora_targets`.
+    """
+    if settings.method != "full":
+        require_package(f"{section}.method={settings.method}", "peft", EXTRA)
+    if settings.method == "qlora":
+        require_package(f"{section}.method=qlora", "bitsandbytes", EXTRA)
+    if settings.optimizer.endswith("8bit"):
+        require_package(f"{section}.optimizer={settings.optimizer}", "bitsandbytes", EXTRA)
+    precision = precision_arguments(settings.precision, f"{section}.precision")
+    require_attention(f"{section}.attention", settings.attention, bf16=precision["bf16"])
+    require_deepspeed(section, settings.deepspeed)
+    zero = zero_of(section, settings.deepspeed)
+    deepspeed_arguments(deepspeed_file(section, settings.deepspeed), precision, settings.method != "full", section)
+    if section == "sft" and settings.method == "qlora" and zero.stage == 3:
+        raise UserError(
+            f"sft.deepspeed {settings.deepspeed} shards the weights (stage 3), which sft.method=qlora cannot have; "
+            "use sft.deepspeed=zero2, or sft.method=lora"
+        )
+    if model is not None:
+        trainable_attention(model.path, settings.attention)
+        # An adapter that is trained further keeps its own targets.
+        if settings.method != "full" and model.adapter is None:
+            _require_targets(section, settings, model)
+
+
+def _require_targets(section: str, settings: TrainSettings | SFTSettings, model: LocalModel) -> None:
+    """Check the adapter's targets against the model's layers, by its configuration alone."""
+    try:
+        count_parameters(model.path, settings)
+    except UserError as error:
+        raise UserError(f"{section}.{error}") from None
