@@ -33,8 +33,8 @@ def require_training(section: str, settings: TrainSettings | SFTSettings, model:
         require_package(f"{section}.optimizer={settings.optimizer}", "bitsandbytes", EXTRA)
     precision = precision_arguments(settings.precision, f"{section}.precision")
     require_attention(f"{section}.attention", settings.attention, bf16=precision["bf16"])
-    require_deepspeed(section, settings.deepspeed)
     zero = zero_of(section, settings.deepspeed)
+    require_deepspeed(section, settings.deepspeed)
     deepspeed_arguments(deepspeed_file(section, settings.deepspeed), precision, settings.method != "full", section)
     if section == "sft" and settings.method == "qlora" and zero.stage == 3:
         raise UserError(

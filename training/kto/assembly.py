@@ -141,6 +141,8 @@ def build_trainer(
     base = models.policy
     if adapter is not None and peft_config is not None:
         base = models.base or peft_config.base_model_name_or_path
+        # A published adapter names its base by id, a copy of which is loaded here; PEFT would warn of the other name.
+        peft_config.base_model_name_or_path = base
     arguments = _arguments(settings, plan, precision, trainable_attention(base, settings.attention))
     arguments.initial_adapter = adapter
     arguments.reference_model = models.reference

@@ -64,9 +64,9 @@ def run_sft(
             no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
     device_batch, accumulation = _batches(settings)
-    require_training("sft", settings, None)
     attention = trainable_attention(base, settings.attention)
     require_memory("sft", settings, base)
+    require_training("sft", settings, None)
 
     from transformers import AutoConfig, AutoTokenizer
 

@@ -351,7 +351,7 @@ def test_seeds_and_prompts_must_pair(engine: TransformersEngine) -> None:
 def test_missing_chat_template_is_named(causal_lm_dir: Path) -> None:
     bare = with_batch(causal_lm_dir, 8)
     bare.tokenizer.chat_template = None
-    with pytest.raises(UserError, match="no chat template found; set engines.policy.chat_template=FILE"):
+    with pytest.raises(UserError, match=r"no chat template found; set engines\.policy\.chat_template=FILE"):
         bare.generate(PROMPTS, SEEDS, SAMPLED)
 
 

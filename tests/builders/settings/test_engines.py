@@ -1,5 +1,6 @@
 """An engine's settings come in kinds: which keys each kind has, and mistakes named by their path without the kind."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,3 +118,40 @@ def test_a_mistake_is_named_by_its_path_without_the_kind(overrides: list[str], m
     with pytest.raises(UserError) as error:
         load_config("tiny", overrides)
     assert str(error.value) == message
+
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_a_chat_template_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the configuration's file comes first, then the working directory; a text stands for itself."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "chat.jinja").write_text(TEMPLATE + "\n")
+    (folder / "grace.yaml").write_text("preset: tiny\nengines: {policy: {chat_template: chat.jinja}}\n")
+    monkeypatch.chdir(tmp_path)
+    config: GraceKTOSettings = load_config("mine/grace.yaml")
+    assert config.engines.policy.chat_template == TEMPLATE
+    monkeypatch.chdir(folder)
+    for overrides in (["chat_template=chat.jinja"], ["kind=vllm", f"chat_template={folder / 'chat.jinja'}"]):
+        config = load_config("tiny", [f"engines.policy.{override}" for override in overrides])
+        assert config.engines.policy.chat_template == TEMPLATE
+    assert TransformersEngineSettings(chat_template=TEMPLATE).chat_template == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"chat_template is 'chat\.jinja': value error, no such file in .*; give a Jinja file"),
+        (b"\xff\xfe{", r"chat\.jinja is no text in UTF-8 \(.*\); give a Jinja file"),
+        (b"Hello", r"chat\.jinja holds no tag of Jinja \(\{% or \{\{\); give a chat template"),
+    ],
+)
+def test_a_chat_template_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "chat.jinja").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_config("tiny", ["engines.policy.chat_template=chat.jinja"])

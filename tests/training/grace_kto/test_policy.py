@@ -56,7 +56,13 @@ def test_a_policy_from_a_given_dataset(tmp_path: Path, causal_lm_dir: Path, capl
     assert manifest.models == {"base": base, "policy": base}
     assert (base.id, base.revision) == (causal_lm_dir.name, folder_digest(causal_lm_dir))
     assert {"loss", "kl", "last_step"} <= manifest.results.keys() and manifest.results["last_step"] == 2
-    assert set(manifest.configuration) == {"train", "engines.policy.chat_template_kwargs", "loop", "threads"}
+    assert set(manifest.configuration) == {
+        "train",
+        "engines.policy.chat_template",
+        "engines.policy.chat_template_kwargs",
+        "loop",
+        "threads",
+    }
     assert manifest.execution["train"]["device_batch_size"] == 4 and "batch_size" in manifest.configuration["train"]
     assert manifest.bytes_depend_on == ["kind of processor"]
 

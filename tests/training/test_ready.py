@@ -1,0 +1,136 @@
+"""What is not there is told before anything is built: one line with the setting, what was found and the way out."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_configs import config_on
+
+from builders.settings.kto import TrainSettings
+from builders.settings.sft import SFTSettings
+from builders.store.store import Store
+from scorers.errors import UserError
+from training.pipelines import build
+from training.ready import require_training
+
+TAGGED = "<summary>S.</summary><outline>O.</outline><answer>A.</answer>"
+NO_GPU = "and PyTorch finds no GPU on this machine; set it to cpu or auto"
+# One line for each setting of engines, scorers, SFT and KTO that asks for what may be missing.
+CASES = [
+    ("generate", ["engines.policy.device=cuda"], f"engines.policy.device is 'cuda', {NO_GPU}"),
+    ("sample", ["engines.policy.device=gpu"], "engines.policy.device is 'gpu'; set it to auto, cpu or cuda"),
+    ("score", ["score.device=cuda"], f"score.device is 'cuda', {NO_GPU}"),
+    ("score", ["score.device=cuda:1"], f"score.device is 'cuda:1', {NO_GPU}"),
+    ("score", ["score.dtype=float16"], "score.dtype float16 needs a GPU, and the device is cpu; set score.dtype to"),
+    ("score", ["models.relevance=POLICY"], "lacks colbert_linear.pt and sparse_linear.pt; BGE-M3 needs both heads"),
+    ("sample", ["engines.policy.context_window=4096"], "engine: context_window is 4096, the model's is 512; set it"),
+    (
+        "sample",
+        ["engines.policy.chat_template_kwargs.enable_thinking=false"],
+        "chat_template_kwargs: enable_thinking is no variable of the chat template of",
+    ),
+    (
+        "sft",
+        ["sft.attention=flash_attention_2"],
+        "sft.attention flash_attention_2 needs the package flash-attn and a GPU that it supports, which are not here; "
+        "install it, or set sft.attention to sdpa",
+    ),
+    ("policy", ["train.attention=flash_attention_2"], "train.attention flash_attention_2 needs the package flash-attn"),
+    ("sft", ["sft.deepspeed=zero9"], "sft.deepspeed zero9 is neither one of zero2, zero3, zero3-offload nor a file"),
+    (
+        "sft",
+        ["sft={method: lora, lora_targets: [q_proj, foo]}"],
+        "sft.lora_targets: foo names no linear layer of",
+    ),
+    (
+        "policy",
+        ["train={method: lora, lora_targets: [c_attn], batch_size: 8, device_batch_size: 8}"],
+        "train.lora_targets: c_attn names no linear layer of",
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "overrides", "message"), CASES)
+def test_it_is_told_before_anything_is_built(
+    tmp_path: Path,
+    causal_lm_dir: Path,
+    bge_m3_dir: Path,
+    stage: str,
+    overrides: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    # The first policy is to be made by SFT, so that no stage below has its model yet.
+    policy = "models.policy=POLICY" if stage == "generate" else "models.policy=sft"
+    options = [option.replace("POLICY", str(causal_lm_dir)) for option in (policy, *overrides)]
+    config = config_on(tmp_path, *options, policy=causal_lm_dir, relevance=bge_m3_dir)
+    with pytest.raises(UserError) as error:
+        build(config, stage)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(Store(Path(config.store)).root.rglob("manifest.json"))
+
+
+@pytest.mark.slow
+def test_what_is_fresh_needs_no_machine(tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was made where DeepSpeed is, is kept, published and read where it is not."""
+    source = tmp_path / "tagged.jsonl"
+    source.write_text(json.dumps({"query": "Q", "reference": TAGGED}))
+    options = [f"seed.source={source}", "seed.columns={query: query, reference: reference}"]
+    made = config_on(tmp_path, *options, "sft={steps: 1, batch_size: 1}", policy=causal_lm_dir)
+    build(made, "sft")
+    hide("deepspeed", monkeypatch)
+    there = config_on(tmp_path, *options, "sft={steps: 1, batch_size: 1, deepspeed: zero2}", policy=causal_lm_dir)
+    assert not build(there, "sft")[-1].built
+    with pytest.raises(UserError, match=r"sft\.deepspeed zero2 needs the package deepspeed"):
+        build(there, "sft", force=True)
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "message"),
+    [
+        ("peft", {"method": "lora"}, r"^sft\.method=lora needs the package peft, .* pip install 'grace-data\[train\]'"),
+        ("bitsandbytes", {"method": "qlora"}, r"^sft\.method=qlora needs the package bitsandbytes"),
+        ("bitsandbytes", {"optimizer": "paged_adamw_8bit"}, r"^sft\.optimizer=paged_adamw_8bit needs the package bits"),
+    ],
+)  # fmt: skip
+def test_packages(package: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(package, monkeypatch)
+    with pytest.raises(UserError, match=message):
+        require_training("sft", SFTSettings(**options), None)
+
+
+def hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a package look as if it were not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr("builders.core.machine.find_spec", lambda name: None if name == package else found(name))
+    monkeypatch.setattr("training.memory.find_spec", lambda name: None if name == package else object())
+
+
+def test_deepspeed_its_package_and_what_it_does_not_go_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide("deepspeed", monkeypatch)
+    with pytest.raises(UserError, match=r"^train\.deepspeed zero2 needs the package deepspeed"):
+        require_training("train", TrainSettings(deepspeed="zero2"), None)
+    hide("nothing", monkeypatch)
+    with pytest.raises(
+        UserError, match=r"^sft\.deepspeed zero3 shards the weights \(stage 3\), which sft\.method=qlora"
+    ):
+        require_training("sft", SFTSettings(deepspeed="zero3", method="qlora", precision="fp32"), None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^train\.precision bf16 on a machine without .* set train\.precision to fp32"):
+        require_training("train", TrainSettings(deepspeed="zero2", precision="bf16"), None)
+
+
+def test_number_formats_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
+    with pytest.raises(
+        UserError, match=r"^train\.attention flash_attention_2 computes in bfloat16 alone, .* set preci"
+    ):
+        require_training("train", TrainSettings(attention="flash_attention_2", precision="fp32"), None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: "cuda")
+    monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(UserError, match=r"^sft\.precision is bf16, but this machine's cuda cannot compute in bfloat16"):
+        require_training("sft", SFTSettings(precision="bf16"), None)
