@@ -12,7 +12,7 @@ from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
 from builders.store.store import Store
 from scorers.errors import UserError
-from training.pipelines import build
+from training.pipelines import build, evaluate_policies
 from training.ready import require_training
 
 TAGGED = "<summary>S.</summary><outline>O.</outline><answer>A.</answer>"
@@ -134,3 +134,12 @@ def test_number_formats_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(UserError, match=r"^sft\.precision is bf16, but this machine's cuda cannot compute in bfloat16"):
         require_training("sft", SFTSettings(precision="bf16"), None)
+
+
+def test_an_evaluation_tells_it_too(tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for setting in ("engines.policy.device", "score.device"):
+        config = config_on(tmp_path, f"{setting}=cuda", policy=causal_lm_dir)
+        with pytest.raises(UserError, match=rf"^{setting} is 'cuda', {NO_GPU}"):
+            evaluate_policies(config, [], tmp_path / "out")
+    assert not (tmp_path / "store").exists()

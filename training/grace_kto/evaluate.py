@@ -21,6 +21,7 @@ from pathlib import Path
 import polars as pl
 
 from builders.core.draws import derive_seed, query_id
+from builders.core.machine import require_engine
 from builders.core.models import LocalModel, ModelFinder, load_engine_for
 from builders.core.pipeline import EvaluationTable
 from builders.core.prompting import chat
@@ -31,6 +32,7 @@ from builders.grace_kto import roles
 from builders.grace_kto.languages import system_for
 from builders.grace_kto.loading import load_scorers
 from builders.grace_kto.messages import system_prompts
+from builders.grace_kto.ready import score_ready
 from builders.grace_kto.sample import begins_in_block, read_response
 from builders.grace_kto.score import score_documents
 from builders.grace_kto.seed import read_table
@@ -77,7 +79,9 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         UserError: a policy or the held-out source is missing, or a metric is not finite.
     """
     store = Store(Path(config.store))
-    # A misspelt name is told at once, before a model is made or answers.
+    # What the machine lacks and a misspelt name are told at once, before a model is made or answers.
+    require_engine("engines.policy", config.engines.policy)
+    score_ready(config, lambda name: None)  # the models are found below
     for text in references:
         _require_policy(text, store)
     queries = held_out_queries(config)
