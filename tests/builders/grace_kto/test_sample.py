@@ -116,7 +116,7 @@ def test_a_smaller_batch_on_another_device_makes_nothing_stale(tmp_path: Path, c
     assert first.built and manifest is not None
     assert manifest.execution == {"engines.policy": {"device": "cpu", "batch_size": 256}}
     assert set(manifest.configuration) == {"sample", "engines.policy", "random_seed", "threads"}
-    decides = {"kind", "dtype", "context_window", "yarn_factor", "chat_template_kwargs"}
+    decides = {"kind", "dtype", "context_window", "yarn_factor", "chat_template", "chat_template_kwargs"}
     assert set(manifest.configuration["engines.policy"]) == decides
     overrides = (SMALL, "engines.policy.batch_size=1", "engines.policy.device=auto")
     kept = build(config_on(tmp_path, *overrides, policy=causal_lm_dir), "sample", start=start)[-1]
