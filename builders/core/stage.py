@@ -156,6 +156,7 @@ class Stage:
         columns: the contract of the dataset's rows.
         plan: lists the shards; what it makes for all of them lies in the context's working folder.
         build: makes the rows of one shard.
+        scratch: lists folders outside the context's working folder to delete once the revision is in the store.
         summaries: numeric columns whose distribution the manifest keeps.
         train: writes the model's files into a folder that does not exist yet.
     """
@@ -182,6 +183,7 @@ class Stage:
     columns: Sequence[Column] = ()
     plan: Callable[[Context[Any]], list[Shard]] | None = None
     build: Callable[[Context[Any], Shard], ShardResult] | None = None
+    scratch: Callable[[Context[Any]], Sequence[Path]] | None = None
     summaries: Sequence[str] = ()
     # Of a model stage.
     train: Callable[[Context[Any], Path], Trained] | None = None
