@@ -145,6 +145,34 @@ def test_a_prompt_that_does_not_fit_the_window_shows_fewer_examples(tmp_path: Pa
         made(context)
 
 
+def test_queries_that_sample_could_not_answer_are_dropped(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """They went into the data set and ended `sample`."""
+    from transformers import AutoTokenizer
+
+    replies = [repr(["Write A.", "Write about " + "harbours and quays " * 20, "Write B."])]
+    two = ("generate.queries=2", "sample.max_new_tokens=400")
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, *two)
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 500
+    rows, counts = made(context)
+    assert rows["query"].to_list() == ["Write A.", "Write B."]
+    assert counts == {"read": 1, "dropped.query over the context window": 1}
+    # A system prompt takes of the same room, here all of it: that is told before the policy is asked.
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, *two, "sample.system_prompt=system")
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 500
+    with pytest.raises(UserError, match=r"^query generation: no query, however short, leaves room for sample\.max_new"):
+        made(context)
+    assert engine.asked == []
+
+
+def test_the_way_out_where_queries_leave_no_room() -> None:
+    counts = {"read": 9, "dropped.query over the context window": 5}
+    assert generate.exhausted(1, 4, counts) == (
+        "query generation: 1 of 4 queries after 9 prompts (dropped: 5 query over the context window); "
+        "raise generate.max_attempts or generate.max_new_tokens, lower sample.max_new_tokens, "
+        "or look at the policy's replies"
+    )
+
+
 def test_a_query_in_another_language_than_the_seeds_is_dropped() -> None:
     counts: Counter[str] = Counter()
     read = Parsed(["请写一份报告。", "Write a report."], 0, 0)
