@@ -7,11 +7,14 @@
 The end is left out where the policy was cut at the length limit, since it never wrote one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from builders.core.prompting import chat
 from builders.engines import Message
-from builders.engines.prompts import check_template_kwargs
+from builders.engines.loading import load_tokenizer_and_config
+from builders.engines.prompts import NO_LIMIT, check_template_kwargs, encode_prompts
 from scorers.errors import UserError
 
 Messages = Sequence[Message]
@@ -111,3 +114,26 @@ def tokenize(
     texts = list(dict.fromkeys(row.prompt for row in rows))  # a group's rows share theirs
     ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
     return [ids[row.prompt] for row in rows], tokenizer(answers, add_special_tokens=False)["input_ids"]
+
+
+def require_template(
+    model: Path, systems: Collection[str], template_kwargs: Mapping[str, Any], *, sampled: bool
+) -> None:
+    """Check, before data is made for it, that a model's chat template can be trained on; no weights are loaded.
+
+    Conversations of a word each stand for those that training will see.
+
+    Args:
+        model: folder of the model.
+        systems: the system prompts with which conversations may begin; empty where none does.
+        template_kwargs: variables of the template; the same as in sampling.
+        sampled: whether the model itself is to answer such prompts before, so that they have to suit sampling too.
+
+    Raises:
+        UserError: as `tokenize`, and as `encode_prompts` where `sampled`; the tokenizer cannot be loaded.
+    """
+    tokenizer, _ = load_tokenizer_and_config(str(model), None)
+    prompts = [chat(".", system=system) for system in systems] or [chat(".")]
+    if sampled:
+        encode_prompts(tokenizer, prompts, range(len(prompts)), 0, NO_LIMIT, template_kwargs)
+    tokenize(tokenizer, prompts, [ANY_ANSWER] * len(prompts), template_kwargs)

@@ -196,6 +196,17 @@ def _forced(graph: Graph, target: Node) -> set[Node]:
     return {target, *(node for node in datasets if node.round in (0, target.round))} - graph.given.keys()
 
 
+def _stages_above(graph: Graph, node: Node) -> set[str]:
+    """Return the names of the stages that a node is made from, directly or not, and whose revisions are not in hand."""
+    found: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        above = graph.needs[waiting.pop()].nodes() - graph.given.keys() - found
+        found |= above
+        waiting += above
+    return {node.stage for node in found}
+
+
 class _Runner:
     """One run over a graph.
 
@@ -219,11 +230,7 @@ class _Runner:
 
         Trainings that do not depend on one another run at the same time, each in a process of its own.
         """
-        # A misspelt model is told before anything is built, and what is on the Hub is fetched first.
-        for found in self.graph.needs.values():
-            for wanted in found.models.values():
-                if isinstance(wanted, str):
-                    self.finder.find(wanted)
+        self._precheck()
         sorter = self.graph.order()
         waiting: list[_Job] = []
         running: dict[Future[Trained], _Job] = {}
@@ -255,6 +262,18 @@ class _Runner:
                         self._finish_model(job, future.result())
                         sorter.done(job.node)
         return self.results
+
+    def _precheck(self) -> None:
+        """Find the models that no stage makes, and let the stages raise what can be told before anything is built."""
+        # A misspelt model is told first, and what is on the Hub is fetched.
+        models = {
+            node: {role: self.finder.find(name) for role, name in found.models.items() if isinstance(name, str)}
+            for node, found in self.graph.needs.items()
+        }
+        for node, found in models.items():
+            precheck = self.graph.pipeline.stage(node.stage).precheck
+            if precheck is not None:
+                precheck(self.graph.config, found, _stages_above(self.graph, node))
 
     def _job(self, node: Node) -> _Job | None:
         """Return the job that builds a node; None where its revision is given or fresh, and so kept."""

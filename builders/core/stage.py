@@ -4,7 +4,7 @@ A stage yields one revision, of a dataset or of a model, from its parents: a dat
 of them, a model stage trains. See docs/architecture.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -143,6 +143,9 @@ class Stage:
             value is an `At`, or a setting's text, which counts only where it is the name of a stage. A parent named
             `source` takes the place of what the function `source` identifies.
         reads: columns that a dataset given in place of the first parent has to have; empty for all of that parent's.
+        precheck: raises, before anything is built, what would otherwise stop the stage after its parents. It is given
+            the configuration, the models in its roles that no stage makes, and the names of the stages that it is made
+            from, directly or not, without those whose revisions are in hand.
         roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
             stage, or a name in the store, of a folder or on the Hub.
         sections: dotted paths of the settings that decide its result.
@@ -170,6 +173,7 @@ class Stage:
     parents: Sequence[str] = ()
     also: Callable[[Any, int], Mapping[str, "str | At"]] | None = None
     reads: Sequence[Column] = ()
+    precheck: Callable[[Any, Mapping[str, LocalModel], Set[str]], None] | None = None
     roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
     sections: Sequence[str] = ()
     source: Callable[[Any], str | None] | None = None

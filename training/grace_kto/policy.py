@@ -2,13 +2,16 @@
 
 import json
 import logging
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from builders.cards.card import Card
+from builders.core.models import LocalModel
 from builders.core.stage import Context, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
+from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identity
 from builders.store.columns import require_columns
@@ -69,6 +72,18 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     return Trained(rows=int(record["rows"]), results=results, scratch=scratch)
 
 
+def precheck(config: GraceKTOSettings, models: Mapping[str, LocalModel], above: Set[str]) -> None:
+    """Refuse a chat template that training cannot use, before the policy is asked for responses.
+
+    A dataset that is given, or in hand already, was sampled under its own system prompts; training checks its rows.
+    """
+    if "base" in models and "sample" in above:
+        from training.chat import require_template
+
+        systems, template_kwargs = system_prompts(config, None).values(), config.engines.policy.chat_template_kwargs
+        require_template(models["base"].path, systems, template_kwargs, sampled=True)
+
+
 def _run_key(config: GraceKTOSettings, first: Model) -> str:
     """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
     template = config.engines.policy.chat_template_kwargs
@@ -92,6 +107,7 @@ POLICY = Stage(
     version=2,
     parents=("calibrate",),
     reads=READ_COLUMNS,
+    precheck=precheck,
     roles={"base": roles.first_policy, "policy": roles.policy},
     sections=("train", "engines.policy.chat_template_kwargs", "loop", "threads"),
     bytes_depend_on=processor,

@@ -1,10 +1,11 @@
 """The model stage `sft`: the first policy, fine-tuned on the seeds that have a reference document (§3.1)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from builders.cards.card import Card
+from builders.core.models import LocalModel
 from builders.core.prompting import answer, chat
 from builders.core.stage import At, Context, Stage, Trained
 from builders.grace_kto import roles
@@ -32,6 +33,15 @@ def exercises(config: GraceKTOSettings, round_: int) -> dict[str, At]:
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """The system prompts for the tagged form, by name; empty where there is none."""
     return system_prompts(config, None)
+
+
+def precheck(config: GraceKTOSettings, models: Mapping[str, LocalModel], above: Set[str]) -> None:
+    """Refuse a base model whose chat template cannot be trained on, before the seeds are read."""
+    if "base" in models:
+        from training.chat import require_template
+
+        systems, template_kwargs = system_prompts(config, None).values(), config.engines.policy.chat_template_kwargs
+        require_template(models["base"].path, systems, template_kwargs, sampled=False)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
@@ -80,6 +90,7 @@ SFT = Stage(
     version=2,
     parents=("seed",),
     also=exercises,
+    precheck=precheck,
     roles={"base": roles.base},
     sections=("sft", "engines.policy.chat_template_kwargs", "threads"),
     per_round=False,
