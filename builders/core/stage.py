@@ -157,9 +157,9 @@ class Stage:
         check: what `grace verify` recomputes, from the manifest, the readable data files by path, and whether all of
             them are there and fit the contract.
         columns: the contract of the dataset's rows.
-        plan: lists the shards; what it makes for all of them lies in the context's working folder.
+        plan: lists the shards; what it makes for all of them lies in the context's working folder or in `scratch`.
         build: makes the rows of one shard.
-        scratch: lists folders outside the context's working folder to delete once the revision is in the store.
+        scratch: lists folders beside the context's working folder that are deleted once the revision is in the store.
         summaries: numeric columns whose distribution the manifest keeps.
         train: writes the model's files into a folder that does not exist yet.
     """
