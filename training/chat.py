@@ -149,6 +149,16 @@ def require_answers(engine: LocalEngineSettings, model: LocalModel) -> None:
     require_end(tokenizer, load_end_ids(str(model.path), None, config), engine.chat_template_kwargs)
 
 
+def require_rendering(engine: LocalEngineSettings, model: LocalModel) -> None:
+    """Check, by its tokenizer alone, that a model's template renders an answered prompt as sampling sees it.
+
+    Raises:
+        UserError: as `render`.
+    """
+    tokenizer, _ = load_tokenizer_and_config(str(model.path), None, engine.chat_template)
+    render(tokenizer, [{"role": "user", "content": "."}], ANY_ANSWER, engine.chat_template_kwargs)
+
+
 def require_end(tokenizer: Any, generation_eos: int | Sequence[int] | None, template_kwargs: Mapping[str, Any]) -> None:
     """Check that the template ends an answer with a token at which sampling stops, so that the policy learns to end.
 

@@ -360,7 +360,7 @@ class _Runner:
         context = self._context(job)
         paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)
-        self._done(job, revision, context.work)
+        self._done(job, revision, context.work, *(stage.scratch(context) if stage.scratch else ()))
 
     def _finish_model(self, job: _Job, trained: Trained) -> None:
         """Add a trained model to the store; under torchrun every process but the first ends here."""

@@ -157,8 +157,9 @@ class Stage:
         check: what `grace verify` recomputes, from the manifest, the readable data files by path, and whether all of
             them are there and fit the contract.
         columns: the contract of the dataset's rows.
-        plan: lists the shards; what it makes for all of them lies in the context's working folder.
+        plan: lists the shards; what it makes for all of them lies in the context's working folder or in `scratch`.
         build: makes the rows of one shard.
+        scratch: lists folders beside the context's working folder that are deleted once the revision is in the store.
         summaries: numeric columns whose distribution the manifest keeps.
         train: writes the model's files into a folder that does not exist yet.
     """
@@ -186,6 +187,7 @@ class Stage:
     columns: Sequence[Column] = ()
     plan: Callable[[Context[Any]], list[Shard]] | None = None
     build: Callable[[Context[Any], Shard], ShardResult] | None = None
+    scratch: Callable[[Context[Any]], Sequence[Path]] | None = None
     summaries: Sequence[str] = ()
     # Of a model stage.
     train: Callable[[Context[Any], Path], Trained] | None = None

@@ -77,6 +77,12 @@ def shard_path(work: Path, shard: Shard) -> Path:
     return work / f"shard-{shard.index:05d}.parquet"
 
 
+def finished_shards(work: Path) -> dict[int, Path]:
+    """Return the finished shards in a working folder by their index, in order."""
+    found = {int(path.stem.rpartition("-")[2]): path for path in work.glob("shard-*.parquet") if shard_is_whole(path)}
+    return dict(sorted(found.items()))
+
+
 def build_shard(step: Stage | Step, context: Context[Any], shard: Shard) -> Path:
     """Build one shard and write its file: the unit of work that any executor can run.
 

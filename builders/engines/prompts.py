@@ -18,11 +18,13 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from builders.engines import Message
+from builders.engines import Engine, Message
 from scorers.errors import UserError, did_you_mean
 
 # Names that transformers gives to every template, beside the arguments of apply_chat_template and the special tokens.
 GIVEN = {"messages", "raise_exception", "strftime_now"}
+TEMPLATE_TOKENS = 1024  # more than a chat template puts around a prompt
+NO_LIMIT = 2**62  # tokens
 
 
 class GenerationBlock(Extension):
@@ -74,6 +76,24 @@ def encode_prompts(
             known[key] = _encode(tokenizer, prompt, row, max_new_tokens, window, template_kwargs)
         encoded.append(known[key])
     return encoded
+
+
+def fits_window(
+    engine: Engine, prompt: Sequence[Message], max_new_tokens: int, template_kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a prompt leaves room for `max_new_tokens` in an engine's context window.
+
+    An engine without a tokenizer, as a server's, is not asked: every prompt counts as fitting.
+
+    Raises:
+        UserError: as `encode_prompts`, but for a prompt that is too long.
+    """
+    room = engine.context_window - max_new_tokens
+    # No token is shorter than a byte, so most prompts need not be encoded here.
+    size = sum(len(message["content"].encode()) for message in prompt)
+    if engine.tokenizer is None or size + TEMPLATE_TOKENS <= room:
+        return True
+    return len(encode_prompts(engine.tokenizer, [prompt], [0], 0, NO_LIMIT, template_kwargs)[0]) <= room
 
 
 def prompt_ends_with(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[str, Any], text: str) -> bool:

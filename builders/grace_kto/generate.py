@@ -1,10 +1,11 @@
 """Stage `generate`: the current policy writes new queries after five drawn seeds of one language (§3.2).
 
-Two passes. First the policy is asked in parts of `PROMPTS_AT_ONCE` prompts: a part's file holds the queries that its
-replies could be read for (parsed, never evaluated), without the blank and over-long ones; parts do not look at one
-another. Then one pass over all parts, in the order of the prompts, drops what was there before (`candidates.py`). Where
-fewer than K are left, a further wave of prompts goes out, until the attempts are spent. A prompt's random draws depend
-on its number alone, so the rows do not depend on the order in which parts are made, nor on what makes them. One row::
+Two passes. First the policy is asked in parts of `PROMPTS_AT_ONCE` prompts (`parts.py`): a part's file holds the
+queries that its replies could be read for (parsed, never evaluated), and what was dropped: blank and over-long ones,
+and those that `sample` would have no room to answer; parts do not look at one another. Then one pass over all parts, in
+the order of the prompts, drops what was there before (`candidates.py`). Where fewer than K are left, a further wave of
+prompts goes out, until the attempts are spent. A prompt's random draws depend on its number alone, so the rows do not
+depend on the order in which parts are made, nor on what makes them. One row::
 
     {"query_id": "03ad…", "query": "Please write a report titled …", "language": "en", "round": 1,
      "example_ids": ["4be0…", …], "generator": "local/tiny-sft@77d0…"}
@@ -13,7 +14,7 @@ on its number alone, so the rows do not depend on the order in which parts are m
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +25,14 @@ from builders.core.prompting import chat
 from builders.core.stage import At, Context, Shard, ShardResult, Step, row_shards
 from builders.core.work import build_missing
 from builders.engines import SamplingSettings
-from builders.engines.prompts import encode_prompts
+from builders.engines.prompts import fits_window
+from builders.grace_kto import sample
 from builders.grace_kto.candidates import Candidates
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.languages import contradicts, pick_examples, prompt_name, rows_by_language
-from builders.grace_kto.messages import ask_for_queries, prompt_text
+from builders.grace_kto.messages import ask_for_queries, prompt_text, system_prompts
+from builders.grace_kto.parts import PARTS_COLUMNS, parts_folder, plan_parts
 from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
-from builders.grace_kto.sample import begins_in_block
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.unread import keep_unread, unread_in
 from builders.store.columns import frame_of
@@ -40,18 +42,17 @@ from scorers.extraction import cut_thinking
 
 GenerateContext = Context[GraceKTOSettings]
 
-PROMPTS_AT_ONCE = 512  # that the engine is handed together: a large engine's slots stay full; also the unit of resume
 QUERIES_PER_SHARD = 32
-TEMPLATE_TOKENS = 1024  # more than a chat template puts around a prompt
-NO_LIMIT = 2**62  # tokens
 OVER_WINDOW = "prompt over the context window"
+SHORTEST = ("?", "写")  # queries: one for each language that has a system prompt
 SPARE = 1.1  # a further wave asks for a tenth more than should suffice, so that it is the last
 
 
 def plan(context: GenerateContext) -> list[Shard]:
     """Ask the policy until K queries are left, and plan shards of `shard_queries` of them.
 
-    A shard's spec is a list of (part, rows of it) and the counts that it stands for; the first shard has them all.
+    A shard's spec is a list of (file of a part, rows of it) and the counts that it stands for; the first shard has them
+    all.
 
     Raises:
         UserError: where the attempts are spent before; the message counts what was dropped and quotes a reply that no
@@ -62,18 +63,18 @@ def plan(context: GenerateContext) -> list[Shard]:
     wave = -(-settings.queries // settings.per_prompt)
     budget = settings.max_attempts * wave
     found = Candidates(context.inputs.values(), settings.near_duplicate_threshold)
-    asked = parts = 0
+    asking = parts_of(context)
+    asked = 0
     while found.kept.height < settings.queries and asked < budget:
-        wave = min(wave, budget - asked)
-        shards = _parts(asked, wave, parts)
-        found.add(build_missing(ASK, parts_of(context), shards))
-        asked, parts = asked + wave, parts + len(shards)
+        numbers = range(asked, min(asked + wave, budget))
+        found.add(build_missing(ASK, asking, plan_parts(asking.work, numbers)), numbers)
+        asked = numbers.stop
         if found.counts[f"dropped.{OVER_WINDOW}"] == asked:
             break  # further prompts are as long
         wave = further(settings.queries - found.kept.height, found.kept.height, asked)
     if found.kept.height < settings.queries:
         message = exhausted(found.kept.height, settings.queries, found.counts)
-        raise UserError(message + unread_in(parts_of(context).work))
+        raise UserError(message + unread_in(asking.work))
     # The last wave may bring more than is missing.
     found.counts["dropped.surplus"] += found.kept.height - settings.queries
     counts = {reason: n for reason, n in found.counts.items() if n}
@@ -92,15 +93,14 @@ def further(missing: int, got: int, asked: int) -> int:
     return max(1, round(SPARE * missing * asked / got)) if got else asked
 
 
-def _parts(first: int, prompts: int, index: int) -> list[Shard]:
-    """Plan the parts of a wave, from its first prompt and its first part; a part's spec is (first prompt, prompts)."""
-    found = row_shards(prompts, PROMPTS_AT_ONCE, PROMPTS_AT_ONCE)
-    return [Shard(index + part.index, (first + part.spec[0], part.spec[1])) for part in found]
-
-
 def parts_of(context: GenerateContext) -> GenerateContext:
     """Return the context in which parts are made: their files have a folder of their own."""
-    return replace(context, work=context.work / "parts")
+    return replace(context, work=parts_folder(context, prompts(context.config, context.inputs)))
+
+
+def scratch(context: GenerateContext) -> list[Path]:
+    """Return the folder of the parts, which nothing needs once the queries are in the store."""
+    return [parts_of(context).work]
 
 
 def earlier_rounds(config: GraceKTOSettings, round_: int) -> dict[str, At]:
@@ -109,18 +109,21 @@ def earlier_rounds(config: GraceKTOSettings, round_: int) -> dict[str, At]:
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the prompts that ask for queries, by name: the one that is set, or those of the seeds' languages."""
+    """Return the prompts that decide the queries, by name.
+
+    Those that ask for queries are the one that is set, or those of the seeds' languages; the system prompts under which
+    the queries will be answered decide which of them leave room for a response.
+    """
     languages = inputs["seed"].scan().select(pl.col("language").unique()).collect()["language"]
     names = {prompt_name(config.generate.prompt, language) for language in languages}
-    return {name: prompt_text(name) for name in sorted(names)}
+    return {name: prompt_text(name) for name in sorted(names)} | system_prompts(config, None)
 
 
 def build(context: GenerateContext, shard: Shard) -> ShardResult:
     """Collect a shard's queries from the parts that hold them."""
     places, counts = shard.spec
-    files = {part: parts_of(context).work / f"shard-{part:05d}.parquet" for part, _ in places}
-    frame = pl.concat(pl.read_parquet(files[part])[rows] for part, rows in places)
-    return ShardResult(frame, counts)
+    names = [column.name for column in QUERIES_COLUMNS]
+    return ShardResult(pl.concat(pl.read_parquet(file, columns=names)[rows] for file, rows in places), counts)
 
 
 @dataclass(frozen=True)
@@ -128,125 +131,129 @@ class Prompt:
     """One prompt that asks for queries.
 
     Attributes:
+        number: its number in the round, from 0.
         draw: seeds the choice of examples and the sampling of the reply.
         text: what the policy is asked.
-        example_ids: ids of the seeds that it shows.
+        example_ids: ids of the seeds that it shows; with none, since none fits the context window, it is not asked.
         language: their language.
         shown: what the prompt shows and a reply may repeat, which is no new query.
+        counts: what is dropped and left out on its account.
     """
 
+    number: int
     draw: int
     text: str
     example_ids: list[str]
     language: str
     shown: Sequence[str]
+    counts: Counter[str]
 
 
 def ask(context: GenerateContext, part: Shard) -> ShardResult:
-    """Send one part's prompts to the policy, all at once, and read its replies."""
-    settings = context.config.generate
-    counts: Counter[str] = Counter(read=part.spec[1])
-    asked = prompts_of(context, part, counts)
+    """Send one part's prompts to the policy, all at once, and read its replies.
+
+    Raises:
+        UserError: where `sample` would have no room to answer any query.
+    """
+    config, engine = context.config, context.engine("policy")
+    if not any(sample.fits(engine, query, config) for query in SHORTEST):
+        raise sample.nothing_fits(engine, config, "query generation: no query, however short,")
+    settings = config.generate
+    drawn = prompts_of(context, part)
+    asked = [prompt for prompt in drawn if prompt.example_ids]
     sampling = SamplingSettings(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
-    engine = context.engine("policy")
     completions = engine.generate([chat(p.text) for p in asked], [p.draw for p in asked], sampling) if asked else []
-    generator = str(context.models["policy"].record)
-    rows: list[dict[str, object]] = []
+    opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], config)
+    queries: dict[int, list[str]] = {}  # by the prompt's number
     unread: list[tuple[str, str, str]] = []
-    tags = context.config.sample.thinking_tags
-    opened = begins_in_block(engine, [chat(p.text) for p in asked[:1]], context.config)
     for prompt, completion in zip(asked, completions, strict=True):
-        read = read_reply(completion.text, prompt.shown, tags, opened)
+        read = read_reply(completion.text, prompt.shown, config.sample.thinking_tags, opened)
         if not any(read):
             unread.append((prompt.text, completion.text, completion.finish_reason))
-        for query in usable(read, settings.max_query_chars, prompt.language, counts):
-            rows.append(
-                {
-                    "query_id": query_id(query),
-                    "query": query,
-                    "language": prompt.language,
-                    "round": context.round,
-                    "example_ids": prompt.example_ids,
-                    "generator": generator,
-                }
-            )
+        found = usable(read, settings.max_query_chars, prompt.language, prompt.counts)
+        queries[prompt.number] = [query for query in found if sample.fits(engine, query, config)]
+        prompt.counts[f"dropped.{sample.OVER_WINDOW}"] += len(found) - len(queries[prompt.number])
+    common = {"round": context.round, "generator": str(context.models["policy"].record)}
+    rows = [row | common for prompt in drawn for row in findings(prompt, queries.get(prompt.number, []))]
     keep_unread(context.work, part.index, unread)
-    return ShardResult(frame_of(rows, QUERIES_COLUMNS), dict(counts))
+    return ShardResult(frame_of(rows, PARTS_COLUMNS), {"read": len(drawn)})
 
 
-ASK = Step("generate: replies", QUERIES_COLUMNS, ask)
-"""Asks the policy; its files hold the queries of `PROMPTS_AT_ONCE` prompts each."""
+ASK = Step("generate: replies", PARTS_COLUMNS, ask)
+"""Asks the policy; its files hold the queries of `PROMPTS_AT_ONCE` prompts each, and what was dropped."""
 
 
-def prompts_of(context: GenerateContext, part: Shard, counts: Counter[str]) -> list[Prompt]:
+def findings(prompt: Prompt, queries: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Yield a prompt's rows of a part, without round and generator: its queries, and a row for everything counted."""
+    for query in queries:
+        yield {
+            "prompt": prompt.number,
+            "counted": None,
+            "query_id": query_id(query),
+            "query": query,
+            "language": prompt.language,
+            "example_ids": prompt.example_ids,
+        }
+    nothing = {"query_id": "", "query": "", "language": prompt.language, "example_ids": []}
+    for reason in prompt.counts.elements():
+        yield {"prompt": prompt.number, "counted": reason, **nothing}
+
+
+def prompts_of(context: GenerateContext, part: Shard) -> list[Prompt]:
     """Return one part's prompts; each one's number in the round decides its examples and its reply.
 
     Args:
         context: configuration, round, seeds and the policy's engine.
-        part: its first prompt and its number of prompts.
-        counts: examples that are left out because a prompt would not fit the policy's context window are counted here,
-            and prompts that no example fits.
+        part: its spec is (first prompt, number of prompts).
     """
     config = context.config
     revision = context.inputs["seed"]
     seeds, by_language = read_seeds(tuple(revision.data_files()), revision.revision)
     first, size = part.spec
-    draws = [
-        derive_seed(config.random_seed, context.round, "generate", number) for number in range(first, first + size)
-    ]
-    picked = [pick_examples(by_language, draw, config.generate.examples) for draw in draws]
+    draws = {n: derive_seed(config.random_seed, context.round, "generate", n) for n in range(first, first + size)}
+    picked = [pick_examples(by_language, draw, config.generate.examples) for draw in draws.values()]
     # The examples (query, id) of all prompts, one after the other.
     shown = seeds[[row for _, rows in picked for row in rows]].select("query", "query_id").iter_rows()
-    found = []
-    for draw, (language, rows) in zip(draws, picked, strict=True):
-        prompt = fitting_prompt(context, draw, language, list(itertools.islice(shown, len(rows))), counts)
-        if prompt is not None:
-            found.append(prompt)
-    return found
+    return [
+        fitting_prompt(context, number, draw, language, list(itertools.islice(shown, len(rows))))
+        for (number, draw), (language, rows) in zip(draws.items(), picked, strict=True)
+    ]
 
 
 def fitting_prompt(
-    context: GenerateContext, draw: int, language: str, examples: list[tuple[str, str]], counts: Counter[str]
-) -> Prompt | None:
-    """Return a prompt with as many of its examples as the context window has room for; None where it has for none.
+    context: GenerateContext, number: int, draw: int, language: str, examples: list[tuple[str, str]]
+) -> Prompt:
+    """Return a prompt with as many of its examples as the context window has room for; what is left out is counted.
 
     Args:
         context: configuration and the policy's engine.
-        draw: seed of the prompt.
+        number: the prompt's number.
+        draw: its seed.
         language: language of the examples.
         examples: (query, id); the longest ones are left out first.
-        counts: what is left out is counted here.
     """
-    settings = context.config.generate
+    settings, engine = context.config.generate, context.engine("policy")
+    template_kwargs = context.config.engines.policy.chat_template_kwargs
     name = prompt_name(settings.prompt, language)
+    counts: Counter[str] = Counter()
     while examples:
         queries = [query for query, _ in examples]
         text = ask_for_queries(queries, settings.per_prompt, prompt=name)
-        if fits(context, text):
-            return Prompt(draw, text, [identity for _, identity in examples], language, (*queries, *own_list(name)))
+        if fits_window(engine, chat(text), settings.max_new_tokens, template_kwargs):
+            ids = [identity for _, identity in examples]
+            return Prompt(number, draw, text, ids, language, (*queries, *own_list(name)), counts)
         examples.remove(max(examples, key=lambda example: len(example[0])))
         counts["examples left out"] += 1
     counts[f"dropped.{OVER_WINDOW}"] += 1
-    return None
+    return Prompt(number, draw, "", [], language, (), counts)
 
 
 @functools.cache
 def own_list(name: str) -> list[str]:
     """Return the strings of the list that a prompt file shows as the form of a reply."""
     return shown_by(prompt_text(name), ())
-
-
-def fits(context: GenerateContext, text: str) -> bool:
-    """Whether a prompt and its reply fit the policy's context window; an engine without a tokenizer is not asked."""
-    engine, settings = context.engine("policy"), context.config.generate
-    room = engine.context_window - settings.max_new_tokens
-    # No token is shorter than a byte, so most prompts need not be encoded here.
-    if engine.tokenizer is None or len(text.encode()) + TEMPLATE_TOKENS <= room:
-        return True
-    template_kwargs = context.config.engines.policy.chat_template_kwargs
-    return len(encode_prompts(engine.tokenizer, [chat(text)], [0], 0, NO_LIMIT, template_kwargs)[0]) <= room
 
 
 # Every part draws from all seeds; a revision never changes, so it is read once.
@@ -304,7 +311,8 @@ def exhausted(got: int, wanted: int, counts: Mapping[str, int]) -> str:
             "seed.max_query_chars, or use a policy with a larger window"
         )
     alike = "generate.near_duplicate_threshold or " if "near-duplicate" in reasons else ""
+    lower = "lower sample.max_new_tokens, " if sample.OVER_WINDOW in reasons else ""
     return (
         f"query generation: {got} of {wanted} queries after {counts['read']} prompts (dropped: {dropped or 'none'}); "
-        f"raise {alike}generate.max_attempts or generate.max_new_tokens, or look at the policy's replies"
+        f"raise {alike}generate.max_attempts or generate.max_new_tokens, {lower}or look at the policy's replies"
     )

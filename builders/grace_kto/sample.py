@@ -9,10 +9,15 @@ The responses to one query form a group and are neighbouring rows. One row::
 A thinking block before the answer is cut: `response` is what training later sees, `num_tokens` is what the policy
 wrote, and `logprob`, which is that of block and answer together, is null. A block that never ends leaves the response
 as it was sampled, unmatched, with its `logprob`. Both are counted.
+
+A query that leaves no room for a response in the policy's context window is left out, counted and told; `generate`
+drops such queries itself, so they come from other people's datasets.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -20,20 +25,25 @@ from builders.core.draws import derive_seed
 from builders.core.prompting import chat
 from builders.core.stage import Context, Shard, ShardResult, row_shards
 from builders.engines import Engine, Message, SamplingSettings
-from builders.engines.prompts import prompt_ends_with
+from builders.engines.prompts import fits_window, prompt_ends_with
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.languages import system_for
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.store.columns import frame_of, require_columns
+from builders.store.columns import check_frame, frame_of, require_columns
 from builders.store.store import Revision
+from scorers.errors import UserError
 from scorers.extraction import Extraction, Thinking, cut_thinking, extract
 
 SampleContext = Context[GraceKTOSettings]
 
 QUERIES_PER_SHARD = 8
+READ = QUERIES_COLUMNS[:2]  # query_id, query
+OVER_WINDOW = "query over the context window"
 # Counts of the stage, by what was found of a thinking block; left out where there is none.
 THOUGHTS: dict[str, Thinking] = {"thinking cut": "cut", "thinking without an end": "unclosed"}
+
+log = logging.getLogger(__name__)
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
@@ -42,23 +52,75 @@ def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[st
 
 
 def plan(context: SampleContext) -> list[Shard]:
-    """Plan shards of `shard_queries` queries of the parent; a shard's spec is (first row, number of rows).
+    """Plan shards of `shard_queries` of the parent's queries, without those that leave no room for a response.
+
+    A shard's spec is (numbers of its rows in the parent, counts of what is left out); the first shard has them all.
 
     Raises:
-        UserError: for a parent without `query_id` and `query`.
+        UserError: for a parent without `query_id` and `query`, with a null in them, or without a query that fits.
     """
     parent = context.inputs["generate"]
-    require_columns(parent.schema(), QUERIES_COLUMNS[:2], str(parent))
-    rows = parent.scan().select(pl.len()).collect().item()
-    return row_shards(rows, context.config.sample.shard_queries, QUERIES_PER_SHARD)
+    require_columns(parent.schema(), READ, str(parent))
+    rows = fitting_rows(context)
+    pieces = row_shards(len(rows), context.config.sample.shard_queries, QUERIES_PER_SHARD)
+    dropped = parent.scan().select(pl.len()).collect().item() - len(rows)
+    counts = {"read": dropped, f"dropped.{OVER_WINDOW}": dropped} if dropped else {}
+    # A piece's spec is (start, size).
+    return [replace(p, spec=(rows[p.spec[0] : sum(p.spec)], {} if p.index else counts)) for p in pieces]
+
+
+def fitting_rows(context: SampleContext) -> list[int]:
+    """Return the numbers of the parent's rows whose queries leave room for a response; one warning tells of others.
+
+    Raises:
+        UserError: where no query does, and for a null.
+    """
+    parent, engine = context.inputs["generate"], context.engine("policy")
+    rows: list[int] = []
+    others: list[str] = []  # ids
+    for file in parent.data_files():
+        queries = pl.read_parquet(file, columns=[c.name for c in READ], glob=False)
+        check_frame(queries, READ, f"{parent}, {file.name}")
+        for identity, query in queries.iter_rows():
+            if fits(engine, query, context.config):
+                rows.append(len(rows) + len(others))
+            else:
+                others.append(identity)
+    if not rows:
+        raise nothing_fits(engine, context.config, f"{parent}: none of {len(others)} queries")
+    if others:
+        log.warning(
+            "sample: %d of %d queries are left out, the first is query_id %s: they leave no room for "
+            "sample.max_new_tokens %d in the policy's context window of %d tokens",
+            *(len(others), len(rows) + len(others), others[0]),
+            *(context.config.sample.max_new_tokens, engine.context_window),
+        )
+    return rows
+
+
+def fits(engine: Engine, query: str, config: GraceKTOSettings) -> bool:
+    """Whether a query, its system prompt and the longest response fit the policy's context window together."""
+    messages = chat(query, system=system_for(query, system_prompts(config, None)))
+    return fits_window(engine, messages, config.sample.max_new_tokens, config.engines.policy.chat_template_kwargs)
+
+
+def nothing_fits(engine: Engine, config: GraceKTOSettings, what: str) -> UserError:
+    """Return the error where no query leaves room for a response."""
+    return UserError(
+        f"{what} leaves room for sample.max_new_tokens {config.sample.max_new_tokens} in the policy's context window "
+        f"of {engine.context_window} tokens; lower sample.max_new_tokens, or use shorter queries, a shorter system "
+        "prompt or a policy with a larger window (engines.policy.yarn_factor stretches it)"
+    )
 
 
 def build(context: SampleContext, shard: Shard) -> ShardResult:
-    """Sample and extract the responses to one range of queries."""
+    """Sample and extract the responses to the queries of one shard."""
     config = context.config
     settings = config.sample
-    start, size = shard.spec
+    numbers, left_out = shard.spec
+    start, size = numbers[0], numbers[-1] - numbers[0] + 1
     queries = context.inputs["generate"].scan().slice(start, size).select("query_id", "query").collect()
+    queries = queries[[number - start for number in numbers]]
     # m rows per query, side by side: (query_id, query, j).
     asked = [(*row, j) for row in queries.iter_rows() for j in range(settings.responses)]
     # A response's seed depends on its query and j alone, not on the shard it falls into.
@@ -100,7 +162,8 @@ def build(context: SampleContext, shard: Shard) -> ShardResult:
         )
     frame = frame_of(rows, GROUPS_COLUMNS)
     counts = sampling_counts(frame) | {name: thinking[found] for name, found in THOUGHTS.items() if thinking[found]}
-    return ShardResult(frame, {"read": queries.height} | counts)
+    read = queries.height + left_out.get("read", 0)
+    return ShardResult(frame, counts | left_out | {"read": read})
 
 
 def begins_in_block(engine: Engine, messages: Sequence[Sequence[Message]], config: GraceKTOSettings) -> bool:

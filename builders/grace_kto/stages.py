@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from builders.cards.card import Card
 from builders.core.stage import Stage
-from builders.grace_kto import calibrate, columns, generate, ready, roles, sample, score, seed
+from builders.grace_kto import calibrate, columns, generate, parts, ready, roles, sample, score, seed
 from builders.grace_kto.card import facts, recipe, weight_histogram
 from builders.grace_kto.check import check_calibration
 from builders.grace_kto.settings import GraceKTOSettings
@@ -45,17 +45,18 @@ GENERATE = Stage(
     name="generate",
     kind="dataset",
     suffix="queries",
-    version=2,
+    version=parts.VERSION,
     parents=("seed",),
     also=generate.earlier_rounds,
     roles={"policy": roles.policy},
-    sections=("generate", "sample.thinking_tags", "engines.policy", "random_seed", "threads"),
+    sections=parts.SECTIONS,
     prompts=generate.prompts,
     ready=ready.generate_ready,
     bytes_depend_on=sampling_depends_on,
     columns=columns.QUERIES_COLUMNS,
     plan=generate.plan,
     build=generate.build,
+    scratch=generate.scratch,
     card=Card(
         "grace_kto/generate.md.jinja",
         tags=("writing-prompts", "synthetic"),

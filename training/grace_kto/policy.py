@@ -16,7 +16,7 @@ from builders.settings.base import identity
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
 from builders.store.manifest import Model, fingerprint_of, portable
-from training.chat import template_options
+from training.chat import require_rendering, template_options
 from training.ready import require_training
 from training.world.stages import processor
 
@@ -30,12 +30,13 @@ def ready(config: GraceKTOSettings, find: FindModel) -> None:
     """Check what KTO needs of machine and policy; of a policy that is still to be made, of the model it is made from.
 
     Raises:
-        UserError: as `require_training` and `require_policy`.
+        UserError: as `require_training`, `require_policy` and `require_rendering`.
     """
     model = find(roles.tokenizer(config, 1))
     require_training("train", config.train, model)
     if model is not None:
         require_policy(config.engines.policy, model, trial_prompts(config, system=False))
+        require_rendering(config.engines.policy, model)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:

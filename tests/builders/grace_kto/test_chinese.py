@@ -264,5 +264,5 @@ def test_prompts_for_queries_speak_the_language_of_their_examples(
         shown = [row for row in rows if row["query"] in text]
         assert len(shown) == 5 and {row["language"] == "zh" for row in shown} == {chinese}
     manifest = revision.manifest
-    assert manifest is not None and set(manifest.prompts) == {"generate.en", "generate.zh"}
+    assert manifest is not None and set(manifest.prompts) == {"generate.en", "generate.zh", "system.zh"}
     assert manifest.rows.dropped["shown in the prompt"] >= 1

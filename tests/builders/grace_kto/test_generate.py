@@ -1,83 +1,31 @@
 """Query generation: what is dropped and why, that neither order nor interruption decides it, and useless replies."""
 
 import json
-import pickle
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 from datasets_factory import add_dataset, add_model
 from real_configs import SEEDS, config_on
+from scripted_engine import context_of
 
 from builders.core.draws import query_id
-from builders.core.models import ModelFinder
-from builders.core.plan import Graph, Node
 from builders.core.stage import At, Context, Shard, row_shards
-from builders.core.work import build_missing, build_shards
-from builders.engines import Completion, Message, SamplingSettings
+from builders.core.work import build_shards
+from builders.engines import Message
 from builders.engines.prompts import encode_prompts
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.query_parser import Parsed
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
-from builders.store.files import file_sha256
 from builders.store.shards import shard_counts
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, plan
-
-
-@dataclass
-class Script:
-    """An engine whose replies are given, by their number or by the prompt's seed: they are what the code under test
-    reads."""
-
-    replies: Sequence[str] | Callable[[int], str]
-    context_window: int = 4096
-    tokenizer: Any = None
-    asked: list[tuple[str, int]] = field(default_factory=list)
-    calls: list[int] = field(default_factory=list)
-
-    def generate(
-        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
-    ) -> list[Completion]:
-        numbers = range(len(self.asked), len(self.asked) + len(prompts))
-        self.asked += [(prompt[0]["content"], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        self.calls.append(len(prompts))
-        if isinstance(self.replies, Sequence):
-            texts = [self.replies[number % len(self.replies)] for number in numbers]
-        else:
-            texts = [self.replies(seed) for seed in seeds]
-        return [Completion(text, "stop", 1) for text in texts]
-
-    def close(self) -> None:
-        self.replies = ()
-
-
-def context_of(
-    tmp_path: Path, policy: Path, replies: Sequence[str] | Callable[[int], str], *overrides: str, round_: int = 1
-) -> tuple[Context[GraceKTOSettings], Script]:
-    """What the runner hands to the stage in a round, with an engine whose replies are given."""
-    config = config_on(tmp_path, "generate.queries=4", "generate.shard_queries=2", *overrides, policy=policy)
-    store = Store(Path(config.store))
-    build(config, "seed")
-    node = Node("generate", round_)
-    graph = Graph(GRACE_KTO, config, store, [node], {})
-    above = {found: graph.existing(found) for found in graph.needs[node].nodes()}
-    made = {found: revision for found, revision in above.items() if revision is not None}
-    inputs = graph.inputs(node, made, ModelFinder(store))
-    work = tmp_path / "work"
-    work.mkdir(exist_ok=True)
-    context = Context(config, store, round_, inputs.parents, inputs.models, work)
-    engine = Script(replies)
-    context.loaded.get(inputs.models["policy"], ("engine", config.engines.policy), lambda: engine)
-    return context, engine
 
 
 def made(context: Context[GraceKTOSettings]) -> tuple[pl.DataFrame, Counter[str]]:
@@ -125,51 +73,6 @@ def test_prompts_and_seeds_depend_on_round_and_number_alone(tmp_path: Path, caus
 
     assert asked((0, 3)) == asked((0, 3)) == asked((0, 1)) + asked((1, 2))
     assert len({seed for round_ in (1, 2) for _, seed in asked((0, 3), round_)}) == 6
-
-
-def scattered(seed: int) -> str:
-    """A reply that depends on its prompt's seed: new queries, repetitions and blanks."""
-    return repr([f"Write about theme {seed % 31}.", f"Write {seed}.", "" if seed % 3 else SEEDS[0]])
-
-
-MANY = ("generate.queries=60", "generate.shard_queries=13", "generate.per_prompt=3")
-
-
-def test_the_order_and_size_of_the_parts_and_kills_change_no_byte(
-    tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(name: str, at_once: int) -> Context[GraceKTOSettings]:
-        monkeypatch.setattr(generate, "PROMPTS_AT_ONCE", at_once)
-        context, engine = context_of(tmp_path, causal_lm_dir, scattered, *MANY)
-        engines.append(engine)
-        return replace(context, work=tmp_path / name)
-
-    def bytes_of(context: Context[GraceKTOSettings]) -> list[str]:
-        return [file_sha256(path) for path in build_shards(GRACE_KTO.stage("generate"), context)]
-
-    engines: list[Script] = []
-    whole = bytes_of(work("whole", 512))
-    waves = engines[0].calls
-    assert len(whole) == 5 and waves[0] == 20 and len(waves) > 1  # a wave goes to the engine at once
-    assert bytes_of(work("small", 3)) == whole and max(engines[1].calls) == 3
-    # Parts of the first wave made elsewhere, from pickled tasks, the last one first.
-    context = work("reversed", 3)
-    for index, first in reversed(list(enumerate(range(0, 20, 3)))):
-        task = pickle.dumps((generate.ASK, Shard(index, (first, min(3, 20 - first)))))
-        step, part = pickle.loads(task)  # noqa: S301
-        build_missing(step, generate.parts_of(context), [part])
-    assert bytes_of(context) == whole
-    # Killed in a part, a damaged part, killed in the stage's own shards: nothing is asked twice but what was lost.
-    context = work("killed", 3)
-    parts = sorted((tmp_path / "small" / "parts").glob("shard-*"))
-    (context.work / "parts").mkdir(parents=True)
-    for path in parts[:8]:
-        (context.work / "parts" / path.name).write_bytes(path.read_bytes())
-    (context.work / "parts" / "shard-00001.parquet").write_bytes(b"PAR1")
-    assert bytes_of(context) == whole
-    assert sum(engines[3].calls) == sum(waves) - 9
-    (context.work / "shard-00002.parquet").unlink()
-    assert bytes_of(context) == whole and sum(engines[3].calls) == sum(waves) - 9
 
 
 def test_duplicates_of_earlier_rounds(tmp_path: Path, causal_lm_dir: Path) -> None:
@@ -234,9 +137,40 @@ def test_a_prompt_that_does_not_fit_the_window_shows_fewer_examples(tmp_path: Pa
     assert sizes.min() in (3, 4) and sizes.max() == 5 and 200 - int(sizes.sum()) == counts["examples left out"]
     assert not {query_id(long), query_id(f"{long} too")} & set(rows["example_ids"].explode())
     # Where nothing fits, that is said.
-    engine.context_window = context.config.generate.max_new_tokens + 1
+    little = ("generate.queries=40", "generate.per_prompt=1", "sample.max_new_tokens=8")
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, *little)
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 161
+    assert context.config.generate.max_new_tokens == 160
     with pytest.raises(UserError, match=r"no prompt fits .* \(40 were tried\); lower generate.max_new_tokens"):
-        made(replace(context, work=tmp_path / "none"))
+        made(context)
+
+
+def test_queries_that_sample_could_not_answer_are_dropped(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """They went into the data set and ended `sample`."""
+    from transformers import AutoTokenizer
+
+    replies = [repr(["Write A.", "Write about " + "harbours and quays " * 20, "Write B."])]
+    two = ("generate.queries=2", "sample.max_new_tokens=400")
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, *two)
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 500
+    rows, counts = made(context)
+    assert rows["query"].to_list() == ["Write A.", "Write B."]
+    assert counts == {"read": 1, "dropped.query over the context window": 1}
+    # A system prompt takes of the same room, here all of it: that is told before the policy is asked.
+    context, engine = context_of(tmp_path, causal_lm_dir, replies, *two, "sample.system_prompt=system")
+    engine.tokenizer, engine.context_window = AutoTokenizer.from_pretrained(causal_lm_dir), 500
+    with pytest.raises(UserError, match=r"^query generation: no query, however short, leaves room for sample\.max_new"):
+        made(context)
+    assert engine.asked == []
+
+
+def test_the_way_out_where_queries_leave_no_room() -> None:
+    counts = {"read": 9, "dropped.query over the context window": 5}
+    assert generate.exhausted(1, 4, counts) == (
+        "query generation: 1 of 4 queries after 9 prompts (dropped: 5 query over the context window); "
+        "raise generate.max_attempts or generate.max_new_tokens, lower sample.max_new_tokens, "
+        "or look at the policy's replies"
+    )
 
 
 def test_a_query_in_another_language_than_the_seeds_is_dropped() -> None:
@@ -286,9 +220,9 @@ def test_spent_attempts_say_what_was_dropped(tmp_path: Path, causal_lm_dir: Path
         "query generation: 1 of 4 queries after 12 prompts (dropped: 6 blank, 5 duplicate, 6 reply without a list); "
         "raise generate.max_attempts or generate.max_new_tokens, or look at the policy's replies: the first one that "
         'no query was read from is "nothing"; all are in '
-        f"{tmp_path}/work/parts/unread-00000.jsonl and 1 more beside it"
+        f"{next(tmp_path.glob('parts-*'))}/unread-00000.jsonl and 1 more beside it"
     )
-    kept = [json.loads(line) for line in (tmp_path / "work/parts/unread-00000.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in next(tmp_path.glob("parts-*/unread-00000.jsonl")).read_text().splitlines()]
     assert [(row["reply"], row["finish_reason"]) for row in kept] == [("nothing", "stop")] * 2
     assert kept[0]["prompt"] in {text for text, _ in engine.asked}
 
@@ -318,10 +252,11 @@ def test_hostile_replies_become_plain_text(tmp_path: Path, causal_lm_dir: Path) 
 def test_shards_cover_k(tmp_path: Path, causal_lm_dir: Path) -> None:
     context, _ = context_of(tmp_path, causal_lm_dir, lambda seed: f"['{seed}', '{seed} more']", "generate.queries=5")
     shards = generate.plan(context)
+    part = str(generate.parts_of(context).work / "shard-00000.parquet")
     assert [(s.index, s.spec) for s in shards] == [
-        (0, ([(0, [0, 1])], {"read": 3, "dropped.surplus": 1})),
-        (1, ([(0, [2, 3])], {})),
-        (2, ([(0, [4])], {})),
+        (0, ([(part, [0, 1])], {"read": 3, "dropped.surplus": 1})),
+        (1, ([(part, [2, 3])], {})),
+        (2, ([(part, [4])], {})),
     ]
 
 

@@ -19,10 +19,12 @@ from builders.core.prompting import chat
 from builders.engines import Completion, Engine, Message, SamplingSettings
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.inspect.verify import verify
 from builders.store.columns import check_frame, frame_of
+from builders.store.manifest import Rows
 from builders.store.store import Store
 from scorers.errors import UserError
-from training.pipelines import build
+from training.pipelines import PIPELINES, build
 
 QUERIES = [f"Write about pier {n}." for n in range(3)]
 SMALL = "sample={responses: 3, system_prompt: null, max_new_tokens: 6, shard_queries: 2}"
@@ -146,7 +148,9 @@ def test_an_engine_without_log_probabilities(
 ) -> None:
     monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model: Server())
     config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
-    revision = build(config, "sample", start=add_queries(Store(Path(config.store))))[-1].revision
+    # How long a prompt is for such an engine, it alone can say.
+    queries = [*QUERIES[:2], f"{QUERIES[2]} " * 1000]
+    revision = build(config, "sample", start=add_queries(Store(Path(config.store)), queries))[-1].revision
     rows = revision.scan().collect()
     check_frame(rows, GROUPS_COLUMNS, "groups")
     assert rows["logprob"].to_list() == [None] * 9 and rows["num_tokens"].to_list() == [4] * 9
@@ -216,13 +220,61 @@ def test_other_tags_and_a_policy_that_does_not_think(tmp_path: Path) -> None:
     assert not any(name.startswith("thinking") for name in counts)
 
 
-def test_an_over_long_prompt(tmp_path: Path, causal_lm_dir: Path) -> None:
+LONG = "Write about " + "river trade and harbours, " * 100
+
+
+def test_queries_without_room_for_a_response_are_left_out(
+    tmp_path: Path, causal_lm_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One such query ended the stage, with a message that named a row of a shard."""
+    config = config_on(tmp_path, SMALL, "sample.shard_queries=1", policy=causal_lm_dir)
+    store = Store(Path(config.store))
+    # Of somebody else's queries; a shard of their own would have no row.
+    queries = [f"{LONG}1.", QUERIES[0], f"{LONG}2.", f"{LONG}3.", *QUERIES[1:]]
+    revision = build(config, "sample", start=add_queries(store, queries))[-1].revision
+    plain = build(config, "sample", start=add_queries(store))[-1].revision
+    assert revision.scan().collect().equals(plain.scan().collect())
+    assert len(revision.data_files()) == 3 and verify(revision, PIPELINES) == []
+    assert revision.manifest is not None
+    assert revision.manifest.rows == Rows(read=6, written=9, dropped={"query over the context window": 3})
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        f"sample: 3 of 6 queries are left out, the first is query_id {query_id(queries[0])}: they leave no room for "
+        "sample.max_new_tokens 6 in the policy's context window of 512 tokens"
+    ]
+
+
+def test_the_system_prompt_takes_room_too(tmp_path: Path, causal_lm_dir: Path) -> None:
+    # The first query has 191 tokens, the system prompt 294, the template some ten for each message.
+    start = add_queries(Store(Path(config_on(tmp_path, policy=causal_lm_dir).store)), [LONG[:700], QUERIES[0]])
+    window = "engines.policy.context_window=450"
+    dropped = []
+    for system in ("null", "system.en"):
+        config = config_on(tmp_path, SMALL, window, f"sample.system_prompt={system}", policy=causal_lm_dir)
+        manifest = build(config, "sample", start=start)[-1].revision.manifest
+        assert manifest is not None
+        dropped.append(manifest.rows.dropped)
+    assert dropped == [{}, {"query over the context window": 1}]
+
+
+def test_no_query_has_room_for_a_response(tmp_path: Path, causal_lm_dir: Path) -> None:
     config = config_on(tmp_path, SMALL, "sample.max_new_tokens=500", policy=causal_lm_dir)
-    with pytest.raises(
-        UserError, match=r"prompt of row 0: \d+ tokens \+ max_new_tokens 500 exceed the context window of 512"
-    ):
+    message = (
+        r"^local/demo-queries@\w+: none of 3 queries leaves room for sample.max_new_tokens 500 in the policy's context "
+        r"window of 512 tokens; lower sample.max_new_tokens, or use shorter queries, a shorter system prompt or a "
+        r"policy with a larger window \(engines.policy.yarn_factor stretches it\)$"
+    )
+    with pytest.raises(UserError, match=message):
         build(config, "sample", start=add_queries(Store(Path(config.store))))
     assert Store(Path(config.store)).refs("local/tiny-groups") == {}
+
+
+def test_a_query_that_is_null(tmp_path: Path, causal_lm_dir: Path) -> None:
+    row = {"language": "en", "round": 1, "example_ids": ["a"], "generator": "m@r"}
+    rows = [row | {"query_id": "a", "query": "Write."}, row | {"query_id": "b", "query": None}]
+    pl.DataFrame(rows).write_parquet(tmp_path / "queries.parquet")
+    config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
+    with pytest.raises(UserError, match=r"queries\.parquet: query is null in query_id b, a value is needed"):
+        build(config, "sample", start=str(tmp_path / "queries.parquet"))
 
 
 def test_a_policy_that_never_ends_its_answer(tmp_path: Path, causal_lm_dir: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,17 @@ import polars as pl
 import pytest
 from datasets_factory import add_dataset, scores_frame, weights_frame
 from real_configs import config_on
+from tiny_models import CHAT_TEMPLATE
 
-from builders.core.models import folder_digest
+from builders.core.models import LocalModel, folder_digest
 from builders.core.run import StageResult
+from builders.grace_kto.ready import sample_ready
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.manifest import Model
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
+from training.grace_kto.policy import ready
+from training.loop import run_loop
 from training.pipelines import build
 
 SMALL = (
@@ -137,3 +144,92 @@ def test_a_warning_of_the_training_is_logged(
     trained(config, str(weights))
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert any(text.startswith(f"{weights}: all 8 rows are positive") for text in warned)
+
+
+# A prompt that changes once it is answered, and a template without a place for a system prompt.
+REWRITING = (
+    "{% for m in messages %}{% if loop.last and m.role == 'user' %}<last>{% endif %}{{ m.content }}<|im_end|>"
+    "{% endfor %}"
+)
+DEAF = (
+    "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+THINKING = CHAT_TEMPLATE.replace("{% if add", "{% if think is not defined %}{% set think = true %}{% endif %}{% if add")
+THINKING = THINKING.replace(
+    "{{ m['content'] }}", "{% if m['role'] == 'assistant' %}<think></think>{% endif %}{{ m['content'] }}"
+).replace("assistant\n{% endif", "assistant\n{% if not think %}<think></think>{% endif %}{% endif")
+
+
+def without_weights(model: Path, folder: Path, template: str | None) -> Path:
+    """A copy of a model with another chat template and no weights: only its tokenizer can be loaded."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    shutil.copyfile(model / "config.json", folder / "config.json")
+    return folder
+
+
+def nothing_made(config: GraceKTOSettings) -> bool:
+    return not list(Path(config.store).rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (
+            REWRITING,
+            r"the chat template of \S+ renders an answered prompt otherwise than the prompt followed",
+        ),
+        (THINKING, r"a template that thinks needs engines\.policy\.chat_template_kwargs"),
+        (DEAF, r"system prompt: the chat template of \S+ leaves it out; set sample\.system_prompt: null"),
+        (None, r"tokenizer of \S+: no chat template found; set engines\.policy\.chat_template=FILE"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_trained_on_is_told_before_any_data_is_made(
+    tmp_path: Path, causal_lm_dir: Path, template: str | None, words: str
+) -> None:
+    """It was told after the first round's data was made."""
+    policy = without_weights(causal_lm_dir, tmp_path / "policy", template)
+    config = configured(tmp_path, policy, "sample.system_prompt=system")
+    wanted: tuple[Callable[[], object], ...] = (
+        lambda: run_loop(config),
+        lambda: build(config, "policy"),
+        lambda: build(config, "generate", round_=2),  # which the policy of round 1 writes
+    )
+    for command in wanted:
+        with pytest.raises(UserError, match=words):
+            command()
+        assert nothing_made(config)
+
+
+def test_a_template_is_checked_with_the_variables_and_prompts_of_the_configuration(
+    tmp_path: Path, causal_lm_dir: Path
+) -> None:
+    for template, setting in (
+        (THINKING, "engines.policy.chat_template_kwargs={think: false}"),
+        (DEAF, "sample.system_prompt=null"),
+    ):
+        policy = without_weights(causal_lm_dir, tmp_path / "policy", template)
+        config = configured(tmp_path, policy, setting)
+        model = LocalModel(Model(id="policy", revision="0"), policy)
+        for check in (ready, sample_ready):
+            check(config, {config.models.policy: model}.get)
+    # A policy that a stage makes has the template that its own training was checked with.
+    ready(config, lambda _: None)
+
+
+def test_who_only_builds_data_or_trains_on_given_data_is_not_refused(tmp_path: Path, causal_lm_dir: Path) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(causal_lm_dir, policy)
+    without_weights(causal_lm_dir, policy, THINKING)
+    config = configured(tmp_path, policy, "sample={responses: 2, system_prompt: null, max_new_tokens: 3}")
+    row = {"query_id": "a", "query": "Write.", "language": "en", "round": 1, "example_ids": ["b"], "generator": "m@r"}
+    pl.DataFrame([row]).write_parquet(tmp_path / "queries.parquet")
+    assert build(config, "sample", start=str(tmp_path / "queries.parquet"))[-1].built
+    # Rows without a system prompt, whatever the configuration says of one.
+    without_weights(causal_lm_dir, policy, DEAF)
+    config = configured(tmp_path, policy, "sample.system_prompt=system")
+    assert trained(config, str(add_weights(config))).built

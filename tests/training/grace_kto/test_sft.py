@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -130,6 +131,20 @@ def test_plain_documents_are_wrapped_or_left_out_and_the_card_says_so(tmp_path: 
     assert dropped.revision.manifest.rows.written == 2 and dropped.revision.digest != wrapped.digest
     card = (dropped.revision.path / "README.md").read_text(encoding="utf-8")
     assert "Left out because they do not have the form: 3." in card
+
+
+def test_a_base_model_without_a_template_is_told_before_the_seeds_are_read(tmp_path: Path, causal_lm_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(causal_lm_dir)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "base")
+    shutil.copyfile(causal_lm_dir / "config.json", tmp_path / "base" / "config.json")
+    config = configured(tmp_path, tmp_path / "base", "models.policy=sft")
+    for stage in ("sft", "generate"):
+        with pytest.raises(UserError, match=r"tokenizer of \S+/base: no chat template found"):
+            build(config, stage)
+    assert not list(Path(config.store).rglob("*.parquet"))
 
 
 def test_the_worlds_base_model_learns_to_write_queries_too() -> None:
