@@ -76,8 +76,10 @@ class ModelFinder:
         """Return the model of a revision in the store; an adapter comes with the base model it was trained on.
 
         Raises:
-            UserError: for an adapter whose manifest names no base model, or whose base model cannot be found.
+            UserError: for a revision that is damaged, and for an adapter whose manifest names no base model, or whose
+                base model cannot be found.
         """
+        self.store.require_whole(revision)
         record = Model(id=revision.repo, revision=revision.revision)
         if not (revision.path / ADAPTER_CONFIG).is_file():
             return LocalModel(record, revision.path)

@@ -13,7 +13,8 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
     """Open the revision that a REF names.
 
     A path is taken as it is. A name is looked up in the store and then on the Hub, where it is resolved once to a
-    commit, downloaded and checked. Without a revision the newest round is taken.
+    commit, downloaded and checked. Without a revision the newest round is taken. The files of what is opened are
+    compared with its manifest, see `Store.require_whole`.
 
     Args:
         text: `repo[@revision]` or a path.
@@ -22,16 +23,19 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
         require_pinned: refuse a branch, which may move.
 
     Raises:
-        UserError: where nothing is found, or for a branch with `require_pinned`.
+        UserError: where nothing is found, for a branch with `require_pinned`, and for a revision that is damaged.
     """
     ref = parse_ref(text)
     if ref.path is not None:
-        return _from_path(ref.path)
+        given = _from_path(ref.path)
+        store.require_whole(given)
+        return given
     if require_pinned and not (ref.revision and is_commit(ref.revision)) and not _is_tag(ref.revision):
         raise UserError(f"{text}: --require-pinned takes a tag or a 40-hex commit, not {ref.revision or 'the newest'}")
     found = store.lookup(ref, kind)
     # A pulled repository may have a newer round on the Hub by now; one that was built here is the newest itself.
     if found is not None and (ref.revision or found.made_here):
+        store.require_whole(found)
         return found
     from builders.hub.client import NotOnHub
     from builders.hub.pull import pull

@@ -86,9 +86,16 @@ def print_plan(plans: Sequence[StagePlan]) -> None:
 
 
 def print_status(rows: Sequence[Status]) -> None:
-    """Print which revisions the store holds and which are missing."""
+    """Print which revisions the store holds and which are missing, what is damaged, and which tags have moved."""
     columns = ("round", "stage", "kind", "state", "rows", "revision")
     print_table("", columns, [["" if cell is None else cell for cell in astuple(row)[:6]] for row in rows])
+    for row in rows:
+        if row.fault is not None:
+            print(plain(f"damaged: {row.revision}: {row.fault}"))
+    for row in rows:
+        for move in row.earlier[:1]:
+            more = f", and {len(row.earlier) - 1} others before that (--json lists them)" if row.earlier[1:] else ""
+            print(plain(f"{move.ref} of {row.stage} stood for {move.revision} until {move.until}{more}"))
 
 
 def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:

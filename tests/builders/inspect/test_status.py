@@ -116,4 +116,6 @@ def test_the_command(tmp_path: Path) -> None:
         "rows": 8,
         "revision": str(scores),
         "digest": scores.digest,
+        "fault": None,
+        "earlier": [],
     }
