@@ -139,6 +139,9 @@ def _common(manifest: Manifest, folder: Path, page: Page, published: bool, licen
         "manifest": manifest,
         "title": pretty_name(manifest),
         "tag": round_tag(manifest.round),
+        # What commands and snippets name: a tag on the Hub never moves, one of a store does when its round is built
+        # again. The commit on the Hub is not known yet, since the card is part of it.
+        "pinned": round_tag(manifest.round) if published else manifest.revision,
         "published": published,
         "license": license_,
         "models": [(role, link(model.id, model.revision, "model")) for role, model in manifest.models.items()],
