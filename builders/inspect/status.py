@@ -23,7 +23,7 @@ class Status:
         revision: `repo@revision`; null where it is missing.
         digest: its content digest; null as `rows` is.
         fault: what is wrong with a damaged one, by its manifest and the names and sizes of its files; else null.
-        earlier: what its tag stood for before, the newest first: the tag as `ref`, `revision` and `until`.
+        earlier: what its tag stood for before, the newest first, see `Move`.
     """
 
     round: int

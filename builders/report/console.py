@@ -94,8 +94,9 @@ def print_status(rows: Sequence[Status]) -> None:
             print(plain(f"damaged: {row.revision}: {row.fault}"))
     for row in rows:
         for move in row.earlier[:1]:
-            more = f", and {len(row.earlier) - 1} others before that (--json lists them)" if row.earlier[1:] else ""
-            print(plain(f"{move.ref} of {row.stage} stood for {move.revision} until {move.until}{more}"))
+            others = len(row.earlier) - 1
+            more = f", and for {others} other{'s' if others > 1 else ''} before (--json lists all)" if others else ""
+            print(plain(f"{move.ref} stood for {move.repo}@{move.revision} until {move.until}{more}"))
 
 
 def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:

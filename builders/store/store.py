@@ -68,11 +68,13 @@ class Move:
     """What a branch or tag of the store stood for before it was moved.
 
     Attributes:
+        repo: the repository.
         ref: the branch or tag.
         revision: the 40-hex name of what it stood for.
         until: when it was moved, in UTC, as ISO 8601.
     """
 
+    repo: str
     ref: str
     revision: str
     until: str
@@ -353,9 +355,9 @@ class Store:
         before = self.refs(repo, kind)
         for ref in refs:
             if before.get(ref, revision) != revision:
-                moved = Move(ref, before[ref], datetime.now(UTC).isoformat(timespec="seconds"))
+                now = datetime.now(UTC).isoformat(timespec="seconds")
                 with (folder / "refs.log").open("a", encoding="utf-8") as file:
-                    file.write(f"{moved.until} {moved.revision} {moved.ref}\n")
+                    file.write(f"{now} {before[ref]} {ref}\n")
             path = folder / "refs" / ref
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, revision)
@@ -366,7 +368,7 @@ class Store:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         # A line that a full disk cut short has fewer parts.
         parts = [line.split(" ") for line in reversed(lines)]
-        return [Move(ref, revision, until) for until, revision, ref in (part for part in parts if len(part) == 3)]
+        return [Move(repo, ref, revision, until) for until, revision, ref in (part for part in parts if len(part) == 3)]
 
     def work_path(self, repo: str, fingerprint: str) -> Path:
         """Return the folder for the unfinished shards of one stage with one fingerprint."""
