@@ -209,12 +209,14 @@ def languages_of(manifest: Manifest, folder: Path, store: Store) -> list[str]:
 
 
 def _languages_of_parent(parent: Parent, store: Store) -> list[str]:
-    """Return the languages of a parent's text; none where the store does not have it."""
+    """Return the languages of a parent's text; none where the store does not have it, or not whole."""
     try:
         revision = store.find(parent.repo, parent.revision, parent.kind)
+        if revision is None or revision.manifest is None:
+            return []
+        # A grandparent need not be an input of what is being built: nobody has looked at its files yet.
+        store.require_whole(revision)
     except UserError:  # a parent given as a path may have a name that no repository has
-        return []
-    if revision is None or revision.manifest is None:
         return []
     return languages_of(revision.manifest, revision.path, store)
 

@@ -20,10 +20,10 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
         text: `repo[@revision]` or a path.
         store: the local store.
         kind: `dataset` or `model`; None tries a dataset first, then a model.
-        require_pinned: refuse a branch, which may move.
+        require_pinned: refuse what may move: a branch, and a tag of a revision that was built in this store.
 
     Raises:
-        UserError: where nothing is found, for a branch with `require_pinned`, and for a revision that is damaged.
+        UserError: where nothing is found, for what may move with `require_pinned`, and for a revision that is damaged.
     """
     ref = parse_ref(text)
     if ref.path is not None:
@@ -35,6 +35,11 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
     found = store.lookup(ref, kind)
     # A pulled repository may have a newer round on the Hub by now; one that was built here is the newest itself.
     if found is not None and (ref.revision or found.made_here):
+        if require_pinned and found.made_here and not is_commit(str(ref.revision)):
+            raise UserError(
+                f"{text}: a tag of the store moves when its round is built again, --require-pinned takes what never "
+                f"moves; it stands for {found} now"
+            )
         store.require_whole(found)
         return found
     from builders.hub.client import NotOnHub
@@ -60,7 +65,7 @@ def open_here(text: str, store: Store) -> Revision | None:
 
 
 def _is_tag(revision: str | None) -> bool:
-    """Whether a revision is a tag of a round, which never moves."""
+    """Whether a revision is a tag of a round, which never moves on the Hub."""
     return revision is not None and re.fullmatch(r"round-\d{3,}", revision) is not None
 
 

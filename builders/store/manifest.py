@@ -221,6 +221,14 @@ def is_manifest(value: object) -> bool:
     return isinstance(value, dict) and {"stage", "digest", "files"} <= value.keys()
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder has a manifest.json that is meant as one of this project's."""
+    try:
+        return is_manifest(json.loads((folder / FILE_NAME).read_bytes()))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of a snapshot folder; None where there is none, as in a dataset of another project.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datasets_factory import add_dataset, add_model, plain_frame, scores_frame
+from real_configs import config_on
 from toy_pipeline import TOY, toy_config
 from typer.testing import CliRunner
 
@@ -154,6 +155,30 @@ def test_a_damaged_model_is_not_found_by_name(tmp_path: Path) -> None:
     for name in ("local/demo-policy", str(model)):
         with pytest.raises(UserError, match=rf"^model {model}: model\.safetensors is damaged"):
             ModelFinder(store).find(name)
+
+
+def test_a_folder_that_the_project_wrote_is_compared_with_its_manifest(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    model = add_model(store, "local/demo-policy", round_=1)
+    shutil.copytree(model.path, tmp_path / "copy")
+    assert ModelFinder(store).find(str(tmp_path / "copy")).path == tmp_path / "copy"
+    (tmp_path / "copy" / "config.json").unlink()
+    with pytest.raises(UserError, match=rf"^model {model}: config\.json is missing; .*; give a whole copy$"):
+        ModelFinder(store).find(str(tmp_path / "copy"))
+    # Other software has files of that name.
+    (tmp_path / "copy" / "manifest.json").write_text('{"name": "app"}')
+    assert ModelFinder(store).find(str(tmp_path / "copy")).path == tmp_path / "copy"
+
+
+def test_a_damaged_grandparent_stops_nothing_but_leaves_its_language_out(tmp_path: Path) -> None:
+    """What is not an input is not refused; a card only asks it for its language."""
+    config = config_on(tmp_path)
+    store = Store(Path(config.store))
+    seed = build(config, "seed")[-1].revision
+    scores = add_dataset(store, "score", scores_frame(), parents=[seed])
+    remove(seed.data_files()[0])
+    weights = build(config, "calibrate", start=str(scores))[-1].revision
+    assert "\nlanguage:" not in (weights.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_status_shows_what_lacks_a_file_as_damaged(tmp_path: Path) -> None:
