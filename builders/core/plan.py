@@ -188,7 +188,8 @@ class Graph:
         except UserError as error:
             self.broken[node] = str(error)
             return None
-        if found is not None and found.manifest is None:
+        # Elsewhere a revision without a manifest is other people's.
+        if found is not None and found.manifest is None and found.local:
             self.broken[node] = f"{found.path / FILE_NAME} is missing; {AGAIN}"
             return None
         return found

@@ -50,19 +50,27 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
     # Pieces are files of their own where the revision's files split groups; a pulled revision is not written to.
     with tempfile.TemporaryDirectory(prefix="grace-verify-") as folder:
         pieces = pieces_of(list(files.values()), STORED, Path(folder) / "pieces")
-        return _check_rows(pieces, list(files.values())) + _recompute(pieces, settings)
+        findings, totals = _check_rows(pieces, list(files.values()), settings)
+        return findings + _recompute(pieces, settings, totals)
 
 
-def _check_rows(pieces: Sequence[str], files: Sequence[Path]) -> list[Finding]:
-    """List the first rows that break a rule of calibration, or have another row's response_id."""
+def _check_rows(
+    pieces: Sequence[str], files: Sequence[Path], settings: CalibrateSettings
+) -> tuple[list[Finding], Totals]:
+    """List the first rows that break a rule of calibration or have another row's response_id, and sum the rewards.
+
+    As in the stage this is one pass over the dataset; the totals normalise the weights.
+    """
     # The manifest of the weights does not name the models that scored: whether a length explains a missing perplexity
     # is not known here.
     wanted = rules(other_tokenizers=True)
     findings: list[Finding] = []
     ids = ResponseIds()
     counts: dict[Rule, int] = {}
+    totals = Totals()
     for piece in pieces:
         rows = read_piece(piece, CHECKED)
+        totals += totals_of(add_rewards(rows, settings.coefficients)["reward"])
         ids.add(rows["response_id"])
         for rule in broken_rules(rows, wanted):
             broken = rows.filter(rule.broken)
@@ -77,7 +85,7 @@ def _check_rows(pieces: Sequence[str], files: Sequence[Path]) -> list[Finding]:
         Finding(id_, "response_id", places[0], f"again in {places[1]}")
         for id_, places in itertools.islice(ids.repeated(files), ROWS_SHOWN)
     ]
-    return findings + repeated
+    return findings + repeated, totals
 
 
 def _summed(column: str, count: int) -> Finding:
@@ -85,12 +93,8 @@ def _summed(column: str, count: int) -> Finding:
     return Finding("data/", column, "", f"{count} rows differ, {ROWS_SHOWN} shown")
 
 
-def _recompute(pieces: Sequence[str], settings: CalibrateSettings) -> list[Finding]:
-    """Calibrate again and return the differences, as `check_calibration` does."""
-    # As in the stage: one pass sums the rewards of the whole dataset, a second one compares.
-    totals = Totals()
-    for piece in pieces:
-        totals += totals_of(add_rewards(read_piece(piece, RANKING), settings.coefficients)["reward"])
+def _recompute(pieces: Sequence[str], settings: CalibrateSettings, totals: Totals) -> list[Finding]:
+    """Calibrate again with the totals of the whole dataset and return the differences, as `check_calibration` does."""
     counts = dict.fromkeys(CALIBRATED, 0)
     findings: list[Finding] = []
     for piece in pieces:
