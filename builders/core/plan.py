@@ -203,8 +203,8 @@ class Graph:
         Raises:
             UserError: naming the first manifest that is missing or cannot be read.
         """
-        for node in sorted(self.broken.keys() - replaced):
-            raise UserError(self.broken[node])
+        if used := sorted(self.broken.keys() - replaced):
+            raise UserError(self.broken[used[0]])
 
     def changed_settings(self, revision: Revision, node: Node) -> list[str]:
         """List the settings in which a revision differs from what would be built now; empty where none does.

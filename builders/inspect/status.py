@@ -1,6 +1,6 @@
 """`grace status`: which revisions of a configuration the store holds, which are damaged, and which are missing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders.core.pipeline import Pipeline, tag_of
@@ -34,7 +34,7 @@ class Status:
     revision: str | None
     digest: str | None
     fault: str | None = None
-    earlier: tuple[Move, ...] = ()
+    earlier: list[Move] = field(default_factory=list)
 
 
 def status(pipeline: Pipeline, config: Settings) -> list[Status]:
@@ -64,7 +64,7 @@ def _status(graph: Graph, node: Node) -> Status:
         revision=f"{repo}@{named}" if named else None,
         digest=manifest.digest if manifest else None,
         fault=fault,
-        earlier=tuple(move for move in graph.store.moves(repo, stage.kind) if move.ref == tag),
+        earlier=[move for move in graph.store.moves(repo, stage.kind) if move.ref == tag],
     )
 
 

@@ -282,7 +282,7 @@ class Store:
         """
         fault = self._fault(revision)
         if fault is not None:
-            raise UserError(f"{fault}; `grace verify {revision}` lists all that is wrong; {self._way_out(revision)}")
+            raise UserError(f"{fault}; {self._way_out(revision)}")
 
     def _fault(self, revision: Revision) -> str | None:
         """Say in words what is wrong with a revision; None where nothing is."""
@@ -299,12 +299,12 @@ class Store:
     def _way_out(self, revision: Revision) -> str:
         """Say how a damaged revision becomes whole again."""
         if not revision.path.resolve().is_relative_to(self.root.resolve()):
-            return "give a whole copy"
+            return f"`grace verify {revision.path}` lists all that is wrong; give a whole copy"
         again = f"delete {revision.path} and build it again"
-        if revision.local or revision.made_here:
-            return again
-        model = " --model" if revision.manifest is not None and revision.manifest.kind == "model" else ""
-        return f"`grace pull{model} {revision}` fetches it again; or {again}"
+        if not revision.local and not revision.made_here:
+            model = " --model" if revision.manifest is not None and revision.manifest.kind == "model" else ""
+            again = f"`grace pull{model} {revision}` fetches it again; or {again}"
+        return f"`grace verify {revision}` lists all that is wrong; {again}"
 
     @property
     def _checked(self) -> Path:

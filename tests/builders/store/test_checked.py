@@ -102,7 +102,9 @@ def test_a_revision_elsewhere_is_checked_too(store: Store, scores: Revision, tmp
     shutil.copytree(scores.path, tmp_path / "copy")
     assert open_revision(str(tmp_path / "copy"), store).digest == scores.digest
     flip(tmp_path / "copy" / SHARD)
-    with pytest.raises(UserError, match=rf"{SHARD} is damaged: .*; give a whole copy$"):
+    with pytest.raises(
+        UserError, match=rf"{SHARD} is damaged: .* `grace verify {tmp_path}/copy` .*; give a whole copy$"
+    ):
         open_revision(str(tmp_path / "copy"), store)
 
 
