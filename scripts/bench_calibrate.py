@@ -20,9 +20,10 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from builders.grace_kto.calibrate import RANKING, add_rewards, add_weights
+from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.pieces import pieces_of, read_piece
+from builders.grace_kto.rows import CHECKED, RANKING, ResponseIds, broken_rules, rules
 from builders.grace_kto.settings import RankCoefficients
 from scorers.weighting import Totals, totals_of
 
@@ -51,7 +52,12 @@ def write_shards(folder: Path, groups: int, rows: int, shard_groups: int) -> lis
         frame = frame.with_columns(pl.col("length") * 100)  # a whole number of tokens
         frame = frame.with_columns(
             pl.when(pl.Series(unmatched)).then(None).otherwise(pl.col(m)).alias(m) for m in RANKED
-        ).cast(RANKING)
+        ).with_columns(
+            response_id=pl.format("{}-{}", "query_id", pl.int_range(pl.len()) % rows),
+            round=pl.lit(1),
+            matched=~pl.Series(unmatched),
+        )
+        frame = frame.select(CHECKED.names()).cast(CHECKED)
         path = folder / f"scores-{start:08d}.parquet"
         frame.write_parquet(path)
         paths.append(path)
@@ -66,20 +72,29 @@ def calibrate(paths: list[Path], out: Path) -> tuple[float, float, float]:
         out: folder to write the weights into.
 
     Returns:
-        The seconds spent on calibration itself, without reading and writing, and the sums of the positive and of the
-        negative weights.
+        The seconds spent on calibration itself and on checking the rows, without reading and writing, and the sums of
+        the positive and of the negative weights.
     """
     coefficients = RankCoefficients()
     clock = time.perf_counter
     totals = Totals()
     computing = 0.0
-    # First pass: the number and sum of the rewards by polarity, which normalise the weights (eq. 8–9).
-    pieces = pieces_of(paths, RANKING, out / "pieces")
+    # First pass: the rules that rows keep, and the number and sum of the rewards by polarity, which normalise the
+    # weights (eq. 8–9).
+    pieces = pieces_of(paths, CHECKED, out / "pieces")
+    wanted, ids = rules(), ResponseIds()
     for piece in pieces:
-        scores = read_piece(piece, RANKING)
+        scores = read_piece(piece, CHECKED)
         began = clock()
+        if broken := broken_rules(scores, wanted):
+            raise RuntimeError(f"the rows break the rule on {broken[0].column}")
+        ids.add(scores["response_id"])
         totals += totals_of(add_rewards(scores, coefficients)["reward"])
         computing += clock() - began
+    began = clock()
+    if (repeated := next(ids.repeated(paths), None)) is not None:
+        raise RuntimeError(f"response_id {repeated[0]} stands twice")
+    computing += clock() - began
     # Second pass: the weights. The rewards are computed again, so that no shard stays in memory.
     positive = negative = 0.0
     for piece in pieces:

@@ -139,6 +139,9 @@ def _common(manifest: Manifest, folder: Path, page: Page, published: bool, licen
         "manifest": manifest,
         "title": pretty_name(manifest),
         "tag": round_tag(manifest.round),
+        # What commands and snippets name: a tag on the Hub never moves, one of a store does when its round is built
+        # again. The commit on the Hub is not known yet, since the card is part of it.
+        "pinned": round_tag(manifest.round) if published else manifest.revision,
         "published": published,
         "license": license_,
         "models": [(role, link(model.id, model.revision, "model")) for role, model in manifest.models.items()],
@@ -206,12 +209,14 @@ def languages_of(manifest: Manifest, folder: Path, store: Store) -> list[str]:
 
 
 def _languages_of_parent(parent: Parent, store: Store) -> list[str]:
-    """Return the languages of a parent's text; none where the store does not have it."""
+    """Return the languages of a parent's text; none where the store does not have it, or not whole."""
     try:
         revision = store.find(parent.repo, parent.revision, parent.kind)
+        if revision is None or revision.manifest is None:
+            return []
+        # A grandparent need not be an input of what is being built: nobody has looked at its files yet.
+        store.require_whole(revision)
     except UserError:  # a parent given as a path may have a name that no repository has
-        return []
-    if revision is None or revision.manifest is None:
         return []
     return languages_of(revision.manifest, revision.path, store)
 

@@ -13,8 +13,8 @@ from builders.engines import Message, load_engine, resolve_window, yarn_override
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
 from builders.store.files import ADAPTER_CONFIG
-from builders.store.manifest import Model, content_digest, describe_files
-from builders.store.store import Revision, Store, valid_revision
+from builders.store.manifest import Model, content_digest, describe_files, has_manifest, read_manifest
+from builders.store.store import Revision, Store, is_commit, valid_revision
 from scorers.errors import UserError
 from scorers.model_loading import check_attention_only, window_in
 
@@ -70,17 +70,27 @@ class ModelFinder:
         """Look a model up: a folder, then the store, then the Hub."""
         # A folder has no commit: its files are its identity.
         if Path(name).is_dir():
+            self._require_whole(Path(name))
             return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
         stored = self.store.find(repo, revision or "main", "model")
         return self.of(stored) if stored else _from_hub(repo, revision or None)
 
+    def _require_whole(self, folder: Path) -> None:
+        """Check a folder that this project wrote, whose manifest says what belongs into it."""
+        if has_manifest(folder) and (manifest := read_manifest(folder)) is not None:
+            # A snapshot of a store is named by the bytes of its manifest, which may be of format 1.
+            revision = folder.name if is_commit(folder.name) else manifest.revision
+            self.store.require_whole(Revision(manifest.repo, revision, folder, manifest))
+
     def of(self, revision: Revision) -> LocalModel:
         """Return the model of a revision in the store; an adapter comes with the base model it was trained on.
 
         Raises:
-            UserError: for an adapter whose manifest names no base model, or whose base model cannot be found.
+            UserError: for a revision that is damaged, and for an adapter whose manifest names no base model, or whose
+                base model cannot be found.
         """
+        self.store.require_whole(revision)
         record = Model(id=revision.repo, revision=revision.revision)
         if not (revision.path / ADAPTER_CONFIG).is_file():
             return LocalModel(record, revision.path)

@@ -14,7 +14,7 @@ from builders.core.models import LocalModel, ModelFinder
 from builders.core.pipeline import Pipeline, tag_of
 from builders.core.stage import At, Stage
 from builders.settings.base import Settings, identities, section_at
-from builders.store.manifest import Kind, Manifest, Parent, fingerprint_of, portable
+from builders.store.manifest import AGAIN, FILE_NAME, Kind, Manifest, Parent, fingerprint_of, portable
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 
@@ -127,6 +127,7 @@ class Graph:
     Attributes:
         given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
         kept: why a revision of the store is taken as it is, by node: it was pulled, or is of an earlier round.
+        broken: by node, what is wrong with the manifest of the store's revision; such a revision cannot be used.
         needs: what each node of the graph is made from.
     """
 
@@ -143,6 +144,7 @@ class Graph:
         self.store = store
         self.given = dict(given)
         self.kept: dict[Node, str] = {}
+        self.broken: dict[Node, str] = {}
         self.needs: dict[Node, Needs] = {}
         targets = list(targets)
         self._first_round = min((node.round for node in targets if node.round), default=0)
@@ -173,14 +175,36 @@ class Graph:
         if 0 < node.round < self._first_round:
             return "of an earlier round"
         # A pulled revision names parents that need not be in this store: only its settings can be compared.
-        if not existing.made_here and not self.changed_settings(existing, node):
+        pulled = not existing.made_here and not existing.local
+        if pulled and not self.changed_settings(existing, node):
             return "as it was pulled"
         return None
 
     def existing(self, node: Node) -> Revision | None:
-        """Return the store's revision of a node, fresh or stale; None where it holds none."""
+        """Return the store's revision of a node, fresh or stale; None where it holds none, or a `broken` one."""
         stage = self.pipeline.stage(node.stage)
-        return self.store.find(self.pipeline.repo(stage, self.config), tag_of(stage, node.round), stage.kind)
+        try:
+            found = self.store.find(self.pipeline.repo(stage, self.config), tag_of(stage, node.round), stage.kind)
+        except UserError as error:
+            self.broken[node] = str(error)
+            return None
+        # Elsewhere a revision without a manifest is other people's.
+        if found is not None and found.manifest is None and found.local:
+            self.broken[node] = f"{found.path / FILE_NAME} is missing; {AGAIN}"
+            return None
+        return found
+
+    def require_readable(self, replaced: Set[Node] = frozenset()) -> None:
+        """Check that every revision which the graph finds in the store has a readable manifest.
+
+        Args:
+            replaced: nodes that are built anew, whatever the store holds.
+
+        Raises:
+            UserError: naming the first manifest that is missing or cannot be read.
+        """
+        if used := sorted(self.broken.keys() - replaced):
+            raise UserError(self.broken[used[0]])
 
     def changed_settings(self, revision: Revision, node: Node) -> list[str]:
         """List the settings in which a revision differs from what would be built now; empty where none does.

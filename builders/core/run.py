@@ -112,9 +112,11 @@ def run(
     node = node_of(pipeline, target, round_)
     given = given_datasets(pipeline, store, target, round_, start, require_pinned)
     graph = Graph(pipeline, config, store, [node], given)
+    forced = _forced(graph, node) if force else set()
+    graph.require_readable(forced)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
     with store.lock() if first_process() else contextlib.nullcontext():
-        return _Runner(graph, _forced(graph, node) if force else set()).run([node])
+        return _Runner(graph, forced).run([node])
 
 
 def materialise(
@@ -140,6 +142,7 @@ def materialise(
     found = {role: model_node(pipeline, name, 0) for role, name in wanted.items()}
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
+    graph.require_readable()
     with store.lock():
         runner = _Runner(graph, set())
         runner.run(nodes)
@@ -163,11 +166,14 @@ def dry_run(
         [node_of(pipeline, target, round_)],
         given_datasets(pipeline, store, target, round_, start),
     )
+    graph.require_readable()
     plans = []
     for node, reason in _outlook(graph, ModelFinder(store)):
         stage = pipeline.stage(node.stage)
         action = "keep" if reason is None else "build"
         existing = graph.existing(node)
+        if reason is None and existing is not None:
+            store.require_whole(existing)
         said = reason or f"fresh at {str(existing and existing.revision)[:12]}"
         plans.append(StagePlan(stage.name, node.round, pipeline.repo(stage, config), action, said))
     return plans
@@ -282,14 +288,19 @@ class _Runner:
             return None
         inputs = self.graph.inputs(node, self.made, self.finder)
         reason = "forced" if node in self.forced else self.graph.stale_reason(node, inputs)
-        existing = self.graph.existing(node)
-        if reason is None and existing is not None:
+        # A damaged revision is not built again unasked: that may take days where a copy of it exists.
+        if reason is None and (existing := self.graph.existing(node)) is not None:
             self._keep(node, existing, "fresh")
             return None
         return _Job(node, inputs, reason or "missing")
 
     def _keep(self, node: Node, revision: Revision, reason: str) -> None:
-        """Record a revision that is used as it is."""
+        """Record a revision that is used as it is.
+
+        Raises:
+            UserError: for one that is damaged.
+        """
+        self.graph.store.require_whole(revision)
         self.made[node] = revision
         self.results.append(StageResult(node.stage, node.round, revision, False, reason, 0.0))
 

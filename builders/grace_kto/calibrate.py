@@ -2,17 +2,18 @@
 
 Reads any dataset that has the columns of `scores`. Three steps: rank each query's scored responses (eq. 5), standardise
 the rank sums within the group to the reward z (eq. 6–7), and normalise the rewards over all scored rows of the dataset
-to the weight W (eq. 8–9). `plan` reads the dataset once to sum the rewards of each polarity; `build` then writes shard
-after shard, so the dataset is never in memory as a whole. A row without all six ranked metrics (unmatched, or a
-document of one token) is unscored: it takes no part in ranks, group statistics and sums, its weight is −1 and its label
-False. One row is the parent's with, for example::
+to the weight W (eq. 8–9). `plan` reads the dataset once, to check its rows and to sum the rewards of each polarity;
+`build` then writes shard after shard, so the dataset is never in memory as a whole. A row that is unmatched by its
+column `matched`, or lacks a ranked metric (a document of one token has no perplexity), is unscored: it takes no part in
+ranks, group statistics and sums, its weight is −1 and its label False. One row is the parent's with, for example::
 
     {"rank_length": 2.5, "rank_diversity": 1.0, "rank_professionalism": 3.0, "rank_relevance_document": 6.0,
      "rank_relevance_summary": 4.0, "rank_ppl_domain": 2.0, "rank_sum": 14.1, "reward": 0.83, "weight": 1.12,
      "label": True, "prompt": [{"role": "user", …}], "completion": [{"role": "assistant", …}]}
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,16 @@ from builders.grace_kto.columns import RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS
 from builders.grace_kto.languages import chat_by_language
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.pieces import pieces_of, read_piece
+from builders.grace_kto.rows import (
+    CHECKED,
+    ResponseIds,
+    Rule,
+    broken_rules,
+    counts_other_tokens,
+    name_broken,
+    rules,
+    scored,
+)
 from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
 from builders.store.columns import polars_schema, require_columns
 from builders.store.store import Revision
@@ -34,7 +45,6 @@ LOW_IS_BETTER = ("ppl_domain",)  # of the metrics in RANKED; the others rank hig
 CalibrateContext = Context[GraceKTOSettings]
 
 READ = polars_schema(SCORES_COLUMNS)
-RANKING = pl.Schema({name: READ[name] for name in ("query_id", *RANKED)})  # what the totals are computed from
 
 
 def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.DataFrame:
@@ -44,14 +54,14 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
     equal gets z = 0. The rows of a query may stand anywhere in the frame.
 
     Args:
-        scores: `query_id` and the ranked metrics; null metrics make a row unscored.
+        scores: `query_id`, `matched` and the ranked metrics; an unmatched row and one without a metric are unscored.
         coefficients: the weight of each metric's rank in rho.
 
     Returns:
         The frame with `rank_<metric>`, `rank_sum` and `reward`, all null in unscored rows.
     """
-    scored = scores.select(pl.all_horizontal(pl.col(metric).is_not_null() for metric in RANKED)).to_series()
-    rows = scores.filter(scored)
+    ranked = scores.select(scored()).to_series()
+    rows = scores.filter(ranked)
     # Group numbers: ranking compares integers, not texts.
     groups = rows["query_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
     # `group_rewards` takes larger values as better: the sign of a low-is-better metric is turned. (metrics, rows)
@@ -63,7 +73,7 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
     if rows.height == scores.height:
         return scores.with_columns(pl.DataFrame(columns).get_columns())
     # Scatter the results back: the k-th scored row takes the k-th value, unscored rows get null.
-    place = scores.select(pl.when(scored).then(scored.cast(pl.Int64).cum_sum() - 1).alias("k"))
+    place = scores.select(pl.when(ranked).then(ranked.cast(pl.Int64).cum_sum() - 1).alias("k"))
     scattered = place.select(pl.lit(pl.Series(v)).gather("k").alias(n) for n, v in columns.items())
     return scores.with_columns(scattered.get_columns())
 
@@ -91,8 +101,9 @@ def calibrate_frame(
     """Calibrate a whole dataset in memory: what the stage adds to `scores`, but for `prompt` and `completion`.
 
     Args:
-        scores: one row per response: `query_id` (String) and the six metrics of RANKED, null where unscored. Other
-            columns stay as they are; those that this function adds are replaced.
+        scores: one row per response: `query_id` (String), `matched` (Boolean) and the six metrics of RANKED, null
+            where unscored. Without `matched` every row counts as matched. Other columns stay as they are; those that
+            this function adds are replaced.
         coefficients: weight of each metric's rank in the rank sum (eq. 5); None takes the defaults.
         binary: replace the weights by ±1 of the same label.
 
@@ -108,10 +119,15 @@ def calibrate_frame(
     [1.0, -1.0]
     """
     _check_scores(scores)
+    if "matched" not in scores.columns:
+        with_matched = scores.with_columns(matched=pl.lit(True))
+        return calibrate_frame(with_matched, coefficients, binary=binary).drop("matched")
     rewards = add_rewards(scores, coefficients or RankCoefficients())
     totals = totals_of(rewards["reward"])
     if totals.positive_rows == 0:
-        raise UserError("the frame of scores has no row with all six ranked metrics, so there is nothing to rank")
+        raise UserError(
+            "the frame of scores has no matched row with all six ranked metrics, so there is nothing to rank"
+        )
     return add_weights(rewards, totals, binary=binary)
 
 
@@ -119,15 +135,21 @@ def _check_scores(scores: pl.DataFrame) -> None:
     """Check that a frame has what calibration reads.
 
     Raises:
-        UserError: for a column that is missing or of another type, and for a metric that is NaN or infinite.
+        UserError: for a column that is missing or of another type, for a metric that is NaN or infinite, and for a null
+            in `matched`.
     """
     found = scores.schema
     faults = [f"{name} is missing" for name in ("query_id", *RANKED) if name not in found]
     faults += [f"{m} is {found[m]}, not a number" for m in RANKED if m in found and not found[m].is_numeric()]
     if found.get("query_id", pl.String()) != pl.String():
         faults.append(f"query_id is {found['query_id']}, not String")
+    if found.get("matched", pl.Boolean()) != pl.Boolean():
+        faults.append(f"matched is {found['matched']}, not Boolean")
     if faults:
         raise UserError(f"the frame of scores: {'; '.join(faults)}; it needs query_id and {', '.join(RANKED)}")
+    if "matched" in found and scores["matched"].null_count():
+        row = scores["matched"].is_null().arg_max()
+        raise UserError(f"the frame of scores: matched is null in row {row}; give true or false")
     for metric in RANKED:
         bad = ~scores[metric].is_finite().fill_null(True)
         if bad.any():
@@ -144,20 +166,49 @@ def plan(context: CalibrateContext) -> list[Shard]:
     Each shard carries the totals of the whole dataset, which takes one pass over its metrics.
 
     Raises:
-        UserError: for a parent without the columns of `scores`, without rows, or without a scored response.
+        UserError: for a parent without the columns of `scores`, without rows, or without a scored response, and naming
+            the first row that breaks a rule of `rules` or has another row's response_id.
     """
     parent = context.inputs["score"]
     require_columns(parent.schema(), SCORES_COLUMNS, str(parent))
     pieces = pieces_of(parent.data_files(), READ, context.work / "pieces")
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
-    # Rewards depend on their own group alone, so they can be summed piece by piece.
-    totals = Totals()
-    for piece in pieces:
-        totals += totals_of(add_rewards(read_piece(piece, RANKING), context.config.calibrate.coefficients)["reward"])
+    wanted = rules(other_tokenizers=counts_other_tokens(parent.manifest))
+    totals = checked_totals(pieces, parent.data_files(), context.config.calibrate.coefficients, wanted)
     if totals.positive_rows == 0:
         raise UserError(f"{parent}: no response is scored, so there is nothing to rank; look at the policy's responses")
     return [Shard(index, (piece, totals)) for index, piece in enumerate(pieces)]
+
+
+def checked_totals(
+    pieces: Sequence[str], files: Sequence[Path], coefficients: RankCoefficients, wanted: Sequence[Rule]
+) -> Totals:
+    """Check every row of a dataset and sum its rewards by polarity, in one pass.
+
+    Args:
+        pieces: the dataset in pieces of whole groups.
+        files: the Parquet files of the dataset, in which a faulty row is named.
+        coefficients: the weight of each metric's rank in rho.
+        wanted: the rules that every row has to keep.
+
+    Raises:
+        UserError: naming the first row that breaks a rule, and an id that several rows have.
+    """
+    # Rewards depend on their own group alone, so they can be summed piece by piece.
+    totals, ids = Totals(), ResponseIds()
+    for piece in pieces:
+        scores = read_piece(piece, CHECKED)
+        if broken := broken_rules(scores, wanted):
+            raise UserError(name_broken(files, broken[0]))
+        ids.add(scores["response_id"])
+        totals += totals_of(add_rewards(scores, coefficients)["reward"])
+    if (repeated := next(ids.repeated(files), None)) is not None:
+        id_, places = repeated
+        raise UserError(
+            f"response_id {id_} stands twice: {' and '.join(places)}; every response needs an id of its own"
+        )
+    return totals
 
 
 def build(context: CalibrateContext, shard: Shard) -> ShardResult:
@@ -175,6 +226,9 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
         "negative": int((~frame["label"]).sum()),
         "unscored": frame["reward"].null_count(),
     }
+    # Counted only where there are any: a shard's counts are part of its bytes, and hardly any dataset has such rows.
+    if lacking := int(frame.select((pl.col("matched") & pl.col("reward").is_null()).sum()).item()):
+        counts["matched without a score"] = lacking
     return ShardResult(frame.select(c.name for c in WEIGHTS_COLUMNS), counts)
 
 

@@ -3,6 +3,7 @@
 They follow from the scores columns of the same rows and from the coefficients in the manifest.
 """
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from builders.grace_kto.calibrate import RANKING, add_rewards, add_weights
+from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.columns import RANKED, WEIGHTS_COLUMNS
 from builders.grace_kto.pieces import pieces_of, read_piece
+from builders.grace_kto.rows import CHECKED, RANKING, ResponseIds, Rule, broken_rules, rules
 from builders.grace_kto.settings import CalibrateSettings
 from builders.store.check import Finding
 from builders.store.columns import polars_schema
@@ -22,12 +24,12 @@ from scorers.weighting import Totals, totals_of
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows listed per column
 CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
-_COMPARED = ("response_id", "query_id", *RANKED, *CALIBRATED)
+_COMPARED = (*CHECKED, *CALIBRATED)
 STORED = pl.Schema({name: dtype for name, dtype in polars_schema(WEIGHTS_COLUMNS).items() if name in _COMPARED})
 
 
 def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
-    """Recompute ranks, rewards, weights and labels, and list the first rows that differ.
+    """Recompute ranks, rewards, weights and labels, and list the first rows that differ or that could not be ranked.
 
     Args:
         manifest: the revision's manifest, whose coefficients are used.
@@ -35,7 +37,7 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
         sound: whether all files are there and fit the contract; nothing is recomputed otherwise.
 
     Returns:
-        At most `ROWS_SHOWN` findings per column, and one more per column that says how many rows differ.
+        At most `ROWS_SHOWN` findings per column and rule, and one more for each that says how many rows there are.
     """
     try:
         settings = CalibrateSettings.model_validate(manifest.configuration.get("calibrate"))
@@ -47,15 +49,52 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
         return [Finding("data/", "calibration", "", "not recomputed: the rows are incomplete or do not fit")]
     # Pieces are files of their own where the revision's files split groups; a pulled revision is not written to.
     with tempfile.TemporaryDirectory(prefix="grace-verify-") as folder:
-        return _recompute(pieces_of(list(files.values()), STORED, Path(folder) / "pieces"), settings)
+        pieces = pieces_of(list(files.values()), STORED, Path(folder) / "pieces")
+        findings, totals = _check_rows(pieces, list(files.values()), settings)
+        return findings + _recompute(pieces, settings, totals)
 
 
-def _recompute(pieces: Sequence[str], settings: CalibrateSettings) -> list[Finding]:
-    """Calibrate again and return the differences, as `check_calibration` does."""
-    # As in the stage: one pass sums the rewards of the whole dataset, a second one compares.
+def _check_rows(
+    pieces: Sequence[str], files: Sequence[Path], settings: CalibrateSettings
+) -> tuple[list[Finding], Totals]:
+    """List the first rows that break a rule of calibration or have another row's response_id, and sum the rewards.
+
+    As in the stage this is one pass over the dataset; the totals normalise the weights.
+    """
+    # The manifest of the weights does not name the models that scored: whether a length explains a missing perplexity
+    # is not known here.
+    wanted = rules(other_tokenizers=True)
+    findings: list[Finding] = []
+    ids = ResponseIds()
+    counts: dict[Rule, int] = {}
     totals = Totals()
     for piece in pieces:
-        totals += totals_of(add_rewards(read_piece(piece, RANKING), settings.coefficients)["reward"])
+        rows = read_piece(piece, CHECKED)
+        totals += totals_of(add_rewards(rows, settings.coefficients)["reward"])
+        ids.add(rows["response_id"])
+        for rule in broken_rules(rows, wanted):
+            broken = rows.filter(rule.broken)
+            shown = broken.head(max(0, ROWS_SHOWN - counts.get(rule, 0)))
+            findings += [
+                Finding(id_, rule.column, str(value), rule.allowed)
+                for id_, value in shown.select("response_id", rule.column).rows()
+            ]
+            counts[rule] = counts.get(rule, 0) + broken.height
+    findings += [_summed(rule.column, count) for rule, count in counts.items() if count > ROWS_SHOWN]
+    repeated = [
+        Finding(id_, "response_id", places[0], f"again in {places[1]}")
+        for id_, places in itertools.islice(ids.repeated(files), ROWS_SHOWN)
+    ]
+    return findings + repeated, totals
+
+
+def _summed(column: str, count: int) -> Finding:
+    """Return the finding that says how many rows differ in a column."""
+    return Finding("data/", column, "", f"{count} rows differ, {ROWS_SHOWN} shown")
+
+
+def _recompute(pieces: Sequence[str], settings: CalibrateSettings, totals: Totals) -> list[Finding]:
+    """Calibrate again with the totals of the whole dataset and return the differences, as `check_calibration` does."""
     counts = dict.fromkeys(CALIBRATED, 0)
     findings: list[Finding] = []
     for piece in pieces:
@@ -65,11 +104,7 @@ def _recompute(pieces: Sequence[str], settings: CalibrateSettings) -> list[Findi
             shown = differing.head(max(0, ROWS_SHOWN - counts[column]))
             findings += [Finding(row[0], column, str(row[1]), str(row[2])) for row in shown.rows()]
             counts[column] += differing.height
-    return findings + [
-        Finding("data/", column, "", f"{count} rows differ, {ROWS_SHOWN} shown")
-        for column, count in counts.items()
-        if count > ROWS_SHOWN
-    ]
+    return findings + [_summed(column, count) for column, count in counts.items() if count > ROWS_SHOWN]
 
 
 def _differences(stored: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:

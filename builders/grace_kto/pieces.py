@@ -71,19 +71,38 @@ def read_piece(piece: str, schema: pl.Schema) -> pl.DataFrame:
     else:
         with pa.memory_map(piece) as source:  # a column that is not wanted is not decompressed
             frame = pl.DataFrame(pa.concat_tables(_tables(source, schema.names())))
-    return _as_contract(frame, schema, piece)
+    return _as_contract(frame, schema, piece, 0)
 
 
-def _as_contract(frame: pl.DataFrame, schema: pl.Schema, where: str) -> pl.DataFrame:
+def _as_contract(frame: pl.DataFrame, schema: pl.Schema, where: str, first: int) -> pl.DataFrame:
     """Return the columns of `schema` with its types.
 
+    Args:
+        frame: rows of a file.
+        schema: the columns that are read, with the types they are cast to.
+        where: the file.
+        first: the first row's number in it.
+
     Raises:
-        UserError: for a value that its column's type cannot hold.
+        UserError: naming the row with a value that its column's type cannot hold.
     """
     try:
         return frame.select(schema.names()).cast(schema)
     except pl.exceptions.InvalidOperationError as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}; correct the value or leave the row out") from None
+        said = _lost_value(frame, schema, first) or str(error).splitlines()[0]
+        raise UserError(f"{where}, {said}; correct the value or leave the row out") from None
+
+
+def _lost_value(frame: pl.DataFrame, schema: pl.Schema, first: int) -> str | None:
+    """Name the first value that a cast would lose, its row counted from `first`; None where there is none."""
+    for name, dtype in schema.items():
+        values = frame[name]
+        lost = values.is_not_null() & values.cast(dtype, strict=False).is_null()
+        if lost.any():
+            row = int(lost.arg_true()[0])
+            id_ = f" (response_id {frame['response_id'][row]})" if "response_id" in frame.columns else ""
+            return f"row {first + row}{id_}: {name} is {values[row]}, which {dtype} cannot hold"
+    return None
 
 
 def _queries_of(file: Path) -> pl.DataFrame:
@@ -125,8 +144,10 @@ def _batches(files: Sequence[Path], schema: pl.Schema, rows: int) -> Iterator[pl
     for file in files:
         # Without pre_buffer and with a small buffer a row group is decoded bit by bit; some writers make huge ones.
         with pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as source:
+            first = 0
             for batch in source.iter_batches(batch_size=rows, columns=schema.names()):
-                held.append(_as_contract(pl.DataFrame(batch), schema, str(file)))
+                held.append(_as_contract(pl.DataFrame(batch), schema, str(file), first))
+                first += batch.num_rows
                 # Small files are collected: each frame is cut into as many parts as there are pieces.
                 if sum(frame.height for frame in held) >= rows:
                     yield pl.concat(held)

@@ -13,25 +13,34 @@ def open_revision(text: str, store: Store, kind: Kind | None = None, *, require_
     """Open the revision that a REF names.
 
     A path is taken as it is. A name is looked up in the store and then on the Hub, where it is resolved once to a
-    commit, downloaded and checked. Without a revision the newest round is taken.
+    commit, downloaded and checked. Without a revision the newest round is taken. The files of what is opened are
+    compared with its manifest, see `Store.require_whole`.
 
     Args:
         text: `repo[@revision]` or a path.
         store: the local store.
         kind: `dataset` or `model`; None tries a dataset first, then a model.
-        require_pinned: refuse a branch, which may move.
+        require_pinned: refuse what may move: a branch, and a tag of a revision that was built in this store.
 
     Raises:
-        UserError: where nothing is found, or for a branch with `require_pinned`.
+        UserError: where nothing is found, for what may move with `require_pinned`, and for a revision that is damaged.
     """
     ref = parse_ref(text)
     if ref.path is not None:
-        return _from_path(ref.path)
+        given = _from_path(ref.path)
+        store.require_whole(given)
+        return given
     if require_pinned and not (ref.revision and is_commit(ref.revision)) and not _is_tag(ref.revision):
         raise UserError(f"{text}: --require-pinned takes a tag or a 40-hex commit, not {ref.revision or 'the newest'}")
     found = store.lookup(ref, kind)
     # A pulled repository may have a newer round on the Hub by now; one that was built here is the newest itself.
     if found is not None and (ref.revision or found.made_here):
+        if require_pinned and found.made_here and not is_commit(str(ref.revision)):
+            raise UserError(
+                f"{text}: a tag of the store moves when its round is built again, --require-pinned takes what never "
+                f"moves; it stands for {found} now"
+            )
+        store.require_whole(found)
         return found
     from builders.hub.client import NotOnHub
     from builders.hub.pull import pull
@@ -56,7 +65,7 @@ def open_here(text: str, store: Store) -> Revision | None:
 
 
 def _is_tag(revision: str | None) -> bool:
-    """Whether a revision is a tag of a round, which never moves."""
+    """Whether a revision is a tag of a round, which never moves on the Hub."""
     return revision is not None and re.fullmatch(r"round-\d{3,}", revision) is not None
 
 

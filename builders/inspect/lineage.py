@@ -6,7 +6,6 @@ revision is looked up once, so a circle ends; their number is bounded; and a par
 is marked.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from builders.cards.markdown import is_public
 from builders.hub.client import NotOnHub, call, client
 from builders.hub.pull import resolve_commit
 from builders.hub.refs import open_here
-from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, is_manifest, read_manifest
+from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, has_manifest, read_manifest
 from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
 
@@ -218,18 +217,10 @@ def fetch_manifest(repo: str, revision: str, kind: Kind) -> Manifest | None:
         raise
     except UserError as error:
         raise HubUnreachable(str(error)) from None
-    if found is None or not _is_manifest(Path(found)):
+    # Other software has files of that name too.
+    if found is None or not has_manifest(Path(found).parent):
         return None
     return read_manifest(Path(found).parent)
-
-
-def _is_manifest(path: Path) -> bool:
-    """Whether a manifest.json is meant as one of this project's; other software has files of that name too."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return is_manifest(value)
 
 
 def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:

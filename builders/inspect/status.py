@@ -1,12 +1,13 @@
-"""`grace status`: which revisions of a configuration the store holds, and which are still missing."""
+"""`grace status`: which revisions of a configuration the store holds, which are damaged, and which are missing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from builders.core.pipeline import Pipeline
-from builders.core.plan import Graph, node_of
+from builders.core.pipeline import Pipeline, tag_of
+from builders.core.plan import Graph, Node, node_of
 from builders.settings.base import Settings
-from builders.store.store import Store
+from builders.store.check import first_fault
+from builders.store.store import Move, Revision, Store
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,12 @@ class Status:
         round: its round; 0 where all rounds share it.
         stage: its stage.
         kind: `dataset` or `model`.
-        state: `built` or `missing`.
-        rows: rows written; null, as the next two, where it is missing.
-        revision: `repo@revision`.
-        digest: its content digest.
+        state: `built`, `damaged` or `missing`.
+        rows: rows written; null where it is missing or its manifest cannot be read.
+        revision: `repo@revision`; null where it is missing.
+        digest: its content digest; null as `rows` is.
+        fault: what is wrong with a damaged one, by its manifest and the names and sizes of its files; else null.
+        earlier: what its tag stood for before, the newest first, see `Move`.
     """
 
     round: int
@@ -30,6 +33,8 @@ class Status:
     rows: int | None
     revision: str | None
     digest: str | None
+    fault: str | None = None
+    earlier: list[Move] = field(default_factory=list)
 
 
 def status(pipeline: Pipeline, config: Settings) -> list[Status]:
@@ -39,19 +44,33 @@ def status(pipeline: Pipeline, config: Settings) -> list[Status]:
     # The graph alone, nothing is resolved: status tells what exists, not whether it is fresh.
     graph = Graph(pipeline, config, store, targets, {})
     order = {stage.name: place for place, stage in enumerate(pipeline.stages)}
-    rows = []
-    for node in sorted(graph.needs, key=lambda node: (node.round, order[node.stage])):
-        revision = graph.existing(node)
-        manifest = revision.manifest if revision else None
-        rows.append(
-            Status(
-                round=node.round,
-                stage=node.stage,
-                kind=pipeline.stage(node.stage).kind,
-                state="built" if revision else "missing",
-                rows=manifest.rows.written if manifest else None,
-                revision=str(revision) if revision else None,
-                digest=revision.digest if revision else None,
-            )
-        )
-    return rows
+    return [_status(graph, node) for node in sorted(graph.needs, key=lambda node: (node.round, order[node.stage]))]
+
+
+def _status(graph: Graph, node: Node) -> Status:
+    """Return the row of one stage and round."""
+    stage = graph.pipeline.stage(node.stage)
+    repo, tag = graph.pipeline.repo(stage, graph.config), tag_of(stage, node.round)
+    revision = graph.existing(node)
+    manifest = revision.manifest if revision else None
+    fault = graph.broken.get(node) or _fault(revision)
+    named = revision.revision if revision else graph.store.refs(repo, stage.kind).get(tag) if fault else None
+    return Status(
+        round=node.round,
+        stage=node.stage,
+        kind=stage.kind,
+        state="damaged" if fault else "built" if revision else "missing",
+        rows=manifest.rows.written if manifest else None,
+        revision=f"{repo}@{named}" if named else None,
+        digest=manifest.digest if manifest else None,
+        fault=fault,
+        earlier=[move for move in graph.store.moves(repo, stage.kind) if move.ref == tag],
+    )
+
+
+def _fault(revision: Revision | None) -> str | None:
+    """Say what is wrong with a revision, as far as names and sizes of its files tell; None where nothing is."""
+    # Nothing is hashed: status answers at once, and `grace verify` looks at every byte.
+    if revision is None or revision.manifest is None:
+        return None
+    return first_fault(revision.manifest, revision.path, contents=False)

@@ -49,7 +49,7 @@ def verify(revision: Revision, pipelines: Sequence[Pipeline]) -> list[Finding]:
 def _check_name(revision: Revision) -> list[Finding]:
     """Check the name of a revision that was never published: it is the SHA-1 of its manifest."""
     path = revision.path / FILE_NAME
-    if revision.repo.partition("/")[0] != "local" or revision.path.name != revision.revision or not path.is_file():
+    if not revision.local or revision.path.name != revision.revision or not path.is_file():
         return []
     name = hashlib.sha1(path.read_bytes()).hexdigest()
     return [] if name == revision.revision else [Finding(FILE_NAME, "sha1", revision.revision, name)]

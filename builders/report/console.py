@@ -86,9 +86,17 @@ def print_plan(plans: Sequence[StagePlan]) -> None:
 
 
 def print_status(rows: Sequence[Status]) -> None:
-    """Print which revisions the store holds and which are missing."""
+    """Print which revisions the store holds and which are missing, what is damaged, and which tags have moved."""
     columns = ("round", "stage", "kind", "state", "rows", "revision")
     print_table("", columns, [["" if cell is None else cell for cell in astuple(row)[:6]] for row in rows])
+    for row in rows:
+        if row.fault is not None:
+            print(plain(f"damaged: {row.revision}: {row.fault}"))
+    for row in rows:
+        for move in row.earlier[:1]:
+            others = len(row.earlier) - 1
+            more = f", and for {others} other{'s' if others > 1 else ''} before (--json lists all)" if others else ""
+            print(plain(f"{move.ref} stood for {move.repo}@{move.revision} until {move.until}{more}"))
 
 
 def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:

@@ -25,11 +25,16 @@ class Finding:
     found: str
 
 
-def file_findings(manifest: Manifest, root: Path) -> list[Finding]:
+def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> list[Finding]:
     """List the differences between a folder and a manifest's list of files; empty where there are none.
 
     Reported are files that are missing, differ in size or SHA-256, lead out of the folder or are not listed, and the
     content digest.
+
+    Args:
+        manifest: what the folder should hold.
+        root: the folder.
+        contents: False looks at names and sizes alone and reads no file.
     """
     findings: list[Finding] = []
     present = []
@@ -40,7 +45,8 @@ def file_findings(manifest: Manifest, root: Path) -> list[Finding]:
             found = "missing" if path else "a path outside the revision, not read"
             findings.append(Finding(file.path, "file", f"{file.size} bytes", found))
             continue
-        actual = DataFile(path=file.path, size=path.stat().st_size, sha256=file_sha256(path))
+        sha256 = file_sha256(path) if contents else file.sha256
+        actual = DataFile(path=file.path, size=path.stat().st_size, sha256=sha256)
         present.append(actual)
         if actual.size != file.size:
             findings.append(Finding(file.path, "size", str(file.size), str(actual.size)))
@@ -59,7 +65,7 @@ def _payload(manifest: Manifest, root: Path) -> set[str]:
     """Return the files in a folder that its manifest should list.
 
     Of a dataset these are all files under data/ and every Parquet file, of a model all but card, figure and manifest.
-    Hidden files do not count.
+    Hidden files do not count, unless they are Parquet files under data/, whose rows would be read.
     """
     if manifest.kind == "dataset":
         paths = {*(root / "data").rglob("*"), *root.rglob("*.parquet")}
@@ -67,7 +73,9 @@ def _payload(manifest: Manifest, root: Path) -> set[str]:
         paths = set(root.rglob("*"))
     names = {path.relative_to(root) for path in paths if path.is_file()}
     # Hidden files, such as .gitattributes and .cache, are the Hub's and the client's.
-    kept = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    kept = {name for name in names if not any(part.startswith(".") for part in name.parts)}
+    if manifest.kind == "dataset":
+        kept |= {path.relative_to(root) for path in (root / "data").glob(".*.parquet")}
     return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md", FIGURE)}
 
 
@@ -78,21 +86,35 @@ def require_whole(manifest: Manifest, root: Path, what: str) -> None:
         UserError: naming the first file that is missing, damaged, not listed or outside the folder, and for a manifest
             whose digest is not that of its own list.
     """
-    # Before any file is hashed, which can take minutes.
+    fault = first_fault(manifest, root)
+    if fault is not None:
+        raise UserError(f"{what}: {fault}; pull or build again")
+
+
+def first_fault(manifest: Manifest, root: Path, *, contents: bool = True) -> str | None:
+    """Say in words what is wrong with a folder's files, the first fault alone; None where they are the manifest's.
+
+    Args:
+        manifest: what the folder should hold.
+        root: the folder.
+        contents: False looks at names and sizes alone and reads no file.
+    """
     if content_digest(manifest.files) != manifest.digest:
-        raise UserError(f"{what}: {FILE_NAME} contradicts itself: its digest is not that of its files")
-    findings = file_findings(manifest, root)
-    if not findings:
-        return
-    raise UserError(f"{what}: {_sentence(findings[0])}")
+        return f"{FILE_NAME} contradicts itself: its digest is not that of its files"
+    # Names and sizes first: hashing the files can take minutes.
+    findings = file_findings(manifest, root, contents=False)
+    if not findings and contents:
+        findings = file_findings(manifest, root)
+    return _sentence(findings[0]) if findings else None
 
 
 def _sentence(finding: Finding) -> str:
-    """Return a finding as the rest of an error message."""
+    """Return a finding as a part of an error message."""
     where = finding.where
     if finding.stored == "not listed":
         return f"{where} is not named in its manifest"
     if finding.what == "file":
         return f"{where} is {finding.found}; its manifest names it"
-    what = finding.what.replace("sha256", "SHA-256")
-    return f"{where} is damaged: its {what} is not the manifest's; pull or build again"
+    if finding.what == "size":
+        return f"{where} is damaged: it has {finding.found} bytes, {finding.stored} in its manifest"
+    return f"{where} is damaged: its SHA-256 is not the manifest's"

@@ -18,7 +18,11 @@ from scorers.errors import UserError
 FILE_NAME = "manifest.json"
 FIGURE = "figure.png"
 """The picture that a card may show; like the card it stands beside the manifest and is not listed in it."""
+AGAIN = "delete its folder and build or fetch the revision again"
+"""The way out of a manifest that is damaged or lost."""
 Kind = Literal["dataset", "model"]
+FORMAT = 2
+"""Version of the manifest's layout that is written, and the highest that is read."""
 
 
 class _Record(BaseModel):
@@ -217,25 +221,54 @@ def is_manifest(value: object) -> bool:
     return isinstance(value, dict) and {"stage", "digest", "files"} <= value.keys()
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder has a manifest.json that is meant as one of this project's."""
+    try:
+        return is_manifest(json.loads((folder / FILE_NAME).read_bytes()))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of a snapshot folder; None where there is none, as in a dataset of another project.
 
     Raises:
-        UserError: for a file that is not a valid manifest.
+        UserError: for a file that is not a valid manifest, and for one of a newer version of this project.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         return None
     try:
         value = json.loads(path.read_bytes())
+        _require_known_format(value, path)
         # RecursionError, below: a foreign file may be nested without end.
         return Manifest.model_validate(_upgraded(value), strict=False)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "it"
-        raise UserError(f"{path}: not a manifest: {where}: {fault['msg']}; fetch the revision again") from None
+        faults = error.errors(include_url=False)
+        where = ".".join(map(str, faults[0]["loc"])) or "it"
+        # Format 1 gained its last field long ago.
+        newest = isinstance(value, dict) and value.get("format") == FORMAT
+        if newest and all(fault["type"] == "extra_forbidden" for fault in faults):
+            raise _newer(path, f"this one does not know its field {where}") from None
+        raise UserError(f"{path}: not a manifest: {where}: {faults[0]['msg']}; {AGAIN}") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: not a manifest: it is no JSON; fetch the revision again") from None
+        raise UserError(f"{path}: not a manifest: it is no JSON; {AGAIN}") from None
+
+
+def _require_known_format(value: object, path: Path) -> None:
+    """Check that a manifest is not of a later format than this version reads.
+
+    Raises:
+        UserError: for one that is.
+    """
+    found = value.get("format") if isinstance(value, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise _newer(path, f"format {found}, this one reads up to {FORMAT}")
+
+
+def _newer(path: Path, why: str) -> UserError:
+    """Return the error for a manifest that a later version of this project wrote."""
+    return UserError(f"{path}: written by a newer version of this project: {why}; upgrade")
 
 
 def _upgraded(value: object) -> object:

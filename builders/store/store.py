@@ -4,8 +4,10 @@
 
     <store>/datasets--local--tiny-scores/snapshots/<40 hex>/{data/*.parquet, manifest.json, README.md}
                                         /refs/{main,round-001}
+                                        /refs.log             what each ref stood for before it moved
     <store>/models--local--tiny-policy/…
     <store>/.work/<repo>/<fingerprint>/…       shards of a stage that is being built
+    <store>/.work/checked/<sha1>.json          revisions whose files were hashed, see `builders.store.checked`
 
 so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it. A revision appears by one rename.
 """
@@ -13,20 +15,27 @@ so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it.
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
+from builders.store.checked import fault_of, remember_whole
 from builders.store.files import write_text
 from builders.store.manifest import FILE_NAME, Kind, Manifest, content_digest, describe_files, read_manifest
 from scorers.errors import UserError
 
 KINDS: tuple[Kind, ...] = ("dataset", "model")
+LOCAL = "local"
+"""Namespace of what no configuration names one for; nothing in it comes from the Hub."""
+
+log = logging.getLogger(__name__)
 
 # Names become folders and files, so they are checked before they are used.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -55,6 +64,23 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Move:
+    """What a branch or tag of the store stood for before it was moved.
+
+    Attributes:
+        repo: the repository.
+        ref: the branch or tag.
+        revision: the 40-hex name of what it stood for.
+        until: when it was moved, in UTC, as ISO 8601.
+    """
+
+    repo: str
+    ref: str
+    revision: str
+    until: str
+
+
+@dataclass(frozen=True)
 class Revision:
     """One dataset or model on disk.
 
@@ -72,6 +98,11 @@ class Revision:
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}"
+
+    @property
+    def local(self) -> bool:
+        """Whether its name says that it does not come from the Hub."""
+        return self.repo.partition("/")[0] == LOCAL
 
     @property
     def made_here(self) -> bool:
@@ -241,14 +272,55 @@ class Store:
                 return found
         return None
 
+    def require_whole(self, revision: Revision) -> None:
+        """Check that a revision's files are what its manifest says: names and sizes every time, every byte once.
+
+        Data without a manifest, which other people made, passes.
+
+        Raises:
+            UserError: naming the first file that is missing, damaged or not listed, and the way out.
+        """
+        fault = self._fault(revision)
+        if fault is not None:
+            raise UserError(f"{fault}; {self._way_out(revision)}")
+
+    def _fault(self, revision: Revision) -> str | None:
+        """Say in words what is wrong with a revision; None where nothing is."""
+        # Made by this project: it has a manifest, and its name is the hash of that.
+        ours = revision.local and is_commit(revision.path.name)
+        manifest = revision.manifest
+        if manifest is None:
+            return f"{revision}: {FILE_NAME} is missing" if ours else None
+        if ours and not revision.made_here:
+            return f"{manifest.kind} {revision}: {FILE_NAME} is damaged: its SHA-1 is not the revision's name"
+        fault = fault_of(manifest, revision.path, self._checked)
+        return None if fault is None else f"{manifest.kind} {revision}: {fault}"
+
+    def _way_out(self, revision: Revision) -> str:
+        """Say how a damaged revision becomes whole again."""
+        if not revision.path.resolve().is_relative_to(self.root.resolve()):
+            return f"`grace verify {revision.path}` lists all that is wrong; give a whole copy"
+        again = f"delete {revision.path} and build it again"
+        if not revision.local and not revision.made_here:
+            model = " --model" if revision.manifest is not None and revision.manifest.kind == "model" else ""
+            again = f"`grace pull{model} {revision}` fetches it again; or {again}"
+        return f"`grace verify {revision}` lists all that is wrong; {again}"
+
+    @property
+    def _checked(self) -> Path:
+        """Folder of the notes on which revisions were hashed."""
+        return self.root / ".work" / "checked"
+
     def add(self, staged: Path, manifest: Manifest, refs: list[str]) -> Revision:
         """Move a staged folder into the store as one revision and point refs at it.
 
-        The rename makes the revision visible at once and whole; an equal revision that is there already is kept.
+        The rename makes the revision visible at once and whole. An equal revision that is there already is kept, unless
+        it is damaged: then the new one takes its place.
 
         Args:
             staged: the folder, with all files but manifest.json.
-            manifest: names repository and revision, and is written into the folder.
+            manifest: names repository and revision, lists the files with the hashes they have now, and is written into
+                the folder.
             refs: branches and tags to point at the revision.
         """
         folder = self.repo_path(manifest.repo, manifest.kind)
@@ -256,19 +328,47 @@ class Store:
         snapshot = folder / "snapshots" / manifest.revision
         snapshot.parent.mkdir(parents=True, exist_ok=True)
         # The name is a hash of the manifest, which lists every data file's hash: equal name, equal content.
-        if snapshot.exists():
+        made = Revision(manifest.repo, manifest.revision, snapshot, manifest)
+        if snapshot.exists() and made.made_here and fault_of(manifest, snapshot, self._checked) is None:
             shutil.rmtree(staged)
         else:
-            staged.rename(snapshot)
+            self._replace(snapshot, staged)
+            remember_whole(manifest, snapshot, self._checked)
         self.set_refs(manifest.repo, manifest.kind, manifest.revision, refs)
-        return Revision(manifest.repo, manifest.revision, snapshot, manifest)
+        return made
+
+    def _replace(self, snapshot: Path, staged: Path) -> None:
+        """Move a staged folder to a revision's place; a damaged revision that stands there is deleted."""
+        damaged = self.root / ".work" / f"damaged-{snapshot.name}"
+        if snapshot.exists():
+            log.info("%s was damaged: replaced", snapshot)
+            damaged.parent.mkdir(exist_ok=True)
+            shutil.rmtree(damaged, ignore_errors=True)
+            # Moved first: deleting takes time, and a run that is killed meanwhile must not leave half a revision.
+            snapshot.rename(damaged)
+        staged.rename(snapshot)
+        shutil.rmtree(damaged, ignore_errors=True)
 
     def set_refs(self, repo: str, kind: Kind, revision: str, refs: list[str]) -> None:
-        """Point branches or tags of the store at a revision."""
+        """Point branches or tags of the store at a revision; what each stood for before is kept in `moves`."""
+        folder = self.repo_path(repo, kind)
+        before = self.refs(repo, kind)
         for ref in refs:
-            path = self.repo_path(repo, kind) / "refs" / ref
+            if before.get(ref, revision) != revision:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                with (folder / "refs.log").open("a", encoding="utf-8") as file:
+                    file.write(f"{now} {before[ref]} {ref}\n")
+            path = folder / "refs" / ref
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, revision)
+
+    def moves(self, repo: str, kind: Kind = "dataset") -> list[Move]:
+        """Return what the refs of a repository stood for before they moved, the newest first."""
+        path = self.repo_path(repo, kind) / "refs.log"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # A line that a full disk cut short has fewer parts.
+        parts = [line.split(" ") for line in reversed(lines)]
+        return [Move(repo, ref, revision, until) for until, revision, ref in (part for part in parts if len(part) == 3)]
 
     def work_path(self, repo: str, fingerprint: str) -> Path:
         """Return the folder for the unfinished shards of one stage with one fingerprint."""

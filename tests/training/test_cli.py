@@ -217,7 +217,8 @@ def test_commands_print_the_data_that_the_library_returns(demo: tuple[Path, Revi
     held = printed(folder, "status", "--set", "name=demo", "--set", "loop.rounds=2")
     rows = status(GRACE_KTO, config)
     assert held == {"revisions": [asdict(row) for row in rows]}
-    assert list(held["revisions"][0]) == ["round", "stage", "kind", "state", "rows", "revision", "digest"]
+    fields = ["round", "stage", "kind", "state", "rows", "revision", "digest", "fault", "earlier"]
+    assert list(held["revisions"][0]) == fields
     built = [(row["stage"], row["round"]) for row in held["revisions"] if row["state"] == "built"]
     assert built == [("score", 1), ("score", 2), ("calibrate", 2)]
 

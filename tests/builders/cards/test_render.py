@@ -269,11 +269,12 @@ def test_the_reproduction_file_is_a_configuration_with_the_same_settings(stage_n
     ],
 )
 def test_the_command_builds_it_again_from_its_pinned_parent(stage_name: str, command: str, tmp_path: Path) -> None:
-    text = card_of(made(tmp_path, stage_name), tmp_path)
+    manifest = made(tmp_path, stage_name)
+    text = card_of(manifest, tmp_path)
     assert fences(text, "bash")[-1] == f"{command} --config grace.yaml\n"
     following = {"seed": "generate", "generate": "sample", "sample": "score", "score": "calibrate"}.get(stage_name)
-    starts = [f"build --stage {following} --from local/demo-{GRACE_KTO.stage(stage_name).suffix}@round-"]
-    assert [line[: len(starts[0])] for line in fences(text, "bash")[:-1]] == (starts if following else [])
+    starts = [f"build --stage {following} --from {manifest.repo}@{manifest.revision}\n"]
+    assert fences(text, "bash")[:-1] == (starts if following else [])
 
 
 def test_language_comes_from_the_nearest_ancestor_with_the_column(tmp_path: Path) -> None:
@@ -433,7 +434,7 @@ def test_a_stage_of_another_pipeline_has_a_card_too(tmp_path: Path) -> None:
     assert fences(text, "bash") == [f"build --stage totals --from {numbers} --config grace.yaml\n"]
     first = (numbers.path / "README.md").read_text(encoding="utf-8")
     assert fences(first, "bash") == [
-        f"build --stage totals --from {numbers.repo}@round-000\n",
+        f"build --stage totals --from {numbers}\n",
         "build --stage numbers --config grace.yaml\n",
     ]
     model = (fold.path / "README.md").read_text(encoding="utf-8")
@@ -480,7 +481,7 @@ def test_what_a_stage_says_of_its_card_is_shown(tmp_path: Path) -> None:
         "engines": {"policy": {"batch_size": 256, "device": "cpu"}},
         "essays": {"prompt": "local/demo-groups"},
     }
-    assert fences(text, "bash")[0] == "next --from local/demo-groups@round-001\n"
+    assert fences(text, "bash")[0] == f"next --from local/demo-groups@{manifest.revision}\n"
 
 
 @pytest.mark.parametrize("kind", ["transformers", "vllm"])
@@ -567,7 +568,23 @@ def test_published_and_local_snippets_load_differently(tmp_path: Path) -> None:
     public = training_snippet(card_of(manifest, tmp_path, published=True))
     assert 'load_dataset("somebody/demo-weights", revision="round-001", split="train")' in public
     compile(public, "card", "exec")
-    assert "snapshot_download(" in training_snippet(card_of(manifest, tmp_path))
+    local = card_of(manifest, tmp_path)
+    assert f'revision="{manifest.revision}", cache_dir=' in training_snippet(local)
+
+
+@pytest.mark.parametrize("stage_name", [*(stage.name for stage in GRACE_KTO.stages if stage.kind == "dataset"), "sft"])
+def test_a_local_card_names_its_revision_where_a_reader_takes_it_up(stage_name: str, tmp_path: Path) -> None:
+    """The tag of a store moves: a card of before the rebuild would load other data than it describes."""
+    if GRACE_KTO.stage(stage_name).kind == "model":
+        manifest = model_manifest(stage_name, Model(id="x/y", revision=COMMIT))
+    else:
+        manifest = snapshot(tmp_path, stage_name, repo="somebody/demo-rows")
+    tag = f"round-{manifest.round:03d}"
+    local, public = (card_of(manifest, tmp_path, published=published) for published in (False, True))
+    commands = [text for kind in ("bash", "python") for text in fences(local, kind)]
+    assert sum(manifest.revision in text for text in commands) >= 1 + (stage_name in ("generate", "sample", "score"))
+    assert not any(tag in text for text in commands) and f"--revision {tag}" not in local
+    assert manifest.revision not in public and f'"{tag}"' in public
 
 
 def test_templates_name_no_machine() -> None:

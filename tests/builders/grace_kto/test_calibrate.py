@@ -37,11 +37,13 @@ Row = dict[str, object]
 def frame_from(groups: Sequence[Sequence[Sequence[float] | None]]) -> pl.DataFrame:
     """Groups of rows; a row is its six metrics in RANKED order, or None for an unmatched response."""
     rows = [
-        {"query_id": f"q{g}"} | (dict.fromkeys(RANKED) if metrics is None else dict(zip(RANKED, metrics, strict=True)))
+        {"query_id": f"q{g}", "matched": metrics is not None}
+        | (dict.fromkeys(RANKED) if metrics is None else dict(zip(RANKED, metrics, strict=True)))
         for g, group in enumerate(groups)
         for metrics in group
     ]
-    return pl.DataFrame(rows, schema={"query_id": pl.String} | dict.fromkeys(RANKED, pl.Float64))
+    types = {"query_id": pl.String, "matched": pl.Boolean} | dict.fromkeys(RANKED, pl.Float64)
+    return pl.DataFrame(rows, schema=types)
 
 
 def calibrate(frame: pl.DataFrame) -> pl.DataFrame:
@@ -306,5 +308,5 @@ def test_calibrate_frame_says_what_is_wrong() -> None:
         bad = pl.when(pl.int_range(pl.len()) == 1).then(value).otherwise("ppl_domain").alias("ppl_domain")
         with pytest.raises(UserError, match=rf"ppl_domain is {value} in row 1; metrics must be finite, or null"):
             calibrate_frame(frame.with_columns(bad))
-    with pytest.raises(UserError, match="no row with all six ranked metrics, so there is nothing to rank"):
+    with pytest.raises(UserError, match="no matched row with all six ranked metrics, so there is nothing to rank"):
         calibrate_frame(frame_from([[None, None]]))

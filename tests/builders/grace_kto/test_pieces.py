@@ -11,8 +11,9 @@ from real_configs import config_on
 
 from builders.core.stage import Context
 from builders.grace_kto import pieces as module
-from builders.grace_kto.calibrate import RANKING, READ, calibrate_frame
+from builders.grace_kto.calibrate import READ, calibrate_frame
 from builders.grace_kto.pieces import pieces_of, read_piece
+from builders.grace_kto.rows import RANKING
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
@@ -152,5 +153,7 @@ def test_a_row_without_a_query_is_named_and_not_lost(tmp_path: Path, split: list
     pl.read_parquet(split[0]).with_columns(
         query_id=pl.when(pl.col("response_id") != row).then("query_id")
     ).write_parquet(split[0])
-    with pytest.raises(UserError, match=rf"query_id is null in response_id {row}, a value is needed"):
+    with pytest.raises(
+        UserError, match=rf"0\.parquet, row 0 \(response_id {row}\): query_id is null; a value is needed"
+    ):
         build(config_on(tmp_path), "calibrate", start=str(tmp_path / "split"))

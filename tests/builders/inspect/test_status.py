@@ -86,6 +86,24 @@ def test_what_was_pulled_stands_for_what_it_was_made_from(tmp_path: Path) -> Non
     assert keys(status(GRACE_KTO, other)) == [(0, "seed"), *((1, stage) for stage in ROUND_STAGES)]
 
 
+def test_what_a_tag_stood_for_is_shown(tmp_path: Path) -> None:
+    """Which revision was round-001 yesterday?"""
+    store = Store(tmp_path / "store")
+    made = [add_dataset(store, "score", scores_frame(((n, 20),)), repo="local/tiny-scores") for n in range(1, 4)]
+    arguments = ["status", "--config", "tiny", "--store", str(store.root)]
+    shown = CliRunner().invoke(app, arguments).output
+    (line,) = (line for line in shown.splitlines() if line.startswith("round-001 "))
+    assert line.startswith(f"round-001 stood for {made[1]} until 20")
+    assert line.endswith(", and for 1 other before (--json lists all)")
+    rows = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output.splitlines()[-1])["revisions"]
+    found = next(row for row in rows if (row["round"], row["stage"]) == (1, "score"))
+    assert found["revision"] == str(made[2])
+    assert [(move["repo"], move["ref"], move["revision"]) for move in found["earlier"]] == [
+        ("local/tiny-scores", "round-001", made[1].revision),
+        ("local/tiny-scores", "round-001", made[0].revision),
+    ]
+
+
 def test_another_pipeline_has_its_own_stages(tmp_path: Path) -> None:
     config = toy_config(tmp_path / "store", workers=1)
     results = run(TOY, config, "fold-2")
@@ -116,4 +134,6 @@ def test_the_command(tmp_path: Path) -> None:
         "rows": 8,
         "revision": str(scores),
         "digest": scores.digest,
+        "fault": None,
+        "earlier": [],
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame
 
-from builders.store.check import Finding, file_findings, require_whole
+from builders.store.check import Finding, file_findings, first_fault, require_whole
 from builders.store.manifest import DataFile, Manifest, content_digest
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
@@ -129,8 +129,8 @@ def copy(path: Path) -> None:
     ("change", "sentence"),
     [
         (remove, f"{FIRST} is missing; its manifest names it"),
-        (flip, f"{FIRST} is damaged: its SHA-256 is not the manifest's; pull or build again"),
-        (cut, f"{FIRST} is damaged: its size is not the manifest's; pull or build again"),
+        (flip, f"{FIRST} is damaged: its SHA-256 is not the manifest's"),
+        (cut, f"{FIRST} is damaged: it has {{less}} bytes, {{size}} in its manifest"),
         (copy, "data/copy.parquet is not named in its manifest"),
     ],
 )
@@ -140,7 +140,25 @@ def test_what_is_not_whole_is_refused_in_one_sentence(
     change(dataset.path / FIRST)
     with pytest.raises(UserError) as error:
         require_whole(manifest_of(dataset), dataset.path, "dataset ns/x@abc")
-    assert str(error.value) == f"dataset ns/x@abc: {sentence}"
+    size = manifest_of(dataset).files[0].size
+    said = sentence.format(less=size - 1, size=size)
+    assert str(error.value) == f"dataset ns/x@abc: {said}; pull or build again"
+
+
+@pytest.mark.parametrize(("change", "seen"), [(remove, True), (cut, True), (copy, True), (flip, False)])
+def test_names_and_sizes_alone_tell_all_but_a_changed_byte(
+    dataset: Revision, change: Callable[[Path], None], seen: bool
+) -> None:
+    change(dataset.path / FIRST)
+    assert bool(file_findings(manifest_of(dataset), dataset.path, contents=False)) is seen
+    assert (first_fault(manifest_of(dataset), dataset.path, contents=False) is not None) is seen
+
+
+def test_a_hidden_parquet_file_counts_where_its_rows_would_be_read(dataset: Revision) -> None:
+    hidden = dataset.path / "data" / ".more.parquet"
+    hidden.write_bytes((dataset.path / FIRST).read_bytes())
+    assert hidden in dataset.data_files()
+    assert findings(dataset) == [Finding("data/.more.parquet", "file", "not listed", "present")]
 
 
 def test_a_manifest_whose_digest_is_not_that_of_its_files_contradicts_itself(dataset: Revision) -> None:
@@ -148,5 +166,5 @@ def test_a_manifest_whose_digest_is_not_that_of_its_files_contradicts_itself(dat
     assert file_findings(wrong, dataset.path) == [
         Finding("manifest.json", "digest", "f" * 64, manifest_of(dataset).digest)
     ]
-    with pytest.raises(UserError, match=r"^x: manifest.json contradicts itself: its digest is not that of its files$"):
+    with pytest.raises(UserError, match=r"^x: manifest.json contradicts itself: its digest is not that of its files; "):
         require_whole(wrong, dataset.path, "x")

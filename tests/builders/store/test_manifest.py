@@ -233,9 +233,9 @@ def test_a_folder_without_one_is_somebody_elses(tmp_path: Path) -> None:
         ("[" * 100_000, ["it is no JSON"]),
         ("[]", ["it: "]),
         ("{}", ["pipeline", "Field required"]),
-        (json.dumps(MANIFEST.model_dump() | {"format": 3}), ["format", "should be 2"]),
+        (json.dumps(MANIFEST.model_dump() | {"format": "3"}), ["format", "should be 2"]),
         (json.dumps(MANIFEST.model_dump() | {"rows": {"read": "many", "written": 1}}), ["rows.read"]),
-        (json.dumps(MANIFEST.model_dump() | {"evil": 1}), ["evil", "Extra inputs"]),
+        (json.dumps({"format": 2, "evil": 1}), ["pipeline", "Field required"]),
         (json.dumps(MANIFEST.model_dump() | {"parents": [{"stage": "seed", "repo": "a/b"}]}), ["parents.0.kind"]),
     ],
 )
@@ -244,10 +244,28 @@ def test_what_is_no_manifest(tmp_path: Path, text: str, words: list[str]) -> Non
     with pytest.raises(UserError) as error:
         read_manifest(tmp_path)
     message = str(error.value)
-    assert all(word in message for word in [*words, "manifest.json: not a manifest", "fetch the revision again"]), (
-        message
-    )
+    assert all(
+        word in message
+        for word in [*words, "manifest.json: not a manifest", "delete its folder and build or fetch the revision again"]
+    ), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"format": 3}, "format 3, this one reads up to 2"),
+        ({"format": 12, "stage": None, "shape": "round"}, "format 12, this one reads up to 2"),
+        ({"shape": "round"}, "this one does not know its field shape"),
+        ({"rows": {"read": 3, "written": 3, "merged": 1}}, "this one does not know its field rows.merged"),
+    ],
+)
+def test_what_a_newer_version_wrote_asks_for_an_upgrade(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    path = tmp_path / FILE_NAME
+    path.write_text(json.dumps(MANIFEST.model_dump() | changes))
+    with pytest.raises(UserError) as error:
+        read_manifest(tmp_path)
+    assert str(error.value) == f"{path}: written by a newer version of this project: {why}; upgrade"
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:
@@ -329,5 +347,7 @@ def test_models_among_the_parents_of_format_1_are_known_by_their_stages(tmp_path
     ],
 )
 def test_what_is_no_manifest_of_format_1(tmp_path: Path, value: dict[str, Any], where: str) -> None:
-    with pytest.raises(UserError, match=rf"not a manifest: {where}: .*; fetch the revision again"):
+    with pytest.raises(
+        UserError, match=rf"not a manifest: {where}: .*; delete its folder and build or fetch the revision again"
+    ):
         read(tmp_path, value)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -110,6 +111,49 @@ def test_refs_move_and_revisions_stay(tmp_path: Path) -> None:
     assert store.find(first.repo, "main") == second
     assert store.find(first.repo, "round-003") is None
     assert store.find(first.repo, "round-001", "model") is None
+
+
+def test_what_a_ref_stood_for_before_it_moved_stays_findable(tmp_path: Path) -> None:
+    from huggingface_hub import scan_cache_dir, snapshot_download
+
+    store = Store(tmp_path)
+    frames = [scores_frame(((10 + n, 20),)) for n in range(3)]
+    began = datetime.now(UTC).replace(microsecond=0)
+    made = [add_dataset(store, "score", frame) for frame in frames]
+    add_dataset(store, "score", frames[2])  # stands for the same revision
+    repo = made[0].repo
+    moves = [move for move in store.moves(repo) if move.ref == "round-001"]
+    assert [move.revision for move in moves] == [made[1].revision, made[0].revision]
+    assert all(began <= datetime.fromisoformat(move.until) <= datetime.now(UTC) for move in moves)
+    assert {(move.repo, move.ref) for move in store.moves(repo)} == {(repo, "main"), (repo, "round-001")}
+    assert store.refs(repo) == dict.fromkeys(("main", "round-001"), made[2].revision)
+
+    def folder_of(revision: str) -> str:
+        return snapshot_download(
+            repo, repo_type="dataset", revision=revision, cache_dir=tmp_path, local_files_only=True
+        )
+
+    for move in moves:
+        found = store.find(repo, move.revision)
+        assert found is not None and found.scan().collect().height == 2
+        assert folder_of(move.revision) == str(found.path)
+    assert folder_of("round-001") == str(made[2].path)
+    (listed,) = scan_cache_dir(tmp_path).repos
+    assert {revision.commit_hash for revision in listed.revisions} == {one.revision for one in made}
+    assert listed.refs["round-001"].commit_hash == made[2].revision
+
+
+def test_a_line_that_was_cut_short_stands_for_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.moves("local/none") == []
+    made = [add_model(store, "local/demo-policy", round_=2, results={"x": float(n)}) for n in range(2)]
+    with (store.repo_path("local/demo-policy", "model") / "refs.log").open("a", encoding="utf-8") as log:
+        log.write("2026-01-01T00:0")
+    found = store.moves("local/demo-policy", "model")
+    assert [(move.ref, move.revision) for move in found] == [
+        ("round-002", made[0].revision),
+        ("main", made[0].revision),
+    ]
 
 
 def test_the_newest_round_counts_by_number(tmp_path: Path) -> None:
