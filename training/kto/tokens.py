@@ -44,8 +44,9 @@ SCHEMA = pa.schema(
     }
 )
 VERSION = 2  # raise it when equal rows give other token ids or are put into other files
-BATCH_ROWS = 1_000  # read, tokenized and written at a time
+BATCH_ROWS = 1_000  # read and tokenized at a time
 RANGE_ROWS = 20_000  # rows of one Arrow file at most, which take a core about 20 s
+WRITE_BYTES = 32 << 20  # of one record batch, about: many small ones make a mapped file's pages resident in passing
 READ_BYTES = 1 << 20  # of each column; else a row group's whole column is read at once
 # Below this many rows a pool of processes, which import transformers each, takes longer than it saves.
 ROWS_APART = 20_000
@@ -196,10 +197,14 @@ def write_tokens(task: Task) -> None:
     tokenizer = _tokenizer(task.tokenizer)
     task.target.parent.mkdir(parents=True, exist_ok=True)
     row = task.first_row
+    held: list[pa.Table] = []
     with replacing(task.target) as target, pa.ipc.new_stream(target, SCHEMA) as writer:
         for frame in _frames(task.source, task.range):
-            writer.write_table(token_table(frame, row, tokenizer, task.template_kwargs))
+            held.append(token_table(frame, row, tokenizer, task.template_kwargs))
             row += len(frame)
+            if row == task.first_row + task.range.rows or sum(table.nbytes for table in held) >= WRITE_BYTES:
+                writer.write_table(pa.concat_tables(held).combine_chunks())
+                held.clear()
 
 
 def _frames(source: Path, part: RowRange) -> Iterator[pl.DataFrame]:
