@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_reference(cache: Path | None, key: str, rows: "NDArray[np.integer]") -> "dict[str, NDArray[np.float32]] | None":
+def read_reference(
+    cache: Path | None, key: str, rows: "NDArray[np.integer]"
+) -> "dict[str, NDArray[np.float32]] | None":
     """Read the columns of a cache file.
 
     Args:
