@@ -91,7 +91,8 @@ def test_a_failure_leaves_no_file_behind(causal_lm_dir: Path, tmp_path: Path) ->
 def test_a_pool_of_processes_writes_the_same_bytes(
     causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = files_of(weights_frame().drop("query_id", "response_id"), tmp_path / "data")
+    paths = files_of(weights_frame().drop("query_id", "response_id"), tmp_path / "data", parts=1)
+    monkeypatch.setattr(tokens, "RANGE_ROWS", 4)  # so that they share one file
     tokenized(paths, str(causal_lm_dir), tmp_path / "here")
     monkeypatch.setattr(tokens, "ROWS_APART", 1)
     rows = tokenized(paths, str(causal_lm_dir), tmp_path / "apart")
@@ -118,9 +119,7 @@ def test_one_file_is_tokenized_in_ranges(
     assert len(list(tmp_path.glob("tokens-*/*.arrow"))) == len(ranges)
 
 
-def test_one_file_is_resumed_by_range_and_shared_by_processes(
-    causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_file_is_resumed_by_range(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "RANGE_ROWS", 4)
     weights = [1.0] * 9 + [float("nan")] + [1.0] * 2
     broken = weights_frame(12, weight=weights).drop("response_id")
@@ -133,7 +132,6 @@ def test_one_file_is_resumed_by_range_and_shared_by_processes(
     (made / "00001.arrow").unlink()
     repaired = broken.with_columns(weight=pl.lit(1.0))
     files_of(repaired, tmp_path / "data", parts=1)
-    monkeypatch.setattr(tokens, "ROWS_APART", 1)
     rows = tokenized(paths, str(causal_lm_dir), tmp_path, digest="these rows")
     assert rows[:] == tokenized(repaired, str(causal_lm_dir), tmp_path)[:]
     assert (made / "00000.arrow").stat().st_mtime_ns == done[made / "00000.arrow"]
