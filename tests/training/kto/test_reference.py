@@ -17,7 +17,8 @@ def test_no_tensor_of_a_batch_is_kept(causal_lm_dir: Path, tmp_path: Path) -> No
         str(tmp_path), max_steps=1, per_device_train_batch_size=4, bf16=False, use_cpu=True, report_to="none"
     )
     trainer = GraceKTOTrainer(str(causal_lm_dir), args, Dataset.from_dict(columns))
-    gather, kept, most = trainer.accelerator.gather_for_metrics, [], 0
+    gather, most = trainer.accelerator.gather_for_metrics, 0
+    kept: list[Any] = []
 
     def noted(values: Any) -> Any:
         nonlocal most
