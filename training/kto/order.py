@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QueryIds = Sequence[str] | pl.Series
-"""(N,) the query of each row; of the type Categorical it takes 4 bytes a row and is not numbered again."""
+"""(N,) the query of each row, N below 2**31. A Series of categories takes 4 bytes a row and is not numbered again."""
 
 
 def order_rows(query_ids: QueryIds, batch_size: int, seed: int) -> "NDArray[np.int32]":

@@ -12,7 +12,7 @@ that trains maps the files, so that rows take memory only while a batch reads th
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,8 @@ def tokenized(
         return datasets.Dataset(token_table(source, 0, _tokenizer(tokenizer), options))
     identity = digest or content_digest(describe_files(Path(source[0]).parent, list(source)))
     key = fingerprint_of([VERSION, identity, tokenizer_digest(_tokenizer(tokenizer)), options])[:16]
-    tasks, first_row = [], 0
+    tasks: list[Task] = []
+    first_row = 0
     for path in source:
         for part in row_ranges(path):
             target = folder / f"tokens-{key}" / f"{len(tasks):05d}.arrow"
@@ -143,8 +144,8 @@ def tokenized(
 def row_ranges(file: Path) -> list[RowRange]:
     """Cut a Parquet file into ranges of at most `RANGE_ROWS` rows: whole row groups, as far as they are not larger.
 
-    A range inside a row group has the rows before it read and dropped, which takes a two-hundredth of the time of
-    tokenizing them.
+    A range within a row group reads the group's rows before it and drops them, at a two-hundredth of the cost of
+    tokenizing them: the last range of a group of 1,000,000 rows takes a quarter longer.
     """
     metadata = pq.read_metadata(file)
     heights = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -172,9 +173,13 @@ def _write(tasks: Sequence[Task], rows: int) -> None:
             return
         with process_pool(workers) as pool:
             running: list[Future[None]] = [pool.submit(_write_apart, task, cores // workers) for task in tasks]
-            for future in running:
-                future.result()
-                bar.update()
+            try:
+                for future in running:
+                    future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else the message would come after hours of further work
+                raise
 
 
 def _write_apart(task: Task, threads: int) -> None:
@@ -184,7 +189,7 @@ def _write_apart(task: Task, threads: int) -> None:
         task: the range.
         threads: threads of the tokenizer; without a limit each process would have one per core.
     """
-    os.environ["RAYON_NUM_THREADS"] = str(threads)  # read when the tokenizer first works
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # read when the tokenizer first works
     write_tokens(task)
 
 
@@ -196,15 +201,29 @@ def write_tokens(task: Task) -> None:
     """
     tokenizer = _tokenizer(task.tokenizer)
     task.target.parent.mkdir(parents=True, exist_ok=True)
-    row = task.first_row
-    held: list[pa.Table] = []
     with replacing(task.target) as target, pa.ipc.new_stream(target, SCHEMA) as writer:
-        for frame in _frames(task.source, task.range):
-            held.append(token_table(frame, row, tokenizer, task.template_kwargs))
-            row += len(frame)
-            if row == task.first_row + task.range.rows or sum(table.nbytes for table in held) >= WRITE_BYTES:
-                writer.write_table(pa.concat_tables(held).combine_chunks())
-                held.clear()
+        for table in _joined(_tables(task, tokenizer)):
+            writer.write_table(table)
+
+
+def _tables(task: Task, tokenizer: Any) -> Iterator[pa.Table]:
+    """Tokenize a range of rows, at most `BATCH_ROWS` at a time."""
+    row = task.first_row
+    for frame in _frames(task.source, task.range):
+        yield token_table(frame, row, tokenizer, task.template_kwargs)
+        row += len(frame)
+
+
+def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Put tables that follow one another together, until they have `WRITE_BYTES`."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.nbytes for one in held) >= WRITE_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def _frames(source: Path, part: RowRange) -> Iterator[pl.DataFrame]:

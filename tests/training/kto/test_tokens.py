@@ -88,6 +88,19 @@ def test_a_failure_leaves_no_file_behind(causal_lm_dir: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_bad_row_ends_the_work_of_all_processes(
+    causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "ROWS_APART", 1)
+    monkeypatch.setattr(tokens, "RANGE_ROWS", 1)
+    rows = 1_000
+    paths = files_of(weights_frame(rows, weight=[float("nan")] + [1.0] * (rows - 1)), tmp_path / "data", parts=1)
+    with pytest.raises(UserError, match=r"weight of q0-0 is nan"):
+        tokenized(paths, str(causal_lm_dir), tmp_path)
+    assert len(list(tmp_path.glob("tokens-*/*.arrow"))) < rows - 1
+
+
+@pytest.mark.slow
 def test_a_pool_of_processes_writes_the_same_bytes(
     causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
