@@ -130,6 +130,10 @@ def test_one_file_is_tokenized_in_ranges(
     assert found[:] == tokenized(frame, str(causal_lm_dir), tmp_path)[:]
     assert found["response_id"][:] == [f"row {i}" for i in range(22)]
     assert len(list(tmp_path.glob("tokens-*/*.arrow"))) == len(ranges)
+    assert found.data.column("label").num_chunks == len(ranges)
+    monkeypatch.setattr(tokens, "WRITE_BYTES", 1)
+    apart = tokenized([path], str(causal_lm_dir), tmp_path, digest="in small batches")
+    assert apart[:] == found[:] and apart.data.column("label").num_chunks > len(ranges)
 
 
 def test_one_file_is_resumed_by_range(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
