@@ -12,12 +12,15 @@ Each part runs in a process of its own, since the peak of a process never falls:
 
 With fewer than 1,000,000 queries or 8,000,000 rows each part runs at a quarter of the size too, and the last columns
 are what the line through both gives for the full size; below a twentieth of it that would say nothing. CPU seconds show
-how much of the wall time other programs took. Prints a table and one line of JSON.
+how much of the wall time other programs took. Memory is given twice: `RSS` is the largest process's peak by the kernel,
+with the resident pages of mapped files, which the kernel takes back when it needs memory; `anon` is all processes of
+the part together without those pages, the highest of ten samples a second. Prints a table and one line of JSON.
 
     python scripts/bench_scale.py --queries 20000 --rows 20000
 """
 
 import argparse
+import contextlib
 import json
 import random
 import resource
@@ -26,12 +29,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil  # type: ignore[import-untyped]
 
 from builders.core.models import Loaded, LocalModel
 from builders.core.stage import Context
@@ -48,7 +52,8 @@ from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import PIPELINES, build, load_config
 
 QUERIES, ROWS = 1_000_000, 8_000_000  # the full size
-MEASURED = ("seconds", "cpu_seconds", "peak_gib")
+MEASURED = {"seconds": "seconds", "cpu_seconds": "CPU s", "peak_rss_gib": "RSS GiB", "peak_anonymous_gib": "anon GiB"}
+SAMPLE_SECONDS = 0.1
 LEAST_SHARE = 20  # a size below a twentieth of the full one is a few shards, from which no line can be drawn
 GROUP = 8  # responses to a query
 FILE_ROWS = 8_000
@@ -133,13 +138,7 @@ def generate(folder: Path, size: int) -> dict[str, float]:
 
 
 def write_scores(folder: Path, rows: int, split: bool) -> dict[str, float]:
-    """Write a scores dataset, 10 % of its rows unmatched.
-
-    Args:
-        folder: folder to write into.
-        rows: number of rows, a multiple of `GROUP`.
-        split: spread each group over all files instead of putting its rows side by side.
-    """
+    """Write a scores dataset of groups of `GROUP` rows, 10 % unmatched; `split` spreads each group over all files."""
     data = folder / "data"
     data.mkdir(parents=True)
     paragraphs = make_paragraphs()
@@ -311,27 +310,36 @@ def run_here(part: str, folder: Path, size: int) -> None:
     cpu = sum(one.ru_utime + one.ru_stime for one in used)
     # ru_maxrss is in KiB on Linux; of worker processes it is the largest one's.
     peak = max(one.ru_maxrss for one in used) / 2**20
-    print(json.dumps({"size": size, "seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak, **figures}))
+    print(json.dumps({"size": size, "seconds": seconds, "cpu_seconds": cpu, "peak_rss_gib": peak, **figures}))
 
 
 def measure(part: str, folder: Path, size: int) -> dict[str, float]:
     """Run one part in a process of its own and return its figures; folders that are done with are removed."""
     command = [sys.executable, __file__, "--part", part, "--size", str(size), "--folder", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    process, peak = psutil.Popen(command, stdout=subprocess.PIPE, text=True), 0
+    while process.poll() is None:
+        peak = max(peak, anonymous_bytes(process))
+        time.sleep(SAMPLE_SECONDS)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     for name in DONE_WITH.get(part, ()):
         shutil.rmtree(folder / name, ignore_errors=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    figures: dict[str, float] = json.loads(process.stdout.read().splitlines()[-1])
+    return {**figures, "peak_anonymous_gib": peak / 2**30}
+
+
+def anonymous_bytes(process: Any) -> int:
+    """Return the resident memory of a process and of those it started, without the pages of mapped files."""
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            memory = one.memory_info()
+            total += memory.rss - memory.shared
+    return total
 
 
 def at_full_size(small: dict[str, float], large: dict[str, float], full: int) -> dict[str, float | None]:
-    """Return the measurements that the line through two sizes gives for the full size; None where both are too small.
-
-    Args:
-        small: figures at a quarter of the size.
-        large: figures at the size.
-        full: the full size.
-    """
+    """Return what the line through two sizes gives for the full size; None where both are too small."""
     if large["size"] >= full:
         return {name: large[name] for name in MEASURED}
     if large["size"] * LEAST_SHARE < full:
@@ -345,12 +353,14 @@ def report(part: str, small: dict[str, float], large: dict[str, float]) -> dict[
     """Print a part's line of the table and return its record."""
     full = QUERIES if part == "generate" else ROWS
     found = at_full_size(small, large, full)
-    measured = (
-        f"{large['size']:>12,.0f}{large['seconds']:>10.1f}{large['cpu_seconds']:>10.1f}{large['peak_gib']:>10.2f}"
-    )
-    shown = "".join(f"{'–' if value is None else format(value, ',.1f'):>10}" for value in found.values())
-    print(f"{part:14}{measured}{full:>14,}{shown}", flush=True)
+    print(f"{part:14}{cells(large['size'], large)}{cells(full, found)}", flush=True)
     return {"part": part, "small": small, "large": large, "full": {"size": full, **found}}
+
+
+def cells(size: float, figures: Mapping[str, float | None]) -> str:
+    """Return a size and what was measured at it as cells of the table."""
+    values = [figures[name] for name in MEASURED]
+    return f"{size:>12,.0f}" + "".join(f"{'–' if value is None else format(value, ',.2f'):>11}" for value in values)
 
 
 def main() -> None:
@@ -366,8 +376,8 @@ def main() -> None:
     if options.size is not None:
         run_here(parts[0], options.folder, options.size)
         return
-    columns = f"{'seconds':>10}{'CPU s':>10}{'peak GiB':>10}"
-    print(f"{'part':14}{'size':>12}{columns}{'full size':>14}{columns}", flush=True)
+    columns = "".join(f"{heading:>11}" for heading in MEASURED.values())
+    print(f"{'part':14}{'size':>12}{columns}{'full size':>12}{columns}", flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-scale-") as folder:
         records = run_parts(parts, Path(folder), options)
     print(json.dumps({"benchmark": "scale", "queries": options.queries, "rows": options.rows, "parts": records}))

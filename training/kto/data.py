@@ -12,7 +12,7 @@ A row of a weights dataset, of which other columns stay on disk:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,9 +213,18 @@ def values_of(dataset: "datasets.Dataset", name: str) -> pl.Series:
     return values
 
 
-def lengths_of(dataset: "datasets.Dataset", name: str) -> "NDArray[np.int64]":
+def lengths_of(dataset: "datasets.Dataset", name: str) -> "NDArray[np.int32]":
     """Return the length of each list of a column, (N,); the lists stay on disk."""
-    return np.asarray(pc.list_value_length(_column(dataset, name)), dtype=np.int64)
+    return np.asarray(pc.list_value_length(_column(dataset, name)), dtype=np.int32)
+
+
+def dataset_of(columns: "Mapping[str, NDArray[np.generic]]") -> "datasets.Dataset":
+    """Return a dataset of columns of numbers, (N,) each, which are not copied."""
+    from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
+
+    # The library's own fingerprint would pickle all values; it names the cache files of `map`, which is not called.
+    return Dataset(pa.table(dict(columns)), fingerprint=generate_random_fingerprint())
 
 
 def _column(dataset: "datasets.Dataset", name: str) -> "pa.ChunkedArray":

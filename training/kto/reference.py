@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch  # noqa: TID253
 from datasets import Dataset, concatenate_datasets  # noqa: TID253
 from peft import PeftModel, set_peft_model_state_dict  # noqa: TID253
@@ -20,12 +21,11 @@ from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_ada
 
 from builders.store.files import ADAPTER_WEIGHTS
 from scorers.errors import UserError
-from training.kto.data import values_of
+from training.kto.data import dataset_of, values_of
 from training.kto.forward import evaluation_mode, switch_off_dropout, token_logps
 from training.kto.reference_cache import read_reference, write_reference
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from training.kto.config import GraceKTOConfig, WeightedCollator
@@ -121,7 +121,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
                 self._require_finite(torch.from_numpy(values), rows, f"reference {column}")
             if self.accelerator.is_main_process:
                 write_reference(cache, self.args.reference_key, rows, columns)
-        return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
+        return concatenate_datasets([dataset, dataset_of(columns)], axis=1)
 
     def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":
         """Run the reference over a dataset.
@@ -133,15 +133,20 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         loader = self.accelerator.prepare(
             DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         )
-        # By prefix of the batch's tensors: own completions and borrowed ones.
-        parts: dict[str, list[torch.Tensor]] = {"": [], "KL_": []} if self.args.kl == "mismatched" else {"": []}
+        # By prefix of the batch's tensors: own completions and borrowed ones. One array each, since a million tensors
+        # of a batch would take a hundred times its memory; NaN, so that a row left out would be an error.
+        prefixes = ("", "KL_") if self.args.kl == "mismatched" else ("",)
+        columns = {f"ref_{prefix}logps": np.full(len(dataset), np.nan, np.float32) for prefix in prefixes}
+        done = 0
         with self._reference() as model, torch.no_grad(), self.accelerator.autocast():
             for batch in loader:
-                for prefix, collected in parts.items():
+                for prefix in prefixes:
                     logps = token_logps(model, batch, prefix).sum(-1)  # (B,)
                     # Without the rows that fill up the last batch of several processes.
-                    collected.append(self.accelerator.gather_for_metrics(logps).float().cpu())
-        return {f"ref_{prefix}logps": torch.cat(collected).numpy() for prefix, collected in parts.items()}
+                    values = self.accelerator.gather_for_metrics(logps).float().cpu().numpy()
+                    columns[f"ref_{prefix}logps"][done : done + len(values)] = values
+                done += len(values)
+        return columns
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -189,7 +194,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         return self._precompute_engine
 
-    def _require_finite(self, values: torch.Tensor, rows: "NDArray[np.int64] | torch.Tensor", what: str) -> None:
+    def _require_finite(self, values: torch.Tensor, rows: "NDArray[np.integer] | torch.Tensor", what: str) -> None:
         """Check a (B,) tensor of values against their (B,) row numbers.
 
         Raises:

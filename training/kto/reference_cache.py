@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_reference(cache: Path | None, key: str, rows: "NDArray[np.int64]") -> "dict[str, NDArray[np.float32]] | None":
+def read_reference(
+    cache: Path | None, key: str, rows: "NDArray[np.integer]"
+) -> "dict[str, NDArray[np.float32]] | None":
     """Read the columns of a cache file.
 
     Args:
@@ -36,7 +38,7 @@ def read_reference(cache: Path | None, key: str, rows: "NDArray[np.int64]") -> "
 
 
 def write_reference(
-    cache: Path | None, key: str, rows: "NDArray[np.int64]", columns: "Mapping[str, NDArray[np.float32]]"
+    cache: Path | None, key: str, rows: "NDArray[np.integer]", columns: "Mapping[str, NDArray[np.float32]]"
 ) -> None:
     """Write the columns of a cache file by one rename.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import torch  # noqa: TID253
 from datasets import Dataset  # noqa: TID253
 from peft import PeftModel  # noqa: TID253
@@ -28,7 +29,7 @@ from scorers.errors import UserError
 from training.kto.batch import OptimizerBatch, device_sums, logged_means, optimizer_batch
 from training.kto.config import GraceKTOConfig as GraceKTOConfig
 from training.kto.config import WeightedCollator
-from training.kto.data import complete_rows, lengths_of, values_of
+from training.kto.data import complete_rows, dataset_of, lengths_of, values_of
 from training.kto.evaluation import evaluation_means, row_values
 from training.kto.forward import evaluating, evaluation_mode, token_logps
 from training.kto.inputs import require_arguments, tokenizer_of, unpaired, window_of
@@ -140,18 +141,18 @@ class GraceKTOTrainer(ReferenceTrainer):
             args.require_matched_rows(args.per_device_eval_batch_size)
             batch_size = args.per_device_eval_batch_size * args.world_size
         # The order holds in training, since TRL draws KTO's batches in sequence by default (`train_sampling_strategy`).
-        queries = values_of(tokens, "query_id")
+        queries = values_of(tokens, "query_id").cast(pl.Categorical)  # a number for each row instead of a text
         order = order_rows(queries, batch_size, args.seed)
         first = self._collator.add(tokens)
         columns = {
             "row": first + order,
-            "position": np.arange(len(order)),
+            "position": np.arange(len(order), dtype=np.int32),
             "label": labels[order],
             "weight": weights[order],
         }
         if args.kl == "mismatched":
             columns["partner"] = columns["row"][mismatched_partner(queries.gather(order), batch_size)]
-        return Dataset.from_dict(columns)
+        return dataset_of(columns)
 
     def _tokens_of(self, dataset: Dataset, processing_class: Any, args: GraceKTOConfig, name: str) -> Dataset:
         """Return a dataset's token ids: those of `training.kto.tokens`, or what TRL makes of messages or strings."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from scorers.errors import UserError
@@ -87,10 +88,24 @@ def test_a_failure_leaves_no_file_behind(causal_lm_dir: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_bad_row_ends_the_work_of_all_processes(
+    causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "ROWS_APART", 1)
+    monkeypatch.setattr(tokens, "RANGE_ROWS", 1)
+    rows = 1_000
+    paths = files_of(weights_frame(rows, weight=[float("nan")] + [1.0] * (rows - 1)), tmp_path / "data", parts=1)
+    with pytest.raises(UserError, match=r"weight of q0-0 is nan"):
+        tokenized(paths, str(causal_lm_dir), tmp_path)
+    assert len(list(tmp_path.glob("tokens-*/*.arrow"))) < rows - 1
+
+
+@pytest.mark.slow
 def test_a_pool_of_processes_writes_the_same_bytes(
     causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = files_of(weights_frame().drop("query_id", "response_id"), tmp_path / "data")
+    paths = files_of(weights_frame().drop("query_id", "response_id"), tmp_path / "data", parts=1)
+    monkeypatch.setattr(tokens, "RANGE_ROWS", 4)  # so that they share one file
     tokenized(paths, str(causal_lm_dir), tmp_path / "here")
     monkeypatch.setattr(tokens, "ROWS_APART", 1)
     rows = tokenized(paths, str(causal_lm_dir), tmp_path / "apart")
@@ -98,6 +113,45 @@ def test_a_pool_of_processes_writes_the_same_bytes(
     assert [a.read_bytes() for a in here] == [b.read_bytes() for b in apart] and len(here) == 2
     assert rows["response_id"][:] == [f"row {i}" for i in range(6)]
     assert len(set(rows["query_id"])) == 3
+
+
+@pytest.mark.parametrize("group_rows", [1, 2, 3, 7, 100])  # below, above and beside the rows of a range
+def test_one_file_is_tokenized_in_ranges(
+    causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int
+) -> None:
+    monkeypatch.setattr(tokens, "RANGE_ROWS", 4)
+    monkeypatch.setattr(tokens, "BATCH_ROWS", 3)
+    frame = weights_frame(22).drop("response_id")
+    path = tmp_path / "rows.parquet"
+    pq.write_table(frame.to_arrow(), path, row_group_size=group_rows)
+    ranges = tokens.row_ranges(path)
+    assert max(part.rows for part in ranges) <= 4 and 6 <= len(ranges) <= 8
+    found = tokenized([path], str(causal_lm_dir), tmp_path)
+    assert found[:] == tokenized(frame, str(causal_lm_dir), tmp_path)[:]
+    assert found["response_id"][:] == [f"row {i}" for i in range(22)]
+    assert len(list(tmp_path.glob("tokens-*/*.arrow"))) == len(ranges)
+    assert found.data.column("label").num_chunks == len(ranges)
+    monkeypatch.setattr(tokens, "WRITE_BYTES", 1)
+    apart = tokenized([path], str(causal_lm_dir), tmp_path, digest="in small batches")
+    assert apart[:] == found[:] and apart.data.column("label").num_chunks > len(ranges)
+
+
+def test_one_file_is_resumed_by_range(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "RANGE_ROWS", 4)
+    weights = [1.0] * 9 + [float("nan")] + [1.0] * 2
+    broken = weights_frame(12, weight=weights).drop("response_id")
+    paths = files_of(broken, tmp_path / "data", parts=1)
+    with pytest.raises(UserError, match=r"weight of row 9 is nan"):
+        tokenized(paths, str(causal_lm_dir), tmp_path, digest="these rows")
+    (made,) = tmp_path.glob("tokens-*")
+    done = {path: path.stat().st_mtime_ns for path in made.iterdir()}
+    assert [path.name for path in sorted(done)] == ["00000.arrow", "00001.arrow"]
+    (made / "00001.arrow").unlink()
+    repaired = broken.with_columns(weight=pl.lit(1.0))
+    files_of(repaired, tmp_path / "data", parts=1)
+    rows = tokenized(paths, str(causal_lm_dir), tmp_path, digest="these rows")
+    assert rows[:] == tokenized(repaired, str(causal_lm_dir), tmp_path)[:]
+    assert (made / "00000.arrow").stat().st_mtime_ns == done[made / "00000.arrow"]
 
 
 def test_a_frame_is_tokenized_in_memory(causal_lm_dir: Path, tmp_path: Path) -> None:
