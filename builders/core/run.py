@@ -350,12 +350,11 @@ class _Runner:
             raise SystemExit(0)  # of several processes the first one writes to the store
         context = self._context(job)
         revision = add_model(self.graph, job.node, job.inputs, context.work / "model", trained)
-        self._done(job, revision, context.work, *trained.scratch)
+        self._done(job, revision, context.work)
 
-    def _done(self, job: _Job, revision: Revision, *scratch: Path) -> None:
-        """Delete a finished job's scratch folders and record its revision."""
-        for folder in scratch:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _done(self, job: _Job, revision: Revision, work: Path) -> None:
+        """Delete a finished job's working folder and record its revision."""
+        shutil.rmtree(work, ignore_errors=True)
         self.made[job.node] = revision
         seconds = time.monotonic() - self.began[job.node]
         self.results.append(StageResult(job.node.stage, job.node.round, revision, True, job.reason, seconds))

@@ -1,8 +1,10 @@
 """Files on disk: written whole or not at all, identified by their bytes, and never outside their folder."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -35,6 +37,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system allows no link."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        # EPERM, ENOTSUP: no hard links on this file system; EMLINK: the file has as many as it can have.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(source, target)
 
 
 def file_sha256(path: Path) -> str:

@@ -10,10 +10,9 @@ from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.base import identity
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
-from builders.store.manifest import Model, fingerprint_of, portable
+from builders.store.manifest import Model
 from training.world.stages import processor
 
 READ_COLUMNS = WEIGHTS_COLUMNS[-4:]  # weight, label, prompt, completion
@@ -22,10 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
-    """Train the round's policy, from the newest checkpoint of the run where there is one.
+    """Train the round's policy, from the newest checkpoint of the round where there is one.
 
-    All rounds share one folder of checkpoints beside the build's own folder, because optimizer and schedule go on from
-    round to round.
+    Optimizer and schedule go on from round to round: the policy of the round before carries their state.
 
     Args:
         context: the configuration, the round, the weights dataset and the models.
@@ -45,12 +43,11 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     require_columns(weights.schema(), READ_COLUMNS, str(weights))
     # With an adapter the initial model is the policy with its adapter off; full fine-tuning has to load it.
     needs_reference = settings.method == "full" and settings.reference == "initial"
-    run = context.work.parent / f"run-{_run_key(config, first.record)}"
     record = train_round(
         policy=policy.adapter or policy.path,
         base_model=policy.path if policy.adapter else None,
         output_dir=output,
-        run_dir=run,
+        run_dir=context.work / "checkpoints",
         dataset=weights.data_files(),
         dataset_digest=weights.digest,
         tokens_dir=context.store.work_path(weights.repo, "tokens"),
@@ -63,17 +60,9 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     for warning in record["warnings"]:
         log.warning("%s: %s", weights, warning)
     _forget_paths(output, first.record)  # before the folder is hashed into the manifest
+    counts = {"new_optimizer": 1} if record.pop("new_optimizer") else {}
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-    # No later round needs the optimizer's state.
-    scratch = (run,) if round_ >= config.loop.rounds else ()
-    return Trained(rows=int(record["rows"]), results=results, scratch=scratch)
-
-
-def _run_key(config: GraceKTOSettings, first: Model) -> str:
-    """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
-    template = config.engines.policy.chat_template_kwargs
-    sections = portable([identity(config.train), identity(config.loop), dict(template)])
-    return fingerprint_of([sections, first.model_dump()])[:16]
+    return Trained(rows=int(record["rows"]), results=results, counts=counts)
 
 
 def _forget_paths(output: Path, base: Model) -> None:
