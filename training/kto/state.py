@@ -120,7 +120,7 @@ def write_state(folder: Path, step: int, run: Mapping[str, Any], model: Any, opt
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the quantities of one parameter; bitsandbytes keeps some of them in a dictionary, and reads them without."""
+    """Yield the quantities of one parameter; bitsandbytes nests some of them, and reads them flat as well."""
     for name, value in values.items():
         yield from value.items() if isinstance(value, dict) else [(name, value)]
 
