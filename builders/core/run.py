@@ -99,7 +99,7 @@ def run(
         round_: round of the semi-online loop, from 1.
         start: REF of a dataset that takes the place of a stage above the target; which stage follows from its manifest,
             or else from its columns.
-        force: rebuild the target and the datasets of its round even where they are fresh.
+        force: rebuild the target even where it is fresh; of a dataset also the datasets of its round.
         require_pinned: refuse a branch in `start`.
 
     Returns:
@@ -111,7 +111,9 @@ def run(
     store = Store(Path(config.store))
     node = node_of(pipeline, target, round_)
     given = given_datasets(pipeline, store, target, round_, start, require_pinned)
-    graph = Graph(pipeline, config, store, [node], given)
+    # A pulled model that is to be trained anew needs what it is made from.
+    anew = {node} if force and pipeline.stage(target).kind == "model" else set()
+    graph = Graph(pipeline, config, store, [node], given, anew)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
     with store.lock() if first_process() else contextlib.nullcontext():
         return _Runner(graph, _forced(graph, node) if force else set()).run([node])
@@ -188,10 +190,13 @@ def dry_run(
 
 
 def _forced(graph: Graph, target: Node) -> set[Node]:
-    """Return the nodes that `force` rebuilds: the target and the datasets of its round or of no round.
+    """Return the nodes that `force` rebuilds: the target, and above a dataset the datasets of its round or of no round.
 
-    Models other than the target are kept, and so is what the user gave or pulled.
+    A model is trained again on the datasets that are there. Other models are kept, and so is what the user gave or
+    pulled.
     """
+    if graph.pipeline.stage(target.stage).kind == "model":
+        return {target}
     datasets = {node for node in graph.needs if graph.pipeline.stage(node.stage).kind == "dataset"}
     return {target, *(node for node in datasets if node.round in (0, target.round))} - graph.given.keys()
 
