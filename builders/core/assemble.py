@@ -14,7 +14,7 @@ from builders.core.pipeline import tag_of
 from builders.core.plan import Graph, Inputs, Node
 from builders.core.stage import Trained
 from builders.settings.base import executions
-from builders.store.files import link
+from builders.store.files import ADAPTER_CONFIG, link
 from builders.store.manifest import (
     FILE_NAME,
     TRAINING_STATE,
@@ -27,7 +27,14 @@ from builders.store.manifest import (
 from builders.store.shards import shard_counts, shard_rows
 from builders.store.store import Revision
 from builders.store.summary import summarise
+from scorers.errors import UserError
 
+# What a model's folder has to hold: one file of each kind, at least.
+MODEL_FILES = {
+    "configuration": ("config.json", ADAPTER_CONFIG),
+    "weights": ("*.safetensors",),
+    "tokenizer": ("tokenizer_config.json",),
+}
 DISTRIBUTION = "grace-data"  # the installed package whose version a manifest records as code_version
 
 
@@ -79,6 +86,7 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
         folder: the model's files as the training wrote them.
         trained: rows, results and counts for the manifest.
     """
+    _require_model(folder, node.stage)
     # Manifest and card are written below and are not files of the model.
     made = (FILE_NAME, "README.md")
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in made)
@@ -94,6 +102,35 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
         files=describe_files(folder, [p for p in found if p not in state]),
         training_state=describe_files(folder, state) or None,
     )
+
+
+def _require_model(folder: Path, stage: str) -> None:
+    """Check that a trained model is whole before it is moved into the store, from where others load it.
+
+    Raises:
+        UserError: for a folder without configuration, weights or tokenizer.
+    """
+    for what, patterns in MODEL_FILES.items():
+        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+            raise UserError(
+                f"stage {stage}: its training left no {what} ({' or '.join(patterns)}) in {folder}; nothing was added "
+                "to the store: see that no other program writes there, and run the command again"
+            )
+
+
+def _require_listed(folder: Path, manifest: Manifest) -> None:
+    """Check that the files a manifest lists are still there, with the sizes they had when they were hashed.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for file in [*manifest.files, *(manifest.training_state or ())]:
+        path = folder / file.path
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise UserError(
+                f"{path} changed while it was added to the store; nothing was added: see that no other program writes "
+                "there, and run the command again"
+            )
 
 
 def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any) -> Revision:
@@ -121,4 +158,5 @@ def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any)
     )
     # The manifest is whole by now, so the card can be rendered from it; `add` writes manifest.json beside it.
     write_card(manifest, folder, pipeline.page(manifest), graph.store, license=config.publish.license)
+    _require_listed(folder, manifest)
     return graph.store.add(folder, manifest, ["main", tag_of(stage, node.round)])

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from builders.core.assemble import add_dataset, add_model
 from builders.core.given import given_datasets
@@ -115,8 +116,8 @@ def run(
     anew = {node} if force and pipeline.stage(target).kind == "model" else set()
     graph = Graph(pipeline, config, store, [node], given, anew)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
-    with store.lock() if first_process() else contextlib.nullcontext():
-        return _Runner(graph, _forced(graph, node) if force else set()).run([node])
+    with store.lock() if first_process() else contextlib.nullcontext() as lock:
+        return _Runner(graph, _forced(graph, node) if force else set(), lock).run([node])
 
 
 def materialise(
@@ -142,8 +143,8 @@ def materialise(
     found = {role: model_node(pipeline, name, 0) for role, name in wanted.items()}
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
-    with store.lock():
-        runner = _Runner(graph, set())
+    with store.lock() as lock:
+        runner = _Runner(graph, set(), lock)
         runner.run(nodes)
     models = {
         # What is not a node is the name of a model that no stage makes.
@@ -205,14 +206,17 @@ class _Runner:
     """One run over a graph.
 
     Attributes:
+        lock: the store's locked file, which trainings in processes of their own hold open too; None in a process that
+            torchrun started beside the first one.
         made: revisions by node: given, kept or built so far.
         loaded: models in memory.
         results: what was done so far.
     """
 
-    def __init__(self, graph: Graph, forced: set[Node]) -> None:
+    def __init__(self, graph: Graph, forced: set[Node], lock: IO[str] | None) -> None:
         self.graph = graph
         self.forced = forced
+        self.lock = lock
         self.made = dict(graph.given)
         self.finder = ModelFinder(graph.store)
         self.loaded = Loaded()
@@ -247,7 +251,8 @@ class _Runner:
                         waiting.append(job)
                 # 2. Hand trainings to worker processes; the pool is made on first need, since its start takes seconds.
                 for job in self._apart(waiting, running):
-                    pool = pool or stack.enter_context(process_pool(self.graph.config.workers))
+                    held = [] if self.lock is None else [self.lock]
+                    pool = pool or stack.enter_context(process_pool(self.graph.config.workers, held))
                     running[pool.submit(train_apart, *self._training(job))] = job
                 # 3. Build one job in this process; with none to build, wait until a worker has finished one.
                 if (here := self._next_here(waiting, running)) is not None:

@@ -3,15 +3,86 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 ADAPTER_CONFIG = "adapter_config.json"
 """What makes a model folder a LoRA adapter (PEFT)."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+#: How libraries written in Rust and C++ report that the disk is full (28) or the quota is spent (122).
+_FULL = re.compile(r"\(os error (28|122)\)|\[errno (28|122)\]|inline_container\.cc", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Let an error of a full disk name the folder, whatever library met it; every other error passes as it is.
+
+    Raises:
+        OSError: ENOSPC with the folder as its file name.
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors and tokenizers raise classes of their own, tokenizers a bare Exception
+        code = error.errno if isinstance(error, OSError) else None
+        if code not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(str(error)):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+
+
+class ArrowSink(io.RawIOBase):
+    """Takes what Arrow writes to a file and keeps a failure for later.
+
+    Arrow writes its last bytes in a destructor, where an error, such as that of a full disk, aborts the process. So it
+    is never told of one: what follows is dropped, and `arrow_sink` raises the error once Arrow is done.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write bytes, or drop them after a failure."""
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def require_written(self) -> None:
+        """Raise the failure, if there was one; to be called between writes where many follow.
+
+        Raises:
+            OSError: the first one.
+        """
+        if self.error is not None:
+            raise self.error
+
+
+@contextlib.contextmanager
+def arrow_sink(file: BinaryIO) -> Iterator[ArrowSink]:
+    """Yield what Arrow's writers are given in place of an open file.
+
+    Raises:
+        OSError: if a write failed, once the block has ended.
+    """
+    sink = ArrowSink(file)
+    try:
+        yield sink
+    finally:
+        sink.require_written()
 
 
 @contextlib.contextmanager
@@ -19,7 +90,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that replaces `path` when the block ends without an error, after a flush to disk.
 
     If the process is killed or the disk is full, the old file stays as it was.
+
+    Raises:
+        OSError: of a full disk, with the folder as its file name.
     """
+    with naming_full_disk(path.parent), _replacing(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     # In the same folder, since a rename is atomic only within a file system; the process id keeps writers apart.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from builders.core.console import progress_bar
 from builders.executors.processes import process_pool
-from builders.store.files import replacing
+from builders.store.files import arrow_sink, replacing
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
 from training import chat
 from training.kto.data import FINISH_REASON, READ, count_rows, require_values, with_ids
@@ -145,11 +145,12 @@ def write_tokens(task: Task) -> None:
     file = pq.ParquetFile(task.source)
     columns = [name for name in file.schema_arrow.names if name in READ]
     row = task.first_row
-    with replacing(task.target) as target, pa.ipc.new_stream(target, SCHEMA) as writer:
+    with replacing(task.target) as target, arrow_sink(target) as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)  # a batch of columns is no Series
             writer.write_table(token_table(frame, row, tokenizer, task.template_kwargs))
+            sink.require_written()
             row += len(frame)
 
 

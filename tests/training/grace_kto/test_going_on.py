@@ -68,7 +68,7 @@ def copied(config: GraceKTOSettings, target: Path, *rounds: int) -> GraceKTOSett
     """A copy of a store with the policies of these rounds alone, without the working folder."""
     shutil.copytree(config.store, target, symlinks=True, ignore=shutil.ignore_patterns(".work"))
     store = Store(target)
-    for tag, revision in store.refs("local/tiny-policy", "model").items():
+    for tag in store.refs("local/tiny-policy", "model"):
         if tag not in {f"round-{round_:03d}" for round_ in rounds}:
             (store.repo_path("local/tiny-policy", "model") / "refs" / tag).unlink()
     kept = set(store.refs("local/tiny-policy", "model").values())
@@ -114,11 +114,9 @@ def test_the_state_is_listed_checked_and_no_part_of_the_digest(undisturbed: Undi
 def test_a_policy_without_its_state_is_trained_with_a_new_optimizer(
     undisturbed: Undisturbed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config, _, second = undisturbed
+    config, first, second = undisturbed
     other = copied(config, tmp_path / "copy", 1)
-    found = Store(tmp_path / "copy").find("local/tiny-policy", "round-001", "model")
-    assert found is not None
-    without(found)
+    without(Store(tmp_path / "copy"), first.revision)
     caplog.set_level(logging.WARNING)
     result = trained(other, 2)
     warned = [record.getMessage() for record in caplog.records if "optimizer" in record.getMessage()]
@@ -126,16 +124,16 @@ def test_a_policy_without_its_state_is_trained_with_a_new_optimizer(
     assert manifest_of(result.revision).counts == {"new_optimizer": 1}
     assert "this round began with a new optimizer" in (result.revision.path / "README.md").read_text()
     assert adapter(result.revision) != adapter(second.revision)
-    assert (
-        manifest_of(result.revision).results["learning_rate"] == manifest_of(second.revision).results["learning_rate"]
-    )
+    rates = [manifest_of(each.revision).results["learning_rate"] for each in (result, second)]
+    assert rates[0] == rates[1]
 
 
-def without(revision: Revision) -> None:
-    """Take the training state out of a revision, as a push without it does."""
-    shutil.rmtree(revision.path / TRAINING_STATE)
+def without(store: Store, revision: Revision) -> None:
+    """Put a revision without its training state in the place of one, as a push and a pull do."""
+    staged = store.root / ".staged"
+    shutil.copytree(revision.path, staged, ignore=shutil.ignore_patterns(TRAINING_STATE))
     manifest = manifest_of(revision).model_copy(update={"training_state": None})
-    (revision.path / "manifest.json").write_text(manifest.to_json())
+    store.add(staged, manifest, ["main", "round-001"])
 
 
 def test_a_changed_setting_of_the_run_is_told(undisturbed: Undisturbed, tmp_path: Path) -> None:
