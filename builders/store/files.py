@@ -16,8 +16,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-#: How libraries written in Rust and C++ report that the disk is full (28) or the quota is spent (122).
-_FULL = re.compile(r"\(os error (28|122)\)|\[errno (28|122)\]|inline_container\.cc", re.IGNORECASE)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on the size of files
+#: How libraries written in Rust report an error of the system; torch, in C++, names the file of its own writer.
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)|inline_container\.cc")
 
 
 @contextlib.contextmanager
@@ -25,15 +26,17 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
     """Let an error of a full disk name the folder, whatever library met it; every other error passes as it is.
 
     Raises:
-        OSError: ENOSPC with the folder as its file name.
+        OSError: the disk is full, or a quota or a limit on the size of files is reached; the folder is its file name.
     """
     try:
         yield
     except Exception as error:  # safetensors and tokenizers raise classes of their own, tokenizers a bare Exception
         code = error.errno if isinstance(error, OSError) else None
-        if code not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(str(error)):
+        if code is None and (found := _SYSTEM_ERROR.search(str(error))):
+            code = int(found[1] or errno.ENOSPC)
+        if code not in NO_ROOM:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 class ArrowSink(io.RawIOBase):
