@@ -40,6 +40,9 @@ PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositor
 ParentsOption = Annotated[
     bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
 ]
+WithOptimizerOption = Annotated[
+    bool, typer.Option("--with-optimizer", help="Publish models with the optimizer's state, to go on from.")
+]
 
 
 def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
@@ -49,11 +52,13 @@ def _load(config: str | None, overrides: list[str] | None, store: str | None) ->
     return settings
 
 
-def _publish(result: "StageResult", settings: "Settings", *, private: bool, parents: bool) -> dict[str, Any]:
+def _publish(
+    result: "StageResult", settings: "Settings", *, private: bool, parents: bool, with_optimizer: bool
+) -> dict[str, Any]:
     from builders.hub.publish import publish
     from training.pipelines import page_of
 
-    return publish(result.revision, settings, page_of, private=private, parents=parents)
+    return publish(result.revision, settings, page_of, private=private, parents=parents, with_optimizer=with_optimizer)
 
 
 def _print_built(results: "list[StageResult]", published: dict[str, Any] | None, *, as_json: bool) -> None:
@@ -80,10 +85,12 @@ def build_command(
     push: PushOption = False,
     private: PrivateOption = False,
     parents: ParentsOption = True,
+    with_optimizer: WithOptimizerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build what is missing or stale up to a stage, and nothing else."""
     with one_line_errors():
+        _require_push(push, with_optimizer=with_optimizer)
         settings = _load(config, overrides, store)
         from builders.report import as_json as machine
         from builders.report import console
@@ -95,7 +102,9 @@ def build_command(
             machine.print_json(machine.planned(plans)) if as_json else console.print_plan(plans)
             return
         results = build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
-        published = _publish(results[-1], settings, private=private, parents=parents) if push else None
+        published = None
+        if push:
+            published = _publish(results[-1], settings, private=private, parents=parents, with_optimizer=with_optimizer)
         _print_built(results, published, as_json=as_json)
 
 
@@ -111,14 +120,17 @@ def train_command(
     overrides: SetOption = None,
     store: StoreOption = None,
     round_: RoundOption = 1,
+    force: Annotated[bool, typer.Option("--force", help="Train even what is fresh; datasets are kept.")] = False,
     require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch.")] = False,
     push: PushOption = False,
     private: PrivateOption = False,
     parents: ParentsOption = True,
+    with_optimizer: WithOptimizerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model stage: the round's policy on the store's dataset of this round, or on --dataset."""
     with one_line_errors():
+        _require_push(push, with_optimizer=with_optimizer)
         settings = _load(config, overrides, store)
         _check_train_options(dataset, revision, stage, sft=sft)
         from training.pipelines import build, pipeline_of, require_kind
@@ -128,9 +140,18 @@ def train_command(
         require_kind(settings, target, "model")
         # A REF: `repo[@revision]`.
         start = f"{dataset}@{revision}" if dataset and revision else dataset
-        results = build(settings, target, round_=round_, start=start, require_pinned=require_pinned)
-        published = _publish(results[-1], settings, private=private, parents=parents) if push else None
+        results = build(settings, target, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        published = None
+        if push:
+            published = _publish(results[-1], settings, private=private, parents=parents, with_optimizer=with_optimizer)
         _print_built(results, published, as_json=as_json)
+
+
+def _require_push(push: bool, *, with_optimizer: bool) -> None:
+    from scorers.errors import UserError
+
+    if with_optimizer and not push:
+        raise UserError("--with-optimizer says what is published; give --push too")
 
 
 def _check_train_options(dataset: str | None, revision: str | None, stage: str | None, *, sft: bool) -> None:
@@ -196,6 +217,7 @@ def push_command(
     store: StoreOption = None,
     private: PrivateOption = False,
     parents: ParentsOption = True,
+    with_optimizer: WithOptimizerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Publish an existing revision of the store on the Hugging Face Hub, under the tag of its round."""
@@ -206,7 +228,7 @@ def push_command(
         from builders.report import console
         from training.pipelines import page_of
 
-        published = push(ref, settings, page_of, private=private, parents=parents)
+        published = push(ref, settings, page_of, private=private, parents=parents, with_optimizer=with_optimizer)
         machine.print_json(published) if as_json else console.print_push(published)
 
 

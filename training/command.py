@@ -65,6 +65,7 @@ def one_line_errors() -> Iterator[None]:
     other exception is a defect of the program and keeps its traceback.
     """
     from builders.core.console import quiet_libraries
+    from builders.store.files import NO_ROOM
     from scorers.errors import UserError
 
     quiet_libraries()
@@ -76,9 +77,9 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     except OSError as error:
         # A full disk or a folder without access is the user's to mend; every other I/O error is a defect.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*NO_ROOM, errno.EACCES, errno.EROFS):
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in NO_ROOM
         way_out = "free room" if full else "change its permissions"
         what = f"{error.filename or 'the store'}: {error.strerror}"
         typer.echo(f"error: {what}; {way_out} or give --store another folder", err=True)

@@ -66,7 +66,7 @@ def build(
         stage: name of the last stage, of a dataset or of a model.
         round_: round to build, from 1.
         start: REF of a dataset that takes the place of the stages above it; None: start from the seeds.
-        force: build the target and the datasets of its round even where they are fresh.
+        force: build the target even where it is fresh; of a dataset also the datasets of its round.
         require_pinned: refuse a branch in `start`; a tag or a commit is needed.
 
     Returns:

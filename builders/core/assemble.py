@@ -3,9 +3,7 @@
 Work folder and store lie on the same file system, so a reader of the store sees the whole revision or none of it.
 """
 
-import errno
 import importlib.metadata
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -16,11 +14,27 @@ from builders.core.pipeline import tag_of
 from builders.core.plan import Graph, Inputs, Node
 from builders.core.stage import Trained
 from builders.settings.base import executions
-from builders.store.manifest import FILE_NAME, Manifest, Rows, content_digest, describe_files, portable
+from builders.store.files import ADAPTER_CONFIG, link
+from builders.store.manifest import (
+    FILE_NAME,
+    TRAINING_STATE,
+    Manifest,
+    Rows,
+    content_digest,
+    describe_files,
+    portable,
+)
 from builders.store.shards import shard_counts, shard_rows
 from builders.store.store import Revision
 from builders.store.summary import summarise
+from scorers.errors import UserError
 
+# What a model's folder has to hold: one file of each kind, at least.
+MODEL_FILES = {
+    "configuration": ("config.json", ADAPTER_CONFIG),
+    "weights": ("*.safetensors",),
+    "tokenizer": ("tokenizer_config.json",),
+}
 DISTRIBUTION = "grace-data"  # the installed package whose version a manifest records as code_version
 
 
@@ -44,7 +58,7 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
     for index, shard in enumerate(shards):
         name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
         # Linked, not moved: until the revision is in the store the shards are what a rerun resumes from.
-        _link(shard, staged / name)
+        link(shard, staged / name)
         rows[name] = shard_rows(shard)
         counts.update(shard_counts(shard))
     files = [staged / name for name in rows]
@@ -72,9 +86,11 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
         folder: the model's files as the training wrote them.
         trained: rows, results and counts for the manifest.
     """
+    _require_model(folder, node.stage)
     # Manifest and card are written below and are not files of the model.
     made = (FILE_NAME, "README.md")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in made)
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in made)
+    state = [p for p in found if p.is_relative_to(folder / TRAINING_STATE)]
     return _add(
         graph,
         node,
@@ -83,8 +99,38 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
         rows=Rows(read=trained.rows, written=trained.rows),  # a model has no rows of its own: those it was trained on
         counts=dict(trained.counts),
         results=dict(trained.results),
-        files=describe_files(folder, files),
+        files=describe_files(folder, [p for p in found if p not in state]),
+        training_state=describe_files(folder, state) or None,
     )
+
+
+def _require_model(folder: Path, stage: str) -> None:
+    """Check that a trained model is whole before it is moved into the store, from where others load it.
+
+    Raises:
+        UserError: for a folder without configuration, weights or tokenizer.
+    """
+    for what, patterns in MODEL_FILES.items():
+        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+            raise UserError(
+                f"stage {stage}: its training left no {what} ({' or '.join(patterns)}) in {folder}; nothing was added "
+                "to the store: see that no other program writes there, and run the command again"
+            )
+
+
+def _require_listed(folder: Path, manifest: Manifest) -> None:
+    """Check that the files a manifest lists are still there, with the sizes they had when they were hashed.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for file in [*manifest.files, *(manifest.training_state or ())]:
+        path = folder / file.path
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise UserError(
+                f"{path} changed while it was added to the store; nothing was added: see that no other program writes "
+                "there, and run the command again"
+            )
 
 
 def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any) -> Revision:
@@ -112,15 +158,5 @@ def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any)
     )
     # The manifest is whole by now, so the card can be rendered from it; `add` writes manifest.json beside it.
     write_card(manifest, folder, pipeline.page(manifest), graph.store, license=config.publish.license)
+    _require_listed(folder, manifest)
     return graph.store.add(folder, manifest, ["main", tag_of(stage, node.round)])
-
-
-def _link(path: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system allows no link."""
-    try:
-        os.link(path, target)
-    except OSError as error:
-        # EPERM, ENOTSUP: no hard links on this file system; EMLINK: the file has as many as it can have.
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        shutil.copyfile(path, target)

@@ -123,6 +123,7 @@ class Graph:
         store: where existing revisions are looked up.
         targets: the nodes that are wanted.
         given: revisions that the user gives in place of a node; what such a node would be made from is not needed.
+        anew: nodes that are made anew even where the store holds a pulled revision of them.
 
     Attributes:
         given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
@@ -138,11 +139,13 @@ class Graph:
         store: Store,
         targets: Iterable[Node],
         given: Mapping[Node, Revision],
+        anew: Set[Node] = frozenset(),
     ) -> None:
         self.pipeline = pipeline
         self.config = config
         self.store = store
         self.given = dict(given)
+        self.anew = anew
         self.kept: dict[Node, str] = {}
         self.broken: dict[Node, str] = {}
         self.needs: dict[Node, Needs] = {}
@@ -161,7 +164,7 @@ class Graph:
         # A revision in hand needs no parents.
         if node in self.given:
             return Needs({}, {})
-        existing = self.existing(node)
+        existing = None if node in self.anew else self.existing(node)
         if existing is not None and (reason := self._kept_reason(existing, node)) is not None:
             self.given[node] = existing
             self.kept[node] = reason

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from builders.core.assemble import add_dataset, add_model
 from builders.core.given import given_datasets
@@ -99,7 +100,7 @@ def run(
         round_: round of the semi-online loop, from 1.
         start: REF of a dataset that takes the place of a stage above the target; which stage follows from its manifest,
             or else from its columns.
-        force: rebuild the target and the datasets of its round even where they are fresh.
+        force: rebuild the target even where it is fresh; of a dataset also the datasets of its round.
         require_pinned: refuse a branch in `start`.
 
     Returns:
@@ -111,12 +112,14 @@ def run(
     store = Store(Path(config.store))
     node = node_of(pipeline, target, round_)
     given = given_datasets(pipeline, store, target, round_, start, require_pinned)
-    graph = Graph(pipeline, config, store, [node], given)
+    # A pulled model that is to be trained anew needs what it is made from.
+    anew = {node} if force and pipeline.stage(target).kind == "model" else set()
+    graph = Graph(pipeline, config, store, [node], given, anew)
     forced = _forced(graph, node) if force else set()
     graph.require_readable(forced)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
-    with store.lock() if first_process() else contextlib.nullcontext():
-        return _Runner(graph, forced).run([node])
+    with store.lock() if first_process() else contextlib.nullcontext() as lock:
+        return _Runner(graph, forced, lock).run([node])
 
 
 def materialise(
@@ -143,8 +146,8 @@ def materialise(
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
     graph.require_readable()
-    with store.lock():
-        runner = _Runner(graph, set())
+    with store.lock() as lock:
+        runner = _Runner(graph, set(), lock)
         runner.run(nodes)
     models = {
         # What is not a node is the name of a model that no stage makes.
@@ -200,10 +203,13 @@ def _outlook(graph: Graph, finder: ModelFinder) -> Iterator[tuple[Node, str | No
 
 
 def _forced(graph: Graph, target: Node) -> set[Node]:
-    """Return the nodes that `force` rebuilds: the target and the datasets of its round or of no round.
+    """Return the nodes that `force` rebuilds: the target, and above a dataset the datasets of its round or of no round.
 
-    Models other than the target are kept, and so is what the user gave or pulled.
+    A model is trained again on the datasets that are there. Other models are kept, and so is what the user gave or
+    pulled.
     """
+    if graph.pipeline.stage(target.stage).kind == "model":
+        return {target}
     datasets = {node for node in graph.needs if graph.pipeline.stage(node.stage).kind == "dataset"}
     return {target, *(node for node in datasets if node.round in (0, target.round))} - graph.given.keys()
 
@@ -212,14 +218,17 @@ class _Runner:
     """One run over a graph.
 
     Attributes:
+        lock: the store's locked file, which trainings in processes of their own hold open too; None in a process that
+            torchrun started beside the first one.
         made: revisions by node: given, kept or built so far.
         loaded: models in memory.
         results: what was done so far.
     """
 
-    def __init__(self, graph: Graph, forced: set[Node]) -> None:
+    def __init__(self, graph: Graph, forced: set[Node], lock: IO[str] | None) -> None:
         self.graph = graph
         self.forced = forced
+        self.lock = lock
         self.made = dict(graph.given)
         self.finder = ModelFinder(graph.store)
         self.loaded = Loaded()
@@ -255,7 +264,8 @@ class _Runner:
                         waiting.append(job)
                 # 2. Hand trainings to worker processes; the pool is made on first need, since its start takes seconds.
                 for job in self._apart(waiting, running):
-                    pool = pool or stack.enter_context(process_pool(self.graph.config.workers))
+                    held = [] if self.lock is None else [self.lock]
+                    pool = pool or stack.enter_context(process_pool(self.graph.config.workers, held))
                     running[pool.submit(train_apart, *self._training(job))] = job
                 # 3. Build one job in this process; with none to build, wait until a worker has finished one.
                 if (here := self._next_here(waiting, running)) is not None:
@@ -379,12 +389,11 @@ class _Runner:
             raise SystemExit(0)  # of several processes the first one writes to the store
         context = self._context(job)
         revision = add_model(self.graph, job.node, job.inputs, context.work / "model", trained)
-        self._done(job, revision, context.work, *trained.scratch)
+        self._done(job, revision, context.work)
 
-    def _done(self, job: _Job, revision: Revision, *scratch: Path) -> None:
-        """Delete a finished job's scratch folders and record its revision."""
-        for folder in scratch:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _done(self, job: _Job, revision: Revision, work: Path) -> None:
+        """Delete a finished job's working folder and record its revision."""
+        shutil.rmtree(work, ignore_errors=True)
         self.made[job.node] = revision
         seconds = time.monotonic() - self.began[job.node]
         self.results.append(StageResult(job.node.stage, job.node.round, revision, True, job.reason, seconds))

@@ -73,13 +73,11 @@ class Trained:
         rows: rows the model was trained on.
         results: means and losses by name.
         counts: further counts by name.
-        scratch: folders to delete once the revision is in the store, such as checkpoints.
     """
 
     rows: int
     results: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
-    scratch: Sequence[Path] = ()
 
 
 @dataclass

@@ -14,6 +14,7 @@ from builders.core.models import set_threads
 from builders.core.stage import Context, Shard, Stage, Step, Trained
 from builders.settings.base import Settings
 from builders.store.columns import check_frame
+from builders.store.files import naming_full_disk
 from builders.store.shards import shard_counts, shard_is_whole, shard_rows, write_shard
 from scorers.errors import UserError
 
@@ -31,7 +32,8 @@ def train(stage: Stage, context: Context[Settings], output: Path) -> Trained:
         raise TypeError(f"stage {stage.name} is a model stage without a training")
     if first_process():
         shutil.rmtree(output, ignore_errors=True)  # what a killed run left; checkpoints lie elsewhere
-    return stage.train(context, output)
+    with naming_full_disk(output.parent):
+        return stage.train(context, output)
 
 
 def train_apart(stage: Stage, context: Context[Settings], output: Path) -> Trained:

@@ -1,33 +1,70 @@
-"""Worker processes that end with the process that started them, even if that is killed."""
+"""Worker processes that end with the process that started them, even if it is killed, and hold its locks until then."""
 
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.reduction import DupFd
+from threading import Thread
+from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes; a task is a function and values that pickle takes."""
+class Held:
+    """An open file that a worker process holds open too, and with it the lock on the file, until the worker ends."""
+
+    def __init__(self, file: IO[Any]) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The worker inherits the descriptor and never closes it.
+        return _detached, (DupFd(self._file.fileno()),)
+
+
+def _detached(duplicate: Any) -> int:
+    """Return the inherited descriptor of a file."""
+    descriptor: int = duplicate.detach()
+    return descriptor
+
+
+def process_pool(workers: int, held: Sequence[IO[Any]] = ()) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes; a task is a function and values that pickle takes.
+
+    Args:
+        workers: number of processes.
+        held: open files whose locks the workers hold too: a new run must not begin before they have ended.
+    """
     # spawn: a forked child of a process that has used torch's threads may hang.
     return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=end_with_parent,
+        initargs=(os.getpid(), [Held(file) for file in held]),
     )
 
 
-def end_with_parent(parent: int) -> None:
-    """Ask the system to end this process when its parent ends, even by SIGKILL.
-
-    This is a feature of Linux; elsewhere nothing happens.
+def end_with_parent(parent: int, held: Sequence[object] = ()) -> None:
+    """Let this process end when its parent ends, even by SIGKILL.
 
     Args:
         parent: process id of the parent.
+        held: what pickling `Held` left; the files stay open because nobody closes them.
     """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before prctl was called
+    Thread(target=_watch, daemon=True).start()
+    if sys.platform == "linux":
+        # At once, and also while this process computes without letting another thread run.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # the parent ended before prctl was called
+            os._exit(1)
+
+
+def _watch() -> None:
+    """End this process when its parent has ended, which closes a pipe between them."""
+    found = parent_process()
+    if found is not None:
+        found.join()
         os._exit(1)

@@ -52,8 +52,9 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     if seeds:
         value["world"] = {"seed": int(seeds[0])}
     models = {role: names[role] for role in ("base", "general", "domain", "relevance") if role in names}
-    # The scores' metrics are counted with the policy's tokenizer, so that role stands for the policy.
-    policy = names.get("policy") or names.get("tokenizer")
+    # The setting names the policy of the first round: training has it as its base, and in the role `policy` that of the
+    # round before, which is found by its round. The scores' metrics are counted with the policy's tokenizer.
+    policy = (names.get("base") if manifest.stage == "policy" else names.get("policy")) or names.get("tokenizer")
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
     if manifest.stage in ("sft", "calibrate"):

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from builders.store.files import arrow_sink, naming_full_disk
 from scorers.errors import UserError
 
 QUERIES_PER_PIECE = 5_000
@@ -182,7 +183,12 @@ def _spread(batches: Iterator[pl.DataFrame], numbers: pl.DataFrame, folder: Path
 def _append(table: pa.Table, path: Path) -> None:
     """Append a table to a file as one more Arrow stream; files are opened in turn, since there may be thousands."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with path.open("ab") as file, pa.ipc.new_stream(file, table.schema, options=options) as writer:
+    with (
+        naming_full_disk(path.parent),
+        path.open("ab") as file,
+        arrow_sink(file) as sink,
+        pa.ipc.new_stream(sink, table.schema, options=options) as writer,
+    ):
         writer.write_table(table)
 
 

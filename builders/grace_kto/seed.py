@@ -23,7 +23,7 @@ from builders.grace_kto.columns import SEED_COLUMNS
 from builders.grace_kto.languages import DEFAULT, is_chinese_column
 from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
 from builders.store.columns import polars_schema
-from builders.store.files import file_sha256, replacing
+from builders.store.files import arrow_sink, file_sha256, replacing
 from builders.store.shards import arrow_schema
 from scorers.errors import UserError
 
@@ -51,9 +51,14 @@ def plan(context: SeedContext) -> list[Shard]:
     counts: Counter[str] = Counter()
     rows = 0
     schema = arrow_schema(SEED_COLUMNS)
-    with replacing(clean_path(context)) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        replacing(clean_path(context)) as file,
+        arrow_sink(file) as sink,
+        pq.ParquetWriter(sink, schema, compression="zstd") as writer,
+    ):
         for batch in clean(read_source(context), settings, source_name(context.config), counts):
             writer.write_table(batch.to_arrow().cast(schema))
+            sink.require_written()
             rows += batch.height
     if rows == 0:
         raise UserError(f"seed source {settings.source} {fault_of(counts, settings)}")

@@ -17,7 +17,7 @@ from builders.hub.client import CLIENT_ERRORS, NotOnHub, as_user_error, call, cl
 from builders.hub.client import wait as wait_for_hub
 from builders.hub.listing import RemoteFile, differing, read_head, read_listing, read_tags
 from builders.store.files import ADAPTER_CONFIG
-from builders.store.manifest import DataFile, Kind
+from builders.store.manifest import TRAINING_STATE, DataFile, Kind
 from scorers.errors import UserError
 
 ATTEMPTS = 5  # after errors that another attempt can mend
@@ -39,7 +39,7 @@ class Release:
         digest: content digest of the data files.
         data: the files that the manifest names.
         folder: local folder of the data files.
-        side: files made for the Hub beside the data: card, manifest, figure.
+        side: files beside the data: card, manifest and figure, made for the Hub, and the training state if it is sent.
     """
 
     repo: str
@@ -65,13 +65,14 @@ class Release:
         return {path: file.sha256 for path, file in self.data.items()}
 
     def stale(self, listing: Mapping[str, RemoteFile]) -> list[str]:
-        """List the files of a commit that readers would take for data though this revision has no such file."""
-        return [path for path in listing if path not in self.data and is_data(path, self.kind)]
+        """List the files of a commit that readers would take for data, or for its state, though this has none such."""
+        return [p for p in listing if p not in self.contents and (is_data(p, self.kind) or is_state(p, self.kind))]
 
     def same_data(self, listing: Mapping[str, RemoteFile]) -> bool:
-        """Whether a commit holds exactly this revision's data, whatever its card says."""
+        """Whether a commit holds exactly this revision's data, whatever its card says, with a training state or not."""
         data = {path: content for path, content in self.contents.items() if path in self.data}
-        return not self.stale(listing) and not differing(data, listing, self.hashes)
+        other = [path for path in self.stale(listing) if is_data(path, self.kind)]
+        return not other and not differing(data, listing, self.hashes)
 
     def complete(self, listing: Mapping[str, RemoteFile]) -> bool:
         """Whether a commit holds this revision, card and manifest included."""
@@ -86,7 +87,13 @@ def is_data(path: str, kind: Kind) -> bool:
     """Whether a reader would take a repository's file for data: a shard, or the weights of a model."""
     if kind == "dataset":
         return path.startswith("data/") or path.endswith(".parquet")
-    return path.endswith((".safetensors", ".safetensors.index.json")) or path == ADAPTER_CONFIG
+    weights = path.endswith((".safetensors", ".safetensors.index.json")) or path == ADAPTER_CONFIG
+    return weights and not is_state(path, kind)
+
+
+def is_state(path: str, kind: Kind) -> bool:
+    """Whether a file belongs to the training state that a model may carry beside its weights."""
+    return kind == "model" and path.startswith(f"{TRAINING_STATE}/")
 
 
 def find_release(release: Release) -> str | None:

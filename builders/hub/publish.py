@@ -62,7 +62,13 @@ PageOf = Callable[[Manifest], Page]
 
 
 def publish(
-    revision: Revision, config: Settings, page_of: PageOf, *, private: bool = False, parents: bool = True
+    revision: Revision,
+    config: Settings,
+    page_of: PageOf,
+    *,
+    private: bool = False,
+    parents: bool = True,
+    with_optimizer: bool = False,
 ) -> dict[str, Any]:
     """Publish a revision under the tag of its round; content that is there already is not sent again.
 
@@ -72,13 +78,15 @@ def publish(
         page_of: returns what the card shows beyond a manifest.
         private: create repositories private, as the setting `publish.private` does.
         parents: also publish parents that only the store has; False refuses and names them.
+        with_optimizer: also send the training state of every model that this call publishes.
 
     Returns:
         `repo`, `revision` (40-hex commit), `tag`, `url`, and `uploaded`: whether a commit was made by this call.
 
     Raises:
         UserError: for no token or missing rights, a parent that is neither in the store nor on the Hub, a tag that
-            stands for other data, or a Hub that does not answer.
+            stands for other data, a Hub that does not answer, or a training state that the revision lacks or that was
+            left out when it was published.
     """
     if get_token() is None:
         raise UserError("publishing needs a token with write rights: run `hf auth login`, or set HF_TOKEN")
@@ -89,12 +97,24 @@ def publish(
         page_of,
         private=private or config.publish.private,
         parents=parents,
+        with_optimizer=with_optimizer,
     )
-    return publisher.publish(revision).report()
+    if with_optimizer:
+        _require_state(revision)
+    there = publisher.publish(revision)
+    if with_optimizer:
+        _require_state_on_hub(revision, there)
+    return there.report()
 
 
 def push(
-    text: str, config: Settings, page_of: PageOf, *, private: bool = False, parents: bool = True
+    text: str,
+    config: Settings,
+    page_of: PageOf,
+    *,
+    private: bool = False,
+    parents: bool = True,
+    with_optimizer: bool = False,
 ) -> dict[str, Any]:
     """Publish the revision that a REF names in the store, or at a path; see `publish`.
 
@@ -107,7 +127,27 @@ def push(
         raise UserError(
             f"{text}: not in the store {store.root}; `grace status` shows what is, `grace pull` brings more"
         )
-    return publish(found, config, page_of, private=private, parents=parents)
+    return publish(found, config, page_of, private=private, parents=parents, with_optimizer=with_optimizer)
+
+
+def _require_state(revision: Revision) -> None:
+    """Check that a model has the training state that is to be published; its datasets' policies may lack theirs."""
+    manifest = _manifest_of(revision)
+    if manifest.kind == "model" and not manifest.training_state:
+        raise UserError(
+            f"{revision}: carries no training state, which --with-optimizer publishes; leave the option out, or train "
+            "the model anew: `train --force`"
+        )
+
+
+def _require_state_on_hub(revision: Revision, there: Publication) -> None:
+    """Check that the training state stands under the tag, where the revision may have been published without it."""
+    state = {file.path for file in _manifest_of(revision).training_state or ()}
+    if state and not state <= read_listing(there.repo, there.revision, there.kind).keys():
+        raise UserError(
+            f"{there.repo}: {there.tag} was published without the optimizer, and tags never move; "
+            "publish under another name: or namespace:"
+        )
 
 
 def _own_name() -> str:
@@ -127,6 +167,7 @@ class _Publisher:
         page_of: returns what the card shows beyond a manifest.
         private: whether new repositories are private.
         parents: whether parents that only the store has are published too.
+        with_optimizer: whether models take their training state with them.
         done: publications so far, by local `repo@revision`.
     """
 
@@ -136,6 +177,7 @@ class _Publisher:
     page_of: PageOf
     private: bool
     parents: bool
+    with_optimizer: bool = False
     done: dict[str, Publication] = field(default_factory=dict)
 
     def publish(self, revision: Revision) -> Publication:
@@ -224,7 +266,7 @@ class _Publisher:
         side: dict[str, Content] = {FILE_NAME: manifest.to_json().encode(), "README.md": card.encode()}
         if (revision.path / FIGURE).is_file():
             side[FIGURE] = revision.path / FIGURE
-        return side
+        return side | {file.path: revision.path / file.path for file in manifest.training_state or ()}
 
     def _published_manifest(self, revision: Revision) -> Manifest:
         """Return the manifest with the repositories and commits of the Hub, and without local folders."""
@@ -247,6 +289,7 @@ class _Publisher:
             },
             "configuration": portable(manifest.configuration),
             "execution": portable(manifest.execution),
+            "training_state": manifest.training_state if self.with_optimizer else None,
         }
         return manifest.model_copy(update=changes)
 

@@ -20,10 +20,11 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, masked, short, status_of
+from builders.hub.commit import is_state
 from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
 from builders.store.check import require_whole
 from builders.store.files import inside
-from builders.store.manifest import FIGURE, FILE_NAME, Kind, Manifest, is_manifest, read_manifest
+from builders.store.manifest import FIGURE, FILE_NAME, TRAINING_STATE, Kind, Manifest, is_manifest, read_manifest
 from builders.store.store import Ref, Revision, Store, is_commit, parse_ref, valid_revision
 from scorers.errors import UserError
 
@@ -44,6 +45,7 @@ MODEL_PATTERNS = (
     "colbert_linear.pt",
     "sparse_linear.pt",
 )
+LEFT_OUT = f"{TRAINING_STATE}/*"  # of no use to whoever samples from a model; `pull` brings it
 
 
 def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> str:
@@ -115,12 +117,14 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
         patterns = list(MODEL_PATTERNS)
         found = call(
             what,
-            lambda: client().snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True),
+            lambda: client().snapshot_download(
+                repo, revision=revision, allow_patterns=patterns, ignore_patterns=LEFT_OUT, local_files_only=True
+            ),
         )
         return Path(found), Path(found).name
     commit = resolve_commit(repo, revision, "model")
     listing = read_listing(repo, commit, "model")
-    wanted = {path: file for path, file in listing.items() if _is_model_file(path)}
+    wanted = {path: file for path, file in listing.items() if _is_model_file(path) and not is_state(path, "model")}
     if not any(path.endswith(".safetensors") for path in wanted):
         raise UserError(f"model {repo}@{commit}: no .safetensors file; models saved as pickles are not read")
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
@@ -129,7 +133,9 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
 
     def request() -> Path:
         # RuntimeError counts as transient: an incomplete download is resumed.
-        found = client().snapshot_download(repo, revision=commit, allow_patterns=list(MODEL_PATTERNS))
+        found = client().snapshot_download(
+            repo, revision=commit, allow_patterns=list(MODEL_PATTERNS), ignore_patterns=LEFT_OUT
+        )
         for path, file in wanted.items():
             if not (Path(found) / path).is_file() or (Path(found) / path).stat().st_size != file.size:
                 raise RuntimeError(f"{path} did not arrive whole")
@@ -294,7 +300,7 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
         if not found:
             raise UserError(f"{what}: no {'Parquet' if kind == 'dataset' else 'model'} file in it")
         return sorted({*found, *_side_files(listing)})
-    named = {file.path for file in manifest.files}
+    named = {file.path for file in [*manifest.files, *(manifest.training_state or ())]}
     if missing := sorted(named - listing.keys()):
         raise UserError(f"{what}: {missing[0]} is missing; its manifest names it")
     if extra := sorted(set(data) - named):

@@ -38,7 +38,8 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
     """
     findings: list[Finding] = []
     present = []
-    for file in manifest.files:
+    state = manifest.training_state or []
+    for file in [*manifest.files, *state]:
         path = inside(root, file.path)
         if path is None or not path.is_file():
             # A manifest's file names are untrusted: one that leads out of the folder is not read.
@@ -47,12 +48,13 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
             continue
         sha256 = file_sha256(path) if contents else file.sha256
         actual = DataFile(path=file.path, size=path.stat().st_size, sha256=sha256)
-        present.append(actual)
+        if file not in state:  # which the digest leaves out
+            present.append(actual)
         if actual.size != file.size:
             findings.append(Finding(file.path, "size", str(file.size), str(actual.size)))
         if actual.sha256 != file.sha256:
             findings.append(Finding(file.path, "sha256", file.sha256, actual.sha256))
-    listed = {file.path for file in manifest.files}
+    listed = {file.path for file in [*manifest.files, *state]}
     findings += [Finding(name, "file", "not listed", "present") for name in sorted(_payload(manifest, root) - listed)]
     # Over the files found, so it differs as soon as one of them does.
     digest = content_digest(present)

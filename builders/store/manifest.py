@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from builders.store.files import file_sha256
 from scorers.errors import UserError
@@ -20,6 +20,8 @@ FIGURE = "figure.png"
 """The picture that a card may show; like the card it stands beside the manifest and is not listed in it."""
 AGAIN = "delete its folder and build or fetch the revision again"
 """The way out of a manifest that is damaged or lost."""
+TRAINING_STATE = "training_state"
+"""The folder in which a model's revision keeps its optimizer's state, from which a later training goes on."""
 Kind = Literal["dataset", "model"]
 FORMAT = 2
 """Version of the manifest's layout that is written, and the highest that is read."""
@@ -138,6 +140,8 @@ class Manifest(_Record):
         results: means and losses of a training.
         files: the data files, or a model's files.
         digest: content digest of the files.
+        training_state: the files of the folder `training_state`, which do not count for the digest: the same weights
+            with and without them are the same model. None where the revision has none.
     """
 
     format: Literal[2] = 2
@@ -162,10 +166,22 @@ class Manifest(_Record):
     results: dict[str, float] = {}
     files: list[DataFile]
     digest: str
+    training_state: list[DataFile] | None = None
+
+    @field_validator("training_state")
+    @classmethod
+    def _in_its_folder(cls, files: list[DataFile] | None) -> list[DataFile] | None:
+        """Check that no file of the model itself is kept out of the digest."""
+        if any(not file.path.startswith(f"{TRAINING_STATE}/") for file in files or ()):
+            raise ValueError(f"a file outside the folder {TRAINING_STATE}")
+        return files
 
     def to_json(self) -> str:
         """Return canonical JSON: sorted keys, so that equal manifests are equal bytes."""
-        return json.dumps(self.model_dump(), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        value = self.model_dump()
+        if self.training_state is None:
+            del value["training_state"]  # as it is in every manifest that has none
+        return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
     def revision(self) -> str:

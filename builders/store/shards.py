@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders.store.columns import Column
-from builders.store.files import file_sha256, replacing, write_text
+from builders.store.files import arrow_sink, file_sha256, replacing, write_text
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
@@ -64,10 +64,10 @@ def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, coun
     schema = arrow_schema(columns).with_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
     # The cast narrows polars' 64-bit offsets to 32 bits and sets which columns may be null.
     table = frame.select([c.name for c in columns]).to_arrow().cast(schema)
-    with replacing(path) as file:
+    with replacing(path) as file, arrow_sink(file) as sink:
         pq.write_table(
             table,
-            file,
+            sink,
             compression="zstd",
             row_group_size=ROW_GROUP_ROWS,
             use_content_defined_chunking=True,

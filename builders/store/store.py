@@ -19,10 +19,12 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 
@@ -36,6 +38,7 @@ LOCAL = "local"
 """Namespace of what no configuration names one for; nothing in it comes from the Hub."""
 
 log = logging.getLogger(__name__)
+LOCK_ATTEMPTS = 20  # a tenth of a second apart
 
 # Names become folders and files, so they are checked before they are used.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -375,8 +378,12 @@ class Store:
         return self.root / ".work" / repo.replace("/", "--") / fingerprint[:16]
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[IO[str]]:
         """Hold the store against a second writer; the system releases the lock when the process ends.
+
+        Yields:
+            The locked file. Processes that hold it open hold the lock too: those of a killed run do, until they have
+            ended, a moment after it, and so a new run waits for a moment.
 
         Raises:
             UserError: where another process holds it, or a file stands in the store's place.
@@ -385,11 +392,14 @@ class Store:
             raise UserError(f"store {self.root} is a file, a folder is needed; give --store another name")
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as file:
-            try:
-                # The lock is on the open file, not on its existence: a killed run leaves none behind.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            # The lock is on the open file, not on its existence: a killed run leaves none behind.
+            for _ in range(LOCK_ATTEMPTS):
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.1)
+            else:
                 raise UserError(
                     f"store {self.root} is in use by another run; wait for it to end or give --store another folder"
-                ) from None
-            yield
+                )
+            yield file

@@ -12,10 +12,9 @@ from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.grace_kto.ready import trial_prompts
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.base import identity
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
-from builders.store.manifest import Model, fingerprint_of, portable
+from builders.store.manifest import Model
 from training.chat import require_rendering, template_options
 from training.ready import require_training
 from training.world.stages import processor
@@ -40,10 +39,9 @@ def ready(config: GraceKTOSettings, find: FindModel) -> None:
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
-    """Train the round's policy, from the newest checkpoint of the run where there is one.
+    """Train the round's policy, from the newest checkpoint of the round where there is one.
 
-    All rounds share one folder of checkpoints beside the build's own folder, because optimizer and schedule go on from
-    round to round.
+    Optimizer and schedule go on from round to round: the policy of the round before carries their state.
 
     Args:
         context: the configuration, the round, the weights dataset and the models.
@@ -63,12 +61,11 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     require_columns(weights.schema(), READ_COLUMNS, str(weights))
     # With an adapter the initial model is the policy with its adapter off; full fine-tuning has to load it.
     needs_reference = settings.method == "full" and settings.reference == "initial"
-    run = context.work.parent / f"run-{_run_key(config, first.record)}"
     record = train_round(
         policy=policy.adapter or policy.path,
         base_model=policy.path if policy.adapter else None,
         output_dir=output,
-        run_dir=run,
+        run_dir=context.work / "checkpoints",
         dataset=weights.data_files(),
         dataset_digest=weights.digest,
         tokens_dir=context.store.work_path(weights.repo, "tokens"),
@@ -83,16 +80,9 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     if config.engines.policy.chat_template is not None:  # whoever loads the policy has it then
         write_text(output / CHAT_TEMPLATE, config.engines.policy.chat_template)
     _forget_paths(output, first.record)  # before the folder is hashed into the manifest
+    counts = {"new_optimizer": 1} if record.pop("new_optimizer") else {}
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-    # No later round needs the optimizer's state.
-    scratch = (run,) if round_ >= config.loop.rounds else ()
-    return Trained(rows=int(record["rows"]), results=results, scratch=scratch)
-
-
-def _run_key(config: GraceKTOSettings, first: Model) -> str:
-    """A hash of what all rounds of one run share, which names the run's folder of checkpoints."""
-    sections = portable([identity(config.train), identity(config.loop), template_options(config.engines.policy)])
-    return fingerprint_of([sections, first.model_dump()])[:16]
+    return Trained(rows=int(record["rows"]), results=results, counts=counts)
 
 
 def _forget_paths(output: Path, base: Model) -> None:

@@ -20,11 +20,13 @@ from transformers.utils import logging  # noqa: TID253
 
 from builders.core.console import progress_bar
 from builders.settings.kto import TrainSettings
-from builders.store.files import ADAPTER_CONFIG
+from builders.store.files import ADAPTER_CONFIG, link
+from builders.store.manifest import TRAINING_STATE
 from scorers.errors import UserError
 from training.adapters import new_adapter, nf4
 from training.attention import trainable_attention
-from training.kto.checkpoints import mark_complete, prune
+from training.kto.checkpoints import PREFIX, mark_complete, prune
+from training.kto.state import load_optimizer, load_random, write_random, write_state
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 from training.memory import deepspeed_file
 from training.precision import deepspeed_arguments, precision_arguments
@@ -38,20 +40,22 @@ class RoundPlan:
     """The place of one round in its run.
 
     Attributes:
-        run_dir: folder of the run's checkpoints, shared by all rounds.
+        run_dir: folder of the round's checkpoints.
         first_step: optimizer steps done before this round.
-        last_step: optimizer steps done after it.
+        steps: optimizer steps of this round.
         schedule_steps: optimizer steps of all rounds, over which the learning-rate schedule runs.
         fingerprint: hash of everything that decides this round's result.
         run: the settings that must not change from round to round.
+        state: the training state to go on from; None for a new optimizer.
     """
 
     run_dir: Path
     first_step: int
-    last_step: int
+    steps: int
     schedule_steps: int
     fingerprint: str
     run: Mapping[str, Any]
+    state: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,18 +74,53 @@ class RoundModels:
 
 
 class RoundTrainer(GraceKTOTrainer):
-    """A trainer that marks each checkpoint as whole once every process has written its part of it."""
+    """A trainer whose checkpoints are marked as whole once every process has written its part.
+
+    The last one holds the state that the next round goes on from.
+    """
 
     plan: RoundPlan
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The folder of the checkpoint that the round ends with."""
+        return self.plan.run_dir / f"{PREFIX}{self.plan.steps}"
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.state.global_step < self.plan.steps or self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # No step of this round is left: instead of transformers' pickles, what the policy will carry.
+        folder = Path(output_dir, TRAINING_STATE)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_random(folder, self.args.process_index)
+        if self.args.should_save:
+            step = self.plan.first_step + self.plan.steps
+            write_state(folder, step, self.plan.run, self.model, self.optimizer)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         # The marker must come last: under DeepSpeed every process writes a part of the checkpoint.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = self.plan.run_dir / f"checkpoint-{self.state.global_step}"
-            mark_complete(folder, self.plan.fingerprint, self.plan.run)
-            prune(self.plan.run_dir, self.plan.first_step)
+            folder = self.plan.run_dir / f"{PREFIX}{self.state.global_step}"
+            mark_complete(folder, self.plan.fingerprint)
+            prune(self.plan.run_dir)
+
+
+class GoOn(TrainerCallback):  # type: ignore[misc]
+    """Begin a round with the optimizer's and the random state in which the round before ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Load both, unless training resumes from a checkpoint of this round, which has its own."""
+        if state.global_step == 0:
+            load_optimizer(self.folder, model, optimizer)
+            load_random(self.folder, args.process_index)
 
 
 class StepBar(TrainerCallback):  # type: ignore[misc]
@@ -94,9 +133,7 @@ class StepBar(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar at the step that training starts from."""
         if state.is_world_process_zero:
-            # The trainer counts steps over all rounds, the bar those of this round.
-            done, steps = state.global_step - self.plan.first_step, self.plan.last_step - self.plan.first_step
-            self.bar = progress_bar("train", "step", steps, done=done)
+            self.bar = progress_bar("train", "step", self.plan.steps, done=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Advance the bar by one step and show that step's loss."""
@@ -154,7 +191,7 @@ def build_trainer(
         quantization_config=nf4(torch.bfloat16 if precision["bf16"] else torch.float32)
         if settings.method == "qlora"
         else None,
-        callbacks=[StepBar(plan), *callbacks],
+        callbacks=[StepBar(plan), *([] if plan.state is None else [GoOn(plan.state)]), *callbacks],
     )
     # It prints the logs to stdout, whose last line belongs to --json.
     trainer.remove_callback(PrinterCallback)
@@ -178,8 +215,9 @@ def _arguments(
     dtype = "bfloat16" if precision["bf16"] and settings.method != "full" else "float32"
     return GraceKTOConfig(
         output_dir=str(plan.run_dir),
-        max_steps=plan.last_step,
+        max_steps=plan.steps,
         schedule_steps=plan.schedule_steps,
+        schedule_start=plan.first_step,
         learning_rate=settings.learning_rate,
         learning_rate_end=settings.learning_rate_end,
         # Below 1 transformers reads the number as a share of the steps.
@@ -229,8 +267,8 @@ def _lora(settings: TrainSettings, adapter: str | None) -> PeftConfig:
     return new_adapter(settings.lora_rank, settings.lora_alpha, settings.lora_targets, settings.lora_dropout)
 
 
-def save_policy(trainer: GraceKTOTrainer, output_dir: Path, files: Mapping[str, str]) -> None:
-    """Save the trained model or adapter with its tokenizer and some text files; the folder appears by one rename.
+def save_policy(trainer: RoundTrainer, output_dir: Path, files: Mapping[str, str]) -> None:
+    """Save the trained model or adapter, its tokenizer, its training state and some text files, by one rename.
 
     Args:
         trainer: the trainer after `train()`; all processes call this function.
@@ -255,5 +293,7 @@ def save_policy(trainer: GraceKTOTrainer, output_dir: Path, files: Mapping[str, 
             (part / name).unlink(missing_ok=True)
         for name, text in files.items():
             (part / name).write_text(text, encoding="utf-8")
+        if (state := trainer.last_checkpoint / TRAINING_STATE).is_dir():
+            shutil.copytree(state, part / TRAINING_STATE, copy_function=lambda a, b: link(Path(a), Path(b)))
         os.replace(part, output_dir)
     trainer.accelerator.wait_for_everyone()

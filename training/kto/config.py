@@ -39,6 +39,7 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     initial_adapter: str | None = field(default=None, metadata={"help": "Adapter folder to start from."})
     learning_rate_end: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
     schedule_steps: int | None = field(default=None, metadata={"help": "Steps of the schedule; None: max_steps."})
+    schedule_start: int = field(default=0, metadata={"help": "Steps of the schedule that lie before this training."})
     max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; None: the model's window."})
     bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; None: where a GPU has bfloat16."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations."})

@@ -121,6 +121,9 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
                 self._require_finite(torch.from_numpy(values), rows, f"reference {column}")
             if self.accelerator.is_main_process:
                 write_reference(cache, self.args.reference_key, rows, columns)
+        else:
+            # The number that the loader draws where the reference is computed: dropout must draw the same afterwards.
+            torch.empty((), dtype=torch.int64).random_()
         return concatenate_datasets([dataset, dataset_of(columns)], axis=1)
 
     def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":

@@ -1,13 +1,13 @@
 """One round of training: a policy and a weights dataset in, the next policy out.
 
-All rounds share one run folder, one learning-rate schedule and one optimizer: with S steps per round, round r trains
-from step (r−1)·S to r·S of rounds·S and starts from the checkpoint that round r−1 ended with. A round that was killed
-resumes at its newest whole checkpoint and ends with the same weights, bit for bit on a CPU.
+All rounds share one learning-rate schedule and one optimizer: with S steps per round, round r trains from step (r−1)·S
+to r·S of rounds·S and goes on from the state that the policy of round r−1 carries (`training.kto.state`). A round that
+was killed resumes at its newest whole checkpoint and ends with the same weights, bit for bit on a CPU.
 """
 
-import filecmp
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +18,17 @@ import polars as pl
 from builders.settings.base import identity
 from builders.settings.kto import TrainSettings
 from builders.store.files import ADAPTER_CONFIG, file_sha256
-from builders.store.manifest import FILE_NAME, content_digest, describe_files, fingerprint_of
+from builders.store.manifest import FILE_NAME, TRAINING_STATE, content_digest, describe_files, fingerprint_of
 from scorers.errors import UserError
-from training.kto.checkpoints import Checkpoint, require_same_run, resume_point
+from training.kto.checkpoints import resume_point
 from training.kto.data import count_rows, one_sided, values_of
+from training.kto.state import read_state, require_same_run, state_digest
 from training.memory import require_deepspeed, require_memory
 
 # The round's results and the fingerprint of its inputs, beside the trained weights.
 RECORD = "training.json"
+
+log = logging.getLogger(__name__)
 
 
 def train_round(
@@ -48,9 +51,11 @@ def train_round(
     """Train one pass over a weights dataset and save the policy.
 
     Args:
-        policy: the policy at the round's start: a model (folder or id), or the adapter folder of the round before.
-        output_dir: where the trained policy goes (model or adapter, tokenizer, `training.json`), by one rename.
-        run_dir: checkpoints of all rounds of this run; the same folder for each round.
+        policy: the policy at the round's start: a model (folder or id), or the adapter folder of the round before. From
+            round 2 on training goes on with the optimizer's state that it carries, or else with a new optimizer.
+        output_dir: where the trained policy goes (model or adapter, tokenizer, `training.json`, the folder
+            `training_state`), by one rename.
+        run_dir: checkpoints of this round, of no use once output_dir is there.
         dataset: the rows, or their Parquet files.
         dataset_digest: what identifies the rows, such as their revision's content digest; None: their bytes are hashed.
         tokens_dir: where the rows are kept as token ids, for all processes and later trainings; None: run_dir.
@@ -64,23 +69,29 @@ def train_round(
         callbacks: transformers trainer callbacks.
 
     Returns:
-        The content of `training.json`: round, first and last step, rows, lambdas, means over the round's steps of loss,
-        kl, cross_entropy and rewards, the last learning rate, and warnings. For a round that is already done with the
-        same inputs, its record.
+        The content of `training.json`: round, first and last step, rows, whether a later round than the first began
+        with a new optimizer, lambdas, means over the round's steps of loss, kl, cross_entropy and rewards, the last
+        learning rate, and warnings. For a round that is already done with the same inputs, its record.
 
     Raises:
-        UserError: the dataset, the settings, the checkpoints or the model do not fit; a value is not finite.
+        UserError: the dataset, the settings, the training state or the model do not fit; a value is not finite.
     """
     # Everything up to the memory plan checks without torch, so that a mistake ends before a model is loaded.
     height = count_rows(dataset)
     steps = steps_per_round or -(-height // settings.batch_size)  # rounded up: the last batch may be shorter
     _require_round(settings, height, steps, round, total_rounds, policy, reference_model)
+    run = {**identity(settings), "total_rounds": total_rounds, "steps_per_round": steps}
+    first = (round - 1) * steps
+    state = None if round == 1 else read_state(Path(policy))
+    if state is not None:
+        require_same_run(state, first, run, policy)
     # Everything that a round's checkpoints, reference log-probabilities and result depend on.
     fingerprint = fingerprint_of(
         {
             "settings": identity(settings),
             "template": dict(template_kwargs or {}),
             "policy": _model_identity(policy),
+            "state": None if state is None else state_digest(Path(policy)),
             "reference": None if reference_model is None else _model_identity(reference_model),
             "place": (round, total_rounds, steps),
             "rows": dataset_digest or _rows_identity(dataset),
@@ -88,15 +99,14 @@ def train_round(
     )
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
-    first, last = (round - 1) * steps, round * steps
+    new_optimizer = round > 1 and state is None
+    if new_optimizer:
+        log.warning(
+            "%s carries no optimizer state: round %d begins with a new optimizer, at step %d of %d",
+            policy, round, first, total_rounds * steps,
+        )  # fmt: skip
     # The launcher sets RANK; of several processes the first one removes useless checkpoints.
-    resume = resume_point(run_dir, first, last, fingerprint, remove=os.environ.get("RANK", "0") == "0")
-    run = {**identity(settings), "total_rounds": total_rounds, "steps_per_round": steps}
-    # From the end of the round before. A checkpoint from within this round carries the fingerprint, which covers both
-    # checks.
-    if resume is not None and resume.step == first:
-        require_same_run(resume, run)
-        _require_same_weights(Path(policy), resume)
+    resume = resume_point(run_dir, fingerprint, remove=os.environ.get("RANK", "0") == "0")
     require_deepspeed("train", settings.deepspeed)
     require_memory("train", settings, base_model or policy, reference_model)
 
@@ -113,19 +123,20 @@ def train_round(
     )
     warnings = one_sided(values_of(rows, "label"))
 
-    # max_steps counts from the start of the run: the trainer goes on at the checkpoint's step and ends at `last`.
-    plan = RoundPlan(run_dir, first, last, total_rounds * steps, fingerprint, run)
+    folder = None if state is None else Path(policy) / TRAINING_STATE
+    plan = RoundPlan(run_dir, first, steps, total_rounds * steps, fingerprint, run, folder)
     models = RoundModels(str(policy), _name(base_model), _name(reference_model))
     trainer = build_trainer(models, rows, settings, plan, callbacks)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
     record = {
         "round": round,
         "first_step": first,
-        "last_step": last,
+        "last_step": first + steps,
         "rows": height,
+        "new_optimizer": new_optimizer,
         "lambda_positive": trainer.desirable_weight,
         "lambda_negative": trainer.undesirable_weight,
-        **_means(trainer.state.log_history, first),
+        **_means(trainer.state.log_history),
         "warnings": warnings,
         "settings": settings.model_dump(mode="json"),
         "fingerprint": fingerprint,
@@ -198,33 +209,16 @@ def _finished(output_dir: Path, fingerprint: str) -> dict[str, Any]:
     raise UserError(f"{output_dir} exists and is not this round's result; remove it or give another folder")
 
 
-def _require_same_weights(policy: Path, checkpoint: Checkpoint) -> None:
-    """Check that the policy is the one that the round before ended with, by the bytes of its weight files.
-
-    Raises:
-        UserError: a file differs or is missing.
-    """
-    files = [file.name for file in checkpoint.path.glob("*.safetensors")]
-    # Not shallow: compare bytes instead of size and date.
-    same, _, _ = filecmp.cmpfiles(policy, checkpoint.path, files, shallow=False)
-    if sorted(same) != sorted(files):
-        raise UserError(
-            f"the weights of {policy} are not those the round before ended with ({checkpoint.path}); "
-            "give that round's policy, or start a new run in another folder"
-        )
-
-
-def _means(history: Sequence[dict[str, Any]], first_step: int) -> dict[str, float]:
-    """Average what each step of this round logged.
+def _means(history: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Average what each step of the round logged.
 
     Args:
-        history: log entries of the whole run, since the checkpoint carries those of the rounds before.
-        first_step: optimizer steps done before this round.
+        history: log entries of the round, also of those steps that a checkpoint resumed after.
 
     Returns:
         Means by name, absent for what no step logged; learning_rate is that of the last step.
     """
-    steps = [entry for entry in history if "loss" in entry and entry["step"] > first_step]
+    steps = [entry for entry in history if "loss" in entry]
     names = ("loss", "kl", "cross_entropy", "grad_norm", "rewards/chosen", "rewards/rejected")
     means = {}
     for name in names:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from builders.core.console import progress_bar
 from builders.executors.processes import process_pool
-from builders.store.files import replacing
+from builders.store.files import arrow_sink, replacing
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
 from training import chat
 from training.kto.data import FINISH_REASON, READ, count_rows, require_values, with_ids
@@ -201,9 +201,10 @@ def write_tokens(task: Task) -> None:
     """
     tokenizer = _tokenizer(task.tokenizer)
     task.target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(task.target) as target, pa.ipc.new_stream(target, SCHEMA) as writer:
+    with replacing(task.target) as target, arrow_sink(target) as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for table in _joined(_tables(task, tokenizer)):
             writer.write_table(table)
+            sink.require_written()
 
 
 def _tables(task: Task, tokenizer: Any) -> Iterator[pa.Table]:

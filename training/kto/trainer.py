@@ -354,12 +354,12 @@ class GraceKTOTrainer(ReferenceTrainer):
         """Make the schedule: linear warm-up, then a cosine to `learning_rate_end`, over `schedule_steps` steps."""
         self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
         if self.lr_scheduler is None:
-            steps = self.args.schedule_steps or num_training_steps
+            steps, start = self.args.schedule_steps or num_training_steps, self.args.schedule_start
             warmup = self.args.get_warmup_steps(steps)
             # LambdaLR multiplies the peak by a factor, so the end is a share of the peak.
             floor = self.args.learning_rate_end / self.args.learning_rate
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: learning_rate_factor(step, warmup, steps, floor)
+                optimizer or self.optimizer, lambda step: learning_rate_factor(start + step, warmup, steps, floor)
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler

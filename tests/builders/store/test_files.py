@@ -1,16 +1,20 @@
 """Files that are whole or not at all, and names that stay inside their folder."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from builders.store.files import inside, replacing, write_text
+from builders.store.files import arrow_sink, inside, link, naming_full_disk, replacing, write_text
 
 
 def test_the_old_file_stays_until_the_block_ends(tmp_path: Path) -> None:
@@ -100,3 +104,85 @@ def test_an_ordinary_name_is_found_below_the_folder(parts: list[str]) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "/a", "a/..", "../a", "a/../b", "a\\b", "C:\\a", "a\0b"])
 def test_what_leads_out_is_refused(name: str) -> None:
     assert inside(Path("/store"), name) is None
+
+
+def write_safetensors(path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(100_000)}, path)
+
+
+def write_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({f"word {n}": n for n in range(20_000)}, "word 0")).save(str(path))
+
+
+def write_torch(path: Path) -> None:
+    import torch
+
+    torch.save({"weight": torch.zeros(200_000)}, path)
+
+
+def write_plainly(path: Path) -> None:
+    write_text(path, "text" * 50_000)
+
+
+@pytest.mark.parametrize("write", [write_safetensors, write_tokenizer, write_torch, write_plainly])
+def test_whatever_meets_a_disk_without_room_names_the_folder(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # no file may be larger, as if the disk were full
+    try:
+        with pytest.raises(OSError) as caught, naming_full_disk(tmp_path):
+            write(tmp_path / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno in (errno.EFBIG, errno.ENOSPC) and caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("error", [ValueError("28"), OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_every_other_error_passes_as_it_is(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, naming_full_disk(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_arrow_is_told_of_no_error_until_it_is_done(tmp_path: Path) -> None:
+    class Full:
+        written = b""
+
+        def write(self, data: bytes) -> int:
+            if len(self.written) + len(data) > 4:
+                raise OSError(errno.ENOSPC, "full")
+            self.written += data
+            return len(data)
+
+    file: Any = Full()
+    with pytest.raises(OSError, match="full"), arrow_sink(file) as sink:
+        assert sink.write(b"abc") == 3
+        sink.require_written()
+        assert sink.write(b"defg") == 4 and sink.write(b"h") == 1  # dropped: nothing may follow a gap
+        with pytest.raises(OSError, match="full"):
+            sink.require_written()
+    assert file.written == b"abc"
+
+
+def test_a_file_that_cannot_be_linked_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    link(source, tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(source)
+
+    def refuse(code: int) -> Callable[..., None]:
+        def call(*paths: object) -> None:
+            raise OSError(code, "no link")
+
+        return call
+
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    link(source, tmp_path / "copied")
+    assert (tmp_path / "copied").read_bytes() == b"content" and not (tmp_path / "copied").samefile(source)
+    monkeypatch.setattr(os, "link", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="no link"):
+        link(source, tmp_path / "third")

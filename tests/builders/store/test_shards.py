@@ -1,5 +1,7 @@
 """Shards on disk: schema, counts, damage, bytes that repeat, pages that stay when rows are added."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -113,3 +115,27 @@ def test_a_null_that_is_not_allowed_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises((pa.ArrowInvalid, ValueError)):
         write_shard(frame, SCORES_COLUMNS, tmp_path / "a.parquet", {})
     assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import os, resource, sys
+from pathlib import Path
+import polars as pl
+from builders.store.columns import column
+from builders.store.shards import write_shard
+
+folder = Path(sys.argv[1])
+frame = pl.DataFrame({"text": [os.urandom(100).hex() for _ in range(20_000)]})
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may be larger, as if the disk were full
+try:
+    write_shard(frame, [column("text", pl.String, "text")], folder / "shard.parquet", {})
+except OSError as error:
+    print(error.filename, sorted(os.listdir(folder)))
+"""
+
+
+def test_a_full_disk_is_an_error_and_never_the_end_of_the_process(tmp_path: Path) -> None:
+    """Pages of a shard this large are written in a destructor of Arrow, which an error in the file would abort."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path} []\n"), done.stderr[-2000:]

@@ -1,36 +1,30 @@
 """Which checkpoint a round resumes from, and which folders go."""
 
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from scorers.errors import UserError
-from training.kto.checkpoints import mark_complete, prune, require_same_run, resume_point, whole_checkpoints
-
-RUN = {"learning_rate": 0.1}
+from training.kto.checkpoints import mark_complete, prune, resume_point, whole_checkpoints
 
 
-def checkpoint(run_dir: Any, step: int, fingerprint: str = "now", whole: Any = True) -> Any:
+def checkpoint(run_dir: Path, step: int, fingerprint: str = "now", whole: bool = True) -> Path:
     folder = run_dir / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"0")
     if whole:
-        mark_complete(folder, fingerprint, RUN)
+        mark_complete(folder, fingerprint)
     return folder
 
 
-def steps(run_dir: Any) -> Any:
+def steps(run_dir: Path) -> list[int]:
     return [found.step for found in whole_checkpoints(run_dir)]
 
 
 def resumed_step(folder: Path) -> int | None:
-    found = resume_point(folder, 16, 32, "now")
+    found = resume_point(folder, "now")
     return None if found is None else found.step
 
 
 def test_a_folder_without_its_marker_is_removed(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 16, "before")
+    checkpoint(tmp_path, 16)
     cut = checkpoint(tmp_path, 18, whole=False)
     other = tmp_path / "checkpoint-notes"
     other.mkdir()
@@ -39,38 +33,24 @@ def test_a_folder_without_its_marker_is_removed(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_the_rounds_own_newest_comes_first(tmp_path: Path) -> None:
-    for step, fingerprint in ((16, "before"), (20, "now"), (100, "now"), (24, "now")):
-        checkpoint(tmp_path, step, fingerprint)
-    assert resumed_step(tmp_path) == 24
-    assert steps(tmp_path) == [16, 20, 24]  # step 100 is of a later round, which this one outdates
+def test_the_newest_comes_first(tmp_path: Path) -> None:
+    for step in (20, 100, 24):
+        checkpoint(tmp_path, step)
+    assert resumed_step(tmp_path) == 100
 
 
 def test_other_data_starts_the_round_again(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 16, "before")
-    checkpoint(tmp_path, 20, "other")
-    assert resumed_step(tmp_path) == 16
-    assert steps(tmp_path) == [16]
+    checkpoint(tmp_path, 16, "other")
+    assert resume_point(tmp_path, "now", remove=False) is None and steps(tmp_path) == [16]
+    assert resumed_step(tmp_path) is None and steps(tmp_path) == []
 
 
-def test_the_first_round_needs_none_a_later_one_does(tmp_path: Path) -> None:
-    assert resume_point(tmp_path, 0, 16, "now") is None
-    with pytest.raises(UserError, match="no checkpoint of step 16, where the round before ended"):
-        resume_point(tmp_path, 16, 32, "now")
+def test_without_a_checkpoint_a_round_begins_at_its_start(tmp_path: Path) -> None:
+    assert resumed_step(tmp_path / "absent") is None
 
 
-def test_prune_keeps_the_newest_and_the_rounds_start(tmp_path: Path) -> None:
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     for step in (16, 20, 24):
         checkpoint(tmp_path, step)
-    prune(tmp_path, 16)
-    assert steps(tmp_path) == [16, 24]
-    prune(tmp_path, 24)
+    prune(tmp_path)
     assert steps(tmp_path) == [24]
-
-
-def test_settings_do_not_change_within_a_run(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 16)
-    found = whole_checkpoints(tmp_path)[0]
-    require_same_run(found, RUN)
-    with pytest.raises(UserError, match=r"began with learning_rate 0\.1, now it is 0\.2"):
-        require_same_run(found, {"learning_rate": 0.2})

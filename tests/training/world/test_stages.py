@@ -1,5 +1,11 @@
 """The generated world as stages: what is made once, shared between runs, and goes on after a kill."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -149,7 +155,8 @@ def test_every_training_runs_on_one_thread(tmp_path: Path, monkeypatch: pytest.M
 
     def train_base(folder: Path, **arguments: Any) -> dict[str, float]:
         used.append(torch.get_num_threads())
-        (folder / "config.json").write_text("{}")
+        for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
+            (folder / name).write_text("{}")
         if len(used) > 1:
             raise ValueError("broken")
         return {"loss": 1.0}
@@ -171,3 +178,43 @@ def test_columns_hold_what_sft_reads(tmp_path: Path) -> None:
     roles = pl.element().struct.field("role")
     assert set(taught["prompt"].list.eval(roles).explode()) == {"user"}
     assert set(taught["completion"].list.eval(roles).explode()) == {"assistant"}
+
+
+DRIVER = Path(__file__).parents[2] / "support" / "world_driver.py"
+
+
+def session_of(leader: int) -> set[int]:
+    """The processes that a command started, itself left out, but for those that have ended."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # one that ends meanwhile
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader != int(folder.name) and state != "Z":
+                found.add(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+def test_killed_while_models_are_trained_no_trainer_is_left_and_a_rerun_makes_whole_models(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run = subprocess.Popen([sys.executable, str(DRIVER), str(store), "1000000"], start_new_session=True)
+    deadline = time.monotonic() + 120
+    # Both trainings have begun: a tokenizer is the first file of each.
+    while len(list(store.glob(".work/*/*/model/tokenizer.json"))) < 2:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(session_of(run.pid)) >= 2
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 5
+    while (left := session_of(run.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+    again = subprocess.run([sys.executable, str(DRIVER), str(store), "1"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-2000:]
+    models = [set(line.split()) for line in again.stdout.splitlines()]
+    whole = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "manifest.json"}
+    assert len(models) == 3 and all(whole <= names for names in models)
