@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from training.command import Group, Single, one_line_errors
+from training.command import Group, Single, one_line_errors, print_version
+from training.options import (
+    ConfigOption,
+    JsonOption,
+    ParentsOption,
+    PrivateOption,
+    PushOption,
+    RoundOption,
+    SetOption,
+    StoreOption,
+    examples,
+)
 
 if TYPE_CHECKING:
     from builders.core.run import StageResult
@@ -23,23 +34,16 @@ app = typer.Typer(
     rich_markup_mode=None,  # drawing boxes would take half of the time that --help may take
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Preference data for long-form writing: built in stages, versioned, and trained on, round after round.",
 )
 
-ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
-]
-StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
-RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
-PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
-PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
-ParentsOption = Annotated[
-    bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
-]
+
+@app.callback(epilog=examples("grace init", "grace config", "grace loop --rounds 2", "grace status"))
+def grace(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Preference data for long-form writing: built in stages, versioned, and trained on, round after round."""
 
 
 def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
@@ -66,7 +70,15 @@ def _print_built(results: "list[StageResult]", published: dict[str, Any] | None,
         console.print_build(results, published)
 
 
-@app.command("build")
+@app.command(
+    "build",
+    epilog=examples(
+        "build --stage calibrate",
+        "build --stage score --dry-run",
+        "build --stage seed --set seed.source=seeds.jsonl",
+        "build --stage calibrate --from alice/demo-scores@round-001",
+    ),
+)
 def build_command(
     stage: Annotated[str, typer.Option("--stage", help="Last stage, such as score; `grace status` lists them.")],
     config: ConfigOption = None,
@@ -99,7 +111,15 @@ def build_command(
         _print_built(results, published, as_json=as_json)
 
 
-@app.command("train")
+@app.command(
+    "train",
+    epilog=examples(
+        "train",
+        "train --round 2",
+        "train --sft --set models.base=Qwen/Qwen2.5-0.5B-Instruct",
+        "train --dataset alice/demo-weights --revision round-001",
+    ),
+)
 def train_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on: REPO or path.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
@@ -143,7 +163,7 @@ def _check_train_options(dataset: str | None, revision: str | None, stage: str |
         raise UserError(f"--revision {revision}: of which dataset? Give --dataset NAMESPACE/NAME too")
 
 
-@app.command()
+@app.command(epilog=examples("grace loop --rounds 4", "grace loop --config grace.yaml --set generate.queries=64"))
 def loop(
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -160,7 +180,13 @@ def loop(
         _print_built(run_loop(settings), None, as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "grace evaluate",
+        "grace evaluate sft local/tiny-policy@round-002",
+        "grace evaluate --set evaluate.source=heldout.jsonl --output results",
+    )
+)
 def evaluate(
     policies: Annotated[
         list[str] | None, typer.Argument(help="Policies to compare, REF each; default the first and every round's.")
@@ -188,7 +214,12 @@ def evaluate(
             typer.echo(f"written to {output}: evaluation.json, evaluation.md, evaluation.png")
 
 
-@app.command("push")
+@app.command(
+    "push",
+    epilog=examples(
+        "grace push local/tiny-weights@round-001", "grace push local/tiny-policy --private --set namespace=alice"
+    ),
+)
 def push_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")],
     config: ConfigOption = None,
@@ -210,7 +241,7 @@ def push_command(
         machine.print_json(published) if as_json else console.print_push(published)
 
 
-@app.command("pull")
+@app.command("pull", epilog=examples("grace pull alice/demo-weights", "grace pull alice/demo-policy@round-002 --model"))
 def pull_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Revision on the Hub: REPO[@REVISION].")],
     config: ConfigOption = None,
@@ -231,7 +262,7 @@ def pull_command(
         machine.print_json(machine.pulled(revision)) if as_json else console.print_pull(revision)
 
 
-@app.command()
+@app.command(epilog=examples("grace status", "grace status --config grace.yaml --json"))
 def status(
     config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
@@ -247,7 +278,7 @@ def status(
         machine.print_json(machine.held(rows)) if as_json else console.print_status(rows)
 
 
-@app.command("verify")
+@app.command("verify", epilog=examples("grace verify local/tiny-weights", "grace verify alice/demo-weights@round-001"))
 def verify_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
     config: ConfigOption = None,
@@ -276,7 +307,9 @@ def verify_command(
             raise typer.Exit(1)
 
 
-@app.command("lineage")
+@app.command(
+    "lineage", epilog=examples("grace lineage local/tiny-policy@round-004", "grace lineage alice/demo-weights --json")
+)
 def lineage_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
     config: ConfigOption = None,
@@ -296,7 +329,7 @@ def lineage_command(
         machine.print_json(machine.traced(nodes)) if as_json else console.print_lineage(nodes)
 
 
-@app.command("diff")
+@app.command("diff", epilog=examples("grace diff local/tiny-weights@round-001 local/tiny-weights@round-002"))
 def diff_command(
     first: Annotated[str, typer.Argument(metavar="REF", help="Dataset: repo[@revision] or a path.")],
     second: Annotated[str, typer.Argument(metavar="REF", help="Dataset to compare it with.")],
@@ -321,14 +354,30 @@ def diff_command(
         machine.print_json(result) if as_json else console.print_diff(result)
 
 
-@app.command()
-def init(path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml") -> None:
-    """Write a commented configuration file."""
+@app.command(epilog=examples("grace init", "grace init --config qwen2.5-0.5b mine.yaml"))
+def init(
+    path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml",
+    preset: Annotated[str | None, typer.Option("--config", metavar="PRESET", help="Preset; default tiny.")] = None,
+) -> None:
+    """Write a commented configuration file with the values of a preset."""
     with one_line_errors():
-        from builders.settings.write import write_config
-        from training.pipelines import PIPELINES
+        from training.pipelines import init_config
 
-        typer.echo(f"wrote {write_config(path, PIPELINES[0].settings)}")
+        typer.echo(f"wrote {init_config(path, preset)}")
+
+
+@app.command("config", epilog=examples("grace config", "grace config --config tiny --set sample.top_p=0.95"))
+def config_command(
+    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Print the configuration that counts, as YAML, and where each value comes from."""
+    with one_line_errors():
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import configuration
+
+        found = configuration(config, overrides or [], store)
+        machine.print_json(machine.configured(found)) if as_json else console.print_config(found)
 
 
 def build_main() -> None:

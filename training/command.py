@@ -27,6 +27,15 @@ def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
     sys.exit(status or 0)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version of the package and end the command, if this is wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"grace {version('grace-data')}")
+        raise typer.Exit
+
+
 class Group(TyperGroup):
     """A group of commands whose usage errors are one line."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from builders.settings.base import EXECUTION, DType, Positive, Section, Settings, Share
+from builders.settings.base import EXECUTION, PATH, DType, Positive, Section, Settings, Share
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
@@ -20,11 +20,13 @@ _MORE = "or as many as keep a large dataset to 2 000 shards"
 class ModelSettings(Section):
     """Models as `id[@revision]` on the Hub or in the store, a folder, or the name of a stage that makes one."""
 
-    policy: str = Field("sft", description="the first round's policy; `sft` is the result of `train --sft`")
-    base: str = Field(description="the model `train --sft` starts from")
-    general: str = Field(description="general language model M_G (eq. 3)")
-    domain: str = Field(description="domain language model M_D (eq. 3)")
-    relevance: str = Field(description="BGE-M3 folder or repository with its two heads (eq. 4)")
+    policy: Annotated[str, PATH] = Field(
+        "sft", description="the first round's policy; `sft` is the result of `train --sft`"
+    )
+    base: Annotated[str, PATH] = Field(description="the model `train --sft` starts from")
+    general: Annotated[str, PATH] = Field(description="general language model M_G (eq. 3)")
+    domain: Annotated[str, PATH] = Field(description="domain language model M_D (eq. 3)")
+    relevance: Annotated[str, PATH] = Field(description="BGE-M3 folder or repository with its two heads (eq. 4)")
 
 
 class Engines(Section):
@@ -44,7 +46,9 @@ class SeedColumns(Section):
 class SeedSettings(Section):
     """Stage `seed`."""
 
-    source: str = Field(description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds")
+    source: Annotated[str, PATH] = Field(
+        description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds"
+    )
     split: str = Field("train", description="split of a Hub dataset")
     columns: SeedColumns = SeedColumns()
     language: str | None = Field(None, description="language code of rows without one; null: zh or en, by its script")
@@ -156,7 +160,7 @@ class LoopSettings(Section):
 class EvaluateSettings(Section):
     """The queries of `grace evaluate` and how they are answered."""
 
-    source: str = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
+    source: Annotated[str, PATH] = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
     split: str = "test"
     column: str = "query"
     queries: Positive = Field(128, description="queries taken")

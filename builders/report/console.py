@@ -18,8 +18,16 @@ from builders.core.run import StagePlan, StageResult
 from builders.inspect.diff import STATISTICS
 from builders.inspect.lineage import EXTERNAL, FOUND, Node
 from builders.inspect.status import Status
+from builders.settings.load import Configuration
+from builders.settings.write import describe
 from builders.store.check import Finding
 from builders.store.store import Revision
+
+
+def print_config(found: Configuration) -> None:
+    """Print a whole configuration as YAML, with where each value comes from as a comment."""
+    for _, line, origin in describe(found):
+        print(line if origin is None else f"{line:<40}  # {origin}")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

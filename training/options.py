@@ -1,0 +1,26 @@
+"""Options and arguments that several commands take."""
+
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
+PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
+ParentsOption = Annotated[
+    bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the examples that stand below a command's options, one a line."""
+    # \b: the lines are not joined to a paragraph.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
