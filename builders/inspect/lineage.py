@@ -239,6 +239,11 @@ def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
         UserError: where it is not found or has no manifest.
     """
     ref = parse_ref(text)
+    # Nothing but the manifest is read: any folder may be named, with whatever lies in it.
+    if ref.path is not None and (not ref.path.is_dir() or read_manifest(ref.path) is None):
+        raise UserError(
+            f"{text}: no {FILE_NAME} in it, so it is no revision and nothing is known of where it came from"
+        )
     found = open_here(text, store)
     if found is None:
         return _root_on_hub(ref)
