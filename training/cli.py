@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from training import inspection
 from training.command import Group, Single, one_line_errors, print_version
 from training.options import (
     ConfigOption,
@@ -21,6 +22,7 @@ from training.options import (
     SetOption,
     StoreOption,
     examples,
+    load_settings,
 )
 
 if TYPE_CHECKING:
@@ -44,13 +46,6 @@ def grace(
     ] = False,
 ) -> None:
     """Preference data for long-form writing: built in stages, versioned, and trained on, round after round."""
-
-
-def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
-    from training.pipelines import load_config
-
-    settings: Settings = load_config(config, overrides or [], store)
-    return settings
 
 
 def _publish(result: "StageResult", settings: "Settings", *, private: bool, parents: bool) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def build_command(
 ) -> None:
     """Build what is missing or stale up to a stage, and nothing else."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.report import as_json as machine
         from builders.report import console
         from training.pipelines import build, plan, require_kind
@@ -139,7 +134,7 @@ def train_command(
 ) -> None:
     """Train a model stage: the round's policy on the store's dataset of this round, or on --dataset."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         _check_train_options(dataset, revision, stage, sft=sft)
         from training.pipelines import build, pipeline_of, require_kind
 
@@ -174,7 +169,7 @@ def loop(
     """Build and train, round after round; can be stopped anywhere and resumes there."""
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
-        settings = _load(config, [*(overrides or []), *extra], store)
+        settings = load_settings(config, [*(overrides or []), *extra], store)
         from training.loop import run_loop
 
         _print_built(run_loop(settings), None, as_json=as_json)
@@ -201,7 +196,7 @@ def evaluate(
 ) -> None:
     """Compare policies on held-out queries."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.report import as_json as machine
         from builders.report import console
         from training.pipelines import evaluate_policies
@@ -231,13 +226,16 @@ def push_command(
 ) -> None:
     """Publish an existing revision of the store on the Hugging Face Hub, under the tag of its round."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.hub.publish import push
         from builders.report import as_json as machine
         from builders.report import console
+        from builders.store.names import naming_near
+        from builders.store.store import Store
         from training.pipelines import page_of
 
-        published = push(ref, settings, page_of, private=private, parents=parents)
+        with naming_near(ref, Store(Path(settings.store))):
+            published = push(ref, settings, page_of, private=private, parents=parents)
         machine.print_json(published) if as_json else console.print_push(published)
 
 
@@ -252,7 +250,7 @@ def pull_command(
 ) -> None:
     """Bring a revision from the Hugging Face Hub into the store, every file checked."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.hub.pull import pull_into
         from builders.report import as_json as machine
         from builders.report import console
@@ -262,122 +260,7 @@ def pull_command(
         machine.print_json(machine.pulled(revision)) if as_json else console.print_pull(revision)
 
 
-@app.command(epilog=examples("grace status", "grace status --config grace.yaml --json"))
-def status(
-    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
-) -> None:
-    """Show what the store holds for this configuration, round by round."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.inspect.status import status as status_of
-        from builders.report import as_json as machine
-        from builders.report import console
-        from training.pipelines import pipeline_of
-
-        rows = status_of(pipeline_of(settings), settings)
-        machine.print_json(machine.held(rows)) if as_json else console.print_status(rows)
-
-
-@app.command("verify", epilog=examples("grace verify local/tiny-weights", "grace verify alice/demo-weights@round-001"))
-def verify_command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Recompute a revision's digests, for weights also ranks, rewards and weights; exit status 1 on a difference."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.hub.refs import open_here, open_revision
-        from builders.inspect.verify import verify
-        from builders.report import as_json as machine
-        from builders.report import console
-        from builders.store.store import Store
-        from training.pipelines import PIPELINES
-
-        found = Store(Path(settings.store))
-        # A local copy first, as it lies on disk: a newer round on the Hub is not what is to be verified.
-        revision = open_here(ref, found) or open_revision(ref, found)
-        findings = verify(revision, PIPELINES)
-        machine.print_json(machine.verified(revision, findings)) if as_json else console.print_findings(
-            revision, findings
-        )
-        if findings:
-            raise typer.Exit(1)
-
-
-@app.command(
-    "lineage", epilog=examples("grace lineage local/tiny-policy@round-004", "grace lineage alice/demo-weights --json")
-)
-def lineage_command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what a revision was made from, back to the seeds, in the store and on the Hub."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.inspect.lineage import lineage
-        from builders.report import as_json as machine
-        from builders.report import console
-        from builders.store.store import Store
-
-        nodes = lineage(ref, Store(Path(settings.store)))
-        machine.print_json(machine.traced(nodes)) if as_json else console.print_lineage(nodes)
-
-
-@app.command("diff", epilog=examples("grace diff local/tiny-weights@round-001 local/tiny-weights@round-002"))
-def diff_command(
-    first: Annotated[str, typer.Argument(metavar="REF", help="Dataset: repo[@revision] or a path.")],
-    second: Annotated[str, typer.Argument(metavar="REF", help="Dataset to compare it with.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare two datasets: queries in common, drift of the metrics, labels and weights."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.hub.refs import open_revision
-        from builders.inspect.diff import diff
-        from builders.report import as_json as machine
-        from builders.report import console
-        from builders.store.store import Store
-        from training.pipelines import pipeline_of
-
-        found = Store(Path(settings.store))
-        a, b = (open_revision(text, found, "dataset") for text in (first, second))
-        result = diff(a, b, pipeline_of(settings).summaries())
-        machine.print_json(result) if as_json else console.print_diff(result)
-
-
-@app.command(epilog=examples("grace init", "grace init --config qwen2.5-0.5b mine.yaml"))
-def init(
-    path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml",
-    preset: Annotated[str | None, typer.Option("--config", metavar="PRESET", help="Preset; default tiny.")] = None,
-) -> None:
-    """Write a commented configuration file with the values of a preset."""
-    with one_line_errors():
-        from training.pipelines import init_config
-
-        typer.echo(f"wrote {init_config(path, preset)}")
-
-
-@app.command("config", epilog=examples("grace config", "grace config --config tiny --set sample.top_p=0.95"))
-def config_command(
-    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
-) -> None:
-    """Print the configuration that counts, as YAML, and where each value comes from."""
-    with one_line_errors():
-        from builders.report import as_json as machine
-        from builders.report import console
-        from training.pipelines import configuration
-
-        found = configuration(config, overrides or [], store)
-        machine.print_json(machine.configured(found)) if as_json else console.print_config(found)
+app.add_typer(inspection.app)
 
 
 def build_main() -> None:

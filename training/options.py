@@ -1,8 +1,11 @@
-"""Options and arguments that several commands take."""
+"""Options that several commands take, and the configuration that they name."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from builders.settings.base import Settings
 
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
@@ -24,3 +27,11 @@ def examples(*lines: str) -> str:
     """Return the examples that stand below a command's options, one a line."""
     # \b: the lines are not joined to a paragraph.
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def load_settings(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
+    """Return the settings that the options `--config`, `--set` and `--store` name."""
+    from training.pipelines import load_config
+
+    settings: Settings = load_config(config, overrides or [], store)
+    return settings

@@ -25,6 +25,7 @@ from builders.core.stage import At, Context, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart
 from builders.executors.processes import process_pool
 from builders.settings.base import Settings
+from builders.store.names import naming_near
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 
@@ -140,15 +141,26 @@ def materialise(
     found = {role: model_node(pipeline, name, 0) for role, name in wanted.items()}
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
+    # What is not a node is the name of a model that no stage makes: a misspelt one is told before anything is built.
+    models = {role: find_model(pipeline, finder, name) for role, name in found.items() if isinstance(name, str)}
     with store.lock():
         runner = _Runner(graph, set())
         runner.run(nodes)
-    models = {
-        # What is not a node is the name of a model that no stage makes.
-        role: finder.of(runner.made[node]) if isinstance(node, Node) else finder.find(node)
-        for role, node in found.items()
-    }
-    return models, finder
+    return models | {
+        role: finder.of(runner.made[node]) for role, node in found.items() if isinstance(node, Node)
+    }, finder
+
+
+def find_model(pipeline: Pipeline, finder: ModelFinder, name: str) -> LocalModel:
+    """Find a model that no stage makes.
+
+    Raises:
+        UserError: where there is none; the message names stages and models of the store whose names are near.
+    """
+    with naming_near(
+        name, finder.store, ("model",), [stage.name for stage in pipeline.stages if stage.kind == "model"]
+    ):
+        return finder.find(name)
 
 
 def dry_run(
@@ -223,7 +235,7 @@ class _Runner:
         for found in self.graph.needs.values():
             for wanted in found.models.values():
                 if isinstance(wanted, str):
-                    self.finder.find(wanted)
+                    find_model(self.graph.pipeline, self.finder, wanted)
         sorter = self.graph.order()
         waiting: list[_Job] = []
         running: dict[Future[Trained], _Job] = {}

@@ -18,6 +18,7 @@ from builders.hub.client import NotOnHub, call, client
 from builders.hub.pull import resolve_commit
 from builders.hub.refs import open_here
 from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, is_manifest, read_manifest
+from builders.store.names import naming_near
 from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
 
@@ -96,7 +97,8 @@ def lineage(text: str, store: Store) -> list[Node]:
     Raises:
         UserError: where the REF itself is not found or has no manifest.
     """
-    root, manifest = _root(text, store)
+    with naming_near(text, store):
+        root, manifest = _root(text, store)
     finder = _Finder(store)
     nodes: dict[str, Node] = {}
     waiting = [root]

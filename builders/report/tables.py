@@ -15,7 +15,8 @@ from rich.text import Text
 from builders.store.store import is_commit
 
 GAP = 2  # columns between the columns of a table
-SENTENCE = 30  # columns that a text of several words may keep before names beside it are shortened
+SENTENCE = 30  # columns that a text keeps while names beside it are shortened
+WORD = 10  # columns that a text keeps in a narrow terminal
 SHORTEST = 24  # columns to which a name may be shortened: some of the name, and 12 digits of its revision
 
 
@@ -36,25 +37,43 @@ def print_table(
         names: columns whose texts are names, which are shortened in the middle where the table is too wide; other texts
             are broken into lines.
     """
-    places = range(len(columns))
     numeric = [any(map(_is_number, cells)) and all(map(_fits_numbers, cells)) for cells in _by_column(columns, rows)]
     cells = [[str(cell) for cell in row] for row in rows]
-    sizes = _widths(columns, cells)
-    for place in (i for i in places if columns[i] in names):
-        others = (
-            sizes[i] if numeric[i] or columns[i] in names else min(sizes[i], SENTENCE) for i in places if i != place
-        )
-        room = max(width() - sum(others), SHORTEST)
-        for row in cells:
-            row[place] = shortened(row[place], room)
+    sizes = fitted(_widths(columns, cells), [_kind(*pair, names) for pair in zip(columns, numeric, strict=True)])
     table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column, right, size in zip(columns, numeric, _widths(columns, cells), strict=True):
-        # A name is cut once, above, and then kept on one line, unless the terminal is very narrow.
-        least = min(size - GAP, width() * 3 // 5) if column in names else None
-        table.add_column(escape(column), justify="right" if right else "left", overflow="fold", min_width=least)
+    for column, right, size in zip(columns, numeric, sizes, strict=True):
+        table.add_column(escape(column), justify="right" if right else "left", overflow="fold", width=size)
     for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
+        short = (
+            shortened(cell, max(size, SHORTEST)) if name in names else cell
+            for name, cell, size in zip(columns, row, sizes, strict=True)
+        )
+        table.add_row(*map(Text, short))
     _print_lines(table)
+
+
+def _kind(column: str, numeric: bool, names: Sequence[str]) -> int:
+    """Return the place of a column in the order in which columns give up width: texts, names, numbers."""
+    return 1 if column in names else 2 if numeric else 0
+
+
+def fitted(sizes: Sequence[int], kinds: Sequence[int]) -> list[int]:
+    """Return the widths of columns that fit the terminal together: the widest gives way first.
+
+    Args:
+        sizes: the widths that the cells need.
+        kinds: 0 for texts, 1 for names, 2 for numbers. Texts give way down to `SENTENCE`, names to `SHORTEST`, texts
+            to `WORD`, and in a terminal that is narrower still every column.
+    """
+    found = list(sizes)
+    room = width() - GAP * (len(found) - 1)
+    for kind, least in ((0, SENTENCE), (1, SHORTEST), (0, WORD), (None, 1)):
+        while sum(found) > room:
+            wide = [i for i, size in enumerate(found) if kind in (None, kinds[i]) and size > least]
+            if not wide:
+                break
+            found[max(wide, key=found.__getitem__)] -= 1
+    return found
 
 
 def print_wide_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -68,7 +87,7 @@ def print_wide_table(title: str, columns: Sequence[str], rows: Sequence[Sequence
     part: list[int] = []
     parts = [part]
     for place in range(1, len(columns)):
-        if part and sizes[0] + sum(sizes[i] for i in (*part, place)) > width() + GAP:
+        if part and sizes[0] + sum(GAP + sizes[i] for i in (*part, place)) > width():
             part = []
             parts.append(part)
         part.append(place)
@@ -94,8 +113,8 @@ def _fits_numbers(cell: object) -> bool:
 
 
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return the width of each column with the gap behind it."""
-    return [max(cell_len(row[i]) for row in (columns, *rows)) + GAP for i in range(len(columns))]
+    """Return the width that each column needs."""
+    return [max(cell_len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
 
 
 def shortened(text: str, room: int) -> str:

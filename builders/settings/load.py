@@ -263,7 +263,8 @@ def _describe(error: ValidationError, settings: type[Settings], values: Values) 
         return f"{where}: {location}.kind is {tag!r}{did_you_mean(tag, kinds.split(', '))}; kinds: {kinds}{more}"
     if fault["type"] == "union_tag_not_found":
         return f"{where}: {location} is {found}: a section is needed{more}"
-    return f"{where}: {location} is {found}: {fault['msg'][0].lower()}{fault['msg'][1:]}{more}"
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {location} is {found}: {said[0].lower()}{said[1:]}{more}"
 
 
 def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[list[str], list[str]]:

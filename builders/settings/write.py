@@ -4,6 +4,7 @@ Both have a line for every setting. A section that comes in kinds, such as an en
 """
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,15 +32,18 @@ def write_config(path: str, preset: str, settings: Settings) -> Path:
         settings: the preset's settings.
 
     Raises:
-        UserError: where the file exists already, or its folder does not.
+        UserError: where the file exists already, or cannot be made.
     """
     target = Path(path)
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise UserError(f"{path} exists already; give another name or remove it")
     if not target.parent.is_dir():
         raise UserError(f"{path}: no folder {target.parent}; make it first or give another name")
     text = header(preset) + "\n".join(_commented(settings, 0)) + "\n"
-    target.write_text(text, encoding="utf-8")
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}; give another name") from None
     return target
 
 
