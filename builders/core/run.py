@@ -362,6 +362,7 @@ class _Runner:
             raise SystemExit(0)  # of several processes the first one writes to the store
         context = self._context(job)
         revision = add_model(self.graph, job.node, job.inputs, context.work / "model", trained)
+        log.info("%s: trained in %.0f s", job.node.stage, time.monotonic() - self.began[job.node])
         self._done(job, revision, context.work, *trained.scratch)
 
     def _done(self, job: _Job, revision: Revision, *scratch: Path) -> None:
