@@ -15,7 +15,7 @@ from rich.text import Text
 from builders.store.store import is_commit
 
 GAP = 2  # columns between the columns of a table
-SENTENCE = 30  # columns that a text keeps while names beside it are shortened
+SENTENCE = 24  # columns that a text keeps while names beside it are shortened
 WORD = 10  # columns that a text keeps in a narrow terminal
 SHORTEST = 24  # columns to which a name may be shortened: some of the name, and 12 digits of its revision
 

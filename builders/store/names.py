@@ -49,8 +49,8 @@ def near_names(text: str, store: Store, kinds: Sequence[Kind] = KINDS, others: I
         return f"in the store {repo} is a {other}"
     names = {name.rpartition("/")[2]: name for kind in kinds for name in held[kind]}
     names |= {name: name for name in (*names.values(), *others)}
-    near = difflib.get_close_matches(repo, names, n=2, cutoff=CLOSE)
-    return f"did you mean {' or '.join(dict.fromkeys(names[name] for name in near))}?" if near else ""
+    near = difflib.get_close_matches(repo, names, n=1, cutoff=CLOSE)
+    return f"did you mean {names[near[0]]}?" if near else ""
 
 
 def repositories(store: Store, kind: Kind) -> list[str]:

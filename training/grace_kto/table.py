@@ -18,7 +18,14 @@ RANKED = ("L", "E", "P", "R_s", "R_d")
 NOTABLE = 2.0
 Z = 1.96  # standard errors on each side of a 95 % interval
 #: Units in the titles of the figure's panels; the other metrics have none.
-UNITS = {"L": ", tokens", "E": ", %", "P": ", perplexity", "matched": ", share", "cut": ", share", "ppl_D": ", perplexity"}
+UNITS = {
+    "L": ", tokens",
+    "E": ", %",
+    "P": ", perplexity",
+    "matched": ", share",
+    "cut": ", share",
+    "ppl_D": ", perplexity",
+}
 PANELS_IN_A_ROW = 4
 TICKS = 8  # policies at most that are named below a panel
 LABEL = 18  # characters of a policy's name below a panel
