@@ -16,6 +16,7 @@ from typer import Abort
 from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
 from typer.core import TyperCommand, TyperGroup
 
+INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells report it
 STAND_INS = "ascii_stand_ins"  # name of the way to print what a terminal's encoding lacks
 ASCII = {
     "→": "->",
@@ -86,7 +87,7 @@ def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
         sys.exit(128 + signal.SIGPIPE)  # as shells report it
     except (KeyboardInterrupt, Abort):
         _interrupted()
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     except NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -138,7 +139,7 @@ EXTRAS = {"FlagEmbedding": "score", "datasets": "hub", "rensa": "sample"} | dict
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake into one line on stderr and exit status 2.
+    """Turn a user's mistake into one line on stderr and exit status 2, an interruption into exit status 130.
 
     A user's mistake is a `UserError`, a disk that is full or refuses access, a path that cannot be one, or an extra
     that is not installed. Every other exception is a defect of the program and keeps its traceback.
@@ -162,6 +163,9 @@ def one_line_errors() -> Iterator[None]:
         if error.errno in FULL:
             _drop_output()
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        _interrupted()
+        raise typer.Exit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         # The package of a module such as transformers.utils.
         name = (error.name or "").partition(".")[0]

@@ -23,7 +23,7 @@ from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs, Node, model_node, node_of
 from builders.core.stage import At, Context, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart
-from builders.executors.processes import process_pool
+from builders.executors.processes import process_pool, submit
 from builders.settings.base import Settings
 from builders.store.names import naming_near
 from builders.store.store import Revision, Store
@@ -255,7 +255,7 @@ class _Runner:
                 # 2. Hand trainings to worker processes; the pool is made on first need, since its start takes seconds.
                 for job in self._apart(waiting, running):
                     pool = pool or stack.enter_context(process_pool(self.graph.config.workers))
-                    running[pool.submit(train_apart, *self._training(job))] = job
+                    running[submit(pool, train_apart, *self._training(job))] = job
                 # 3. Build one job in this process; with none to build, wait until a worker has finished one.
                 if (here := self._next_here(waiting, running)) is not None:
                     waiting.remove(here)

@@ -249,7 +249,7 @@ def interval(evaluation: Evaluation, label: str) -> tuple[float, float] | None:
     share, n = _value(evaluation, label) or 0.0, evaluation.queries
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return middle - half, middle + half
+    return min(middle - half, share), max(middle + half, share)  # at 0 and at 1 an end is the share, but for rounding
 
 
 def caption(evaluations: Sequence[Evaluation]) -> str:

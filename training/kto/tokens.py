@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders.core.console import progress_bar
-from builders.executors.processes import process_pool
+from builders.executors.processes import process_pool, submit
 from builders.store.files import replacing
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
 from training import chat
@@ -128,7 +128,7 @@ def _write(tasks: Sequence[Task], rows: int) -> None:
                 bar.update()
             return
         with process_pool(min(len(tasks), os.cpu_count() or 1)) as pool:
-            running: list[Future[None]] = [pool.submit(write_tokens, task) for task in tasks]
+            running: list[Future[None]] = [submit(pool, write_tokens, task) for task in tasks]
             for future in running:
                 future.result()
                 bar.update()
