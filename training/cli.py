@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from training.command import Group, Single, one_line_errors
+from training import inspection
+from training.command import Group, Single, one_line_errors, print_version
+from training.options import (
+    ConfigOption,
+    JsonOption,
+    ParentsOption,
+    PrivateOption,
+    PushOption,
+    RoundOption,
+    SetOption,
+    StoreOption,
+    WithOptimizerOption,
+    examples,
+    load_settings,
+)
 
 if TYPE_CHECKING:
     from builders.core.run import StageResult
@@ -23,33 +37,16 @@ app = typer.Typer(
     rich_markup_mode=None,  # drawing boxes would take half of the time that --help may take
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Preference data for long-form writing: built in stages, versioned, and trained on, round after round.",
 )
 
-ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
-]
-StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
-RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
-PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
-PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
-ParentsOption = Annotated[
-    bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
-]
-WithOptimizerOption = Annotated[
-    bool, typer.Option("--with-optimizer", help="Publish models with the optimizer's state, to go on from.")
-]
 
-
-def _load(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
-    from training.pipelines import load_config
-
-    settings: Settings = load_config(config, overrides or [], store)
-    return settings
+@app.callback(epilog=examples("grace init", "grace config", "grace loop --rounds 2", "grace status"))
+def grace(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Preference data for long-form writing: built in stages, versioned, and trained on, round after round."""
 
 
 def _publish(
@@ -71,7 +68,15 @@ def _print_built(results: "list[StageResult]", published: dict[str, Any] | None,
         console.print_build(results, published)
 
 
-@app.command("build")
+@app.command(
+    "build",
+    epilog=examples(
+        "build --stage calibrate",
+        "build --stage score --dry-run",
+        "build --stage seed --set seed.source=seeds.jsonl",
+        "build --stage calibrate --from alice/demo-scores@round-001",
+    ),
+)
 def build_command(
     stage: Annotated[str, typer.Option("--stage", help="Last stage, such as score; `grace status` lists them.")],
     config: ConfigOption = None,
@@ -91,7 +96,7 @@ def build_command(
     """Build what is missing or stale up to a stage, and nothing else."""
     with one_line_errors():
         _require_push(push, with_optimizer=with_optimizer)
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.report import as_json as machine
         from builders.report import console
         from training.pipelines import build, plan, require_kind
@@ -108,7 +113,15 @@ def build_command(
         _print_built(results, published, as_json=as_json)
 
 
-@app.command("train")
+@app.command(
+    "train",
+    epilog=examples(
+        "train",
+        "train --round 2",
+        "train --sft --set models.base=Qwen/Qwen2.5-0.5B-Instruct",
+        "train --dataset alice/demo-weights --revision round-001",
+    ),
+)
 def train_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on: REPO or path.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
@@ -131,7 +144,7 @@ def train_command(
     """Train a model stage: the round's policy on the store's dataset of this round, or on --dataset."""
     with one_line_errors():
         _require_push(push, with_optimizer=with_optimizer)
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         _check_train_options(dataset, revision, stage, sft=sft)
         from training.pipelines import build, pipeline_of, require_kind
 
@@ -164,7 +177,7 @@ def _check_train_options(dataset: str | None, revision: str | None, stage: str |
         raise UserError(f"--revision {revision}: of which dataset? Give --dataset NAMESPACE/NAME too")
 
 
-@app.command()
+@app.command(epilog=examples("grace loop --rounds 4", "grace loop --config grace.yaml --set generate.queries=64"))
 def loop(
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -175,13 +188,19 @@ def loop(
     """Build and train, round after round; can be stopped anywhere and resumes there."""
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
-        settings = _load(config, [*(overrides or []), *extra], store)
+        settings = load_settings(config, [*(overrides or []), *extra], store)
         from training.loop import run_loop
 
         _print_built(run_loop(settings), None, as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "grace evaluate",
+        "grace evaluate sft local/tiny-policy@round-002",
+        "grace evaluate --set evaluate.source=heldout.jsonl --output results",
+    )
+)
 def evaluate(
     policies: Annotated[
         list[str] | None, typer.Argument(help="Policies to compare, REF each; default the first and every round's.")
@@ -196,7 +215,7 @@ def evaluate(
 ) -> None:
     """Compare policies on held-out queries."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.report import as_json as machine
         from builders.report import console
         from training.pipelines import evaluate_policies
@@ -209,7 +228,12 @@ def evaluate(
             typer.echo(f"written to {output}: evaluation.json, evaluation.md, evaluation.png")
 
 
-@app.command("push")
+@app.command(
+    "push",
+    epilog=examples(
+        "grace push local/tiny-weights@round-001", "grace push local/tiny-policy --private --set namespace=alice"
+    ),
+)
 def push_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")],
     config: ConfigOption = None,
@@ -222,17 +246,20 @@ def push_command(
 ) -> None:
     """Publish an existing revision of the store on the Hugging Face Hub, under the tag of its round."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.hub.publish import push
         from builders.report import as_json as machine
         from builders.report import console
+        from builders.store.names import naming_near
+        from builders.store.store import Store
         from training.pipelines import page_of
 
-        published = push(ref, settings, page_of, private=private, parents=parents, with_optimizer=with_optimizer)
+        with naming_near(ref, Store(Path(settings.store))):
+            published = push(ref, settings, page_of, private=private, parents=parents, with_optimizer=with_optimizer)
         machine.print_json(published) if as_json else console.print_push(published)
 
 
-@app.command("pull")
+@app.command("pull", epilog=examples("grace pull alice/demo-weights", "grace pull alice/demo-policy@round-002 --model"))
 def pull_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Revision on the Hub: REPO[@REVISION].")],
     config: ConfigOption = None,
@@ -243,7 +270,7 @@ def pull_command(
 ) -> None:
     """Bring a revision from the Hugging Face Hub into the store, every file checked."""
     with one_line_errors():
-        settings = _load(config, overrides, store)
+        settings = load_settings(config, overrides, store)
         from builders.hub.pull import pull_into
         from builders.report import as_json as machine
         from builders.report import console
@@ -253,104 +280,7 @@ def pull_command(
         machine.print_json(machine.pulled(revision)) if as_json else console.print_pull(revision)
 
 
-@app.command()
-def status(
-    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
-) -> None:
-    """Show what the store holds for this configuration, round by round."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.inspect.status import status as status_of
-        from builders.report import as_json as machine
-        from builders.report import console
-        from training.pipelines import pipeline_of
-
-        rows = status_of(pipeline_of(settings), settings)
-        machine.print_json(machine.held(rows)) if as_json else console.print_status(rows)
-
-
-@app.command("verify")
-def verify_command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Recompute a revision's digests, for weights also ranks, rewards and weights; exit status 1 on a difference."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.hub.refs import open_here, open_revision
-        from builders.inspect.verify import verify
-        from builders.report import as_json as machine
-        from builders.report import console
-        from builders.store.store import Store
-        from training.pipelines import PIPELINES
-
-        found = Store(Path(settings.store))
-        # A local copy first, as it lies on disk: a newer round on the Hub is not what is to be verified.
-        revision = open_here(ref, found) or open_revision(ref, found)
-        findings = verify(revision, PIPELINES)
-        machine.print_json(machine.verified(revision, findings)) if as_json else console.print_findings(
-            revision, findings
-        )
-        if findings:
-            raise typer.Exit(1)
-
-
-@app.command("lineage")
-def lineage_command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what a revision was made from, back to the seeds, in the store and on the Hub."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.inspect.lineage import lineage
-        from builders.report import as_json as machine
-        from builders.report import console
-        from builders.store.store import Store
-
-        nodes = lineage(ref, Store(Path(settings.store)))
-        machine.print_json(machine.traced(nodes)) if as_json else console.print_lineage(nodes)
-
-
-@app.command("diff")
-def diff_command(
-    first: Annotated[str, typer.Argument(metavar="REF", help="Dataset: repo[@revision] or a path.")],
-    second: Annotated[str, typer.Argument(metavar="REF", help="Dataset to compare it with.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare two datasets: queries in common, drift of the metrics, labels and weights."""
-    with one_line_errors():
-        settings = _load(config, overrides, store)
-        from builders.hub.refs import open_revision
-        from builders.inspect.diff import diff
-        from builders.report import as_json as machine
-        from builders.report import console
-        from builders.store.store import Store
-        from training.pipelines import pipeline_of
-
-        found = Store(Path(settings.store))
-        a, b = (open_revision(text, found, "dataset") for text in (first, second))
-        result = diff(a, b, pipeline_of(settings).summaries())
-        machine.print_json(result) if as_json else console.print_diff(result)
-
-
-@app.command()
-def init(path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml") -> None:
-    """Write a commented configuration file."""
-    with one_line_errors():
-        from builders.settings.write import write_config
-        from training.pipelines import PIPELINES
-
-        typer.echo(f"wrote {write_config(path, PIPELINES[0].settings)}")
+app.add_typer(inspection.app)
 
 
 def build_main() -> None:

@@ -12,9 +12,10 @@ from builders.cards.card import Page
 from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
 from builders.core.run import StagePlan, StageResult, dry_run, run
 from builders.settings.base import Settings
-from builders.settings.load import load_settings
+from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
+from builders.settings.write import write_config
 from builders.store.manifest import Kind, Manifest
-from scorers.errors import UserError
+from scorers.errors import UserError, did_you_mean
 from training.grace_kto.pipeline import GRACE_KTO
 
 PIPELINES = (GRACE_KTO,)
@@ -35,7 +36,37 @@ def load_config(source: str | None = None, overrides: Iterable[str] = (), store:
     Raises:
         UserError: an unknown preset, an unreadable file, an unknown key (with the close match) or a bad value.
     """
-    return load_settings(source, {pipeline.name: pipeline.settings for pipeline in PIPELINES}, overrides, store)
+    return configuration(source, overrides, store).settings
+
+
+def configuration(source: str | None = None, overrides: Iterable[str] = (), store: str | None = None) -> Configuration:
+    """Read a configuration as `load_config` does, together with where each value comes from.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    classes = {pipeline.name: pipeline.settings for pipeline in PIPELINES}
+    # Neither stages nor DeepSpeed's files that come with the package are looked for in a folder of the user's.
+    names = {stage.name for pipeline in PIPELINES for stage in pipeline.stages}
+    names |= {file.stem for file in (Path(__file__).parent / "zero").glob("*.json")}
+    return read_configuration(source, classes, overrides, store, names)
+
+
+def init_config(path: str, preset: str | None = None) -> Path:
+    """Write a commented configuration file with the values of a preset.
+
+    Args:
+        path: the file to make.
+        preset: name of the preset; None: `tiny`.
+
+    Raises:
+        UserError: an unknown preset, or the file cannot be made or exists already.
+    """
+    name = DEFAULT_PRESET if preset is None else preset
+    if name not in preset_names():
+        close = did_you_mean(name, preset_names())
+        raise UserError(f"--config {name}: no preset{close}; a new file starts from one of {', '.join(preset_names())}")
+    return write_config(path, name, load_config(name))
 
 
 def pipeline_of(config: Settings) -> Pipeline:

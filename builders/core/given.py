@@ -9,6 +9,7 @@ from builders.core.plan import Node, node_of
 from builders.core.stage import Stage
 from builders.hub.refs import open_revision
 from builders.store.columns import require_columns
+from builders.store.names import naming_near
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 
@@ -24,7 +25,8 @@ def given_datasets(
         return {}
     if not last.parents:
         raise UserError(f"dataset {start}: stage {target} reads its source, not another stage's dataset")
-    revision = open_revision(start, store, "dataset", require_pinned=require_pinned)
+    with naming_near(start, store, ("dataset",)):
+        revision = open_revision(start, store, "dataset", require_pinned=require_pinned)
     schema = revision.schema()
     origin = _origin(pipeline, last, revision, start)
     needed = last.reads if last.reads and origin.name == last.parents[0] else origin.columns

@@ -24,8 +24,9 @@ from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs, Node, model_node, node_of
 from builders.core.stage import At, Context, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart
-from builders.executors.processes import process_pool
+from builders.executors.processes import process_pool, submit
 from builders.settings.base import Settings
+from builders.store.names import naming_near
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
 
@@ -146,15 +147,26 @@ def materialise(
     nodes = [node for node in found.values() if isinstance(node, Node)]
     graph = Graph(pipeline, config, store, nodes, {})
     graph.require_readable()
+    # What is not a node is the name of a model that no stage makes: a misspelt one is told before anything is built.
+    models = {role: find_model(pipeline, finder, name) for role, name in found.items() if isinstance(name, str)}
     with store.lock() as lock:
         runner = _Runner(graph, set(), lock)
         runner.run(nodes)
-    models = {
-        # What is not a node is the name of a model that no stage makes.
-        role: finder.of(runner.made[node]) if isinstance(node, Node) else finder.find(node)
-        for role, node in found.items()
-    }
-    return models, finder
+    return models | {
+        role: finder.of(runner.made[node]) for role, node in found.items() if isinstance(node, Node)
+    }, finder
+
+
+def find_model(pipeline: Pipeline, finder: ModelFinder, name: str) -> LocalModel:
+    """Find a model that no stage makes.
+
+    Raises:
+        UserError: where there is none; the message names stages and models of the store whose names are near.
+    """
+    with naming_near(
+        name, finder.store, ("model",), [stage.name for stage in pipeline.stages if stage.kind == "model"]
+    ):
+        return finder.find(name)
 
 
 def dry_run(
@@ -244,7 +256,7 @@ class _Runner:
         for found in self.graph.needs.values():
             for wanted in found.models.values():
                 if isinstance(wanted, str):
-                    self.finder.find(wanted)
+                    find_model(self.graph.pipeline, self.finder, wanted)
         self._require_ready()
         sorter = self.graph.order()
         waiting: list[_Job] = []
@@ -266,7 +278,7 @@ class _Runner:
                 for job in self._apart(waiting, running):
                     held = [] if self.lock is None else [self.lock]
                     pool = pool or stack.enter_context(process_pool(self.graph.config.workers, held))
-                    running[pool.submit(train_apart, *self._training(job))] = job
+                    running[submit(pool, train_apart, *self._training(job))] = job
                 # 3. Build one job in this process; with none to build, wait until a worker has finished one.
                 if (here := self._next_here(waiting, running)) is not None:
                     waiting.remove(here)
@@ -389,11 +401,13 @@ class _Runner:
             raise SystemExit(0)  # of several processes the first one writes to the store
         context = self._context(job)
         revision = add_model(self.graph, job.node, job.inputs, context.work / "model", trained)
+        log.info("%s: trained in %.0f s", job.node.stage, time.monotonic() - self.began[job.node])
         self._done(job, revision, context.work)
 
-    def _done(self, job: _Job, revision: Revision, work: Path) -> None:
-        """Delete a finished job's working folder and record its revision."""
-        shutil.rmtree(work, ignore_errors=True)
+    def _done(self, job: _Job, revision: Revision, *scratch: Path) -> None:
+        """Delete a finished job's working folders and record its revision."""
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
         self.made[job.node] = revision
         seconds = time.monotonic() - self.began[job.node]
         self.results.append(StageResult(job.node.stage, job.node.round, revision, True, job.reason, seconds))

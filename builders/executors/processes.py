@@ -1,16 +1,18 @@
 """Worker processes that end with the process that started them, even if it is killed, and hold its locks until then."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.reduction import DupFd
-from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -31,20 +33,44 @@ def _detached(duplicate: Any) -> int:
     return descriptor
 
 
-def process_pool(workers: int, held: Sequence[IO[Any]] = ()) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes; a task is a function and values that pickle takes.
+@contextlib.contextmanager
+def process_pool(workers: int, held: Sequence[IO[Any]] = ()) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool of fresh processes; a task is a function and values that pickle takes, see `submit`.
+
+    Where the work ends by an error or an interruption, the processes are ended at once: nobody waits for their results.
 
     Args:
         workers: number of processes.
         held: open files whose locks the workers hold too: a new run must not begin before they have ended.
     """
     # spawn: a forked child of a process that has used torch's threads may hang.
-    return ProcessPoolExecutor(
+    with ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
         initializer=end_with_parent,
         initargs=(os.getpid(), [Held(file) for file in held]),
-    )
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in active_children():
+                process.kill()
+            raise
+
+
+def submit(pool: ProcessPoolExecutor, task: Callable[..., T], *values: Any) -> "Future[T]":
+    """Hand a task to a pool whose processes leave Ctrl-C to this one, which ends them.
+
+    A terminal sends it to all; each would print a traceback of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
+        return pool.submit(task, *values)
+    # A process that is started while the signal is ignored ignores it too.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return pool.submit(task, *values)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def end_with_parent(parent: int, held: Sequence[object] = ()) -> None:
@@ -54,7 +80,7 @@ def end_with_parent(parent: int, held: Sequence[object] = ()) -> None:
         parent: process id of the parent.
         held: what pickling `Held` left; the files stay open because nobody closes them.
     """
-    Thread(target=_watch, daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
     if sys.platform == "linux":
         # At once, and also while this process computes without letting another thread run.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,13 +1,11 @@
 """The prompt files of GRACE-KTO, and the system prompts under which responses are sampled."""
 
 import functools
-from pathlib import Path
 
 from builders.core.prompting import read_prompt, render_prompt
-from builders.grace_kto.settings import GraceKTOSettings
+from builders.grace_kto.settings import PROMPTS, GraceKTOSettings
 from builders.store.manifest import Manifest
 
-FOLDER = Path(__file__).parent / "prompts"
 SYSTEM_PREFIX = "system."  # begins the name of every system prompt, in files and in manifests
 SYSTEM_BY_LANGUAGE = "system"  # the setting that means the file of each query's language
 
@@ -18,14 +16,14 @@ def prompt_text(name: str) -> str:
     Raises:
         UserError: for a name without a file.
     """
-    return read_prompt(FOLDER, name)
+    return read_prompt(PROMPTS, name)
 
 
 # Asked for every prompt that is sent.
 @functools.cache
 def prompt_names() -> tuple[str, ...]:
     """Return the names of this pipeline's prompt files, without `.jinja`, sorted."""
-    return tuple(sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja")))
+    return tuple(sorted(path.name.removesuffix(".jinja") for path in PROMPTS.glob("*.jinja")))
 
 
 def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[str, str]:

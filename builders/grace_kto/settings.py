@@ -4,14 +4,16 @@ Each section that a stage reads is part of that stage's fingerprint, so changing
 marked `EXECUTION` make nothing stale. A section's docstring is its comment in the file that `grace init` writes.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from builders.settings.base import EXECUTION, DType, Positive, Section, Settings, Share
+from builders.settings.base import EXECUTION, PATH, DType, Positive, Section, Settings, Share
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
+from scorers.errors import did_you_mean
 from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 
 _MORE = "or as many as keep a large dataset to 2 000 shards"
@@ -20,11 +22,13 @@ _MORE = "or as many as keep a large dataset to 2 000 shards"
 class ModelSettings(Section):
     """Models as `id[@revision]` on the Hub or in the store, a folder, or the name of a stage that makes one."""
 
-    policy: str = Field("sft", description="the first round's policy; `sft` is the result of `train --sft`")
-    base: str = Field(description="the model `train --sft` starts from")
-    general: str = Field(description="general language model M_G (eq. 3)")
-    domain: str = Field(description="domain language model M_D (eq. 3)")
-    relevance: str = Field(description="BGE-M3 folder or repository with its two heads (eq. 4)")
+    policy: Annotated[str, PATH] = Field(
+        "sft", description="the first round's policy; `sft` is the result of `train --sft`"
+    )
+    base: Annotated[str, PATH] = Field(description="the model `train --sft` starts from")
+    general: Annotated[str, PATH] = Field(description="general language model M_G (eq. 3)")
+    domain: Annotated[str, PATH] = Field(description="domain language model M_D (eq. 3)")
+    relevance: Annotated[str, PATH] = Field(description="BGE-M3 folder or repository with its two heads (eq. 4)")
 
 
 class Engines(Section):
@@ -44,7 +48,9 @@ class SeedColumns(Section):
 class SeedSettings(Section):
     """Stage `seed`."""
 
-    source: str = Field(description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds")
+    source: Annotated[str, PATH] = Field(
+        description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds"
+    )
     split: str = Field("train", description="split of a Hub dataset")
     columns: SeedColumns = SeedColumns()
     language: str | None = Field(None, description="language code of rows without one; null: zh or en, by its script")
@@ -53,13 +59,32 @@ class SeedSettings(Section):
     shard_rows: Positive | None = Field(None, description=f"rows per shard; null: 10 000, {_MORE}")
 
 
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+def _known_prompt(name: str) -> str:
+    """Check that a prompt is a file, or the beginning of files that differ in their language.
+
+    Raises:
+        ValueError: naming the closest one.
+    """
+    files = {path.name.removesuffix(".jinja") for path in PROMPTS.glob("*.jinja")}
+    known = sorted(files | {file.partition(".")[0] for file in files})
+    if name not in known:
+        raise ValueError(f"there is no such prompt{did_you_mean(name, known)}; prompts: {', '.join(known)}")
+    return name
+
+
+Prompt = Annotated[str, AfterValidator(_known_prompt)]
+
+
 class GenerateSettings(Section):
     """Stage `generate` (§3.2)."""
 
     queries: Positive = Field(250, description="K, new queries per round")
     examples: Positive = Field(5, description="seed queries shown in one prompt, drawn uniformly")
     per_prompt: Positive = Field(5, description="queries asked for in one prompt")
-    prompt: str = Field(
+    prompt: Prompt = Field(
         "generate",
         description="prompt file in builders/grace_kto/prompts; generate: that of the seeds' language, else en",
     )
@@ -83,9 +108,8 @@ class SampleSettings(Section):
     """Stage `sample` (§3.3)."""
 
     responses: Positive = Field(8, description="m, responses to one query")
-    system_prompt: str | None = Field(
+    system_prompt: Annotated[Prompt, Field(pattern=r"^system(\.|$)")] | None = Field(
         "system",
-        pattern=r"^system(\.|$)",
         description="prompt file in builders/grace_kto/prompts; system: that of each query's language; null: none",
     )
     temperature: float = Field(1.0, ge=0)
@@ -156,7 +180,7 @@ class LoopSettings(Section):
 class EvaluateSettings(Section):
     """The queries of `grace evaluate` and how they are answered."""
 
-    source: str = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
+    source: Annotated[str, PATH] = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
     split: str = "test"
     column: str = "query"
     queries: Positive = Field(128, description="queries taken")

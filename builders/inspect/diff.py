@@ -51,12 +51,16 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
                 f"the first has {', '.join(sides[0].schema.names())}"
             )
         described = [side.describe() for side in sides]
+        warnings = [] if shared else [_no_metric(sides)]
         return {
             "a": described[0],
             "b": described[1],
             "queries_in_common": _common_queries(*sides) if with_queries else None,
             "metrics": {name: _compare(sides[0].column(name), sides[1].column(name)) for name in shared},
-            "warnings": [text for side, values in zip(sides, described, strict=True) for text in _warn(side, values)],
+            "warnings": [
+                *warnings,
+                *(text for side, values in zip(sides, described, strict=True) for text in _warn(side, values)),
+            ],
         }
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
@@ -216,6 +220,12 @@ def standardised_difference(a: pl.Series, b: pl.Series) -> float | None:
     if pooled == 0:
         return 0.0 if difference == 0 else None
     return difference / float(np.sqrt(pooled))
+
+
+def _no_metric(sides: Sequence[_Side]) -> str:
+    """Say that two datasets have no metric in common, and which metrics each of them has."""
+    has = (f"{side.revision} has {', '.join(sorted(side.numeric)) or 'none'}" for side in sides)
+    return f"the two share no metric, so none is compared: {'; '.join(has)}"
 
 
 def _warn(side: _Side, values: dict[str, Any]) -> list[str]:

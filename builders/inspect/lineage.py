@@ -17,6 +17,7 @@ from builders.hub.client import NotOnHub, call, client
 from builders.hub.pull import resolve_commit
 from builders.hub.refs import open_here
 from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, has_manifest, read_manifest
+from builders.store.names import naming_near
 from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag
 from scorers.errors import UserError
 
@@ -95,7 +96,8 @@ def lineage(text: str, store: Store) -> list[Node]:
     Raises:
         UserError: where the REF itself is not found or has no manifest.
     """
-    root, manifest = _root(text, store)
+    with naming_near(text, store):
+        root, manifest = _root(text, store)
     finder = _Finder(store)
     nodes: dict[str, Node] = {}
     waiting = [root]
@@ -230,6 +232,11 @@ def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
         UserError: where it is not found or has no manifest.
     """
     ref = parse_ref(text)
+    # Nothing but the manifest is read: any folder may be named, with whatever lies in it.
+    if ref.path is not None and (not ref.path.is_dir() or read_manifest(ref.path) is None):
+        raise UserError(
+            f"{text}: no {FILE_NAME} in it, so it is no revision and nothing is known of where it came from"
+        )
     found = open_here(text, store)
     if found is None:
         return _root_on_hub(ref)

@@ -11,6 +11,8 @@ from typing import Any
 from builders.core.run import StagePlan, StageResult
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status
+from builders.settings.load import Configuration
+from builders.settings.write import describe
 from builders.store.check import Finding
 from builders.store.store import Revision
 
@@ -58,6 +60,12 @@ def verified(revision: Revision, findings: Sequence[Finding]) -> dict[str, Any]:
 def traced(nodes: Sequence[Node]) -> dict[str, Any]:
     """Return the public form of `grace lineage`: a flat list that names each revision once, the REF first."""
     return {"ref": nodes[0].id, "nodes": [asdict(node) for node in nodes]}
+
+
+def configured(found: Configuration) -> dict[str, Any]:
+    """Return the public form of `grace config`: the whole configuration, and by path where each value comes from."""
+    origins = {path: origin for path, _, origin in describe(found) if origin is not None}
+    return {"configuration": found.settings.model_dump(mode="json"), "origins": origins}
 
 
 def _named(revision: Revision) -> dict[str, Any]:

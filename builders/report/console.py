@@ -8,38 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
-
 from builders.core.run import StagePlan, StageResult
 from builders.inspect.diff import STATISTICS
-from builders.inspect.lineage import EXTERNAL, FOUND, Node
+from builders.inspect.lineage import Node
 from builders.inspect.status import Status
+from builders.report.lineage import lineage_rows
+from builders.report.tables import SHORTEST, plain, print_paragraph, print_table, print_wide_table, shortened, width
+from builders.settings.load import Configuration
+from builders.settings.write import describe
 from builders.store.check import Finding
 from builders.store.store import Revision
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout; columns of numbers are right-aligned."""
-    table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        numeric = bool(rows) and all(isinstance(row[columns.index(column)], (int, float)) for row in rows)
-        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console = Console(soft_wrap=False)
-    # Off a terminal rich assumes 80 columns and would break lines that other programs read.
-    if not console.is_terminal:
-        console = Console(width=220)
-    console.print(table)
-
-
-def plain(text: str) -> str:
-    """Return foreign text with control characters as visible escapes, so that it cannot steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def print_config(found: Configuration) -> None:
+    """Print a whole configuration as YAML, with where each value comes from as a comment."""
+    for _, line, origin in describe(found):
+        print(line if origin is None else f"{line:<40}  # {origin}")
 
 
 def print_build(results: Sequence[StageResult], published: dict[str, str] | None) -> None:
@@ -58,12 +42,11 @@ def print_build(results: Sequence[StageResult], published: dict[str, str] | None
                 f"{result.revision.repo}@{result.revision.revision[:12]}",
                 manifest.rows.written if manifest else "",
                 dropped,
-                "built" if result.built else "kept",
-                result.reason,
-                f"{result.seconds:.1f}",
+                round(result.seconds, 1),
+                f"{'built' if result.built else 'kept'}: {result.reason}",
             )
         )
-    print_table("", ("stage", "revision", "rows", "dropped", "", "why", "seconds"), rows)
+    print_table("", ("stage", "revision", "rows", "dropped", "seconds", "why"), rows, names=("revision",))
     if published is not None:
         print(f"published {published['repo']}@{published['revision']} as {published['tag']}: {published['url']}")
 
@@ -81,14 +64,15 @@ def print_pull(revision: Revision) -> None:
 
 def print_plan(plans: Sequence[StagePlan]) -> None:
     """Print what a run would do."""
-    rows = [(p.stage, p.round or "", p.repo, p.action, p.reason) for p in plans]
-    print_table("", ("stage", "round", "repository", "would", "why"), rows)
+    rows = [(p.stage, p.round or "", p.repo, f"{p.action}: {p.reason}") for p in plans]
+    print_table("", ("stage", "round", "repository", "would"), rows, names=("repository",))
 
 
 def print_status(rows: Sequence[Status]) -> None:
     """Print which revisions the store holds and which are missing, what is damaged, and which tags have moved."""
     columns = ("round", "stage", "kind", "state", "rows", "revision")
-    print_table("", columns, [["" if cell is None else cell for cell in astuple(row)[:6]] for row in rows])
+    cells = [["" if cell is None else cell for cell in astuple(row)[:6]] for row in rows]
+    print_table("", columns, cells, names=("revision",))
     for row in rows:
         if row.fault is not None:
             print(plain(f"damaged: {row.revision}: {row.fault}"))
@@ -113,68 +97,24 @@ def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:
 
 def print_evaluation(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> None:
     """Print the table of an evaluation and the lines below it."""
-    print_table(title, header, rows)
-    print("", *lines, sep="\n")
+    print_wide_table(title, header, rows)
+    for line in lines:
+        print_paragraph(line)
 
 
 def print_lineage(nodes: Sequence[Node]) -> None:
-    """Print a lineage as a tree with the REF as its root."""
-    tree, depth, width = lineage_tree(nodes)
-    console = Console()
-    # Each level is indented by four characters; lines are not broken, however long.
-    needed = 4 * depth + width
-    Console(width=max(console.width, needed)).print(tree, no_wrap=True, overflow="ignore", crop=False)
-
-
-def lineage_tree(nodes: Sequence[Node]) -> tuple[Tree, int, int]:
-    """Return the tree of a lineage, its depth and the width of its widest label.
-
-    A revision that several others were made from is expanded where it is met first, and named where it is met again.
-    """
-    by_id = {node.id: node for node in nodes}
-    tree = Tree(Text(_label("", nodes[0], again=False)))
-    shown = {nodes[0].id}
-    deepest = 0
-    widest = len(_label("", nodes[0], again=False))
-    # A list instead of recursion: a lineage may be deeper than Python's stack.
-    waiting = [(tree, role, id_, 1) for role, id_ in reversed(_links(nodes[0]))]
-    while waiting:
-        branch, role, id_, depth = waiting.pop()
-        node = by_id[id_]
-        label = _label(role, node, again=id_ in shown)
-        child = branch.add(Text(label))
-        deepest, widest = max(deepest, depth), max(widest, len(label))
-        if id_ not in shown:
-            shown.add(id_)
-            waiting += [(child, below, next_, depth + 1) for below, next_ in reversed(_links(node))]
-    return tree, deepest, widest
-
-
-def _links(node: Node) -> list[tuple[str, str]]:
-    """Return roles with the revisions that fill them; a model made by a stage is left out of the parents."""
-    in_roles = set(node.models.values())
-    return [*((name, id_) for name, id_ in node.parents.items() if id_ not in in_roles), *node.models.items()]
-
-
-def _label(role: str, node: Node, *, again: bool) -> str:
-    """Return one line of the tree."""
-    named = "" if role in ("", node.stage) else f"{role}: "
-    stage = "" if node.stage is None else f"{node.stage}, round {node.round}  "
-    parts = [f"{named}{stage}{node.repo}@{node.revision[:12]}"]
-    if node.rows is not None and not again:
-        parts.append(f"{node.rows} rows, digest {str(node.digest)[:12]}")
-    if node.state not in (FOUND, EXTERNAL):
-        parts.append(f"({node.state})")
-    if again and _links(node):
-        parts.append("(see above)")
-    return plain("  ".join(parts))
+    """Print a lineage as a table, the REF first, then what it was made from, back to the seeds."""
+    print_table("", ("stage", "revision", "rows", "made from"), lineage_rows(nodes), names=("revision",))
 
 
 def print_diff(result: dict[str, Any]) -> None:
     """Print a table of the two datasets, one of their metrics, and the warnings."""
     sides = (result["a"], result["b"])
+    for name, side in zip("ab", sides, strict=True):
+        print(f"{name}: {shortened('{repo}@{revision}'.format(**side), max(width() - 3, SHORTEST))}")
+    print()
     print_table("", ("", "a", "b"), [(name, *(_text(get(side)) for side in sides)) for name, get in _LINES])
-    print(f"\nqueries in common: {_text(result['queries_in_common'])}\n")
+    print(f"\nqueries in common: {_text(result['queries_in_common'])}")
     rows = [
         (
             name,
@@ -184,9 +124,10 @@ def print_diff(result: dict[str, Any]) -> None:
         for name, pair in result["metrics"].items()
     ]
     if rows:
-        print_table("a → b", ("metric", *STATISTICS, "std. difference"), rows)
+        print()
+        print_wide_table("a → b", ("metric", *STATISTICS, "std. difference"), rows)
     for text in result["warnings"]:
-        print(f"warning: {text}")
+        print_paragraph(f"warning: {text}")
 
 
 def _part(key: str, name: str) -> Callable[[dict[str, Any]], object]:
@@ -196,7 +137,6 @@ def _part(key: str, name: str) -> Callable[[dict[str, Any]], object]:
 
 # The lines of the first table: a label, and the value of one side.
 _LINES: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
-    ("dataset", lambda side: f"{side['repo']}@{side['revision'][:12]}"),
     ("rows", lambda side: side["rows"]),
     ("queries", lambda side: side["queries"]),
     ("positive rows", _part("labels", "positive")),

@@ -22,6 +22,15 @@ manifest records it all the same.
 """
 
 
+class _Path:
+    """The type of the marker `PATH`."""
+
+
+PATH = _Path()
+"""Marks a setting that may be a path: a relative one counts from the folder of the file that sets it, on the command
+line from the working directory."""
+
+
 class Section(BaseModel):
     """Base of every section: no unknown keys, no coercion, immutable."""
 

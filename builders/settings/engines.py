@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from builders.settings.base import EXECUTION, DType, Positive, Section
+from builders.settings.base import EXECUTION, PATH, DType, Positive, Section
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, Any]:
@@ -22,22 +22,17 @@ def _scalars(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _template_text(value: str | None, info: ValidationInfo) -> str | None:
+def _template_text(value: str | None) -> str | None:
     """Read the file of a chat template; a text with a tag of Jinja is a template itself, as a manifest has it.
-
-    A relative path counts from the folder of the configuration's file, if there is one, or else from the working
-    directory.
 
     Raises:
         ValueError: there is no such file, or it is no text.
     """
     if value is None or "{%" in value or "{{" in value:
         return value
-    folders = [Path((info.context or {}).get("folder", ".")), Path()]
-    path = next((folder / value for folder in folders if (folder / value).is_file()), None)
-    if path is None:
-        places = " nor in ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
-        raise ValueError(f"no such file in {places}; give a Jinja file")
+    path = Path(value)
+    if not path.is_file():
+        raise ValueError(f"no such file{'' if path.is_absolute() else f' in {Path().absolute()}'}; give a Jinja file")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -56,7 +51,7 @@ class LocalEngineSettings(Section):
     batch_size: Annotated[Positive, EXECUTION] = Field(64, description="rows decoded at once")
     context_window: int | None = Field(None, ge=2, description="a smaller window than the model's; null: the model's")
     yarn_factor: float | None = Field(None, gt=1, description="stretch the window by YaRN; null: as configured")
-    chat_template: Annotated[str | None, AfterValidator(_template_text)] = Field(
+    chat_template: Annotated[str | None, PATH, AfterValidator(_template_text)] = Field(
         None,
         description="Jinja file in place of the tokenizer's chat template, in training too; its text counts, not its "
         "name; null: the tokenizer's",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from builders.settings.base import EXECUTION, Positive, Section
+from builders.settings.base import EXECUTION, PATH, Positive, Section
 
 # strict=False: YAML and manifests have lists, which a strict model would not accept as tuples.
 Pair = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(strict=False)]
@@ -63,7 +63,7 @@ class TrainSettings(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
-    deepspeed: Annotated[str | None, EXECUTION] = Field(
+    deepspeed: Annotated[str | None, EXECUTION, PATH] = Field(
         None, description="zero2, zero3, or a DeepSpeed JSON file; null: none"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")

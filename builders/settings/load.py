@@ -2,39 +2,81 @@
 
 import functools
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from builders.settings.base import Settings
+from builders.settings.base import PATH, Settings
+from builders.settings.yaml_text import read_plain
 from scorers.errors import UserError, did_you_mean
 
 DEFAULT_FILE = "grace.yaml"
 DEFAULT_PRESET = "tiny"
 
+# Where a value comes from, besides a preset and a file, which are named.
+SET = "--set"
+STORE = "--store"
+DEFAULT = "default"
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also reads 1e-3 as a number, as YAML 1.2 does; YAML 1.1 asks for 1.0e-3."""
-
-
-# The last argument lists the characters with which such a number can begin.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)
+# A text that can only be a path: it begins like one, has several folders, or ends as a file does.
+_PATH_LIKE = re.compile(r"(~|\.{0,2}/)|[^/:]+/[^/:]+/|.*\.(jsonl?|csv|tsv|parquet|txt|jinja)(\.[a-z0-9]+)?$")
 
 
-def read_yaml(text: str) -> Any:
-    """Parse YAML.
+@dataclass
+class Values:
+    """The values of a configuration as they were read, before they are validated.
 
-    Raises:
-        yaml.YAMLError: for a text that is not YAML.
+    Attributes:
+        data: the values, section by section.
+        origins: where each value comes from, by dotted path; a later source's replaces an earlier one's.
+        where: the file or preset, as messages name it.
+        folder: folder that relative paths count from: the file's, for a preset alone the working directory.
     """
-    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+
+    data: dict[str, Any]
+    origins: dict[str, str]
+    where: str
+    folder: Path = Path()
+
+    def origin(self, path: str) -> str:
+        """Return where a value or a section comes from: the last source that has a part of it."""
+        known = [origin for name, origin in self.origins.items() if name == path or name.startswith(f"{path}.")]
+        return known[-1] if known else DEFAULT
+
+    def put(self, path: str, value: Any, origin: str) -> None:
+        """Set the value at a dotted path, and replace what stood there."""
+        *sections, key = path.split(".")
+        data = self.data
+        for section in sections:
+            child = data.setdefault(section, {})
+            if child is None:
+                child = data[section] = {}  # `section:` with nothing below it is null in YAML
+            if not isinstance(child, dict):
+                raise UserError(f"{origin} {path}: {section} is a value, not a section")
+            data = child
+        data[key] = value
+        self.origins = {
+            name: old for name, old in self.origins.items() if name != path and not name.startswith(f"{path}.")
+        } | dict.fromkeys(_leaves(value, path), origin)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Validated settings, and where each value comes from.
+
+    Attributes:
+        settings: the settings.
+        values: the values that were read.
+    """
+
+    settings: Settings
+    values: Values = field(repr=False)
 
 
 @functools.cache
@@ -49,72 +91,89 @@ def preset_text(name: str) -> str:
     return (resources.files("builders.settings") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def load_settings(
+def read_configuration(
     source: str | None,
     pipelines: Mapping[str, type[Settings]],
     overrides: Iterable[str] = (),
     store: str | None = None,
-) -> Settings:
+    names: Collection[str] = (),
+) -> Configuration:
     """Read a preset or a YAML file and apply overrides.
+
+    A setting that may be a path counts from the folder of its file, on the command line from the working directory.
 
     Args:
         source: a preset's name or a file; None takes `grace.yaml` in the working directory, else the preset `tiny`.
         pipelines: the settings class of each pipeline; the first one counts where a file names no pipeline.
         overrides: `section.key=value`, values as YAML.
         store: folder of the local store, in place of the configuration's.
+        names: texts that stand for something else, such as a stage's result, and never for a file of that name.
 
     Raises:
-        UserError: for an unknown preset, an unreadable file, an unknown key (with the closest one) or a bad value.
+        UserError: for an unknown preset, an unreadable file, a key that is unknown (with the closest one) or stands
+            twice, or a bad value.
     """
-    data, where, folder = _read(source)
+    values = _read(source)
     for override in overrides:
-        _apply(data, override)
+        _apply(values, override)
     if store is not None:
-        data["store"] = store
-    settings = _settings_class(data, pipelines, where)
+        values.put("store", store, STORE)
+    settings = _settings_class(values, pipelines)
+    _locate(values, settings, names)
     try:
-        # Validated as JSON, in which lists stand for tuples; default=str turns YAML's dates back into texts.
-        return settings.model_validate_json(json.dumps(data, default=str), context={"folder": folder})
+        # Validated as JSON, in which lists stand for tuples.
+        return Configuration(settings.model_validate_json(json.dumps(values.data)), values)
     except ValidationError as error:
-        raise UserError(_describe(error, settings, where)) from None
+        raise UserError(_describe(error, settings, values)) from None
 
 
-def _settings_class(data: Mapping[str, Any], pipelines: Mapping[str, type[Settings]], where: str) -> type[Settings]:
+def _settings_class(values: Values, pipelines: Mapping[str, type[Settings]]) -> type[Settings]:
     """Return the settings class of the pipeline that a configuration names."""
-    name = str(data.get("pipeline", next(iter(pipelines))))
+    name = str(values.data.get("pipeline", next(iter(pipelines))))
     if name not in pipelines:
         raise UserError(
-            f"{where}: pipeline: {name} is unknown{did_you_mean(name, pipelines)}; pipelines: {', '.join(pipelines)}"
+            f"{_place_of(values, 'pipeline')}: pipeline: {name} is unknown{did_you_mean(name, pipelines)}; "
+            f"pipelines: {', '.join(pipelines)}"
         )
     return pipelines[name]
 
 
-def _read(source: str | None) -> tuple[dict[str, Any], str, Path]:
-    """Return the values of a preset or a file, on top of its preset, how to name it in a message, and its folder."""
+def _read(source: str | None) -> Values:
+    """Return the values of a preset or a file, the file's on top of its preset's."""
     if source is None:
         source = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else DEFAULT_PRESET
     if source in preset_names():
-        return read_yaml(preset_text(source)), f"preset {source}", Path()
+        return _preset(source)
     path = Path(source)
     if not path.is_file():
         raise UserError(
             f"--config {source}: neither a file nor a preset{did_you_mean(source, preset_names())}; "
             f"presets: {', '.join(preset_names())}"
         )
+    fault = f"{path}: not readable as YAML"
     try:
-        data = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{fault}: {error}; save it as UTF-8") from None
+    data = read_plain(text, fault)
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds {type(data).__name__}, a mapping of sections is needed; see `grace init`")
     base = data.pop("preset", None)
-    if base is None:
-        return data, str(path), path.parent
-    if base not in preset_names():
+    if base is not None and base not in preset_names():
         close = did_you_mean(str(base), preset_names())
         raise UserError(f"{path}: preset: {base} is unknown{close}; presets: {', '.join(preset_names())}")
     # `preset:` in a file fills in what the file does not set.
-    return _merge(read_yaml(preset_text(base)), data), str(path), path.parent
+    under = Values({}, {}, "") if base is None else _preset(base)
+    origins = under.origins | dict.fromkeys(_leaves(data), path.name)
+    if isinstance(data.get("store"), str):
+        data["store"] = str(path.parent / Path(data["store"]).expanduser())
+    return Values(_merge(under.data, data), origins, str(path), path.parent)
+
+
+def _preset(name: str) -> Values:
+    """Return the values of a preset."""
+    data = read_plain(preset_text(name), f"preset {name}")
+    return Values(data, dict.fromkeys(_leaves(data), f"preset {name}"), f"preset {name}")
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -126,32 +185,75 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _leaves(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of the values in nested mappings."""
+    if not isinstance(value, dict) or not value:
+        yield path
+        return
+    for key, below in value.items():
+        yield from _leaves(below, f"{path}.{key}" if path else key)
+
+
+def _apply(values: Values, override: str) -> None:
     """Set one value, given as `section.key=value`."""
     path, equals, text = override.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         raise UserError(f"--set {override}: expected section.key=value, such as --set generate.queries=64")
-    *sections, key = path.split(".")
-    for section in sections:
-        child = data.setdefault(section, {})
-        if child is None:
-            child = data[section] = {}  # `section:` with nothing below it is null in YAML
-        if not isinstance(child, dict):
-            raise UserError(f"--set {override}: {section} is a value, not a section")
-        data = child
-    try:
-        data[key] = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from None
+    values.put(path, read_plain(text, f"--set {override}: {text!r} is not a YAML value"), SET)
 
 
-def _describe(error: ValidationError, settings: type[Settings], where: str) -> str:
+def _locate(values: Values, settings: type[Settings], names: Collection[str]) -> None:
+    """Make the paths among the values absolute, so that they mean the same file wherever a command is started.
+
+    Identities hold only the last part of an absolute path, so a moved folder makes nothing stale.
+    """
+    for path in _path_settings(settings):
+        *sections, key = path.split(".")
+        section: Any = values.data
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        text = section.get(key) if isinstance(section, dict) else None
+        if isinstance(text, str) and text not in names:
+            section[key] = located(text, Path() if values.origin(path) == SET else values.folder)
+
+
+def located(text: str, folder: Path) -> str:
+    """Return an existing path, or a text that can only be one, as an absolute path; other texts are names.
+
+    Args:
+        text: a path, or a name on the Hub or in the store.
+        folder: folder that a relative path counts from.
+    """
+    if "\n" in text or "{" in text:  # a chat template as it stands
+        return text
+    path = os.path.abspath(folder / Path(text).expanduser())
+    return path if text and (os.path.exists(path) or _PATH_LIKE.match(text)) else text
+
+
+def _path_settings(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of the settings that are marked `PATH`."""
+    for name, info in model.model_fields.items():
+        if PATH in info.metadata:
+            yield f"{path}{name}"
+        for section in sections_in(info.annotation):
+            yield from _path_settings(section, f"{path}{name}.")
+
+
+def _place_of(values: Values, path: str) -> str:
+    """Return what a message about a value begins with: where the value comes from, else the file or preset."""
+    origin = values.origin(path)
+    return origin if origin in (SET, STORE) else values.where
+
+
+def _describe(error: ValidationError, settings: type[Settings], values: Values) -> str:
     """Return the first fault in one line, with the closest match for an unknown key."""
     fault = error.errors(include_url=False)[0]
     *sections, key = fault["loc"] or ("it",)
     path, allowed = _place(settings, sections)
     # Below a single value pydantic's location names the type that was tried.
     location = ".".join([*path, str(key)] if allowed else path)
+    where = values.where if fault["type"] == "missing" else _place_of(values, location)
+    found = short(fault["input"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if fault["type"] == "extra_forbidden":
         close = did_you_mean(str(key), allowed)
@@ -162,8 +264,9 @@ def _describe(error: ValidationError, settings: type[Settings], where: str) -> s
         tag, kinds = fault["ctx"]["tag"], fault["ctx"]["expected_tags"].replace("'", "")
         return f"{where}: {location}.kind is {tag!r}{did_you_mean(tag, kinds.split(', '))}; kinds: {kinds}{more}"
     if fault["type"] == "union_tag_not_found":
-        return f"{where}: {location} is {fault['input']!r}: a section is needed{more}"
-    return f"{where}: {location} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}{more}"
+        return f"{where}: {location} is {found}: a section is needed{more}"
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {location} is {found}: {said[0].lower()}{said[1:]}{more}"
 
 
 def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[list[str], list[str]]:
@@ -181,6 +284,12 @@ def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[lis
         else:
             models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
     return path, list(models[0].model_fields) if models else []
+
+
+def short(value: object) -> str:
+    """Return a value as a message shows it, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def sections_in(annotation: object) -> list[type[BaseModel]]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from builders.settings.base import EXECUTION, Positive, Section
+from builders.settings.base import EXECUTION, PATH, Positive, Section
 from builders.settings.kto import Names
 
 
@@ -46,7 +46,7 @@ class SFTSettings(Section):
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adafactor"] = Field(
         "adamw_torch_fused", description="optimizer, by its transformers name"
     )
-    deepspeed: Annotated[str | None, EXECUTION] = Field(
+    deepspeed: Annotated[str | None, EXECUTION, PATH] = Field(
         None, description="zero2, zero3, zero3-offload (optimizer in the CPU's memory) or a DeepSpeed file; null: none"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")

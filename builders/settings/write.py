@@ -1,75 +1,118 @@
-"""`grace init`: a commented configuration file, made from the settings classes."""
+"""Configurations as text: the commented file that `grace init` writes, and the whole one that `grace config` prints.
+
+Both have a line for every setting. A section that comes in kinds, such as an engine, shows the kind that is chosen.
+"""
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
-from builders.settings.load import sections_in
+from builders.settings.base import Settings
+from builders.settings.load import DEFAULT, Configuration, preset_names, sections_in
 from scorers.errors import UserError
 
 HEADER = """\
-# Configuration of grace. Every line that is commented out shows a default; `preset:` fills in whatever is not set here.
-# Presets: tiny (a generated world), qwen2.5-0.5b (one small GPU or a CPU), paper-72b (the paper's settings).
+# Configuration of grace. Every line that is commented out shows the value that counts without it: the preset's, or the
+# default. Presets: {presets}; `grace config` shows where each value comes from.
 # A section that comes in kinds shows one; what another kind has instead or besides stands below it, after a second #.
-preset: tiny
+preset: {preset}
 """
 
 
-def write_config(path: str, settings: type[BaseModel]) -> Path:
-    """Write a file that shows every setting of a pipeline.
+def write_config(path: str, preset: str, settings: Settings) -> Path:
+    """Write a file that shows every setting of a pipeline, with the values of a preset.
 
     Args:
         path: the file to make.
-        settings: the pipeline's settings class.
+        preset: name of the preset that the file starts from.
+        settings: the preset's settings.
 
     Raises:
-        UserError: where the file exists already, or its folder does not.
+        UserError: where the file exists already, or cannot be made.
     """
     target = Path(path)
-    if target.exists():
+    if os.path.lexists(target):
         raise UserError(f"{path} exists already; give another name or remove it")
     if not target.parent.is_dir():
         raise UserError(f"{path}: no folder {target.parent}; make it first or give another name")
-    target.write_text(HEADER + "\n".join(_lines(settings, 0)) + "\n", encoding="utf-8")
+    text = header(preset) + "\n".join(_commented(settings, 0)) + "\n"
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}; give another name") from None
     return target
 
 
-def _lines(model: type[BaseModel], depth: int, defaults: object = None) -> Iterator[str]:
-    """Yield the commented lines of a section.
+def header(preset: str) -> str:
+    """Return the first lines of a file that starts from a preset."""
+    return HEADER.format(presets=", ".join(preset_names()), preset=preset)
+
+
+def describe(found: Configuration) -> Iterator[tuple[str, str, str | None]]:
+    """Yield every section and setting of a configuration.
+
+    Yields:
+        Its dotted path, its line of YAML, and where its value comes from; None for a section.
+    """
+    for path, line in _whole(found.settings, ""):
+        if line.endswith(":"):
+            yield path, line, None
+            continue
+        origin = found.values.origin(path)
+        # A section's seed follows from the root's, unless it sets its own.
+        yield path, line, "random_seed" if origin == DEFAULT and path.endswith(".seed") else origin
+
+
+def _whole(section: BaseModel, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted path and the line of each setting of a section; a section's own line ends with a colon."""
+    pad = "  " * path.count(".")
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield f"{path}{name}", f"{pad}{name}:"
+            yield from _whole(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", f"{pad}{name}: {_yaml(value)}"
+
+
+def _commented(section: BaseModel, depth: int) -> Iterator[str]:
+    """Yield the commented lines of a section with its values.
 
     Args:
-        model: the section's class.
+        section: the section.
         depth: levels of indentation.
-        defaults: a section whose values are shown in place of the class's defaults; None for these.
     """
     pad = "  " * depth
-    for name, field in model.model_fields.items():
-        default = getattr(defaults, name) if defaults else field.get_default(call_default_factory=True)
-        sections = sections_in(field.annotation)
-        if sections:
-            section = type(default) if type(default) in sections else sections[0]
-            yield f"# {pad}{name}:{_comment(field.description or section.__doc__)}"
-            # A section may have other defaults than its class, as the two sets of relevance weights do.
-            yield from _lines(section, depth + 1, default if isinstance(default, section) else None)
-            # Of the section's other kinds, the lines that the shown kind does not have, behind a second #.
-            shown = set(_lines(section, depth + 1))
-            for other in sections:
-                below = f"# {pad}  "
-                own = (line for line in _lines(other, depth + 1) if line not in shown)
-                yield from (f"{below}# {line.removeprefix(below)}" for line in own)
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if not isinstance(value, BaseModel):
+            yield f"# {pad}{name}: {_yaml(value)}{_comment(field.description)}"
             continue
-        value = "…" if default is PydanticUndefined else _yaml(default)
-        yield f"# {pad}{name}: {value}{_comment(field.description)}"
+        yield f"# {pad}{name}:{_comment(field.description or type(value).__doc__)}"
+        yield from _commented(value, depth + 1)
+        # Of the section's other kinds, the settings that the shown kind does not have, behind a second #.
+        for other in sections_in(field.annotation):
+            if other is not type(value):
+                below = f"# {pad}  "
+                lines = [(_setting(line), line.removeprefix(below)) for line in _commented(other(), depth + 1)]
+                own = [line for name, line in lines if name == "kind" or name not in type(value).model_fields]
+                yield from (f"{below}# {line}" for line in own if len(own) > 1)
+
+
+def _setting(line: str) -> str:
+    """Return the name of the setting that a commented line shows."""
+    return line.removeprefix("#").strip().partition(":")[0]
 
 
 def _yaml(value: object) -> str:
     """Return a value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
+    text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return text.removesuffix("\n...\n").strip()
 
 
 def _comment(text: str | None) -> str:

@@ -121,7 +121,7 @@ class Revision:
         """
         if self.path.is_file():
             return [self.path]
-        files = sorted((self.path / "data").glob("*.parquet")) or sorted(self.path.rglob("*.parquet"))
+        files = _files(self.path / "data", "*.parquet") or _files(self.path, "**/*.parquet")
         if not files:
             raise UserError(f"{self}: no Parquet file in it; a dataset of this project has data/train-*.parquet")
         return files
@@ -164,6 +164,11 @@ class Revision:
             return self.manifest.digest
         root = self.path if self.path.is_dir() else self.path.parent
         return content_digest(describe_files(root, self.data_files()))
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder that match a pattern, sorted; folders of such names are none."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
 def _agree(a: pl.DataType | None, b: pl.DataType | None) -> bool:

@@ -42,6 +42,7 @@ from builders.hub.refs import open_revision
 from builders.settings.base import identity
 from builders.store.files import write_text
 from builders.store.manifest import fingerprint_of, read_manifest
+from builders.store.names import naming_near
 from builders.store.store import Store, round_tag
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
@@ -79,11 +80,12 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         UserError: a policy or the held-out source is missing, or a metric is not finite.
     """
     store = Store(Path(config.store))
-    # What the machine lacks and a misspelt name are told at once, before a model is made or answers.
+    # Mistakes and what the machine lacks are told at once, before a model is made or answers.
+    require_folder(output)
     require_engine("engines.policy", config.engines.policy)
     score_ready(config, lambda name: None)  # the models are found below
     for text in references:
-        _require_policy(text, store)
+        _require_policy(text, config, store)
     queries = held_out_queries(config)
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
@@ -182,15 +184,43 @@ def named_policies(
     return found
 
 
-def _require_policy(text: str, store: Store) -> None:
-    """Open a REF of a policy that is neither a stage nor a folder.
+def require_folder(output: Path) -> None:
+    """Check that a folder can be written into, or made.
 
     Raises:
-        UserError: neither the store nor the Hub has it.
+        UserError: a file stands in its place, or in the place of a folder above it.
+    """
+    for path in (output, *output.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise UserError(f"--output {output}: {path} is a file, a folder is needed; give another name")
+
+
+def _require_policy(text: str, config: GraceKTOSettings, store: Store) -> None:
+    """Check that a name stands for a policy that can be opened: a model stage, a folder, a revision.
+
+    Raises:
+        UserError: neither the store nor the Hub has it, or it is no model; the message names what is near.
     """
     stage = GRACE_KTO.find(text)
-    if not (stage is not None and stage.kind == "model") and not Path(text).is_dir():
-        open_revision(text, store, "model")
+    if stage is not None and stage.kind == "model":
+        if stage.per_round:
+            example = f"{GRACE_KTO.repo(stage, config)}@{round_tag(1)}"
+            raise UserError(
+                f"policy {text}: each round has its own; give one of them, such as {example}, or none for all"
+            )
+        return
+    if Path(text).is_dir() and read_manifest(Path(text)) is None:
+        ModelFinder(store).find(text)
+        return
+    if Path(text).is_file():
+        raise UserError(f"policy {text}: is a file; give the folder of a model, or namespace/name[@revision]")
+    models = [stage.name for stage in GRACE_KTO.stages if stage.kind == "model"]
+    with naming_near(text, store, ("model",), models):
+        revision = open_revision(text, store, "model")
+    if revision.manifest is not None and revision.manifest.kind != "model":
+        raise UserError(f"policy {text}: is a {revision.manifest.kind}; give a model")
 
 
 def _named(text: str, config: GraceKTOSettings, store: Store, finder: ModelFinder) -> LocalModel:

@@ -4,16 +4,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from builders.cards.figure_text import drawable
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.report.tables import shortened
 
 # Metrics that the paper ranks policies by; higher is better in all of them.
 RANKED = ("L", "E", "P", "R_s", "R_d")
 #: A metric's mean counts as changed from this many standard errors of the difference.
 NOTABLE = 2.0
+Z = 1.96  # standard errors on each side of a 95 % interval
+#: Units in the titles of the figure's panels; the other metrics have none.
+UNITS = {
+    "L": ", tokens",
+    "E": ", %",
+    "P": ", perplexity",
+    "matched": ", share",
+    "cut": ", share",
+    "ppl_D": ", perplexity",
+}
+PANELS_IN_A_ROW = 4
+TICKS = 8  # policies at most that are named below a panel
+LABEL = 18  # characters of a policy's name below a panel
 #: A caution is due above this share of responses cut at the length limit, and above this ratio of the domain model's
 #: perplexity, last policy to first.
 RUNAWAY_SHARE = 0.05
@@ -175,7 +190,7 @@ def _error(evaluation: Evaluation, label: str) -> float:
 
 
 def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Draw the metrics over the policies, each standardised so that they share one axis (figures 1 and 3).
+    """Draw a small panel per metric, in its own unit: each policy's mean with its 95 % interval (figures 1 and 3).
 
     Args:
         evaluations: the policies' results.
@@ -187,19 +202,62 @@ def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    labels, families = drawable([evaluation.name for evaluation in evaluations])
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for metric in RANKED:
-        values = pl.Series([e.means[metric] for e in evaluations], dtype=pl.Float64)
-        # A metric that is the same for all policies is a line at 0.
-        deviation = values.std(ddof=0)
-        scale = deviation if isinstance(deviation, float) and deviation > 0 else 1.0
-        axes.plot(range(len(labels)), (values - values.mean()) / scale, marker="o", label=metric)
-    axes.set_xticks(range(len(labels)), labels, fontfamily=families)
-    axes.set_ylabel("z-score over the policies")
-    axes.axhline(0, color="grey", linewidth=0.5)
-    axes.legend(ncol=len(RANKED), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-    figure.tight_layout()
+    labels, families = drawable([shortened(evaluation.name, LABEL) for evaluation in evaluations])
+    panels = [*RANKED, "matched", "cut", *(label for label in evaluations[0].means if label not in RANKED)]
+    rows = -(-len(panels) // PANELS_IN_A_ROW)
+    size = (2.6 * PANELS_IN_A_ROW, 2.3 * rows + 0.5)  # inches
+    figure, grid = pyplot.subplots(rows, PANELS_IN_A_ROW, figsize=size, squeeze=False, layout="constrained")
+    # Of many policies not every name has room.
+    ticks = range(0, len(labels), -(-len(labels) // TICKS))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, label in zip(grid.flat, panels, strict=False):
+        for place, evaluation in enumerate(evaluations):
+            _point(axes, place, evaluation, label)
+        axes.set_title(f"{label}{UNITS.get(label, '')}", fontsize="medium")
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_xticks(ticks, [labels[tick] for tick in ticks], fontfamily=families, rotation=30, ha="right")
+        axes.tick_params(labelsize="small")
+    numbered = any(label.isdecimal() for label in labels)  # a name that no font here has the characters for
+    more = " A policy's number is its place in the table." if numbered else ""
+    figure.supxlabel(caption(evaluations) + more, fontsize="small")
     # Without the version of matplotlib the same numbers give the same file.
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def _point(axes: Any, place: int, evaluation: Evaluation, label: str) -> None:
+    """Draw one policy's mean with its interval; nothing where it has no mean."""
+    value, ends = _value(evaluation, label), interval(evaluation, label)
+    if value is None:
+        return
+    errors = None if ends is None else [[value - ends[0]], [ends[1] - value]]
+    axes.errorbar(place, value, errors, fmt="o", markersize=4, capsize=3, color="C0")
+
+
+def interval(evaluation: Evaluation, label: str) -> tuple[float, float] | None:
+    """The 95 % interval of a mean or of a share.
+
+    A mean's is 1.96 standard errors to both sides. A share's is Wilson's (1927), which has a width at 0 and at 1 too.
+
+    Returns:
+        Its two ends; None for a mean of fewer than two values.
+    """
+    if label not in ("matched", "cut"):
+        mean, error = evaluation.means[label], evaluation.errors[label]
+        return None if mean is None or error is None else (mean - Z * error, mean + Z * error)
+    share, n = _value(evaluation, label) or 0.0, evaluation.queries
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return min(middle - half, share), max(middle + half, share)  # at 0 and at 1 an end is the share, but for rounding
+
+
+def caption(evaluations: Sequence[Evaluation]) -> str:
+    """What the figure shows, and over how many answers."""
+    answers = sorted({round(evaluation.matched * evaluation.queries) for evaluation in evaluations})
+    matched = f"{answers[0]}" if len(answers) == 1 else f"{answers[0]} to {answers[-1]}"
+    queries = " or ".join(str(n) for n in sorted({evaluation.queries for evaluation in evaluations}))
+    return (
+        f"Mean with 95 % interval over the matched answers of each policy (n = {matched}); "
+        f"matched and cut: share of all answers (n = {queries})."
+    )

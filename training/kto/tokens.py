@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders.core.console import progress_bar
-from builders.executors.processes import process_pool
+from builders.executors.processes import process_pool, submit
 from builders.store.files import arrow_sink, replacing
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
 from training import chat
@@ -172,7 +172,7 @@ def _write(tasks: Sequence[Task], rows: int) -> None:
                 bar.update()
             return
         with process_pool(workers) as pool:
-            running: list[Future[None]] = [pool.submit(_write_apart, task, cores // workers) for task in tasks]
+            running: list[Future[None]] = [submit(pool, _write_apart, task, cores // workers) for task in tasks]
             try:
                 for future in running:
                     future.result()

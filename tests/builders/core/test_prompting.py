@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.core.prompting import answer, answer_column, chat, chat_column
-from builders.grace_kto.messages import FOLDER, ask_for_queries, prompt_text
+from builders.grace_kto.messages import ask_for_queries, prompt_names, prompt_text
 from scorers.errors import UserError
 
 HOSTILE = "{{ examples }} {% for x in 'abc' %}{{ x }}{% endfor %} {{ ''.__class__.__mro__ }} {# gone #}"
-NAMES = sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja"))
+NAMES = prompt_names()
 
 
 @pytest.mark.parametrize("name", ["generate.en", "generate.zh", "generate.tiny"])

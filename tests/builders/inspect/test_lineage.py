@@ -3,15 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets_factory import add_dataset, add_model, model_of, plain_frame, scores_frame, weights_frame
+from datasets_factory import add_dataset, add_model, model_of, plain_frame, scores_frame
 from hub_clients import TOKEN, push
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
+from lineage_chains import DOMAIN, Chain, chain_of
 from toy_pipeline import TOY, toy_config
 from typer.testing import CliRunner
 
@@ -30,7 +30,8 @@ from builders.inspect.lineage import (
     Node,
     lineage,
 )
-from builders.report.console import lineage_tree, print_lineage
+from builders.report.console import print_lineage
+from builders.report.lineage import lineage_rows
 from builders.store.manifest import Kind, Manifest, Model, Parent, read_manifest
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
@@ -38,7 +39,6 @@ from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-DOMAIN = Model(id="world:domain", revision="ab" * 32)
 
 
 @pytest.fixture
@@ -46,65 +46,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-@dataclass
-class Chain:
-    """Two rounds: the seeds, the fine-tuned model, and by stage and round what came of them."""
-
-    seed: Revision
-    sft: Revision
-    made: dict[tuple[str, int], Revision]
-
-
 @pytest.fixture
 def two_rounds(store: Store) -> Chain:
-    """As the runner writes it: a model that a stage made is a parent too, and fills its role."""
-    seed = add_dataset(store, "seed", plain_frame(GRACE_KTO.stage("seed").columns), round_=0)
-    sft = add_model(store, "local/demo-sft", round_=0, parents=[seed], models={"base": DOMAIN})
-    made: dict[tuple[str, int], Revision] = {}
-    policy = sft
-    for round_ in (1, 2):
-        models = {"policy": model_of(policy)}
-        queries = plain_frame(GRACE_KTO.stage("generate").columns)
-        earlier = [made["generate", 1]] if round_ == 2 else []
-        made["generate", round_] = add_dataset(
-            store, "generate", queries, round_=round_, parents=[seed, *earlier, policy], models=models
-        )
-        groups = scores_frame().select(c.name for c in GRACE_KTO.stage("sample").columns)
-        parents = [made["generate", round_], policy]
-        made["sample", round_] = add_dataset(store, "sample", groups, round_=round_, parents=parents, models=models)
-        scoring = {"tokenizer": model_of(sft), "domain": DOMAIN}
-        parents = [made["sample", round_], sft]
-        made["score", round_] = add_dataset(
-            store, "score", scores_frame(), round_=round_, parents=parents, models=scoring
-        )
-        weights = weights_frame(scores_frame())
-        made["calibrate", round_] = add_dataset(
-            store, "calibrate", weights, round_=round_, parents=[made["score", round_]]
-        )
-        policy = made["policy", round_] = add_model(
-            store,
-            "local/demo-policy",
-            round_=round_,
-            parents=[made["calibrate", round_], sft, *([policy] if round_ == 2 else [])],
-            models={"base": model_of(sft), "policy": model_of(policy)},
-        )
-    return Chain(seed, sft, made)
+    return chain_of(store, 2)
 
 
 def by_stage(nodes: list[Node]) -> dict[tuple[str | None, int | None], Node]:
     return {(node.stage, node.round): node for node in nodes}
-
-
-def tree_lines(nodes: list[Node]) -> list[str]:
-    """The labels of the tree, two blanks for each level."""
-    tree, _, _ = lineage_tree(nodes)
-    lines = []
-    waiting = [(tree, 0)]
-    while waiting:
-        branch, depth = waiting.pop()
-        lines.append("  " * depth + str(branch.label))
-        waiting += [(child, depth + 1) for child in reversed(branch.children)]
-    return lines
 
 
 def with_parents(store: Store, *parents: Parent, **changes: Any) -> Revision:
@@ -147,35 +95,16 @@ def test_shared_ancestors_appear_once_and_are_referenced(store: Store, two_round
     assert found["policy", 1].models["policy"] == found["score", 2].models["tokenizer"] == f"model:{two_rounds.sft}"
 
 
-def test_the_tree_shows_each_revision_s_origin_once(store: Store, two_rounds: Chain) -> None:
-    lines = tree_lines(lineage("local/demo-weights@round-001", store))
-    names = [line.split("@")[0] for line in lines]
-    assert names == [
-        "calibrate, round 1  local/demo-weights",
-        "  score, round 1  local/demo-scores",
-        "    sample, round 1  local/demo-groups",
-        "      generate, round 1  local/demo-queries",
-        "        seed, round 0  local/demo-seed",
-        "        policy: sft, round 0  local/demo-sft",
-        "          seed, round 0  local/demo-seed",
-        "          base: world:domain",
-        "      policy: sft, round 0  local/demo-sft",
-        "    domain: world:domain",
-        "    tokenizer: sft, round 0  local/demo-sft",
-    ]
-    assert lines[0].endswith(f"8 rows, digest {two_rounds.made['calibrate', 1].digest[:12]}")
-    assert [line.endswith("(see above)") for line in lines] == [False] * 8 + [True, False, True]
-
-
 def test_a_parent_that_is_nowhere_stays_in_the_tree(store: Store) -> None:
     gone = Parent(stage="sample", kind="dataset", repo="local/demo-groups", revision=COMMIT, digest="c" * 64)
     folder = Parent(stage="seed", kind="dataset", repo="my data/<b>", revision="d" * 40, digest="d" * 64)
     revision = with_parents(store, gone, folder, models={"general": Model(id="../x [red]", revision="e" * 64)})
     nodes = lineage(str(revision), store)
     assert [node.state for node in nodes] == [FOUND, NOT_FOUND, NOT_FOUND, EXTERNAL]
-    lines = tree_lines(nodes)
-    assert lines[1] == "  sample: local/demo-groups@0123456789ab  (not found)"
-    assert lines[3] == "  general: ../x [red]@eeeeeeeeeeee"
+    rows = lineage_rows(nodes)
+    assert rows[0][3] == "sample: local/demo-groups, seed: my data/<b>, general: ../x [red]"
+    assert rows[1] == ("", "local/demo-groups@0123456789ab", "", "(not found)")
+    assert rows[3] == ("", "../x [red]@eeeeeeeeeeee", "", "")
 
 
 def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
@@ -183,7 +112,7 @@ def test_a_parent_with_another_digest_is_marked(store: Store) -> None:
     parent = Parent(stage="sample", kind="dataset", repo=groups.repo, revision=groups.revision, digest="f" * 64)
     nodes = lineage(str(with_parents(store, parent)), store)
     assert [node.state for node in nodes] == [FOUND, ALTERED]
-    assert "(digest differs)" in tree_lines(nodes)[1]
+    assert lineage_rows(nodes)[1][3] == "(digest differs)"
     policy = add_model(store, "local/demo-policy")
     trained = Parent(stage="policy", kind="model", repo=policy.repo, revision=policy.revision, digest="f" * 64)
     nodes = lineage(str(with_parents(store, trained, models={"policy": model_of(policy)})), store)
@@ -205,11 +134,7 @@ def test_a_circle_ends(store: Store) -> None:
     (first.path / "manifest.json").write_text(altered.to_json(), encoding="utf-8")
     nodes = lineage(str(first), store)
     assert [node.repo for node in nodes] == ["ns/a", "ns/b"]
-    assert [line.split("@")[0].strip() for line in tree_lines(nodes)] == [
-        "score, round 1  ns/a",
-        "score, round 1  ns/b",
-        "score, round 1  ns/a",
-    ]
+    assert [row[1].split("@")[0] for row in lineage_rows(nodes)] == ["ns/a", "ns/b"]
 
 
 def test_a_chain_without_end_is_cut(store: Store, two_rounds: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,10 +152,10 @@ def test_a_chain_deeper_than_the_recursion_limit(
         Node(id_, FOUND, "dataset", "ns/x", id_[-40:], "seed", 1, template.digest, 1, {"p": after} if after else {})
         for id_, after in zip(ids, [*ids[1:], ""], strict=True)
     ]
-    _, depth, _ = lineage_tree(nodes)
-    assert depth == 1499
+    assert [row[1] for row in lineage_rows(nodes)] == [f"ns/x@{id_[-40:-28]}" for id_ in ids]
     print_lineage([*nodes[:200], Node(ids[200], NOT_FOUND, "dataset", "ns/x", ids[200][-40:])])
-    assert len(capsys.readouterr().out.splitlines()) == 201
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "ns/x@" in line]) == 201
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Manifest | UserError | None]) -> list[str]:
@@ -348,11 +273,7 @@ def test_earlier_rounds_among_the_parents_are_told_apart_by_their_round(store: S
         "generate round-001": f"dataset:{made[0]}",
         "generate round-002": f"dataset:{made[1]}",
     }
-    assert [line.split("@")[0] for line in tree_lines(nodes)] == [
-        "generate, round 3  local/demo-queries",
-        "  generate round-001: generate, round 1  local/demo-queries",
-        "  generate round-002: generate, round 2  local/demo-queries",
-    ]
+    assert [row[3] for row in lineage_rows(nodes)] == ["generate 1–2", "", ""]
 
 
 def as_format_1(store: Store, revision: Revision, *parents: tuple[str, Revision]) -> Revision:
@@ -404,11 +325,9 @@ def test_a_chain_of_format_1_is_followed(store: Store) -> None:
     }
     assert nodes[0].parents == {"seed": f"dataset:{seed}", "generate": f"dataset:{first}"}
     assert nodes[0].models == {"policy": f"model:{policy}"}
-    assert [line.split("@")[0] for line in tree_lines(nodes)][:3] == [
-        "generate, round 2  local/demo-queries",
-        "  seed, round 0  local/demo-seed",
-        "  generate, round 1  local/demo-queries",
-    ]
+    made_from = {name: above for name, _, _, above in lineage_rows(nodes)}
+    assert made_from["generate 2"] == "seed, generate 1, policy 1"
+    assert made_from["policy 1"] == "calibrate: generate 1, base: sft, policy: sft"
 
 
 def test_a_chain_of_another_pipeline_is_followed(tmp_path: Path) -> None:
@@ -439,7 +358,10 @@ def test_the_command(store: Store, two_rounds: Chain) -> None:
     assert shown.exit_code == 0, shown.output
     for name in ("seed", "sft", "queries", "groups", "scores", "weights", "policy"):
         assert f"local/demo-{name}@" in shown.output
-    assert shown.output.startswith("policy, round 2  local/demo-policy@")
+    assert [line.split("@")[0].split() for line in shown.output.splitlines()[:2]] == [
+        ["stage", "revision", "rows", "made", "from"],
+        ["policy", "2", "local/demo-policy"],
+    ]
     value = json.loads(CliRunner().invoke(app, [*args, "--json"]).output.splitlines()[-1])
     assert value["ref"] == value["nodes"][0]["id"]
     assert len(value["nodes"]) == 13
@@ -456,4 +378,23 @@ def test_text_of_a_manifest_is_neither_markup_nor_control_sequence(store: Store)
     args = ["lineage", str(revision), "--config", "tiny", "--store", str(store.root)]
     output = CliRunner().invoke(app, args).output
     assert "\x1b" not in output
-    assert "[bold]\\x1b[31m: local/x" in output
+    assert "[bold]\\x1b[31m:" in output
+
+
+def test_a_folder_that_is_no_revision_is_told_without_reading_what_lies_in_it(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "spark.parquet" / "part.parquet").mkdir(parents=True)  # as other software names its folders
+    for folder in (tmp_path, tmp_path / "spark.parquet", tmp_path / "spark.parquet" / "part.parquet"):
+        with pytest.raises(UserError, match=r"no manifest.json in it, so it is no revision"):
+            lineage(str(folder), store)
+
+
+def test_a_misspelt_ref_names_what_is_near(store: Store, two_rounds: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for ref, near in (
+        ("local/demo-wieghts", "did you mean local/demo-weights?"),
+        ("demo-scores", "did you mean local/demo-scores?"),
+        ("local/demo-scores@round-02", "the store has local/demo-scores at round-002"),
+    ):
+        with pytest.raises(UserError) as error:
+            lineage(ref, store)
+        assert near in str(error.value)

@@ -122,7 +122,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     lines = [line.split() for line in shown.output.splitlines() if line.strip()]
     assert lines[0] == ["round", "stage", "kind", "state", "rows", "revision"]
-    assert ["2", "score", "dataset", "built", "8", str(scores)] in lines
+    assert ["2", "score", "dataset", "built", "8", f"{scores.repo}@{scores.revision[:12]}"] in lines
     assert ["1", "policy", "model", "missing"] in lines
     value = json.loads(CliRunner().invoke(app, [*args, "--json"]).output.splitlines()[-1])
     (row,) = (row for row in value["revisions"] if row["state"] == "built")

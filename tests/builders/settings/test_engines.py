@@ -67,50 +67,50 @@ SHARED = "batch_size, chat_template, chat_template_kwargs, context_window, devic
     [
         (
             ["engines.policy.batchsize=3"],
-            "preset tiny: unknown key engines.policy.batchsize, did you mean batch_size?; "
+            "--set: unknown key engines.policy.batchsize, did you mean batch_size?; "
             f"allowed there: {SHARED}, yarn_factor",
         ),
         (
             ["engines.policy.kind=vllm", "engines.policy.tensor_paralel=3"],
-            "preset tiny: unknown key engines.policy.tensor_paralel, did you mean tensor_parallel?; "
+            "--set: unknown key engines.policy.tensor_paralel, did you mean tensor_parallel?; "
             f"allowed there: {SHARED}, tensor_parallel, yarn_factor",
         ),
         (
             ["engines.policy.tensor_parallel=2"],
-            f"preset tiny: unknown key engines.policy.tensor_parallel; allowed there: {SHARED}, yarn_factor",
+            f"--set: unknown key engines.policy.tensor_parallel; allowed there: {SHARED}, yarn_factor",
         ),
         (
             ["engines.policy.kind=vlm"],
-            "preset tiny: engines.policy.kind is 'vlm', did you mean vllm?; kinds: transformers, vllm",
+            "--set: engines.policy.kind is 'vlm', did you mean vllm?; kinds: transformers, vllm",
         ),
-        (["engines.policy.kind=3"], "preset tiny: engines.policy.kind is '3'; kinds: transformers, vllm"),
+        (["engines.policy.kind=3"], "--set: engines.policy.kind is '3'; kinds: transformers, vllm"),
         (
             ["engines.policy.batch_size=0"],
-            "preset tiny: engines.policy.batch_size is 0: input should be greater than or equal to 1",
+            "--set: engines.policy.batch_size is 0: input should be greater than or equal to 1",
         ),
         (
             ["engines.policy.kind=vllm", "engines.policy.tensor_parallel=two"],
-            "preset tiny: engines.policy.tensor_parallel is 'two': input should be a valid integer",
+            "--set: engines.policy.tensor_parallel is 'two': input should be a valid integer",
         ),
         (
             ["engines.policy.chat_template_kwargs.names=[a, b]"],
-            "preset tiny: engines.policy.chat_template_kwargs is {'names': ['a', 'b']}: value error, names is "
+            "--set: engines.policy.chat_template_kwargs is {'names': ['a', 'b']}: names is "
             "['a', 'b']; give a text, a number, true, false or null",
         ),
         (
             ["engines.policy.chat_template_kwargs.share=.inf"],
-            "preset tiny: engines.policy.chat_template_kwargs is {'share': inf}: value error, share is inf; give a "
+            "--set: engines.policy.chat_template_kwargs is {'share': inf}: share is inf; give a "
             "text, a number, true, false or null",
         ),
         (
             ["engines.policy.chat_template_kwargs=off"],
-            "preset tiny: engines.policy.chat_template_kwargs is False: input should be an object",
+            "--set: engines.policy.chat_template_kwargs is False: input should be an object",
         ),
-        (["engines.policy=vllm"], "preset tiny: engines.policy is 'vllm': a section is needed"),
-        (["engines.policy=null"], "preset tiny: engines.policy is None: a section is needed"),
+        (["engines.policy=vllm"], "--set: engines.policy is 'vllm': a section is needed"),
+        (["engines.policy=null"], "--set: engines.policy is None: a section is needed"),
         (
             ["engines.polcy.kind=vllm"],
-            "preset tiny: unknown key engines.polcy, did you mean policy?; allowed there: policy",
+            "--set: unknown key engines.polcy, did you mean policy?; allowed there: policy",
         ),
     ],
 )

@@ -1,13 +1,18 @@
 """Configuration: presets, overrides and the messages for mistakes."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.load import preset_names, preset_text, read_yaml
+from builders.settings.base import identities
+from builders.settings.load import located, preset_names, preset_text
+from builders.settings.write import describe
+from builders.settings.yaml_text import read_yaml
+from builders.store.manifest import portable
 from scorers.errors import UserError
-from training.pipelines import load_config
+from training.pipelines import configuration, load_config
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -59,13 +64,21 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", ["generate.queries='12'"], ["generate.queries", "'12'", "valid integer"]),
         ("tiny", ["train.kl=mismatch"], ["train.kl", "'mismatch'", "'mismatched'"]),
         ("tiny", ["nonsense"], ["nonsense", "section.key=value"]),
-        ("tiny", ["name.x=1"], ["name is a value"]),
+        ("tiny", ["name.x=1"], ["--set name.x: name is a value"]),
+        *(("tiny", [f"{path}=3"], ["expected section.key=value"]) for path in (".", "a..b", "loop.", ".loop", "")),
+        ("tiny", ["name=&a [*a]"], ["--set name=&a [*a]", "not a YAML value"]),
+        ("tiny", ["name={2020-01-01: x}"], ["not a YAML value", "keys must be"]),
+        ("tiny", [f"name={'[' * 2000}"], ["not a YAML value", "nested too deeply"]),
+        ("tiny", ["seed.columns={query: a, query: b}"], ["the key query stands on line 1 and again on line 1"]),
+        ("tiny", ["generate.prompt=generate.zz"], ["no such prompt, did you mean generate.zh?; prompts: generate,"]),
+        ("tiny", ["sample.system_prompt=system.cn"], ["no such prompt", "system.en, system.zh"]),
+        ("tiny", [f"name={'x' * 3000}"], ["--set: name is 'xxx", "xxx…: string should match"]),
         ("tiny", ["generate.queries=[1"], ["[1", "not a YAML value"]),
         ("tiny", ["train.batch_size=6"], ["batch_size 6", "device_batch_size 16"]),
-        ("tiny", ["train.lambdas=equal"], ["tiny: train.lambdas is 'equal': input should be 'balanced'"]),
+        ("tiny", ["train.lambdas=equal"], ["--set: train.lambdas is 'equal': input should be 'balanced'"]),
         ("tiny", ["engine.kind=vllm"], ["unknown key engine, did you mean engines?"]),
         ("tiny", ["world=null"], ["world is None"]),
-        ("tiny", ["random_seed=-1"], ["tiny: random_seed is -1: input should be greater than or equal to 0"]),
+        ("tiny", ["random_seed=-1"], ["--set: random_seed is -1: input should be greater than or equal to 0"]),
         ("tiny", ["pipeline=grace-kt"], ["grace-kt is unknown, did you mean grace-kto?; pipelines: grace-kto"]),
         ("tiny", ["pipeline=null"], ["pipeline: None is unknown; pipelines: grace-kto"]),
     ],
@@ -110,14 +123,107 @@ def test_one_mistake_is_told_once() -> None:
     # Every section's seed follows from this one.
     with pytest.raises(UserError) as error:
         load_config("tiny", ["random_seed=many"])
-    assert str(error.value) == "preset tiny: random_seed is 'many': input should be a valid integer"
+    assert str(error.value) == "--set: random_seed is 'many': input should be a valid integer"
 
 
-def test_init_writes_a_file_that_loads(tmp_path: Path) -> None:
-    from builders.settings.write import write_config
+def test_a_mistake_is_laid_to_where_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: tiny\nsample: {top_p: 3.0}\n")
+    with pytest.raises(UserError, match=f"^{path}: sample.top_p is 3.0: input should be less"):
+        load_config(str(path))
+    # The file is as it was, the mistake is on the command line.
+    with pytest.raises(UserError, match=r"^--set: sample.top_p is 4: input should be less"):
+        load_config(str(path), ["sample.top_p=4"])
+    with pytest.raises(UserError, match=r"^--set: unknown key sample.topp, did you mean top_p"):
+        load_config("tiny", ["sample.topp=1"])
+    # What depends on two settings counts as a mistake of the last one that was set.
+    with pytest.raises(UserError, match=r"^--set: train is .*batch_size 6 is not a multiple of device_batch_size 16"):
+        load_config("tiny", ["train.batch_size=6"])
 
-    path = write_config(str(tmp_path / "grace.yaml"), GraceKTOSettings)
-    assert load_config(str(path)) == load_config("tiny")
-    assert "# top_p: 0.9" in path.read_text().replace("#   ", "# ")
-    with pytest.raises(UserError, match="exists already"):
-        write_config(str(path), GraceKTOSettings)
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("preset: tiny\nname: a\n\nname: b\n", "name", (2, 4)),
+        ("preset: tiny\nsample:\n  top_p: 0.5\n  # again\n  top_p: 0.6\n", "top_p", (3, 5)),
+        ("sample: {top_p: 0.5}\npreset: tiny\nsample: {responses: 2}\n", "sample", (1, 3)),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(str(path))
+    expected = f"the key {key} stands on line {lines[0]} and again on line {lines[1]}; keep one"
+    assert str(error.value) == f"{path}: not readable as YAML: {expected}"
+
+
+def test_a_merged_key_is_not_a_repeated_one() -> None:
+    assert read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: {<<: *a}") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": {"x": 1, "y": 2},
+    }
+
+
+def test_paths_of_a_file_count_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "conf"
+    (folder / "models" / "mine").mkdir(parents=True)
+    (folder / "sft").mkdir()  # a stage's name, which no folder takes over
+    (folder / "seeds.jsonl").write_text("")
+    (folder / "mine.yaml").write_text(
+        "preset: tiny\nstore: kept\nseed: {source: seeds.jsonl}\nevaluate: {source: ../missing.csv}\n"
+        "models: {policy: sft, domain: models/mine, general: alice/model, base: ~/model}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config("conf/mine.yaml", ["models.relevance=conf/models"])
+    assert config.seed.source == str(folder / "seeds.jsonl")
+    assert config.evaluate.source == str(tmp_path / "missing.csv")  # named where it was looked for
+    assert config.models.domain == str(folder / "models/mine") and config.models.general == "alice/model"
+    assert config.models.policy == "sft" and config.models.base == str(tmp_path / "model")
+    assert config.models.relevance == str(folder / "models")  # on the command line from the working directory
+    assert config.store == "conf/kept"
+    # The same wherever the command is started; only the last part of a path is in an identity.
+    monkeypatch.chdir(folder)
+    here = load_config("mine.yaml", ["models.relevance=models"])
+    assert here.model_copy(update={"store": config.store}) == config and here.store == "kept"
+    (source,) = {portable(identities(found, ("seed",)))["seed"]["source"] for found in (here, config)}
+    assert source == "seeds.jsonl"
+
+
+def test_names_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("world:seeds", "alice/seeds", "alice/seeds@round-001", "BAAI/bge-m3", "Qwen/Qwen2.5-0.5B", ""):
+        assert located(name, Path()) == name
+    for path in ("./seeds", "../seeds", "a/b/c", "x.jsonl", "data/x.parquet", "/x", "x.csv.gz"):
+        assert located(path, Path("conf")) == os.path.abspath(f"conf/{path}" if path[0] != "/" else path)
+
+
+def test_where_each_value_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: tiny\nname: mine\nseed: {columns: {query: text}}\nrandom_seed: 7\n")
+    found = configuration(str(path), ["sample.top_p=0.5", "engines.policy={kind: vllm}"], "there")
+    lines = {path: (line.strip(), origin) for path, line, origin in describe(found)}
+    assert lines["name"] == ("name: mine", "mine.yaml")
+    assert lines["sample.top_p"] == ("top_p: 0.5", "--set")
+    assert lines["sample.max_new_tokens"] == ("max_new_tokens: 400", "preset tiny")
+    assert lines["sample.responses"] == ("responses: 8", "default")
+    assert lines["seed.columns.query"] == ("query: text", "mine.yaml")
+    assert lines["seed.columns.reference"] == ("reference: reference", "preset tiny")
+    assert lines["train.seed"] == ("seed: 7", "random_seed")
+    assert lines["store"] == ("store: there", "--store")
+    # --set puts a whole section in the place of the preset's.
+    assert lines["engines.policy.kind"] == ("kind: vllm", "--set")
+    assert lines["engines.policy.batch_size"] == ("batch_size: 64", "default")
+    assert lines["sample"] == ("sample:", None)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_lines_are_yaml_that_says_the_same(tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["name=demo", "seed.source='a # b: c.jsonl'", "engines.policy.chat_template_kwargs={a: 'ja: 是'}"]
+    found = configuration(preset, overrides)
+    path = Path("whole.yaml")
+    path.write_text("".join(f"{line}  # {origin}\n" for _, line, origin in describe(found)), encoding="utf-8")
+    assert load_config(str(path)) == found.settings

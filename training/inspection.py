@@ -1,0 +1,138 @@
+"""The commands that build nothing: `status`, `verify`, `lineage`, `diff`, and the configuration's `init` and `config`.
+
+They are part of `grace` (training/cli.py), and import what they need when they run, so that `grace --help` stays fast.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.command import one_line_errors
+from training.options import ConfigOption, JsonOption, SetOption, StoreOption, examples, load_settings
+
+app = typer.Typer()
+
+
+@app.command(epilog=examples("grace status", "grace status --config grace.yaml --json"))
+def status(
+    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what the store holds for this configuration, round by round."""
+    with one_line_errors():
+        settings = load_settings(config, overrides, store)
+        from builders.inspect.status import status as status_of
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import pipeline_of
+
+        rows = status_of(pipeline_of(settings), settings)
+        machine.print_json(machine.held(rows)) if as_json else console.print_status(rows)
+
+
+@app.command("verify", epilog=examples("grace verify local/tiny-weights", "grace verify alice/demo-weights@round-001"))
+def verify_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute a revision's digests, for weights also ranks, rewards and weights; exit status 1 on a difference."""
+    with one_line_errors():
+        settings = load_settings(config, overrides, store)
+        from builders.hub.refs import open_here, open_revision
+        from builders.inspect.verify import verify
+        from builders.report import as_json as machine
+        from builders.report import console
+        from builders.store.names import naming_near
+        from builders.store.store import Store
+        from training.pipelines import PIPELINES
+
+        found = Store(Path(settings.store))
+        # A local copy first, as it lies on disk: a newer round on the Hub is not what is to be verified.
+        with naming_near(ref, found):
+            revision = open_here(ref, found) or open_revision(ref, found)
+        findings = verify(revision, PIPELINES)
+        machine.print_json(machine.verified(revision, findings)) if as_json else console.print_findings(
+            revision, findings
+        )
+        if findings:
+            raise typer.Exit(1)
+
+
+@app.command(
+    "lineage", epilog=examples("grace lineage local/tiny-policy@round-004", "grace lineage alice/demo-weights --json")
+)
+def lineage_command(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Dataset or model: repo[@revision] or a path.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a revision was made from, back to the seeds, in the store and on the Hub."""
+    with one_line_errors():
+        settings = load_settings(config, overrides, store)
+        from builders.inspect.lineage import lineage
+        from builders.report import as_json as machine
+        from builders.report import console
+        from builders.store.store import Store
+
+        nodes = lineage(ref, Store(Path(settings.store)))
+        machine.print_json(machine.traced(nodes)) if as_json else console.print_lineage(nodes)
+
+
+@app.command("diff", epilog=examples("grace diff local/tiny-weights@round-001 local/tiny-weights@round-002"))
+def diff_command(
+    first: Annotated[str, typer.Argument(metavar="REF", help="Dataset: repo[@revision] or a path.")],
+    second: Annotated[str, typer.Argument(metavar="REF", help="Dataset to compare it with.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two datasets: queries in common, drift of the metrics, labels and weights."""
+    with one_line_errors():
+        settings = load_settings(config, overrides, store)
+        from builders.hub.refs import open_revision
+        from builders.inspect.diff import diff
+        from builders.report import as_json as machine
+        from builders.report import console
+        from builders.store.names import naming_near
+        from builders.store.store import Store
+        from training.pipelines import pipeline_of
+
+        found = Store(Path(settings.store))
+        sides = []
+        for text in (first, second):
+            with naming_near(text, found, ("dataset",)):
+                sides.append(open_revision(text, found, "dataset"))
+        result = diff(sides[0], sides[1], pipeline_of(settings).summaries())
+        machine.print_json(result) if as_json else console.print_diff(result)
+
+
+@app.command(epilog=examples("grace init", "grace init --config qwen2.5-0.5b mine.yaml"))
+def init(
+    path: Annotated[str, typer.Argument(help="File to write.")] = "grace.yaml",
+    preset: Annotated[str | None, typer.Option("--config", metavar="PRESET", help="Preset; default tiny.")] = None,
+) -> None:
+    """Write a commented configuration file with the values of a preset."""
+    with one_line_errors():
+        from training.pipelines import init_config
+
+        typer.echo(f"wrote {init_config(path, preset)}")
+
+
+@app.command("config", epilog=examples("grace config", "grace config --config tiny --set sample.top_p=0.95"))
+def config_command(
+    config: ConfigOption = None, overrides: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Print the configuration that counts, as YAML, and where each value comes from."""
+    with one_line_errors():
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import configuration
+
+        found = configuration(config, overrides or [], store)
+        machine.print_json(machine.configured(found)) if as_json else console.print_config(found)

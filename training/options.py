@@ -1,0 +1,40 @@
+"""Options that several commands take, and the configuration that they name."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from builders.settings.base import Settings
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
+PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
+ParentsOption = Annotated[
+    bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
+]
+WithOptimizerOption = Annotated[
+    bool, typer.Option("--with-optimizer", help="Publish models with the optimizer's state, to go on from.")
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the examples that stand below a command's options, one a line."""
+    # \b: the lines are not joined to a paragraph.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def load_settings(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
+    """Return the settings that the options `--config`, `--set` and `--store` name."""
+    from training.pipelines import load_config
+
+    settings: Settings = load_config(config, overrides or [], store)
+    return settings
