@@ -132,6 +132,8 @@ def require_template(
     Raises:
         UserError: as `tokenize`, and as `encode_prompts` where `sampled`; the tokenizer cannot be loaded.
     """
+    import torch  # noqa: F401 - what training needs is told here too; without it transformers would go on with a warning
+
     tokenizer, _ = load_tokenizer_and_config(str(model), None)
     prompts = [chat(".", system=system) for system in systems] or [chat(".")]
     if sampled:
