@@ -37,6 +37,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
+SubsetOption = Annotated[str | None, typer.Option("--subset", help="Subset of that dataset, if it has several.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of that dataset; default train.")]
 ParentsOption = Annotated[
     bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
 ]
@@ -73,7 +75,11 @@ def build_command(
     overrides: SetOption = None,
     store: StoreOption = None,
     round_: RoundOption = 1,
-    start: Annotated[str | None, typer.Option("--from", metavar="REF", help="Start at this dataset.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="REF", help="Start at this dataset: a path, else a name.")
+    ] = None,
+    subset: SubsetOption = None,
+    split: SplitOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built and why.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build even what is fresh.")] = False,
     require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch in --from.")] = False,
@@ -91,10 +97,19 @@ def build_command(
 
         require_kind(settings, stage, "dataset")
         if dry_run:
-            plans = plan(settings, stage, round_=round_, start=start)
+            plans = plan(settings, stage, round_=round_, start=start, subset=subset, split=split)
             machine.print_json(machine.planned(plans)) if as_json else console.print_plan(plans)
             return
-        results = build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        results = build(
+            settings,
+            stage,
+            round_=round_,
+            start=start,
+            subset=subset,
+            split=split,
+            force=force,
+            require_pinned=require_pinned,
+        )
         published = _publish(results[-1], settings, private=private, parents=parents) if push else None
         _print_built(results, published, as_json=as_json)
 
@@ -103,6 +118,8 @@ def build_command(
 def train_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on: REPO or path.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
+    subset: SubsetOption = None,
+    split: SplitOption = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Model stage; default the one a round ends with.")
     ] = None,
@@ -128,7 +145,9 @@ def train_command(
         require_kind(settings, target, "model")
         # A REF: `repo[@revision]`.
         start = f"{dataset}@{revision}" if dataset and revision else dataset
-        results = build(settings, target, round_=round_, start=start, require_pinned=require_pinned)
+        results = build(
+            settings, target, round_=round_, start=start, subset=subset, split=split, require_pinned=require_pinned
+        )
         published = _publish(results[-1], settings, private=private, parents=parents) if push else None
         _print_built(results, published, as_json=as_json)
 

@@ -14,6 +14,7 @@ from builders.core.run import StagePlan, StageResult, dry_run, run
 from builders.settings.base import Settings
 from builders.settings.load import load_settings
 from builders.store.manifest import Kind, Manifest
+from builders.store.store import Choice
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 
@@ -56,6 +57,8 @@ def build(
     *,
     round_: int = 1,
     start: str | None = None,
+    subset: str | None = None,
+    split: str | None = None,
     force: bool = False,
     require_pinned: bool = False,
 ) -> list[StageResult]:
@@ -66,6 +69,8 @@ def build(
         stage: name of the last stage, of a dataset or of a model.
         round_: round to build, from 1.
         start: REF of a dataset that takes the place of the stages above it; None: start from the seeds.
+        subset: configuration of `start` where it has several; None for its default.
+        split: split of `start`; None for `train`, or the only one.
         force: build the target and the datasets of its round even where they are fresh.
         require_pinned: refuse a branch in `start`; a tag or a commit is needed.
 
@@ -76,17 +81,32 @@ def build(
         UserError: for a user's mistake; nothing half-written is left in the store.
     """
     return run(
-        pipeline_of(config), config, stage, round_=round_, start=start, force=force, require_pinned=require_pinned
+        pipeline_of(config),
+        config,
+        stage,
+        round_=round_,
+        start=start,
+        choice=Choice(subset, split),
+        force=force,
+        require_pinned=require_pinned,
     )
 
 
-def plan(config: Settings, stage: str, *, round_: int = 1, start: str | None = None) -> list[StagePlan]:
+def plan(
+    config: Settings,
+    stage: str,
+    *,
+    round_: int = 1,
+    start: str | None = None,
+    subset: str | None = None,
+    split: str | None = None,
+) -> list[StagePlan]:
     """Tell what `build` would do with each stage and why, without doing it.
 
     Raises:
         UserError: as `build`.
     """
-    return dry_run(pipeline_of(config), config, stage, round_=round_, start=start)
+    return dry_run(pipeline_of(config), config, stage, round_=round_, start=start, choice=Choice(subset, split))
 
 
 def evaluate_policies(config: Settings, references: Sequence[str], output: Path) -> EvaluationTable:

@@ -13,19 +13,19 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builders.core.assemble import add_dataset, add_model
-from builders.core.given import given_datasets
+from builders.core.given import given_datasets, with_source
 from builders.core.models import Loaded, LocalModel, ModelFinder, set_threads
 from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs, Node, model_node, node_of
-from builders.core.stage import At, Context, Stage, Trained
+from builders.core.stage import At, Context, Source, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart
 from builders.executors.processes import process_pool
 from builders.settings.base import Settings
-from builders.store.store import Revision, Store
+from builders.store.store import Choice, Revision, Store
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,10 @@ def run(
     *,
     round_: int = 1,
     start: str | None = None,
+    choice: Choice | None = None,
     force: bool = False,
     require_pinned: bool = False,
+    sources: "dict[Node, Source | None] | None" = None,
 ) -> list[StageResult]:
     """Build a stage and whatever is missing or stale above it, and nothing else.
 
@@ -99,8 +101,10 @@ def run(
         round_: round of the semi-online loop, from 1.
         start: REF of a dataset that takes the place of a stage above the target; which stage follows from its manifest,
             or else from its columns.
+        choice: the subset and the split of `start`; None for the default subset and `train`.
         force: rebuild the target and the datasets of its round even where they are fresh.
         require_pinned: refuse a branch in `start`.
+        sources: what earlier runs of one command read from outside, by node; new ones are added.
 
     Returns:
         One result per stage and round, kept ones included; the target's comes last.
@@ -110,8 +114,8 @@ def run(
     """
     store = Store(Path(config.store))
     node = node_of(pipeline, target, round_)
-    given = given_datasets(pipeline, store, target, round_, start, require_pinned)
-    graph = Graph(pipeline, config, store, [node], given)
+    given = given_datasets(pipeline, store, target, round_, start, choice or Choice(), require_pinned)
+    graph = Graph(pipeline, config, store, [node], given, sources)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
     with store.lock() if first_process() else contextlib.nullcontext():
         return _Runner(graph, _forced(graph, node) if force else set()).run([node])
@@ -152,7 +156,13 @@ def materialise(
 
 
 def dry_run(
-    pipeline: Pipeline, config: Settings, target: str, *, round_: int = 1, start: str | None = None
+    pipeline: Pipeline,
+    config: Settings,
+    target: str,
+    *,
+    round_: int = 1,
+    start: str | None = None,
+    choice: Choice | None = None,
 ) -> list[StagePlan]:
     """Return what `run` would do and why, in the order of the work, without building anything."""
     store = Store(Path(config.store))
@@ -161,7 +171,7 @@ def dry_run(
         config,
         store,
         [node_of(pipeline, target, round_)],
-        given_datasets(pipeline, store, target, round_, start),
+        given_datasets(pipeline, store, target, round_, start, choice or Choice()),
     )
     finder = ModelFinder(store)
     made = dict(graph.given)
@@ -339,6 +349,8 @@ class _Runner:
         # Models of earlier stages make room for this stage's.
         self.loaded.keep(job.inputs.models.values())
         self.began[job.node] = time.monotonic()
+        # Only now is a dataset from outside fetched: what is fresh needs none.
+        job = replace(job, inputs=with_source(job.inputs, self.graph.store))
         context = self._context(job)
         paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)
