@@ -76,7 +76,7 @@ def build_command(
     store: StoreOption = None,
     round_: RoundOption = 1,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="REF", help="Start at this dataset: a path, else a name.")
+        str | None, typer.Option("--from", metavar="REF", help="Start at this dataset: path or name.")
     ] = None,
     subset: SubsetOption = None,
     split: SplitOption = None,
