@@ -6,7 +6,6 @@ with the dataset's names, so that nothing but the cards has to be on this machin
 
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -129,8 +128,11 @@ def write_parquet(part: Part, folder: Path, names: Iterable[str], target: Path, 
             verification_mode="no_checks",
             download_config=datasets.DownloadConfig(cache_dir=f"{scratch}/unpacked"),
         )
-        with contextlib.suppress(FileExistsError):  # another process was faster, with the same rows
-            shutil.move(f"{scratch}/part", target)
+        try:
+            Path(scratch, "part").rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, with the same rows
+                raise
 
 
 def cards_of(folder: Path) -> dict[str, bytes]:

@@ -1,15 +1,12 @@
 """Opening what a REF names: a path, a revision of the local store, or a dataset or model on the Hub."""
 
 import hashlib
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from builders.store.manifest import FILE_NAME, Kind, content_digest, describe_files, read_manifest
-from builders.store.store import KINDS, Choice, Ref, Revision, Store, is_commit, parse_ref
+from builders.store.store import KINDS, ROUND_TAG, Choice, Ref, Revision, Store, is_commit, parse_ref
 from scorers.errors import UserError
-
-ROUND_TAG = re.compile(r"round-\d{3,}")
 
 
 def open_revision(

@@ -1,17 +1,15 @@
 """What the branches and tags of a repository on the Hub stand for, and whether a tag was moved."""
 
 import logging
-import re
 
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, endpoint
 from builders.hub.listing import read_head, read_refs
 from builders.store.manifest import Kind
-from builders.store.store import Ref, Revision, Store, is_commit, valid_revision
+from builders.store.store import ROUND_TAG, Ref, Revision, Store, is_commit, valid_revision
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ROUND_TAG = re.compile(r"round-(\d{3,})")
 TIMEOUT = 10  # seconds, of a question whose answer can be done without
 
 

@@ -32,6 +32,7 @@ KINDS: tuple[Kind, ...] = ("dataset", "model")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+ROUND_TAG = re.compile(r"round-(\d{3,})")
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class Store:
 
     def latest(self, repo: str, kind: Kind = "dataset") -> Revision | None:
         """Return the newest round's revision, else that of `main`; None where the store has neither."""
-        rounds = [name for name in self.refs(repo, kind) if re.fullmatch(r"round-\d{3,}", name)]
+        rounds = [name for name in self.refs(repo, kind) if ROUND_TAG.fullmatch(name)]
         # By number, not by text: round-1000 comes after round-999.
         newest = max(rounds, key=lambda name: int(name[6:]), default="main")
         return self.find(repo, newest, kind)
