@@ -87,7 +87,10 @@ def find_part(names: Iterable[str], cards: Mapping[str, bytes], choice: Choice, 
         if builder.name not in _FORMATS:
             raise UserError(f"{what}: `datasets` reads it as {builder.name}; tables are needed: {', '.join(_FORMATS)}")
         splits = {str(split): files for split, files in (builder.config.data_files or {}).items()}
-        split = _chosen("split", choice.split, list(splits), DEFAULT.split, what)
+        only = next(iter(splits)) if len(splits) == 1 else "train"
+        split = choice.split or only
+        if split not in splits:
+            raise UserError(_choice_fault("split", choice.split, list(splits), what))
         found = [_relative(file, root, what) for file in splits[split]]
     if not found:
         raise UserError(f"{what}: split {split} has no file")
@@ -141,34 +144,31 @@ def cards_of(folder: Path) -> dict[str, bytes]:
 
 
 def _builder(root: Path, subset: str | None, what: str, cache: str | None = None) -> "datasets.DatasetBuilder":
-    """Return the builder of a subset."""
+    """Return the builder of a subset; None for the default one, or the only one.
+
+    Raises:
+        UserError: for a subset that is not there, and where there are several and none was chosen.
+    """
     import datasets
 
     with _told(what, root):
-        names = [str(name) for name in datasets.get_dataset_config_names(str(root))]
-        default = datasets.get_dataset_default_config_name(str(root))
-    chosen = _chosen("subset", subset, names, default, what)
-    with _told(what, root):
-        return datasets.load_dataset_builder(str(root), chosen, cache_dir=cache or str(root.parent / "cache"))
+        try:
+            return datasets.load_dataset_builder(str(root), subset, cache_dir=cache or str(root.parent / "cache"))
+        except ValueError:
+            # Asked only now: with thousands of files each look at the layout takes seconds.
+            names = [str(name) for name in datasets.get_dataset_config_names(str(root))]
+            if subset in names or (subset is None and len(names) < 2):
+                raise
+    raise UserError(_choice_fault("subset", subset, names, what))
 
 
-def _chosen(kind: str, wanted: str | None, found: Sequence[str], default: str | None, what: str) -> str:
-    """Return the name of the subset or split that is meant.
-
-    Raises:
-        UserError: for one that is not there, and where there are several, none the default, and none was chosen.
-    """
+def _choice_fault(kind: str, wanted: str | None, found: Sequence[str], what: str) -> str:
+    """Return what is wrong with the choice of a subset or a split: it is not there, or there are several."""
     way_out = f"choose with --{kind}, for the seeds with seed.{kind}"
-    listed = short(", ".join(found))
-    if wanted is not None:
-        if wanted in found:
-            return wanted
-        raise UserError(f"{what}: no {kind} {wanted}{did_you_mean(wanted, found)}; it has {listed}; {way_out}")
-    if default is not None and default in found:
-        return default
-    if len(found) != 1:
-        raise UserError(f"{what}: which {kind}? It has {listed or 'none'}; {way_out}")
-    return found[0]
+    listed = short(", ".join(found)) or "none"
+    if wanted is None:
+        return f"{what}: which {kind}? It has {listed}; {way_out}"
+    return f"{what}: no {kind} {wanted}{did_you_mean(wanted, found)}; it has {listed}; {way_out}"
 
 
 @contextlib.contextmanager
