@@ -20,7 +20,9 @@ from training.options import (
     PushOption,
     RoundOption,
     SetOption,
+    SplitOption,
     StoreOption,
+    SubsetOption,
     WithOptimizerOption,
     examples,
     load_settings,
@@ -83,7 +85,11 @@ def build_command(
     overrides: SetOption = None,
     store: StoreOption = None,
     round_: RoundOption = 1,
-    start: Annotated[str | None, typer.Option("--from", metavar="REF", help="Start at this dataset.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="REF", help="Start at this dataset: path or name.")
+    ] = None,
+    subset: SubsetOption = None,
+    split: SplitOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built and why.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build even what is fresh.")] = False,
     require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch in --from.")] = False,
@@ -103,10 +109,19 @@ def build_command(
 
         require_kind(settings, stage, "dataset")
         if dry_run:
-            plans = plan(settings, stage, round_=round_, start=start)
+            plans = plan(settings, stage, round_=round_, start=start, subset=subset, split=split)
             machine.print_json(machine.planned(plans)) if as_json else console.print_plan(plans)
             return
-        results = build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        results = build(
+            settings,
+            stage,
+            round_=round_,
+            start=start,
+            subset=subset,
+            split=split,
+            force=force,
+            require_pinned=require_pinned,
+        )
         published = None
         if push:
             published = _publish(results[-1], settings, private=private, parents=parents, with_optimizer=with_optimizer)
@@ -125,6 +140,8 @@ def build_command(
 def train_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset to train on: REPO or path.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of it.")] = None,
+    subset: SubsetOption = None,
+    split: SplitOption = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Model stage; default the one a round ends with.")
     ] = None,
@@ -153,7 +170,16 @@ def train_command(
         require_kind(settings, target, "model")
         # A REF: `repo[@revision]`.
         start = f"{dataset}@{revision}" if dataset and revision else dataset
-        results = build(settings, target, round_=round_, start=start, force=force, require_pinned=require_pinned)
+        results = build(
+            settings,
+            target,
+            round_=round_,
+            start=start,
+            subset=subset,
+            split=split,
+            force=force,
+            require_pinned=require_pinned,
+        )
         published = None
         if push:
             published = _publish(results[-1], settings, private=private, parents=parents, with_optimizer=with_optimizer)

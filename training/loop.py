@@ -7,7 +7,9 @@ import logging
 import time
 
 from builders.core.pipeline import Pipeline
+from builders.core.plan import Node
 from builders.core.run import StageResult, run
+from builders.core.stage import Source
 from builders.settings.base import Settings
 from training.pipelines import pipeline_of
 
@@ -26,11 +28,13 @@ def run_loop(config: Settings) -> list[StageResult]:
     pipeline = pipeline_of(config)
     rounds = pipeline.rounds(config)
     results: list[StageResult] = []
+    sources: dict[Node, Source | None] = {}  # all rounds read the same, also where a branch of the Hub moves meanwhile
     for round_ in range(1, rounds + 1):
         began = time.monotonic()
         # A run also returns the earlier rounds that this one is built from: keep this round's stages and
         # those that belong to no round (round 0).
-        done = [result for result in run(pipeline, config, pipeline.last, round_=round_) if result.round in (0, round_)]
+        found = run(pipeline, config, pipeline.last, round_=round_, sources=sources)
+        done = [result for result in found if result.round in (0, round_)]
         # The stages of round 0 come back in every round: list them once.
         known = {(result.stage, result.round) for result in results}
         results += [result for result in done if (result.stage, result.round) not in known]

@@ -18,6 +18,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
+SubsetOption = Annotated[str | None, typer.Option("--subset", help="Subset of that dataset, if it has several.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of that dataset; default train.")]
 ParentsOption = Annotated[
     bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
 ]

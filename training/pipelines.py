@@ -15,6 +15,7 @@ from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config
 from builders.store.manifest import Kind, Manifest
+from builders.store.store import Choice
 from scorers.errors import UserError, did_you_mean
 from training.grace_kto.pipeline import GRACE_KTO
 
@@ -87,6 +88,8 @@ def build(
     *,
     round_: int = 1,
     start: str | None = None,
+    subset: str | None = None,
+    split: str | None = None,
     force: bool = False,
     require_pinned: bool = False,
 ) -> list[StageResult]:
@@ -97,6 +100,8 @@ def build(
         stage: name of the last stage, of a dataset or of a model.
         round_: round to build, from 1.
         start: REF of a dataset that takes the place of the stages above it; None: start from the seeds.
+        subset: configuration of `start` where it has several; None for its default.
+        split: split of `start`; None for `train`, or the only one.
         force: build the target even where it is fresh; of a dataset also the datasets of its round.
         require_pinned: refuse a branch in `start`; a tag or a commit is needed.
 
@@ -107,17 +112,32 @@ def build(
         UserError: for a user's mistake; nothing half-written is left in the store.
     """
     return run(
-        pipeline_of(config), config, stage, round_=round_, start=start, force=force, require_pinned=require_pinned
+        pipeline_of(config),
+        config,
+        stage,
+        round_=round_,
+        start=start,
+        choice=Choice(subset, split),
+        force=force,
+        require_pinned=require_pinned,
     )
 
 
-def plan(config: Settings, stage: str, *, round_: int = 1, start: str | None = None) -> list[StagePlan]:
+def plan(
+    config: Settings,
+    stage: str,
+    *,
+    round_: int = 1,
+    start: str | None = None,
+    subset: str | None = None,
+    split: str | None = None,
+) -> list[StagePlan]:
     """Tell what `build` would do with each stage and why, without doing it.
 
     Raises:
         UserError: as `build`.
     """
-    return dry_run(pipeline_of(config), config, stage, round_=round_, start=start)
+    return dry_run(pipeline_of(config), config, stage, round_=round_, start=start, choice=Choice(subset, split))
 
 
 def evaluate_policies(config: Settings, references: Sequence[str], output: Path) -> EvaluationTable:

@@ -120,7 +120,8 @@ def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
     """List the datasets that this one was made from and that readers can look up; `original` for a file.
 
     Args:
-        manifest: its parents, and the repository named as `source` in a section of its configuration, are candidates.
+        manifest: its parents are candidates; in one from before its source was a parent, also the repository named as
+            `source` in a section of its configuration.
         published: whether the revision and its parents are on the Hub.
     """
     sources = [
@@ -128,11 +129,17 @@ def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:
         for p in manifest.parents
         if p.kind == "dataset" and is_public(p.repo, p.revision, manifest.repo, published=published)
     ]
+    # Since the sections have this key, a source on the Hub is a parent; a folder may have a name like one.
+    parents_tell = any("subset" in values for values in manifest.configuration.values() if _has_source(values))
     read = [str(values["source"]) for values in manifest.configuration.values() if _has_source(values)]
     for source in read:
         repo, _, _ = source.partition("@")
         # owner/name of the Hub; a relative path of a file may look the same.
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) and not _is_file(repo):
+        if (
+            not parents_tell
+            and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII)
+            and not _is_file(repo)
+        ):
             sources.append(repo)
     return sorted(set(sources)) or (["original"] if read else [])
 

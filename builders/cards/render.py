@@ -5,6 +5,7 @@ values come from the manifest, except the types in the contract and one real row
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,10 +227,16 @@ def reproduce_command(manifest: Manifest, page: Page) -> str:
     parent = next((p for p in manifest.parents if p.stage == page.parent), None)
     pinned = ""
     if parent is not None and manifest.kind == "dataset":
-        pinned = f" --from {parent.repo}@{parent.revision}"
+        pinned = f" --from {parent.repo}@{parent.revision}{_part_options(parent)}"
     elif parent is not None:
-        pinned = f" --dataset {parent.repo} --revision {parent.revision}"
+        pinned = f" --dataset {parent.repo} --revision {parent.revision}{_part_options(parent)}"
     return f"{page.command}{pinned} --config grace.yaml"
+
+
+def _part_options(parent: Parent) -> str:
+    """Return the options that choose what was read of a parent; its names are other people's and are quoted."""
+    named = {"subset": parent.subset, "split": parent.split}
+    return "".join(f" --{kind} {shlex.quote(name)}" for kind, name in named.items() if name is not None)
 
 
 def reproduction_config(manifest: Manifest, page: Page) -> str:

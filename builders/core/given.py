@@ -1,32 +1,42 @@
-"""A dataset that the user gives in place of a stage: which stage it stands for, and whether it fits."""
+"""A dataset that the user gives, in place of a stage or as a source: which stage it stands for, and whether it fits."""
 
 import logging
+from dataclasses import replace
 
 import polars as pl
 
 from builders.core.pipeline import Pipeline
-from builders.core.plan import Node, node_of
+from builders.core.plan import SOURCE, Inputs, Node, node_of
 from builders.core.stage import Stage
 from builders.hub.refs import open_revision
 from builders.store.columns import require_columns
+from builders.store.manifest import Parent
 from builders.store.names import naming_near
-from builders.store.store import Revision, Store
+from builders.store.store import Choice, Revision, Store
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 def given_datasets(
-    pipeline: Pipeline, store: Store, target: str, round_: int, start: str | None, require_pinned: bool = False
+    pipeline: Pipeline,
+    store: Store,
+    target: str,
+    round_: int,
+    start: str | None,
+    choice: Choice,
+    require_pinned: bool = False,
 ) -> dict[Node, Revision]:
     """Open the dataset of `start` and return it under the node whose place it takes; empty without `start`."""
     last = pipeline.stage(target)
     if start is None:
+        if choice != Choice():
+            raise UserError("--subset and --split choose a part of the dataset to start from; give that dataset too")
         return {}
     if not last.parents:
         raise UserError(f"dataset {start}: stage {target} reads its source, not another stage's dataset")
     with naming_near(start, store, ("dataset",)):
-        revision = open_revision(start, store, "dataset", require_pinned=require_pinned)
+        revision = open_revision(start, store, "dataset", require_pinned=require_pinned, choice=choice)
     schema = revision.schema()
     origin = _origin(pipeline, last, revision, start)
     needed = last.reads if last.reads and origin.name == last.parents[0] else origin.columns
@@ -38,6 +48,28 @@ def given_datasets(
     if made_for not in (0, round_):
         log.warning("dataset %s was made for round %d and is used in round %d", start, made_for, round_)
     return {node_of(pipeline, origin.name, round_): revision}
+
+
+def with_source(inputs: Inputs, store: Store) -> Inputs:
+    """Return a node's inputs with the dataset that it reads from outside: fetched, and one of its parents."""
+    source = inputs.source
+    if source is None or source.ref is None:
+        return inputs
+    revision = open_revision(str(source.ref), store, "dataset", choice=source.choice)
+    parents = {**inputs.parents, SOURCE: revision}
+    # A folder of the user's that says nothing of its origin is no lineage, as a file is none.
+    if source.ref.path is not None and revision.manifest is None:
+        return replace(inputs, parents=parents)
+    record = Parent(
+        stage=SOURCE,
+        kind="dataset",
+        repo=revision.repo,
+        revision=revision.revision,
+        digest=revision.digest,
+        subset=revision.part.subset,
+        split=revision.part.split,
+    )
+    return replace(inputs, parents=parents, records=[*inputs.records, record])
 
 
 def _origin(pipeline: Pipeline, target: Stage, revision: Revision, start: str) -> Stage:

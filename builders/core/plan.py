@@ -12,11 +12,14 @@ from typing import Any
 
 from builders.core.models import LocalModel, ModelFinder
 from builders.core.pipeline import Pipeline, tag_of
-from builders.core.stage import At, Stage
+from builders.core.stage import At, Source, Stage
 from builders.settings.base import Settings, identities, section_at
 from builders.store.manifest import AGAIN, FILE_NAME, Kind, Manifest, Parent, fingerprint_of, portable
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
+
+SOURCE = "source"
+"""The name under which a stage reads a dataset from outside, and under which its manifest lists it."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,12 +56,14 @@ class Inputs:
         models: the models on disk by role.
         records: the revisions made by stages, datasets and models, as the manifest lists them.
         recipe: the JSON value whose hash is the fingerprint.
+        source: what is read from outside; None where nothing is, or where a parent takes its place.
     """
 
     parents: dict[str, Revision]
     models: dict[str, LocalModel]
     records: list[Parent]
     recipe: dict[str, Any]
+    source: Source | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -124,6 +129,7 @@ class Graph:
         targets: the nodes that are wanted.
         given: revisions that the user gives in place of a node; what such a node would be made from is not needed.
         anew: nodes that are made anew even where the store holds a pulled revision of them.
+        sources: what was read from outside before, by node; it is not resolved again, and new ones are added.
 
     Attributes:
         given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
@@ -140,12 +146,14 @@ class Graph:
         targets: Iterable[Node],
         given: Mapping[Node, Revision],
         anew: Set[Node] = frozenset(),
+        sources: "dict[Node, Source | None] | None" = None,
     ) -> None:
         self.pipeline = pipeline
         self.config = config
         self.store = store
         self.given = dict(given)
         self.anew = anew
+        self.sources = {} if sources is None else sources
         self.kept: dict[Node, str] = {}
         self.broken: dict[Node, str] = {}
         self.needs: dict[Node, Needs] = {}
@@ -265,6 +273,7 @@ class Graph:
         """
         stage = self.pipeline.stage(node.stage)
         found = self.needs[node]
+        source = self._source(node, stage)
         parents = {name: made[above] for name, above in found.parents.items()}
         models = {role: _local(wanted, made, finder) for role, wanted in found.models.items()}
         # Hashed into the fingerprint: another key or another spelling here makes every existing revision stale.
@@ -278,10 +287,18 @@ class Graph:
             "prompts": stage.prompts(self.config, parents) if stage.prompts else {},
             "parents": {name: parent.digest for name, parent in parents.items()},
             "models": {role: [model.record.id, model.record.revision] for role, model in models.items()},
-            # Where a parent takes the source's place, its digest is in `parents` already.
-            "source": stage.source(self.config) if stage.source and "source" not in parents else None,
+            "source": source.identity if source else None,
         }
-        return Inputs(parents, models, self._records(found, made), recipe)
+        return Inputs(parents, models, self._records(found, made), recipe, source)
+
+    def _source(self, node: Node, stage: Stage) -> Source | None:
+        """Return what a node reads from outside, resolved once: a branch of the Hub may move while a run lasts."""
+        # Where a parent takes the source's place, its digest identifies it.
+        if stage.source is None or "source" in self.needs[node].parents:
+            return None
+        if node not in self.sources:
+            self.sources[node] = stage.source(self.config)
+        return self.sources[node]
 
     def _records(self, found: Needs, made: Mapping[Node, Revision]) -> list[Parent]:
         """List the revisions that the node reads and a stage made, datasets and models, for the manifest."""
@@ -300,6 +317,8 @@ class Graph:
                     repo=revision.repo,
                     revision=revision.revision,
                     digest=revision.digest,
+                    subset=revision.part.subset,
+                    split=revision.part.split,
                 )
             )
         return records
@@ -325,6 +344,9 @@ class Graph:
         if swapped:
             return f"model changed: {', '.join(swapped)}"
         old_prompts = manifest.prompts
+        was = next((parent for parent in manifest.parents if parent.stage == SOURCE), None)
+        if was is not None and inputs.source is not None and inputs.source.identity != was.revision:
+            return f"source moved: {was.repo} from {was.revision} to {inputs.source.identity}"
         prompts = [name for name, text in inputs.recipe["prompts"].items() if old_prompts.get(name) != text]
         return f"prompt changed: {', '.join(prompts)}" if prompts else "source or manifest format changed"
 

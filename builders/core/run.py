@@ -13,21 +13,21 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from builders.core.assemble import add_dataset, add_model
-from builders.core.given import given_datasets
+from builders.core.given import given_datasets, with_source
 from builders.core.models import Loaded, LocalModel, ModelFinder, set_threads
 from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs, Node, model_node, node_of
-from builders.core.stage import At, Context, Stage, Trained
+from builders.core.stage import At, Context, Source, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart
 from builders.executors.processes import process_pool, submit
 from builders.settings.base import Settings
 from builders.store.names import naming_near
-from builders.store.store import Revision, Store
+from builders.store.store import Choice, Revision, Store
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,10 @@ def run(
     *,
     round_: int = 1,
     start: str | None = None,
+    choice: Choice | None = None,
     force: bool = False,
     require_pinned: bool = False,
+    sources: "dict[Node, Source | None] | None" = None,
 ) -> list[StageResult]:
     """Build a stage and whatever is missing or stale above it, and nothing else.
 
@@ -101,8 +103,10 @@ def run(
         round_: round of the semi-online loop, from 1.
         start: REF of a dataset that takes the place of a stage above the target; which stage follows from its manifest,
             or else from its columns.
+        choice: the subset and the split of `start`; None for the default subset and `train`.
         force: rebuild the target even where it is fresh; of a dataset also the datasets of its round.
         require_pinned: refuse a branch in `start`.
+        sources: what earlier runs of one command read from outside, by node; new ones are added.
 
     Returns:
         One result per stage and round, kept ones included; the target's comes last.
@@ -112,10 +116,10 @@ def run(
     """
     store = Store(Path(config.store))
     node = node_of(pipeline, target, round_)
-    given = given_datasets(pipeline, store, target, round_, start, require_pinned)
+    given = given_datasets(pipeline, store, target, round_, start, choice or Choice(), require_pinned)
     # A pulled model that is to be trained anew needs what it is made from.
     anew = {node} if force and pipeline.stage(target).kind == "model" else set()
-    graph = Graph(pipeline, config, store, [node], given, anew)
+    graph = Graph(pipeline, config, store, [node], given, anew, sources)
     forced = _forced(graph, node) if force else set()
     graph.require_readable(forced)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.
@@ -170,7 +174,13 @@ def find_model(pipeline: Pipeline, finder: ModelFinder, name: str) -> LocalModel
 
 
 def dry_run(
-    pipeline: Pipeline, config: Settings, target: str, *, round_: int = 1, start: str | None = None
+    pipeline: Pipeline,
+    config: Settings,
+    target: str,
+    *,
+    round_: int = 1,
+    start: str | None = None,
+    choice: Choice | None = None,
 ) -> list[StagePlan]:
     """Return what `run` would do and why, in the order of the work, without building anything."""
     store = Store(Path(config.store))
@@ -179,7 +189,7 @@ def dry_run(
         config,
         store,
         [node_of(pipeline, target, round_)],
-        given_datasets(pipeline, store, target, round_, start),
+        given_datasets(pipeline, store, target, round_, start, choice or Choice()),
     )
     graph.require_readable()
     plans = []
@@ -390,6 +400,8 @@ class _Runner:
         # Models of earlier stages make room for this stage's.
         self.loaded.keep(job.inputs.models.values())
         self.began[job.node] = time.monotonic()
+        # Only now is a dataset from outside fetched: what is fresh needs none.
+        job = replace(job, inputs=with_source(job.inputs, self.graph.store))
         context = self._context(job)
         paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)

@@ -18,7 +18,7 @@ from builders.settings.base import Settings
 from builders.store.check import Finding
 from builders.store.columns import Column
 from builders.store.manifest import Kind, Manifest
-from builders.store.store import Revision, Store
+from builders.store.store import Choice, Ref, Revision, Store
 
 MANY_SHARDS = 2_000  # no more where a stage chooses their size: every reader of a dataset opens all of its files
 
@@ -37,6 +37,22 @@ class At:
 
     stage: str
     round: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a stage reads from outside the pipeline.
+
+    Attributes:
+        identity: what identifies its content, such as a file's SHA-256 or a dataset's commit; part of the fingerprint.
+        ref: a dataset at its commit, or the folder of one; the stage reads it as its parent `source`. None for what the
+            stage reads itself, such as a file.
+        choice: the part of that dataset; None for its default subset and `train`.
+    """
+
+    identity: str
+    ref: Ref | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class Stage:
         roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
             stage, or a name in the store, of a folder or on the Hub.
         sections: dotted paths of the settings that decide its result.
-        source: returns a text that identifies what the stage reads from outside, such as a file's SHA-256.
+        source: returns what the stage reads from outside, resolved once; nothing is fetched for it.
         prompts: returns the prompts by name; the manifest keeps their texts.
         per_round: False where all rounds share one result.
         stem: first part of the repository's name where it is not the run's own.
@@ -173,7 +189,7 @@ class Stage:
     reads: Sequence[Column] = ()
     roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
     sections: Sequence[str] = ()
-    source: Callable[[Any], str | None] | None = None
+    source: Callable[[Any], Source | None] | None = None
     prompts: Callable[[Any, Mapping[str, Revision]], dict[str, str]] | None = None
     # How its revisions are named, and what is said of them.
     per_round: bool = True

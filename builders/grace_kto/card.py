@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from builders.cards.render import named
+from builders.core.plan import SOURCE
 from builders.grace_kto.messages import SYSTEM_BY_LANGUAGE
 from builders.store.manifest import Manifest, Model, portable
 from scorers.class_weights import class_weights
@@ -57,6 +58,10 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     policy = (names.get("base") if manifest.stage == "policy" else names.get("policy")) or names.get("tokenizer")
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
+    # A branch moves: the rows are those of the commit.
+    for parent in manifest.parents:
+        if parent.stage == SOURCE:
+            value["seed"]["source"] = f"{parent.repo}@{parent.revision}"
     if manifest.stage in ("sft", "calibrate"):
         # One prompt for all queries, or one for each language.
         system = SYSTEM_BY_LANGUAGE if len(manifest.prompts) > 1 else next(iter(manifest.prompts), None)

@@ -1,16 +1,15 @@
 """Stage `seed`: the user's own writing requests become the first dataset.
 
-Reads a JSONL, CSV or Parquet file, a dataset on the Hub at a revision, or the dataset of another stage, once and piece
-by piece: a file may be larger than the memory. Blank, over-long and duplicate queries are dropped and counted. One
-row::
+Reads a JSONL, CSV or Parquet file, a dataset on the Hub or in a folder, or the dataset of another stage, once and piece
+by piece: it may be larger than the memory. Of a dataset on the Hub the commit is resolved once and recorded. Blank,
+over-long and duplicate queries are dropped and counted. One row::
 
     {"query_id": "4be0…", "query": "Please write a report titled …", "reference": "<summary>…", "language": "en",
      "source": "seeds.jsonl"}
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,25 +17,21 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from builders.core.draws import query_id
-from builders.core.stage import Context, Shard, ShardResult, row_shards
+from builders.core.stage import Context, Shard, ShardResult, Source, row_shards
+from builders.core.tables import ENDINGS, NoColumn, ending_of, read_columns
 from builders.grace_kto.columns import SEED_COLUMNS
 from builders.grace_kto.languages import DEFAULT, is_chinese_column
 from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
+from builders.hub.refs import open_revision, resolve
 from builders.store.columns import polars_schema
 from builders.store.files import arrow_sink, file_sha256, replacing
 from builders.store.shards import arrow_schema
+from builders.store.store import Choice, Store, parse_name
 from scorers.errors import UserError
 
 SeedContext = Context[GraceKTOSettings]
 
-# The whole of a JSONL file is looked at for its columns and types: a reference may first occur in its last line.
-READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
-    ".jsonl": lambda path: pl.scan_ndjson(path, infer_schema_length=None),
-    ".csv": lambda path: pl.scan_csv(path, infer_schema=False, glob=False),
-    ".parquet": lambda path: pl.scan_parquet(path, glob=False),
-}
 ROWS_PER_SHARD = 10_000  # with long references these stay well below 500 MB
-ROWS_AT_ONCE = 5_000  # of the source in memory
 
 
 def plan(context: SeedContext) -> list[Shard]:
@@ -90,36 +85,37 @@ def clean_path(context: SeedContext) -> Path:
     return context.work / "clean.parquet"
 
 
-def clean(source: pl.LazyFrame, settings: SeedSettings, name: str, counts: Counter[str]) -> Iterator[pl.DataFrame]:
+def clean(
+    source: Iterable[pl.DataFrame], settings: SeedSettings, name: str, counts: Counter[str]
+) -> Iterator[pl.DataFrame]:
     """Yield the source's rows as seed rows: queries stripped, of equal ones the first, no blank and no over-long ones.
 
     Args:
-        source: `query`, `reference` and `language` as text.
+        source: frames of `query`, `reference` and `language` as text.
         settings: the longest query and the language of rows without one.
         name: value of the column `source`.
         counts: rows read and dropped by reason are counted here.
     """
     known: set[str] = set()
     by_script = pl.when(is_chinese_column("query")).then(pl.lit("zh")).otherwise(pl.lit(DEFAULT))
-    with readable(settings.source):
-        for batch in source.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
-            stripped = batch.with_columns(
-                pl.col("query").str.strip_chars().fill_null(""), blank_is_null("reference"), blank_is_null("language")
-            )
-            present = stripped.filter(pl.col("query") != "")
-            fitting = present.filter(pl.col("query").str.len_chars() <= settings.max_query_chars)
-            ids = [query_id(query) for query in fitting["query"]]
-            new = []
-            for identity in ids:
-                new.append(identity not in known)
-                known.add(identity)
-            rows = fitting.with_columns(pl.Series("query_id", ids, pl.String)).filter(pl.Series(new, dtype=pl.Boolean))
-            counts["read"] += batch.height
-            counts["dropped.blank"] += batch.height - present.height
-            counts["dropped.over-long"] += present.height - fitting.height
-            counts["dropped.duplicate"] += fitting.height - rows.height
-            language = pl.col("language").fill_null(by_script if settings.language is None else settings.language)
-            yield rows.with_columns(language, pl.lit(name).alias("source")).select(polars_schema(SEED_COLUMNS).names())
+    for batch in source:
+        stripped = batch.with_columns(
+            pl.col("query").str.strip_chars().fill_null(""), blank_is_null("reference"), blank_is_null("language")
+        )
+        present = stripped.filter(pl.col("query") != "")
+        fitting = present.filter(pl.col("query").str.len_chars() <= settings.max_query_chars)
+        ids = [query_id(query) for query in fitting["query"]]
+        new = []
+        for identity in ids:
+            new.append(identity not in known)
+            known.add(identity)
+        rows = fitting.with_columns(pl.Series("query_id", ids, pl.String)).filter(pl.Series(new, dtype=pl.Boolean))
+        counts["read"] += batch.height
+        counts["dropped.blank"] += batch.height - present.height
+        counts["dropped.over-long"] += present.height - fitting.height
+        counts["dropped.duplicate"] += fitting.height - rows.height
+        language = pl.col("language").fill_null(by_script if settings.language is None else settings.language)
+        yield rows.with_columns(language, pl.lit(name).alias("source")).select(polars_schema(SEED_COLUMNS).names())
 
 
 def blank_is_null(name: str) -> pl.Expr:
@@ -138,100 +134,62 @@ def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
     return {"source": config.seed.source}
 
 
-def source_identity(config: GraceKTOSettings) -> str:
-    """Return what identifies the source's content: a file's SHA-256, or the dataset's commit on the Hub."""
-    path = source_path(config.seed.source)
-    if path is not None:
-        return file_sha256(path)
-    # Imported here: the Hub's client is needed for a source on the Hub alone.
-    from builders.hub.pull import resolve_commit
-
-    repo, _, revision = config.seed.source.partition("@")
-    return resolve_commit(repo, revision or None)
-
-
-def source_path(source: str) -> Path | None:
-    """Return the file that a source names; None for a dataset on the Hub.
+def source_of(config: GraceKTOSettings) -> Source:
+    """Return what the stage reads: a file by its SHA-256, a dataset on the Hub by its commit, a folder by its content.
 
     Raises:
-        UserError: for a file that is missing or whose ending is not in `READERS`.
+        UserError: for a source that is missing, and a file whose ending is not in `ENDINGS`.
+    """
+    settings = config.seed
+    if (file := source_file(settings.source)) is not None:
+        return Source(file_sha256(file))
+    store, choice = Store(Path(config.store)), Choice(settings.subset, settings.split)
+    ref = resolve(settings.source, store)
+    if ref.path is not None:
+        return Source(open_revision(settings.source, store, "dataset", choice=choice).digest, ref, choice)
+    return Source(str(ref.revision), ref, choice)
+
+
+def source_file(source: str) -> Path | None:
+    """Return the file that a source names; None for a folder and for a dataset on the Hub.
+
+    Raises:
+        UserError: for a file that is missing or whose ending is not in `ENDINGS`.
     """
     path = Path(source)
     if path.is_file():
-        if path.suffix not in READERS:
+        if ending_of(path) is None:
             raise UserError(
-                f"source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(READERS)} are read"
+                f"source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(ENDINGS)} are read"
             )
         return path
-    # Not a file: only owner/name is left, and a file's ending means a path that is wrong.
-    if path.suffix in READERS or source.count("/") != 1:
+    # Not a file: a folder or owner/name is left, and a file's ending means a path that is wrong.
+    if not path.is_dir() and (ending_of(path) is not None or parse_name(source) is None or source.count("/") != 1):
         raise UserError(
-            f"source {source}: no such file; give a {', '.join(READERS)} file or a dataset owner/name[@revision]"
+            f"source {source}: no such file; give a {', '.join(ENDINGS)} file, the folder of a dataset or a dataset "
+            "owner/name[@revision]"
         )
     return None
 
 
-def read_source(context: SeedContext) -> pl.LazyFrame:
-    """Scan the source's mapped columns, as text: query, reference and language.
+def read_source(context: SeedContext) -> Iterator[pl.DataFrame]:
+    """Yield the source's mapped columns, as text: query, reference and language.
 
-    The last two are null where no column is mapped. Nothing but the columns' names is read before the rows are asked
-    for.
+    The last two are null where no column is mapped.
 
     Raises:
         UserError: for a source that is missing or unreadable, or lacks a mapped column.
     """
     settings = context.config.seed
-    if "source" in context.inputs:
-        frame = context.inputs["source"].scan()
-    else:
-        frame = scan_table(settings.source, settings.split)
-    with readable(settings.source):
-        names = frame.collect_schema().names()
+    parent = context.inputs.get("source")
+    source = Path(settings.source) if parent is None else parent.scan()
     mapping = settings.columns.model_dump(exclude_none=True)
-    missing = [f"{name} (for {role})" for role, name in mapping.items() if name not in names]
-    if missing:
-        raise UserError(
-            f"seed source {settings.source}: no column {', '.join(missing)}; it has {', '.join(names)}; "
-            "set seed.columns"
-        )
     absent = [pl.lit(None, pl.String).alias(role) for role in ("reference", "language") if role not in mapping]
-    return frame.select(*(pl.col(name).cast(pl.String).alias(role) for role, name in mapping.items()), *absent)
-
-
-def read_table(source: str, split: str) -> pl.DataFrame:
-    """Read a file, or a split of a dataset on the Hub, with its own columns.
-
-    Raises:
-        UserError: for a source that is missing or not readable.
-    """
-    with readable(source):
-        return scan_table(source, split).collect()
-
-
-def scan_table(source: str, split: str) -> pl.LazyFrame:
-    """Scan a file, or a split of a dataset on the Hub, with its own columns.
-
-    Raises:
-        UserError: for a source that is missing.
-    """
-    path = source_path(source)
-    if path is not None:
-        return READERS[path.suffix](path)
-    from builders.hub.pull import load_split
-
-    repo, _, revision = source.partition("@")
-    return load_split(repo, revision or None, split).lazy()
-
-
-@contextlib.contextmanager
-def readable(source: str) -> Iterator[None]:
-    """Turn a fault met while reading the source into a message of one line.
-
-    Raises:
-        UserError: where the source is not readable.
-    """
+    named = [pl.col(name).alias(role) for role, name in mapping.items()]
+    what = f"seed source {settings.source}"
     try:
-        yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        kind = Path(source).suffix or "a dataset"
-        raise UserError(f"source {source} is not readable as {kind}: {' '.join(str(error).split())}") from None
+        for frame in read_columns(source, list(mapping.values()), what):
+            yield frame.select(*named, *absent)
+    except NoColumn as error:
+        missing = ", ".join(f"{name} (for {role})" for role, name in mapping.items() if name in error.missing)
+        raise UserError(f"{what}: no column {missing}; {error.rest}; set seed.columns") from None

@@ -49,9 +49,10 @@ class SeedSettings(Section):
     """Stage `seed`."""
 
     source: Annotated[str, PATH] = Field(
-        description="JSONL, CSV or Parquet file, `dataset[@revision]` on the Hub, or world:seeds"
+        description="JSONL, CSV or Parquet file, a folder, `dataset[@revision]`, or world:seeds"
     )
-    split: str = Field("train", description="split of a Hub dataset")
+    subset: str | None = Field(None, description="subset of a dataset on the Hub or in a folder; null: its default")
+    split: str | None = Field(None, description="split of such a dataset; null: train, or the only one")
     columns: SeedColumns = SeedColumns()
     language: str | None = Field(None, description="language code of rows without one; null: zh or en, by its script")
     license: str = Field("other", description="licence of the source, for the cards")
@@ -180,7 +181,10 @@ class LoopSettings(Section):
 class EvaluateSettings(Section):
     """The queries of `grace evaluate` and how they are answered."""
 
-    source: Annotated[str, PATH] = Field(description="held-out queries: a file, `dataset[@revision]`, or world:heldout")
+    source: Annotated[str, PATH] = Field(
+        description="held-out queries: a file, a folder, `dataset[@revision]`, or world:heldout"
+    )
+    subset: str | None = Field(None, description="subset of a dataset on the Hub or in a folder; null: its default")
     split: str = "test"
     column: str = "query"
     queries: Positive = Field(128, description="queries taken")

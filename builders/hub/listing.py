@@ -88,19 +88,25 @@ def read_listing(repo: str, commit: str, kind: Kind) -> dict[str, RemoteFile]:
 
 
 def read_tags(repo: str, kind: Kind) -> dict[str, str]:
-    """Return the tags of a repository with the commit that each stands for.
+    """Return the tags of a repository with the commit that each stands for; see `read_refs`."""
+    return read_refs(repo, kind)[1]
+
+
+def read_refs(repo: str, kind: Kind) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the branches and the tags of a repository with the commit that each stands for.
 
     Raises:
         UserError: where the Hub does not answer; `NotOnHub` for a missing repository.
     """
 
-    def request() -> dict[str, str]:
+    def request() -> tuple[dict[str, str], dict[str, str]]:
         refs = client().list_repo_refs(repo, repo_type=kind)
         damaged = [ref.name for ref in refs.tags if ref.ref != f"refs/tags/{ref.name}" or not is_commit(_text(ref))]
         if damaged:
             # ValueError counts as transient: a damaged answer is asked for again.
             raise ValueError(f"the list of tags contradicts itself at {damaged[0]}")
-        return {ref.name: ref.target_commit for ref in refs.tags}
+        branches = {ref.name: _text(ref) for ref in refs.branches}
+        return branches, {ref.name: ref.target_commit for ref in refs.tags}
 
     return call(f"{kind} {repo}", request)
 

@@ -8,32 +8,30 @@ read with torch's `weights_only`.
 import fcntl
 import json
 import logging
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import polars as pl
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, masked, short, status_of
+from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client
 from builders.hub.commit import is_state
-from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
+from builders.hub.layout import CARDS, is_table
+from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_listing
+from builders.hub.resolve import keep_tag, resolve_commit
 from builders.store.check import require_whole
-from builders.store.files import inside
+from builders.store.files import inside, write_text
 from builders.store.manifest import FIGURE, FILE_NAME, TRAINING_STATE, Kind, Manifest, is_manifest, read_manifest
-from builders.store.store import Ref, Revision, Store, is_commit, parse_ref, valid_revision
+from builders.store.store import Ref, Revision, Store, is_commit, parse_name
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
 
 DOWNLOADS = 8  # files at a time
 SIDE_FILES = {"README.md", FIGURE, "weights.png"}  # the last is the figure of manifests of format 1
-_UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
-ROUND_TAG = re.compile(r"round-(\d{3,})")
 # What is fetched of a model: safetensors, configuration and tokenizer, and the two heads of BGE-M3.
 MODEL_PATTERNS = (
     "*.safetensors",
@@ -46,58 +44,6 @@ MODEL_PATTERNS = (
     "sparse_linear.pt",
 )
 LEFT_OUT = f"{TRAINING_STATE}/*"  # of no use to whoever samples from a model; `pull` brings it
-
-
-def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> str:
-    """Resolve a revision to its 40-hex commit.
-
-    Args:
-        repo: the repository.
-        revision: a branch, tag or commit; None for the newest tag `round-NNN`, or the default branch without such tags.
-        kind: `dataset` or `model`.
-
-    Raises:
-        UserError: for a repository or revision that is missing or may not be read.
-    """
-    if revision is None:
-        tags = read_tags(repo, kind)
-        # By number, not by text: round-1000 comes after round-999.
-        rounds = {int(found[1]): name for name in tags if (found := ROUND_TAG.fullmatch(name))}
-        return tags[rounds[max(rounds)]] if rounds else read_head(repo, kind).commit
-    if not valid_revision(revision):
-        raise UserError(f"{kind} {repo}@{revision}: not a branch, a tag or a 40-hex commit")
-    if is_commit(revision):
-        return revision
-
-    def request() -> str:
-        commit = str(client().repo_info(repo, revision=revision, repo_type=kind).sha)
-        if not is_commit(commit):
-            raise ValueError("the answer names no commit")
-        return commit
-
-    return call(f"{kind} {repo}@{revision}", request)
-
-
-def load_split(repo: str, revision: str | None, split: str) -> pl.DataFrame:
-    """Load one split of a dataset, in any format that `datasets` reads without code of its own, at the resolved commit.
-
-    Raises:
-        UserError: for a dataset or split that is missing, or data that `datasets` cannot read.
-    """
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    commit = resolve_commit(repo, revision)
-    what = f"dataset {repo}@{commit}, split {split}"
-    log.info(f"{repo} at {commit}")
-    try:  # without `call`: datasets repeats its requests itself
-        found = datasets.load_dataset(repo, revision=commit, split=split)
-    except (*CLIENT_ERRORS, DatasetsError) as error:
-        if status_of(error) is None and isinstance(error, (DatasetsError, *_UNREADABLE)):
-            raise UserError(masked(f"{what}: datasets cannot read it: {short(str(error))}")) from None
-        raise as_user_error(what, error) from None
-    frame = found.to_polars()
-    return frame if isinstance(frame, pl.DataFrame) else pl.concat(frame)
 
 
 def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
@@ -162,7 +108,8 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
     """Bring a revision of the Hub into the store: resolve it once, download, check, move into place by one rename.
 
     A commit that the store holds whole is used without downloading. An interrupted pull goes on where it stopped. Tags
-    become refs of the store; branches do not, since they move.
+    become refs of the store; branches do not, since they move. Of a dataset that this project did not make only the
+    cards come; `fetch_files` brings the data that is wanted.
 
     Raises:
         UserError: for a revision that is missing or may not be read, and naming the first file that differs from the
@@ -174,31 +121,78 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
         # Looked up under the lock: another process may have brought it meanwhile.
         held = _held(store, ref.repo, commit, kind)
         revision = held or _download(store, ref.repo, commit, kind, work)
-    if ref.revision is not None and ROUND_TAG.fullmatch(ref.revision):
-        _keep_tag(store, revision, ref.revision, kind)
+    if ref.revision is not None and not is_commit(ref.revision):
+        keep_tag(store, revision, ref.revision, kind)
     return revision
 
 
 def pull_into(text: str, store: Store, kind: Kind) -> Revision:
-    """Bring the revision of a REF, as the user wrote it, into the store; see `pull`.
+    """Bring the revision of a REF, as the user wrote it, into the store with all its data; see `pull`.
 
     Raises:
-        UserError: as `pull`, and for a path, which is on this machine already.
+        UserError: as `pull`, for a path, which is on this machine already, and for a dataset without a table.
     """
-    ref = parse_ref(text)
-    if ref.path is not None:
+    ref = parse_name(text)
+    if ref is None:
         raise UserError(f"{text}: is a path on this machine; pull takes REPO or REPO@REVISION of the Hub")
-    return pull(ref, store, kind)
+    revision = pull(ref, store, kind)
+    if kind == "dataset" and revision.manifest is None:
+        tables = [name for name in files_on_hub(revision, store) if is_table(name)]
+        if not tables:
+            raise UserError(f"dataset {revision}: no Parquet file in it, nor another table such as CSV or JSONL")
+        fetch_files(revision, store, tables)
+    return revision
+
+
+def files_on_hub(revision: Revision, store: Store) -> dict[str, RemoteFile]:
+    """Return all files of a pulled dataset's commit by path, from the record of an earlier call where there is one.
+
+    Raises:
+        UserError: where the Hub does not answer, and for a file name that leads out of its folder.
+    """
+    record = _work_folder(store, revision.repo, "dataset") / f"{revision.revision}.json"
+    if record.is_file():
+        return {path: RemoteFile(path, *fields) for path, fields in json.loads(record.read_bytes()).items()}
+    listing = read_listing(revision.repo, revision.revision, "dataset")
+    listing.pop(FILE_NAME, None)  # of other software; in a snapshot it would be taken for one of this project
+    for path in listing:
+        _require_inside(path, f"dataset {revision}")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    # A commit never changes: with this record its data is opened without the Hub.
+    write_text(record, json.dumps({path: (file.size, file.blob_id, file.sha256) for path, file in listing.items()}))
+    return listing
+
+
+def fetch_files(revision: Revision, store: Store, names: Sequence[str]) -> None:
+    """Bring files of a pulled dataset that this project did not make into its snapshot; those there are kept.
+
+    Raises:
+        UserError: naming the file that cannot be had whole.
+    """
+    if not (missing := [name for name in names if not (revision.path / name).is_file()]):
+        return
+    listing = files_on_hub(revision, store)
+    with _pulling(store, revision.repo, revision.revision, "dataset") as work:
+        _fetch(work, listing, missing, revision.repo, revision.revision, "dataset", None)
+        for name in missing:
+            (revision.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).rename(revision.path / name)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
 def _pulling(store: Store, repo: str, commit: str, kind: Kind) -> Iterator[Path]:
     """Yield the folder of an unfinished download; a second process that wants the same commit waits."""
-    folder = store.root / ".work" / f"pull-{kind}s--{repo.replace('/', '--')}"
+    folder = _work_folder(store, repo, kind)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{commit}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder / commit
+
+
+def _work_folder(store: Store, repo: str, kind: Kind) -> Path:
+    """Return the folder for the unfinished downloads of a repository."""
+    return store.root / ".work" / f"pull-{kind}s--{repo.replace('/', '--')}"
 
 
 def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
@@ -215,14 +209,6 @@ def _held(store: Store, repo: str, commit: str, kind: Kind) -> Revision | None:
         shutil.rmtree(snapshot)
         return None
     return Revision(repo, commit, snapshot, manifest)
-
-
-def _keep_tag(store: Store, revision: Revision, tag: str, kind: Kind) -> None:
-    """Point the store's tag at a pulled revision, unless the tag stands for one that was built here."""
-    existing = store.find(revision.repo, tag, kind)
-    # A revision that was built here must not lose its tag to a pulled one.
-    if existing is None or not existing.made_here:
-        store.set_refs(revision.repo, kind, revision.revision, [tag])
 
 
 def _require_inside(path: str, what: str) -> None:
@@ -246,6 +232,35 @@ def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> R
         # The manifest first: it says which files make up the revision.
         manifest = _fetch_manifest(listing, repo, commit, kind, work)
         names = _wanted(listing, manifest, kind, what)
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    _fetch(work, listing, names, repo, commit, kind, manifest)
+    # Records that hf_hub_download keeps for resuming.
+    shutil.rmtree(work / ".cache", ignore_errors=True)
+    work.mkdir(exist_ok=True)  # a dataset without a card
+    snapshot = store.repo_path(repo, kind) / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    work.rename(snapshot)
+    return Revision(repo, commit, snapshot, manifest)
+
+
+def _fetch(
+    work: Path,
+    listing: Mapping[str, RemoteFile],
+    names: Sequence[str],
+    repo: str,
+    commit: str,
+    kind: Kind,
+    manifest: Manifest | None,
+) -> None:
+    """Download files of a commit into a working folder and check them.
+
+    Raises:
+        UserError: naming the first file that cannot be had whole; nothing is left then.
+    """
+    what = f"{kind} {repo}@{commit}"
+    try:
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             list(pool.map(lambda name: read_file(repo, listing[name], commit, kind, work), names))
         _check_download(work, listing, names, manifest, what)
@@ -255,12 +270,6 @@ def _download(store: Store, repo: str, commit: str, kind: Kind, work: Path) -> R
     except CLIENT_ERRORS as error:  # such as a full disk
         shutil.rmtree(work, ignore_errors=True)
         raise as_user_error(what, error) from None
-    # Records that hf_hub_download keeps for resuming.
-    shutil.rmtree(work / ".cache", ignore_errors=True)
-    snapshot = store.repo_path(repo, kind) / "snapshots" / commit
-    snapshot.parent.mkdir(parents=True, exist_ok=True)
-    work.rename(snapshot)
-    return Revision(repo, commit, snapshot, manifest)
 
 
 def _fetch_manifest(
@@ -287,7 +296,7 @@ def _fetch_manifest(
 
 
 def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: Kind, what: str) -> list[str]:
-    """List the files to download: those that the manifest names, or the Parquet or model files of foreign data.
+    """List the files to download: those that the manifest names; of foreign data the cards or the model's files.
 
     Raises:
         UserError: where listing and manifest contradict each other, or there is no file to read.
@@ -295,10 +304,11 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
     if manifest is not None and manifest.kind != kind:
         raise UserError(f"{what}: its manifest says it is a {manifest.kind}")
     data = [path for path in listing if path.endswith(".parquet")] if kind == "dataset" else []
+    if manifest is None and kind == "dataset":
+        return sorted(listing.keys() & set(CARDS))
     if manifest is None:
-        found = data if kind == "dataset" else [path for path in listing if _is_model_file(path)]
-        if not found:
-            raise UserError(f"{what}: no {'Parquet' if kind == 'dataset' else 'model'} file in it")
+        if not (found := [path for path in listing if _is_model_file(path)]):
+            raise UserError(f"{what}: no model file in it")
         return sorted({*found, *_side_files(listing)})
     named = {file.path for file in [*manifest.files, *(manifest.training_state or ())]}
     if missing := sorted(named - listing.keys()):
@@ -316,7 +326,7 @@ def _side_files(listing: Mapping[str, RemoteFile]) -> set[str]:
 
 
 def _check_download(
-    work: Path, listing: Mapping[str, RemoteFile], names: list[str], manifest: Manifest | None, what: str
+    work: Path, listing: Mapping[str, RemoteFile], names: Sequence[str], manifest: Manifest | None, what: str
 ) -> None:
     """Compare every downloaded file with the commit's hashes and with the manifest.
 

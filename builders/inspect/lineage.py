@@ -14,8 +14,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 from builders.cards.markdown import is_public
 from builders.hub.client import NotOnHub, call, client
-from builders.hub.pull import resolve_commit
 from builders.hub.refs import open_here
+from builders.hub.resolve import resolve_commit
 from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, has_manifest, read_manifest
 from builders.store.names import naming_near
 from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag

@@ -63,6 +63,11 @@ def _kind(dtype: pl.DataType) -> str:
     return "nested" if dtype.is_nested() else str(dtype)  # inner types are checked when rows are written
 
 
+def _castable(found: pl.DataType, wanted: pl.DataType) -> bool:
+    """Whether the values of one type can be read as another without a loss that matters."""
+    return _kind(found) == _kind(wanted) or (found.is_integer() and wanted.is_float())
+
+
 def fits(found: pl.DataType | None, column: Column) -> bool:
     """Whether a type is exactly a column's; the type Null, every value null, is right where nulls may be.
 
@@ -74,7 +79,8 @@ def fits(found: pl.DataType | None, column: Column) -> bool:
 def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> None:
     """Check that a dataset has these columns with these types; integer and float widths are free.
 
-    A column of type Null, every value null, fits where the column is nullable.
+    Integers fit where floats are needed: weights of 1 and -1 are often written so. A column of type Null, every value
+    null, fits where the column is nullable.
 
     Args:
         found: the dataset's schema.
@@ -88,7 +94,7 @@ def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> N
     wrong = [
         f"{c.name} is {found[c.name]}, not {c.dtype}"
         for c in columns
-        if c.name in found and not fits(found[c.name], c) and _kind(found[c.name]) != _kind(c.dtype)
+        if c.name in found and not fits(found[c.name], c) and not _castable(found[c.name], c.dtype)
     ]
     if missing or wrong:
         faults = ([f"missing {', '.join(missing)}"] if missing else []) + wrong

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from builders.store.files import file_sha256
 from scorers.errors import UserError
@@ -43,6 +50,8 @@ class Parent(_Record):
         repo: its repository, or the stem of a path.
         revision: its commit on the Hub or its name in the store.
         digest: its content digest.
+        subset: the configuration that was read of a dataset from elsewhere; None for the one called `default`.
+        split: the split that was read of it; None for `train`.
     """
 
     stage: str
@@ -51,6 +60,14 @@ class Parent(_Record):
     repo: str
     revision: str
     digest: str
+    subset: str | None = None
+    split: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_part(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out subset and split where there are none, so that manifests without them keep their bytes."""
+        fields: dict[str, Any] = handler(self)
+        return {key: value for key, value in fields.items() if value is not None or key not in ("subset", "split")}
 
 
 class Model(_Record):

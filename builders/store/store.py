@@ -44,6 +44,7 @@ LOCK_ATTEMPTS = 20  # a tenth of a second apart
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+ROUND_TAG = re.compile(r"round-(\d{3,})")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,19 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The part of a dataset that is wanted; the names are those of its card or of its files, as `datasets` has them.
+
+    Attributes:
+        subset: a configuration; None for the default one, or the only one.
+        split: a split; None for `train`, or the only one.
+    """
+
+    subset: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
 class Revision:
     """One dataset or model on disk.
 
@@ -92,12 +106,16 @@ class Revision:
         revision: its 40-hex name.
         path: the snapshot folder, any folder, or a single file.
         manifest: None for data that this project did not make.
+        files: the Parquet files of one split below `path`; empty for all that lie there.
+        part: subset and split of `files`, as far as they are not `default` and `train`.
     """
 
     repo: str
     revision: str
     path: Path
     manifest: Manifest | None
+    files: tuple[Path, ...] = ()
+    part: Choice = Choice()
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}"
@@ -119,6 +137,8 @@ class Revision:
         Raises:
             UserError: where there is none.
         """
+        if self.files:
+            return list(self.files)
         if self.path.is_file():
             return [self.path]
         files = _files(self.path / "data", "*.parquet") or _files(self.path, "**/*.parquet")
@@ -133,12 +153,16 @@ class Revision:
             UserError: as `schema`.
         """
         files = self.data_files()
-        # polars takes the first file's types for all: a column that is all null there may have values in another file.
-        schema = self.schema() if pl.Null in _file_schema(files[0]).values() else None
-        return pl.scan_parquet(files, glob=False, schema=schema)  # glob=False: a name may hold [ or *
+        # polars takes the first file's types for all: another file may have wider ones, or values where it has none.
+        # The files of this project's own datasets are alike, and there may be thousands of them.
+        schema = self.schema() if self.manifest is None and len(files) > 1 else None
+        wider = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast")
+        return pl.scan_parquet(files, glob=False, schema=schema, cast_options=wider)  # a name may hold [ or *
 
     def schema(self) -> pl.Schema:
-        """Return the columns, which all files share; type Null, all values null, yields to another file's type.
+        """Return the columns, which all files share.
+
+        Of integers and of floats of several widths the widest counts; type Null, all values null, yields to any other.
 
         Raises:
             UserError: for a file that is not readable as Parquet, and for files whose columns differ.
@@ -147,14 +171,12 @@ class Revision:
         found = _file_schema(files[0])
         for file in files[1:]:
             other = _file_schema(file)
-            differ = sorted(
-                name for name in found.keys() | other.keys() if not _agree(found.get(name), other.get(name))
-            )
-            if differ:
+            common = {name: _common(found.get(name), other.get(name)) for name in (*found, *other)}
+            if differ := sorted(name for name, dtype in common.items() if dtype is None):
                 raise UserError(
                     f"{self}: {file.name} and {files[0].name} differ in {', '.join(differ)}; make them alike"
                 )
-            found |= {name: dtype for name, dtype in other.items() if dtype != pl.Null}
+            found |= {name: dtype for name, dtype in common.items() if dtype is not None}
         return pl.Schema(found)
 
     @property
@@ -171,9 +193,19 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
-def _agree(a: pl.DataType | None, b: pl.DataType | None) -> bool:
-    """Whether the types of a column in two files agree: they are equal, or Null in one file; None is no column."""
-    return a == b or (a is not None and b is not None and pl.Null in (a, b))
+def _common(a: pl.DataType | None, b: pl.DataType | None) -> pl.DataType | None:
+    """Return the type that holds a column's values of two files; None where they do not agree or one lacks the column.
+
+    They agree where they are equal, where one is Null, and where both are integers or both are floats.
+    """
+    if a is None or b is None or a == b:
+        return a if a == b else None
+    if pl.Null in (a, b):
+        return b if a == pl.Null else a
+    if (a.is_integer() and b.is_integer()) or (a.is_float() and b.is_float()):
+        empty = [pl.DataFrame(schema={"x": dtype}) for dtype in (a, b)]
+        return pl.concat(empty, how="vertical_relaxed").schema["x"]  # the type that holds both
+    return None
 
 
 def _file_schema(file: Path) -> dict[str, pl.DataType]:
@@ -191,19 +223,26 @@ def _file_schema(file: Path) -> dict[str, pl.DataType]:
 def parse_ref(text: str) -> Ref:
     """Read a REF: an existing path, or `repo[@revision]`.
 
+    A file or folder that exists comes before a repository of that name, as in `datasets.load_dataset`;
+    `namespace/name@main` never means a folder.
+
     Raises:
         UserError: for a text that is neither.
     """
     path = Path(text)
-    # A relative path that reads like namespace/name counts as a name; ./namespace/name is the path.
-    if text and os.path.exists(text) and ("/" not in text or path.is_absolute() or not _REPO.fullmatch(text)):
+    if text and os.path.exists(text):
         return Ref(repo=path.stem, revision=None, path=path)
-    repo, at, revision = text.partition("@")
-    if not _REPO.fullmatch(repo) or (at and not valid_revision(revision)):
+    if (ref := parse_name(text)) is None:
         raise UserError(
             f"{text!r} names no dataset: expected namespace/name, namespace/name@revision or an existing path"
         )
-    return Ref(repo, revision or None)
+    return ref
+
+
+def parse_name(text: str) -> Ref | None:
+    """Read `repo[@revision]`, whatever files there are; None for a text that is no such name."""
+    repo, at, revision = text.partition("@")
+    return Ref(repo, revision or None) if _REPO.fullmatch(repo) and (not at or valid_revision(revision)) else None
 
 
 def valid_revision(revision: str) -> bool:
@@ -264,10 +303,14 @@ class Store:
 
     def latest(self, repo: str, kind: Kind = "dataset") -> Revision | None:
         """Return the newest round's revision, else that of `main`; None where the store has neither."""
-        rounds = [name for name in self.refs(repo, kind) if re.fullmatch(r"round-\d{3,}", name)]
+        rounds = [name for name in self.refs(repo, kind) if ROUND_TAG.fullmatch(name)]
         # By number, not by text: round-1000 comes after round-999.
         newest = max(rounds, key=lambda name: int(name[6:]), default="main")
         return self.find(repo, newest, kind)
+
+    def holds(self, revision: Revision) -> bool:
+        """Whether a dataset's revision lies in this store."""
+        return revision.path == self.repo_path(revision.repo) / "snapshots" / revision.revision
 
     def lookup(self, ref: Ref, kind: Kind | None = None) -> Revision | None:
         """Return the revision that a REF names; None where the store does not hold it.

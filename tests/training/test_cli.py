@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from datasets_factory import add_dataset, scores_frame, weights_frame
 from real_configs import SEEDS, write_lines
+from typer.testing import CliRunner
 
 from builders.inspect.diff import diff
 from builders.inspect.lineage import lineage
 from builders.inspect.status import status
 from builders.store.store import Revision, Store
+from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config
 
@@ -144,6 +146,23 @@ def test_a_failing_source_leaves_no_dataset(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no column query (for query); it has text" in done.stderr
     assert not list((tmp_path / "store").rglob("datasets--*"))
+
+
+def test_one_split_of_a_dataset_from_elsewhere(tmp_path: Path) -> None:
+    for split, groups in {"train": ((1, 2, 3), (4, 5)), "test": ((6, 7),)}.items():
+        scores_frame(groups).write_parquet(tmp_path / f"{split}.parquet")
+
+    def build(*choice: str) -> Any:
+        done = CliRunner().invoke(app, ["build", "--stage", "calibrate", *choice, *options])
+        return json.loads(done.stdout.splitlines()[-1])["rows"] if done.exit_code == 0 else done.stderr
+
+    options = ["--store", str(tmp_path / "store"), "--json"]
+    assert build("--from", str(tmp_path)) == 5
+    assert build("--from", str(tmp_path), "--split", "test") == 2
+    refused = build("--from", str(tmp_path), "--split", "tests")
+    assert refused.count("\n") == 1 and "no split tests, did you mean test?; it has train, test" in refused
+    assert "no subset zh; it has default" in build("--from", str(tmp_path), "--subset", "zh")
+    assert "--subset and --split choose a part of the dataset to start from" in build("--split", "test")
 
 
 def test_building_and_building_again(tmp_path: Path) -> None:

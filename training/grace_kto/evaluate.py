@@ -27,6 +27,7 @@ from builders.core.pipeline import EvaluationTable
 from builders.core.prompting import chat
 from builders.core.run import materialise, run
 from builders.core.stage import At, Context
+from builders.core.tables import NoColumn, read_columns
 from builders.engines import Completion, SamplingSettings
 from builders.grace_kto import roles
 from builders.grace_kto.languages import system_for
@@ -35,7 +36,7 @@ from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.ready import score_ready
 from builders.grace_kto.sample import begins_in_block, read_response
 from builders.grace_kto.score import score_documents
-from builders.grace_kto.seed import read_table
+from builders.grace_kto.seed import source_file
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import SCORE
 from builders.hub.refs import open_revision
@@ -43,7 +44,7 @@ from builders.settings.base import identity
 from builders.store.files import write_text
 from builders.store.manifest import fingerprint_of, read_manifest
 from builders.store.names import naming_near
-from builders.store.store import Store, round_tag
+from builders.store.store import Choice, Store, round_tag
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
@@ -142,15 +143,17 @@ def held_out_queries(config: GraceKTOSettings) -> list[str]:
     """
     settings = config.evaluate
     if GRACE_KTO.find(settings.source) is not None:
-        frame = run(GRACE_KTO, config, settings.source)[-1].revision.scan().collect()
+        source: Path | pl.LazyFrame = run(GRACE_KTO, config, settings.source)[-1].revision.scan()
+    elif (file := source_file(settings.source)) is not None:
+        source = file
     else:
-        frame = read_table(settings.source, settings.split)
-    if settings.column not in frame.columns:
-        raise UserError(
-            f"evaluate.source {settings.source}: no column {settings.column}; it has {', '.join(frame.columns)}; "
-            "set evaluate.column"
-        )
-    texts = frame[settings.column].cast(pl.String).str.strip_chars()
+        choice = Choice(settings.subset, settings.split)
+        source = open_revision(settings.source, Store(Path(config.store)), "dataset", choice=choice).scan()
+    try:
+        frames = list(read_columns(source, [settings.column], f"evaluate.source {settings.source}"))
+    except NoColumn as error:
+        raise UserError(f"{error}; set evaluate.column") from None
+    texts = pl.concat(frames)[settings.column].str.strip_chars()
     # In the order of the source, so that `skip` and `queries` always mean the same texts.
     distinct = texts.filter(texts != "").unique(maintain_order=True)
     queries = distinct.slice(settings.skip, settings.queries).to_list()

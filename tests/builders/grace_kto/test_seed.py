@@ -1,13 +1,17 @@
 """Stage `seed`: readers, column mapping, drops and messages."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from builders.core import tables
 from builders.core.draws import query_id
 from builders.core.run import StageResult
+from builders.core.tables import read_columns
 from builders.grace_kto import seed as seed_module
 from builders.store.store import Revision
 from scorers.errors import UserError
@@ -75,19 +79,19 @@ def test_blank_references_and_languages_count_as_missing(tmp_path: Path) -> None
 def test_the_source_is_read_once_whatever_the_number_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "seeds.jsonl"
     path.write_text("".join(json.dumps({"q": f"Write {n}.", "ref": "r", "lang": "en"}) + "\n" for n in range(40)))
-    reads: list[Path] = []
+    reads: list[Path | pl.LazyFrame] = []
 
-    def scan(found: Path) -> pl.LazyFrame:
-        reads.append(found)
-        return pl.scan_ndjson(found)
+    def read(source: Path | pl.LazyFrame, *rest: Any) -> Iterator[pl.DataFrame]:
+        reads.append(source)
+        return read_columns(source, *rest)
 
-    monkeypatch.setitem(seed_module.READERS, ".jsonl", scan)
+    monkeypatch.setattr(seed_module, "read_columns", read)
     revision = seed(tmp_path, path, "seed.shard_rows=7")
     assert len(revision.data_files()) == 6 and reads == [path]
 
 
 def test_a_source_larger_than_a_batch_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seed_module, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 3)
     path = tmp_path / "seeds.jsonl"
     queries = [f"Write {n % 11}." if n % 5 else " " for n in range(40)]
     path.write_text("".join(json.dumps({"q": query, "ref": None, "lang": None}) + "\n" for query in queries))
@@ -143,9 +147,12 @@ def test_no_folder_of_this_machine_is_written(tmp_path: Path) -> None:
     [
         ("seeds.txt", "x", [".txt", ".jsonl, .csv, .parquet"]),
         ("missing.jsonl", None, ["missing.jsonl", "no such file"]),
-        ("seeds.jsonl", '{"q": "a", "ref": ', ["not readable"]),
+        ("seeds.jsonl", '{"q": "a", "ref": ', ["line 1: not JSON (Expecting value, column 18)"]),
         ("seeds.csv", "a,b\n1,2\n", ["no column q (for query)", "it has a, b", "seed.columns"]),
         ("seeds.csv", "q,ref,lang\n", ["is empty"]),
+        ("seeds.csv", "", ["is empty"]),
+        ("seeds.jsonl", "", ["is empty"]),
+        ("seeds.jsonl", "\n", ["is empty"]),
         ("seeds.csv", "q,ref,lang\n ,x,en\n", ["every query is blank"]),
         ("seeds.parquet", "no parquet", ["not readable as .parquet"]),
     ],
@@ -184,7 +191,10 @@ def test_the_source_is_another_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("world:seedz", "source world:seedz: no such file; give a .jsonl, .csv, .parquet file or a dataset"),
+        (
+            "world:seedz",
+            "source world:seedz: no such file; give a .jsonl, .csv, .parquet, .jsonl.gz, .csv.gz",
+        ),
         ("world:base", "source world:base: no such file"),  # a stage, but of a model
         ("seed", "makes a stage its own parent: seed ← seed"),
         ("generate", "stage generate is made anew in every round and cannot stand for what all rounds share"),

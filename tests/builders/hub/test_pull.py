@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub_clients import TOKEN, client, environment, push
-from hub_server import HubServer, RemoteHub
+from hub_clients import TOKEN, push
+from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from safetensors.numpy import save
 from store_chains import add_dataset, add_model, add_rounds, config_for, files_of
 
 from builders.hub.publish import publish
-from builders.hub.pull import download_model, pull, pull_into, resolve_commit
+from builders.hub.pull import download_model, pull, pull_into
 from builders.hub.refs import open_revision
+from builders.hub.resolve import resolve_commit
 from builders.store.store import Ref, Revision, Store, parse_ref
 from scorers.errors import UserError
 from training.pipelines import page_of
@@ -85,7 +86,7 @@ def test_a_commit_that_is_there_is_used_without_network(connected: HubServer, gr
     pulled = pull(Ref(REPO, "round-001"), other)
     connected.log.clear()
     assert pull(Ref(REPO, pulled.revision), other) == pulled and connected.log.count() == 0
-    assert open_revision(f"{REPO}@round-001", other) == pulled and connected.log.count() == 0
+    assert open_revision(f"{REPO}@{pulled.revision}", other) == pulled and connected.log.count() == 0
 
 
 def test_without_a_revision_the_newest_round_is_taken_else_the_head(
@@ -173,16 +174,16 @@ def test_somebody_elses_dataset_comes_without_a_manifest(connected: HubServer, g
     api.create_repo("alice/own", repo_type="dataset")
     files = {"train.parquet": shard, "manifest.json": b'{"made by": "another tool"}', "run.py": b"x = 1"}
     push(api, "alice/own", files | {"README.md": b"---\nlicense: mit\n---\n"})
-    pulled = pull(Ref("alice/own", "main"), other)
+    pulled = pull_into("alice/own@main", other, "dataset")
     assert pulled.manifest is None and set(files_of(pulled.path)) == {"train.parquet", "README.md"}
     assert len(pulled.scan().collect()) == 5
     push(api, "alice/own", {"train.parquet": shard[::-1]})
     connected.faults.add("resolve_get", "corrupt", path="train.parquet")
     with pytest.raises(UserError, match=r"train\.parquet arrived damaged"):
-        pull(Ref("alice/own", "main"), other)
+        pull_into("alice/own@main", other, "dataset")
     api.create_repo("alice/empty", repo_type="dataset")
     with pytest.raises(UserError, match="no Parquet file in it"):
-        pull(Ref("alice/empty", None), other)
+        pull_into("alice/empty", other, "dataset")
 
 
 def test_a_copy_that_was_damaged_in_the_store_is_fetched_again(
@@ -349,38 +350,6 @@ def test_a_model_of_pickles_is_refused(connected: HubServer) -> None:
         download_model("alice/old", None)
     with pytest.raises(UserError, match="model alice/none: not found"):
         download_model("alice/none", None)
-
-
-# other people's datasets as seeds
-
-LOAD = """
-import sys
-from builders.hub.pull import load_split
-from scorers.errors import UserError
-print(load_split("alice/seeds", None, "train").to_dicts())
-for repo, split in (("alice/seeds", "test"), ("alice/none", "train"), ("alice/script", "train")):
-    try:
-        load_split(repo, None, split)
-    except UserError as error:
-        assert "\\n" not in str(error)
-        print(str(error))
-"""
-
-
-@pytest.mark.slow
-def test_a_split_is_read_through_datasets_at_its_commit(remote: RemoteHub, tmp_path: Path) -> None:
-    api = HfApi(endpoint=remote.endpoint, token=TOKEN)
-    for name in ("seeds", "script"):
-        api.create_repo(f"alice/{name}", repo_type="dataset")
-    push(api, "alice/seeds", {"train.jsonl": b'{"query": "Write a report."}\n{"query": "Write a poem."}\n'})
-    marker = tmp_path / "ran"
-    push(api, "alice/script", {"script.py": f"open({str(marker)!r}, 'w')".encode()})
-    lines = client(LOAD, environment(remote.endpoint, tmp_path / "home", xet=False)).splitlines()
-    assert lines[0] == "[{'query': 'Write a report.'}, {'query': 'Write a poem.'}]"
-    assert "split test: datasets cannot read it: Unknown split" in lines[1] and lines[2].startswith(
-        "dataset alice/none: not found"
-    )
-    assert "datasets cannot read it" in lines[3] and not marker.exists()
 
 
 def test_the_whole_chain_can_be_pulled(connected: HubServer, store: Store, other: Store) -> None:

@@ -1,13 +1,17 @@
-"""Opening a REF: paths, the store, and what --require-pinned refuses."""
+"""Opening a REF: paths, the store, what --require-pinned refuses, and a tag that was moved."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 from datasets_factory import add_dataset, scores_frame
+from hub_clients import TOKEN, push
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
 
+from builders.hub.pull import pull
 from builders.hub.refs import open_revision
-from builders.store.store import Store
+from builders.store.store import Ref, Store
 from scorers.errors import UserError
 
 
@@ -42,3 +46,72 @@ def test_only_what_never_moves_is_pinned(tmp_path: Path, revision: str) -> None:
     made = add_dataset(store, "score", scores_frame())
     with pytest.raises(UserError, match="--require-pinned takes a tag or a 40-hex commit, not"):
         open_revision(f"{made.repo}{revision}", store, require_pinned=True)
+
+
+@pytest.fixture
+def api(connected: HubServer) -> HfApi:
+    """A dataset, alice/own, whose only file is a table of scores."""
+    api = HfApi(endpoint=connected.endpoint, token=TOKEN)
+    api.create_repo("alice/own", repo_type="dataset")
+    return api
+
+
+def scores(folder: Path, *groups: tuple[int, ...]) -> dict[str, bytes]:
+    scores_frame(groups or ((1, 2),)).write_parquet(folder / "train.parquet")
+    return {"train.parquet": (folder / "train.parquet").read_bytes()}
+
+
+def test_the_hub_says_what_is_a_tag(api: HfApi, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    commit = push(api, "alice/own", scores(tmp_path))
+    for branch in ("v1.0", "both", "round-001"):
+        api.create_branch("alice/own", branch=branch, repo_type="dataset")
+    for tag in ("main-2", "both"):
+        api.create_tag("alice/own", tag=tag, repo_type="dataset")
+    assert open_revision("alice/own@main-2", store, "dataset", require_pinned=True).revision == commit
+    for name in ("v1.0", "both", "round-001", "main"):
+        with pytest.raises(UserError, match=f"takes a tag or a 40-hex commit, not {name}, which is a branch on http"):
+            open_revision(f"alice/own@{name}", store, "dataset", require_pinned=True)
+    with pytest.raises(UserError, match="not v2, which is no tag on"):
+        open_revision("alice/own@v2", store, "dataset", require_pinned=True)
+    with pytest.raises(UserError, match="not the newest"):
+        open_revision("alice/own", store, "dataset", require_pinned=True)
+
+
+def test_a_moved_tag_is_told(
+    api: HfApi, tmp_path: Path, caplog: pytest.LogCaptureFixture, progress: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    first = push(api, "alice/own", scores(tmp_path))
+    api.create_tag("alice/own", tag="v1", repo_type="dataset")
+    assert open_revision("alice/own@v1", store, "dataset").revision == first
+    assert store.refs("alice/own") == {"v1": first}
+    second = push(api, "alice/own", scores(tmp_path, (1, 2, 3)))
+    api.delete_tag("alice/own", tag="v1", repo_type="dataset")
+    api.create_tag("alice/own", tag="v1", repo_type="dataset")
+    caplog.clear()
+    assert open_revision("alice/own@v1", store, "dataset").revision == first
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == (
+        f"alice/own: tag v1 was moved on the Hub from {first} to {second}; the old one is used, "
+        "`grace pull alice/own@v1` brings the new one"
+    )
+    # Without the Hub the store's revision is good enough.
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert open_revision("alice/own@v1", store, "dataset").revision == first
+    caplog.clear()
+    assert pull(Ref("alice/own", "v1"), store).revision == second
+    assert f"from {first} to {second}; the store now has the new one" in caplog.text
+    caplog.clear()
+    assert open_revision("alice/own@v1", store, "dataset").revision == second and "moved" not in caplog.text
+
+
+def test_a_folder_that_exists_comes_before_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    made = add_dataset(store, "score", scores_frame())
+    (tmp_path / "local" / "demo-scores").mkdir(parents=True)
+    scores(tmp_path / "local" / "demo-scores", (1, 2, 3))
+    monkeypatch.chdir(tmp_path)
+    assert open_revision("local/demo-scores", store, "dataset").path == Path("local/demo-scores")
+    assert open_revision("local/demo-scores@main", store, "dataset") == made

@@ -5,7 +5,7 @@ import pytest
 from datasets_factory import scores_frame
 
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS, SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
-from builders.store.columns import check_frame, frame_of, polars_schema, require_columns
+from builders.store.columns import check_frame, column, frame_of, polars_schema, require_columns
 from scorers.errors import UserError
 
 
@@ -37,6 +37,13 @@ def test_a_column_of_nothing_but_nulls_fits_where_nulls_may_be() -> None:
     check_frame(frame, SCORES_COLUMNS, "x")
     with pytest.raises(TypeError, match="are not the contract's"):
         check_frame(frame.with_columns(query=None), SCORES_COLUMNS, "x")
+
+
+def test_integers_fit_where_floats_are_needed() -> None:
+    weight = [column("weight", pl.Float64, "a weight"), column("round", pl.Int32, "a round")]
+    require_columns(pl.Schema({"weight": pl.Int8(), "round": pl.Int64()}), weight, "x")
+    with pytest.raises(UserError, match="round is Float64, not Int32"):
+        require_columns(pl.Schema({"weight": pl.Float32(), "round": pl.Float64()}), weight, "x")
 
 
 def test_missing_and_differing_columns_are_named_together() -> None:

@@ -13,7 +13,7 @@ from datasets_factory import add_dataset, add_model, scores_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.store.store import Revision, Store, is_commit, parse_ref, round_tag, valid_revision
+from builders.store.store import Ref, Revision, Store, is_commit, parse_name, parse_ref, round_tag, valid_revision
 from scorers.errors import UserError
 
 HOSTILE = [
@@ -70,8 +70,10 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_ref(str(tmp_path / "ns")).path == tmp_path / "ns"
     assert parse_ref("./ns/x").path == Path("ns/x")
     assert parse_ref("rows.parquet").path == Path("rows.parquet")
-    # namespace/name is the name of a repository even where a folder of that name lies about.
-    assert parse_ref("ns/x").path is None
+    # As in `datasets.load_dataset` a folder comes before a repository of its name; with a revision it is the name.
+    assert parse_ref("ns/x").path == Path("ns/x")
+    assert parse_ref("ns/x@main") == Ref("ns/x", "main") and parse_name("ns/x") == Ref("ns/x", None)
+    assert parse_name("./ns/x") is None
 
 
 @given(st.text(max_size=60))
@@ -296,7 +298,7 @@ def test_files_that_do_not_make_one_dataset(tmp_path: Path, second: bytes | str,
     if isinstance(second, bytes):
         (tmp_path / "b.parquet").write_bytes(second)
     else:
-        other = frame.drop("round") if second == "drop" else frame.with_columns(pl.col("length").cast(pl.Int64))
+        other = frame.drop("round") if second == "drop" else frame.with_columns(pl.col("length").cast(pl.Float64))
         other.write_parquet(tmp_path / "b.parquet")
     with pytest.raises(UserError) as error:
         open_revision(str(tmp_path), Store(tmp_path / "store")).schema()
@@ -305,3 +307,25 @@ def test_files_that_do_not_make_one_dataset(tmp_path: Path, second: bytes | str,
     (tmp_path / "b.parquet").unlink()
     with pytest.raises(UserError, match="no Parquet file in it"):
         open_revision(str(tmp_path), Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("types", "widest"),
+    [
+        ((pl.Int32, pl.Int64), pl.Int64),
+        ((pl.Int64, pl.Int32, pl.Null), pl.Int64),
+        ((pl.Null, pl.Int16, pl.Int32), pl.Int32),
+        ((pl.UInt32, pl.Int32), pl.Int64),
+        ((pl.Float64, pl.Float32), pl.Float64),
+    ],
+)
+def test_files_of_several_widths_are_read_as_the_widest(
+    tmp_path: Path, types: tuple[type[pl.DataType], ...], widest: type[pl.DataType]
+) -> None:
+    for number, dtype in enumerate(types):
+        value = None if dtype is pl.Null else number
+        pl.DataFrame({"n": [value]}, schema={"n": dtype}).write_parquet(tmp_path / f"{number}.parquet")
+    revision = Revision("folder", "", tmp_path, None)
+    assert revision.schema() == {"n": widest}
+    expected = [None if dtype is pl.Null else n for n, dtype in enumerate(types)]
+    assert revision.scan().collect()["n"].to_list() == expected

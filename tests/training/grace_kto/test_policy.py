@@ -84,6 +84,20 @@ def test_a_policy_from_a_given_dataset(tmp_path: Path, causal_lm_dir: Path, capl
 
 
 @pytest.mark.slow
+def test_integer_weights_of_several_widths_in_a_folder(tmp_path: Path, causal_lm_dir: Path) -> None:
+    """Weights of ±1 as integers, rows in files of two integer widths: what other people's datasets look like."""
+    data = tmp_path / "theirs" / "data"
+    data.mkdir(parents=True)
+    frame = weights_frame(scores_frame(), binary=True)
+    for number, dtype in enumerate((pl.Int32, pl.Int64)):
+        part = frame.slice(4 * number, 4).with_columns(pl.col("weight", "round").cast(dtype))
+        part.write_parquet(data / f"train-0000{number}-of-00002.parquet")
+    frame.write_parquet(data / "test-00000-of-00001.parquet")
+    (result,) = build(configured(tmp_path, causal_lm_dir), "policy", start=str(tmp_path / "theirs"))
+    assert result.revision.manifest is not None and result.revision.manifest.rows.written == 8
+
+
+@pytest.mark.slow
 def test_only_what_decides_the_weights_makes_it_stale(tmp_path: Path, causal_lm_dir: Path) -> None:
     start = str(add_weights(configured(tmp_path, causal_lm_dir)))
     first = trained(configured(tmp_path, causal_lm_dir), start)

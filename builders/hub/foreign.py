@@ -1,0 +1,69 @@
+"""Other people's datasets, pulled or in a folder: of several subsets and splits the part that is wanted."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from builders.hub.layout import DEFAULT, Part, cards_of, find_part, write_parquet
+from builders.hub.pull import fetch_files, files_on_hub
+from builders.store.manifest import content_digest, describe_files, fingerprint_of
+from builders.store.store import Choice, Revision, Store
+from scorers.errors import UserError
+
+
+def choose(revision: Revision, store: Store, choice: Choice) -> Revision:
+    """Return a dataset with the Parquet files of one split, fetched where they are on the Hub.
+
+    Files of other formats are read by `datasets` once and kept as Parquet files in the store's working folder.
+
+    Args:
+        revision: a dataset of this project, which has one split; one that was pulled; a folder; a Parquet file.
+        store: the local store.
+        choice: the subset and the split that are wanted.
+
+    Raises:
+        UserError: for a part that the dataset does not have, where it has several and none was chosen, and for data
+            that cannot be read.
+    """
+    if revision.manifest is not None or revision.path.is_file():
+        _require_default(revision, choice)
+        return revision
+    pulled = revision.revision != "" and store.holds(revision)
+    names = list(files_on_hub(revision, store)) if pulled else _files_in(revision.path)
+    what = f"dataset {revision if pulled else revision.path}"
+    part = find_part(names, cards_of(revision.path), choice, what)
+    if pulled:
+        fetch_files(revision, store, part.files)
+    if part.format == "parquet":
+        return replace(revision, files=tuple(revision.path / name for name in part.files), part=part.choice)
+    target = store.work_path("tables", _identity(revision, part))
+    if not target.is_dir():
+        write_parquet(part, revision.path, names, target, what)
+    return replace(revision, path=target, part=part.choice)
+
+
+def _require_default(revision: Revision, choice: Choice) -> None:
+    """Check that no other part is wanted of a dataset that has one subset and one split.
+
+    Raises:
+        UserError: naming the part.
+    """
+    for kind, wanted, only in (
+        ("subset", choice.subset, DEFAULT.subset),
+        ("split", choice.split, DEFAULT.split),
+    ):
+        if wanted not in (None, only):
+            raise UserError(f"dataset {revision}: no {kind} {wanted}; it has {only} alone: leave the choice out")
+
+
+def _files_in(folder: Path) -> list[str]:
+    """List the files of a folder, relative to it; in a clone without what git keeps there."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if path.parts[0] != ".git")
+
+
+def _identity(revision: Revision, part: Part) -> str:
+    """Return what identifies the rows of a part: its files' hashes, or the commit, and what says how they are read."""
+    files: Iterable[Path] = (revision.path / name for name in (*part.files, *cards_of(revision.path)))
+    held = revision.revision or content_digest(describe_files(revision.path, files))
+    return fingerprint_of([revision.repo, held, part.subset, part.split])
