@@ -21,7 +21,8 @@ def quiet_libraries() -> None:
     The libraries draw a bar and print hints for every model, which would bury the project's one bar per stage. TRL's
     hint on class weights does not apply, because the class weights are computed from the data.
     """
-    # Read by huggingface_hub (for transformers too) and datasets when they are imported, which happens after this; a user's own value stays.
+    # Read when huggingface_hub (for transformers too) and datasets are imported, which happens after this; a user's own
+    # value stays.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for library in ("bitsandbytes", "trl"):
