@@ -16,7 +16,9 @@ from typer import Abort
 from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
 from typer.core import TyperCommand, TyperGroup
 
-INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells report it
+#: Exit statuses of what a signal would end, as shells report them.
+INTERRUPTED = 128 + signal.SIGINT
+READER_GONE = 128 + signal.SIGPIPE
 STAND_INS = "ascii_stand_ins"  # name of the way to print what a terminal's encoding lacks
 ASCII = {
     "→": "->",
@@ -71,7 +73,7 @@ def _drop_output() -> None:
 
 def _interrupted() -> None:
     """Say that a command was interrupted and how to go on."""
-    typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+    print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
 
 
 def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
@@ -84,7 +86,7 @@ def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
-        sys.exit(128 + signal.SIGPIPE)  # as shells report it
+        sys.exit(READER_GONE)
     except (KeyboardInterrupt, Abort):
         _interrupted()
         sys.exit(INTERRUPTED)
@@ -93,7 +95,7 @@ def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
         sys.exit(error.exit_code)
     except UsageError as error:
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-        typer.echo(f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}", err=True)
+        print(f"error: {' '.join(error.format_message().split()).rstrip('.')}{where}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status or 0)
 
@@ -153,13 +155,16 @@ def one_line_errors() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except UserError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except BrokenPipeError:
+        _drop_output()
+        raise typer.Exit(READER_GONE) from None
     except OSError as error:
         if error.errno not in WAYS_OUT:
             raise
         what = error.filename or "the output"
-        typer.echo(f"error: {what}: {error.strerror}; {WAYS_OUT[error.errno]}", err=True)
+        print(f"error: {what}: {error.strerror}; {WAYS_OUT[error.errno]}", file=sys.stderr)
         if error.errno in FULL:
             _drop_output()
         raise typer.Exit(2) from None
@@ -172,7 +177,7 @@ def one_line_errors() -> Iterator[None]:
         if name not in EXTRAS:
             raise
         way_out = f"install the extra that brings it: pip install 'grace-data[{EXTRAS[name]}]'"
-        typer.echo(f"error: this needs {name}, which is not installed; {way_out}", err=True)
+        print(f"error: this needs {name}, which is not installed; {way_out}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 

@@ -8,7 +8,7 @@ from builders.store.manifest import Kind
 from builders.store.store import KINDS, Store
 from scorers.errors import UserError
 
-CLOSE = 0.75  # share of common characters from which two names count as near, as difflib measures it
+CLOSE = 0.6  # share of common characters from which two names count as near, as difflib measures it
 
 
 @contextlib.contextmanager

@@ -1,43 +1,130 @@
-"""Running a command: what a user can mend is one line and exit status 2."""
+"""How a command meets its terminal: other encodings, closed pipes, full disks, Ctrl-C, paths that are none."""
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from lineage_chains import chain_of
 
-# A file system of a given size that this process alone sees, where the system lets an ordinary user mount one.
-SMALL_DISK = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c"]
+from builders.store.store import Store
 
-
-def on_small_disk(command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*SMALL_DISK, command], capture_output=True, text=True, check=False, timeout=120)
+GRACE = str(Path(sys.executable).with_name("grace"))
 
 
-def mounts() -> bool:
-    """Whether the system lets this user mount a small disk."""
-    try:
-        return on_small_disk("mount -t tmpfs -o size=1m small /mnt").returncode == 0
-    except FileNotFoundError:
-        return False
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a chain of two rounds in `store`."""
+    folder = tmp_path_factory.mktemp("chain")
+    chain_of(Store(folder / "store"), 2)
+    (folder / "file.txt").write_text("a text")
+    (folder / "loop").symlink_to("loop")
+    return folder
 
 
-@pytest.mark.skipif(not mounts(), reason="the system lets no ordinary user mount a file system")
-@pytest.mark.parametrize("kilobytes", [8, 2_000, 12_000])  # a note, the cleaned source, a shard do not fit
-def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path: Path, kilobytes: int) -> None:
-    source = tmp_path / "seeds.jsonl"
-    with source.open("w") as file:
-        for number in range(20_000):
-            file.write(json.dumps({"query": f"{number} {os.urandom(150).hex()}", "reference": os.urandom(200).hex()}))
-            file.write("\n")
-    build = Path(sys.executable).with_name("build")
-    options = f"--set seed.source={source} --set seed.columns.language=null --set threads=null --store /mnt/store"
-    done = on_small_disk(
-        f"mount -t tmpfs -o size={kilobytes}k small /mnt && {build} --stage seed {options}; code=$?; "
-        "find /mnt -name '*.partial'; exit $code"
+def shell(line: str, folder: Path, **environment: str) -> tuple[int, str, str]:
+    """Run a line in bash, in which `grace` is the installed command: its status, stdout and stderr."""
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'grace() {{ "{GRACE}" "$@"; }}; {line}'],
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+        capture_output=True,
+        check=False,
+        timeout=120,
     )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr[-2000:]
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: /mnt/store") and "No space left on device; free room or give --store" in line
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    return done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_our_characters(folder: Path, encoding: str) -> None:
+    status, out, err = shell(
+        "grace diff local/demo-scores local/demo-weights --store store", folder, PYTHONIOENCODING=encoding
+    )
+    assert (status, err) == (0, "") and "a -> b" in out and "effective sample size (sum|W|)" in out
+    status, out, err = shell("grace status --set name=日本", folder, PYTHONIOENCODING=encoding)
+    assert (status, out) == (2, "") and err.startswith("error: --set: name is '\\u65e5\\u672c'")
+
+
+def test_a_reader_that_is_gone_is_no_error(folder: Path) -> None:
+    # The sleeping reader is gone before anything is written.
+    status, out, err = shell("grace lineage local/demo-policy --store store | (sleep 0.1; exec <&-; sleep 4)", folder)
+    assert (status, out, err) == (128 + signal.SIGPIPE, "", "")
+    status, out, err = shell("grace config | head -1", folder)
+    assert out.startswith("pipeline: grace-kto") and err == ""
+
+
+def test_closed_and_full_outputs(folder: Path) -> None:
+    assert shell("grace status --store store >&-", folder) == (0, "", "")
+    assert shell("grace status --set x=1 2>&-", folder)[0] == 2
+    status, _, err = shell("grace status --store store --json > /dev/full", folder)
+    assert (status, err) == (2, "error: the output: No space left on device; free room, or name another folder\n")
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ("file.txt/x", "file.txt/x: Not a directory; name another file or folder"),
+        ("loop/x", "loop/x: Too many levels of symbolic links; name another"),
+        ("x" * 300, "File name too long; name another file or folder"),
+    ],
+)
+def test_a_store_where_none_can_be(folder: Path, store: str, words: str) -> None:
+    seeds = folder / "seeds.csv"
+    seeds.write_text("query\nWrite about harbours.\n")
+    options = "--set seed.source=seeds.csv --set 'seed.columns={query: query}' --set threads=null"
+    status, out, err = shell(f"grace build --stage seed {options} --store {store}", folder)
+    assert (status, out, err.count("\n")) == (2, "", 1) and words in err
+
+
+def interrupted(folder: Path, said: str, *args: str) -> tuple[int, str]:
+    """Press Ctrl-C in a command's terminal, which reaches all of its processes, once it has said something."""
+    done = subprocess.Popen(
+        [GRACE, *args], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert done.stdout is not None and done.stderr is not None
+    before = ""
+    while said not in before:
+        line = done.stderr.readline()
+        assert line, before
+        before += line
+    time.sleep(1.5)  # the worker processes have begun to import
+    os.killpg(done.pid, signal.SIGINT)
+    rest = done.stderr.read()
+    done.wait(timeout=60)
+    done.stdout.close()
+    done.stderr.close()
+    return done.returncode, before + rest
+
+
+def test_an_interruption_is_one_line_of_one_process(tmp_path: Path) -> None:
+    began = time.monotonic()
+    status, err = interrupted(tmp_path, "world:bge-m3: training", "loop", "--config", "tiny", "--store", "store")
+    assert status == 130
+    assert err.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
+    assert [line for line in err.splitlines() if not line.endswith(": training")] == err.splitlines()[-1:]
+    assert time.monotonic() - began < 100  # nobody waited for the trainings to end
+
+
+def test_a_mistake_elsewhere_ends_the_trainings(tmp_path: Path) -> None:
+    # The seeds are read while the world is made; their fault does not wait for its models.
+    (tmp_path / "seeds.csv").write_text("text\nWrite.\n")
+    command = "grace loop --config tiny --store store --set seed.source=seeds.csv"
+    status, _, err = shell(command, tmp_path)
+    assert status == 2 and "no column query" in err.splitlines()[-1] and "Traceback" not in err
+    assert not list((tmp_path / "store").glob("models--*"))
+
+
+def test_the_libraries_bars_are_off() -> None:
+    code = """
+from builders.core.console import quiet_libraries
+quiet_libraries()
+import datasets
+from transformers.utils import logging
+assert datasets.are_progress_bars_disabled() and not logging.is_progress_bar_enabled()
+"""
+    clean = {key: value for key, value in os.environ.items() if "PROGRESS" not in key}
+    subprocess.run([sys.executable, "-c", code], check=True, env=clean)

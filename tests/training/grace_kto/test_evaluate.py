@@ -3,13 +3,13 @@
 import json
 import logging
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from datasets_factory import add_model
+from datasets_factory import add_dataset, add_model, scores_frame
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 from real_configs import SEEDS, config_on, write_lines
@@ -34,7 +34,6 @@ from training.grace_kto.table import (
     Evaluation,
     cautions,
     cells,
-    draw,
     markdown_table,
     rank_policies,
     verdict,
@@ -132,23 +131,6 @@ def test_a_metric_that_is_not_finite() -> None:
         check_finite({"L": pl.Series([1.0]), "P": pl.Series([1.0, None, math.inf, math.nan])}, "round 2")
 
 
-def test_a_figure_of_policies_without_values(tmp_path: Path) -> None:
-    nothing: dict[str, float | None] = dict.fromkeys(COLUMNS)
-    without = [Evaluation(name, f"{name}@rev", 100, 0.0, 1.0, dict(nothing), dict(nothing)) for name in ("a", "b")]
-    for number, policies in enumerate(([evaluation()], without)):
-        draw(policies, tmp_path / f"{number}.png")
-        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_figure_of_policies_with_chinese_names_has_no_boxes(tmp_path: Path) -> None:
-    nothing: dict[str, float | None] = dict.fromkeys(COLUMNS)
-    policies = [Evaluation(name, "x@rev", 100, 0.0, 1.0, dict(nothing), dict(nothing)) for name in ("策略一", "second")]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Glyph")
-        draw(policies, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_held_out_queries(tmp_path: Path) -> None:
     def held_out(*overrides: str) -> list[str]:
         return held_out_queries(config_on(tmp_path, *overrides))
@@ -210,6 +192,51 @@ def test_policies_by_name(tmp_path: Path, causal_lm_dir: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             names_and_models(config, reference)
+
+
+@pytest.mark.parametrize(
+    ("references", "overrides", "words"),
+    [
+        (["local/tiny-polcy"], [], "did you mean local/tiny-policy?"),
+        (["local/tiny-policy@round-01"], [], "the store has local/tiny-policy at round-001"),
+        (["stf"], [], "did you mean sft?"),
+        (
+            ["policy"],
+            [],
+            "policy policy: each round has its own; give one of them, such as local/tiny-policy@round-001",
+        ),
+        (["seeds.jsonl"], [], "seeds.jsonl: is a file; give the folder of a model"),
+        (["empty"], [], "model empty: no config.json in it; give the folder of a whole model"),
+        (["local/tiny-scores"], [], "in the store local/tiny-scores is a dataset"),
+        ([], ["evaluate.source=missing.jsonl"], "missing.jsonl: no such file"),
+        ([], ["models.domain=empty"], "empty: no config.json in it"),
+        ([], ["models.policy=stf"], "model stf: offline mode is set.*did you mean sft"),
+        ([], ["models.relevance=world:bge-m4"], "did you mean world:bge-m3"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, references: list[str], overrides: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    config = config_on(tmp_path, *overrides)  # the models are those of the generated world, which is not made yet
+    store = Store(Path(config.store))
+    add_model(store, "local/tiny-policy")
+    add_dataset(store, "score", scores_frame(), repo="local/tiny-scores")
+    before = sorted(store.root.iterdir())
+    with pytest.raises(UserError, match=words):
+        evaluate_policies(config, references, tmp_path / "out")
+    assert [path for path in sorted(store.root.iterdir()) if path.name != ".lock"] == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["seeds.jsonl", "seeds.jsonl/out"])
+def test_an_output_that_is_a_file_is_told_first(tmp_path: Path, output: str) -> None:
+    config = config_on(tmp_path)
+    with pytest.raises(UserError, match=r"--output .*seeds.jsonl is a file, a folder is needed; give another name"):
+        evaluate_policies(config, [], tmp_path / output)
+    assert not Path(config.store).exists()
 
 
 def test_the_models_that_score_are_those_of_the_stage(tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path) -> None:
