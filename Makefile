@@ -4,7 +4,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST = .venv/bin/pytest --numprocesses $(JOBS) --dist worksteal --quiet
 
-.PHONY: help setup demo check test lint types unit quick clean
+.PHONY: help setup demo check test lint types unit quick mishaps clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -34,6 +34,9 @@ unit: setup  ## the tests alone
 
 quick: setup
 	$(PYTEST) -m 'not live and not gpu and not slow'
+
+mishaps: setup  ## try some 300 mistakes and damages on the commands
+	.venv/bin/python -m scripts.mishaps --jobs $(JOBS)
 
 clean:  ## remove what the demo and the tests made, the store included
 	rm -rf .grace

@@ -11,7 +11,7 @@ copy of one small folder with seeds, scores, a store and a model. A case in YAML
 
 Prints one line for each case that did not end well, a table and one line of JSON.
 
-    python scripts/mishaps.py --jobs 2
+    python -m scripts.mishaps --jobs 2
 """
 
 import argparse
@@ -28,7 +28,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,9 +118,8 @@ def read_cases(tables: Path) -> list[Case]:
 
 def prepare_folder(folder: Path) -> None:
     """Fill a folder with what the cases start from: seeds, scores, a model, and a store with three revisions."""
-    from bench_scale import make_model
-
     from builders.core.console import quiet_libraries
+    from scripts.bench_scale import make_model
 
     quiet_libraries()
     folder.mkdir(parents=True)
@@ -208,7 +207,8 @@ def _child(words: list[str], folder: Path) -> None:
     sys.argv = [f"/{words[0]}", *words[1:]]
     status = 1
     try:
-        {"grace": app, "build": build_main, "train": train_main}[words[0]]()
+        programs: dict[str, Callable[[], object]] = {"grace": app, "build": build_main, "train": train_main}
+        programs[words[0]]()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
