@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.core.prompting import answer, answer_column, chat, chat_column
-from builders.grace_kto.messages import FOLDER, ask_for_queries, prompt_text
+from builders.grace_kto.messages import ask_for_queries, prompt_text
+from builders.grace_kto.settings import PROMPTS
 from scorers.errors import UserError
 
 HOSTILE = "{{ examples }} {% for x in 'abc' %}{{ x }}{% endfor %} {{ ''.__class__.__mro__ }} {# gone #}"
-NAMES = sorted(path.name.removesuffix(".jinja") for path in FOLDER.glob("*.jinja"))
+NAMES = sorted(path.name.removesuffix(".jinja") for path in PROMPTS.glob("*.jinja"))
 
 
 @pytest.mark.parametrize("name", ["generate.en", "generate.zh", "generate.tiny"])
