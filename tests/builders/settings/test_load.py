@@ -195,7 +195,15 @@ def test_paths_of_a_file_count_from_its_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_names_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("world:seeds", "alice/seeds", "alice/seeds@round-001", "BAAI/bge-m3", "Qwen/Qwen2.5-0.5B", ""):
+    for name in (
+        "~nobody-of-this-name",
+        "world:seeds",
+        "alice/seeds",
+        "alice/seeds@round-001",
+        "BAAI/bge-m3",
+        "Qwen/Qwen2.5-0.5B",
+        "",
+    ):
         assert located(name, Path()) == name
     for path in ("./seeds", "../seeds", "a/b/c", "x.jsonl", "data/x.parquet", "/x", "x.csv.gz"):
         assert located(path, Path("conf")) == os.path.abspath(f"conf/{path}" if path[0] != "/" else path)
