@@ -57,5 +57,5 @@ def test_the_error_stays_what_it_is_and_says_it_once(store: Store) -> None:
     with pytest.raises(NotThere) as error, naming_near("demo-scors", store), naming_near("demo-scors", store):
         raise NotThere("demo-scors: not there")
     assert str(error.value) == "demo-scors: not there; did you mean local/demo-scores?"
-    with pytest.raises(UserError, match="^zzz: not there$"), naming_near("zzz", store):
+    with pytest.raises(UserError, match=r"^zzz: not there$"), naming_near("zzz", store):
         raise UserError("zzz: not there")

@@ -261,3 +261,13 @@ def test_files_that_do_not_make_one_dataset(tmp_path: Path, second: bytes | str,
     (tmp_path / "b.parquet").unlink()
     with pytest.raises(UserError, match="no Parquet file in it"):
         open_revision(str(tmp_path), Store(tmp_path / "store"))
+
+
+def test_a_folder_with_the_name_of_a_file_is_no_data(tmp_path: Path) -> None:
+    # Other software names the folder of a dataset so.
+    (tmp_path / "a.parquet" / "deep.parquet").mkdir(parents=True)
+    folder = Revision("a", "", tmp_path, None)
+    with pytest.raises(UserError, match="no Parquet file in it"):
+        folder.data_files()
+    pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "a.parquet" / "part.parquet")
+    assert [path.name for path in folder.data_files()] == ["part.parquet"]
