@@ -45,10 +45,14 @@ def verify_command(
         from builders.inspect.verify import verify
         from builders.report import as_json as machine
         from builders.report import console
+        from builders.store.manifest import FILE_NAME
         from builders.store.names import naming_near
         from builders.store.store import Store
+        from scorers.errors import UserError
         from training.pipelines import PIPELINES
 
+        if Path(ref).is_dir() and not (Path(ref) / FILE_NAME).is_file():
+            raise UserError(f"{ref}: no {FILE_NAME} in it, so there is nothing to verify it against")
         found = Store(Path(settings.store))
         # A local copy first, as it lies on disk: a newer round on the Hub is not what is to be verified.
         with naming_near(ref, found):
@@ -108,7 +112,8 @@ def diff_command(
         for text in (first, second):
             with naming_near(text, found, ("dataset",)):
                 sides.append(open_revision(text, found, "dataset"))
-        result = diff(sides[0], sides[1], pipeline_of(settings).summaries())
+        a, b = sides
+        result = diff(a, b, pipeline_of(settings).summaries())
         machine.print_json(result) if as_json else console.print_diff(result)
 
 

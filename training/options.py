@@ -7,6 +7,8 @@ import typer
 if TYPE_CHECKING:
     from builders.settings.base import Settings
 
+MAX_ROUNDS = 10_000  # as in builders/settings/base.py, which a command imports only when it runs
+
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Preset or YAML file; default grace.yaml here, else the preset tiny.")
 ]
@@ -15,7 +17,7 @@ SetOption = Annotated[
 ]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
-RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round of the semi-online loop.")]
+RoundOption = Annotated[int, typer.Option("--round", min=1, max=MAX_ROUNDS, help="Round of the semi-online loop.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
 SubsetOption = Annotated[str | None, typer.Option("--subset", help="Subset of that dataset, if it has several.")]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from builders.settings.base import EXECUTION, PATH, DType, Positive, Section, Settings, Share
+from builders.settings.base import EXECUTION, MAX_ROUNDS, PATH, DType, Positive, Section, Settings, Share
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
@@ -175,7 +175,9 @@ class CalibrateSettings(Section):
 class LoopSettings(Section):
     """The semi-online loop (§3.5)."""
 
-    rounds: Positive = Field(4, description="R, dataset renewals; 1 with K = total is the offline variant")
+    rounds: Positive = Field(
+        4, le=MAX_ROUNDS, description="R, dataset renewals; 1 with K = total is the offline variant"
+    )
 
 
 class EvaluateSettings(Section):

@@ -4,6 +4,7 @@ The keys are public: scripts read them.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +20,8 @@ from builders.store.store import Revision
 
 def print_json(value: object) -> None:
     """Print one JSON object on one line of stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    # Escapes of JSON's own where the terminal lacks characters: stand-ins would change the values.
+    print(json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")), flush=True)
 
 
 def built(result: StageResult, published: dict[str, str] | None) -> dict[str, Any]:

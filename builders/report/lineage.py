@@ -17,7 +17,7 @@ def lineage_rows(nodes: Sequence[Node]) -> list[tuple[str, str, int | str, str]]
     names = _names(nodes)
     return [
         (
-            "" if node.stage is None else names[node.id],
+            "" if node.stage is None else plain(names[node.id]),
             plain(f"{node.repo}@{node.revision[:12]}"),
             "" if node.rows is None else node.rows,
             plain(_made_from(node, by_id, names)),

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+MAX_ROUNDS = 10_000  # of a run; a graph has a few nodes in every one of them
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 

@@ -45,7 +45,7 @@ class Values:
     folder: Path = Path()
 
     def origin(self, path: str) -> str:
-        """Return where a value or a section comes from: the last source that has a part of it."""
+        """Return where a value comes from, for a section the command line where that has set a part of it."""
         known = [origin for name, origin in self.origins.items() if name == path or name.startswith(f"{path}.")]
         return known[-1] if known else DEFAULT
 
@@ -166,7 +166,7 @@ def _read(source: str | None) -> Values:
     under = Values({}, {}, "") if base is None else _preset(base)
     origins = under.origins | dict.fromkeys(_leaves(data), path.name)
     if isinstance(data.get("store"), str):
-        data["store"] = str(path.parent / Path(data["store"]).expanduser())
+        data["store"] = str(path.parent / os.path.expanduser(data["store"]))
     return Values(_merge(under.data, data), origins, str(path), path.parent)
 
 
@@ -226,7 +226,7 @@ def located(text: str, folder: Path) -> str:
     """
     if "\n" in text or "{" in text:  # a chat template as it stands
         return text
-    path = os.path.abspath(folder / Path(text).expanduser())
+    path = os.path.abspath(folder / os.path.expanduser(text))
     return path if text and (os.path.exists(path) or _PATH_LIKE.match(text)) else text
 
 

@@ -287,10 +287,9 @@ def test_training_a_stage_by_its_name_and_by_its_option(tmp_path: Path, causal_l
     first = run("train", "--stage", "sft", "--json", *options, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     # Progress goes to stderr, the one JSON object to stdout.
-    assert first.stderr.splitlines() == [
-        "sft: training",
-        f"sft: {causal_lm_dir.name} on 6 seed documents (6 with the form)",
-    ]
+    *said, last = first.stderr.splitlines()
+    assert said == ["sft: training", f"sft: {causal_lm_dir.name} on 6 seed documents (6 with the form)"]
+    assert re.fullmatch(r"sft: trained in \d+ s", last)
     (line,) = first.stdout.splitlines()
     found = json.loads(line)
     assert list(found) == ["stage", "repo", "revision", "digest", "rows", "path", "pushed"]

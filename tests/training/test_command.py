@@ -1,5 +1,6 @@
 """How a command meets its terminal: other encodings, closed pipes, full disks, Ctrl-C, paths that are none."""
 
+import json
 import os
 import signal
 import subprocess
@@ -47,6 +48,11 @@ def test_a_terminal_without_our_characters(folder: Path, encoding: str) -> None:
     assert (status, err) == (0, "") and "a -> b" in out and "effective sample size (sum|W|)" in out
     status, out, err = shell("grace status --set name=日本", folder, PYTHONIOENCODING=encoding)
     assert (status, out) == (2, "") and err.startswith("error: --set: name is '\\u65e5\\u672c'")
+
+
+def test_json_keeps_its_values_on_any_terminal(folder: Path) -> None:
+    status, out, _ = shell("grace config --set models.base='模型→😀' --json", folder, PYTHONIOENCODING="latin-1")
+    assert status == 0 and json.loads(out)["configuration"]["models"]["base"] == "模型→😀"
 
 
 def test_a_reader_that_is_gone_is_no_error(folder: Path) -> None:

@@ -10,6 +10,8 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from builders.settings.base import MAX_ROUNDS
+from training import options
 from training.cli import app
 from training.pipelines import load_config
 
@@ -70,3 +72,16 @@ def test_init_writes_the_values_of_a_preset(tmp_path: Path, monkeypatch: pytest.
     unknown = CliRunner().invoke(app, ["init", "--config", "tinny", "other.yaml"])
     assert (unknown.exit_code, unknown.stdout) == (2, "") and "did you mean tiny?" in unknown.stderr
     assert os.listdir() == ["paper.yaml"]
+
+
+def test_a_folder_without_a_manifest_is_not_read_to_be_verified(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").mkdir()
+    done = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path}: no manifest.json in it, so there is nothing to verify it against\n"
+
+
+def test_rounds_are_bounded() -> None:
+    assert MAX_ROUNDS == options.MAX_ROUNDS
+    done = CliRunner().invoke(app, ["build", "--stage", "seed", "--round", "99999999", "--dry-run"])
+    assert done.exit_code == 2 and "10000" in done.stderr

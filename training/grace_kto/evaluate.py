@@ -14,6 +14,7 @@ on-topic share and heading coverage.
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -196,7 +197,7 @@ def require_folder(output: Path) -> None:
     for path in (output, *output.parents):
         if path.is_dir():
             return
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(f"--output {output}: {path} is a file, a folder is needed; give another name")
 
 
@@ -214,7 +215,7 @@ def _require_policy(text: str, config: GraceKTOSettings, store: Store) -> None:
                 f"policy {text}: each round has its own; give one of them, such as {example}, or none for all"
             )
         return
-    if Path(text).is_dir() and read_manifest(Path(text)) is None:
+    if text and Path(text).is_dir() and read_manifest(Path(text)) is None:
         ModelFinder(store).find(text)
         return
     if Path(text).is_file():

@@ -214,3 +214,16 @@ def test_the_command(store: Store) -> None:
     assert value["metrics"]["length"]["b"]["mean"] == 50.0
     missing = CliRunner().invoke(app, [*args[:2], str(store.root / "none"), *args[3:]])
     assert missing.exit_code == 2
+
+
+def test_datasets_that_share_no_metric_say_so(store: Store) -> None:
+    seeds = add_dataset(store, "seed", plain_frame(SEED_COLUMNS), round_=0)
+    scores = add_dataset(store, "score", scores_frame())
+    found = diff(seeds, scores)
+    assert found["metrics"] == {} and found["queries_in_common"] == 0
+    (warning,) = found["warnings"]
+    assert warning.startswith(f"the two share no metric, so none is compared: {seeds} has none; {scores} has ")
+    assert "length" in warning
+    args = ["diff", str(seeds), str(scores), "--store", str(store.root)]
+    assert "warning: the two share no metric, so none is compared:" in CliRunner().invoke(app, args).output
+    assert diff(scores, scores)["warnings"] == []

@@ -70,6 +70,7 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", ["name={2020-01-01: x}"], ["not a YAML value", "keys must be"]),
         ("tiny", [f"name={'[' * 2000}"], ["not a YAML value", "nested too deeply"]),
         ("tiny", ["seed.columns={query: a, query: b}"], ["the key query stands on line 1 and again on line 1"]),
+        ("tiny", ["loop.rounds=99999999999"], ["loop.rounds is 99999999999", "less than or equal to 10000"]),
         ("tiny", ["generate.prompt=generate.zz"], ["no such prompt, did you mean generate.zh?; prompts: generate,"]),
         ("tiny", ["sample.system_prompt=system.cn"], ["no such prompt", "system.en, system.zh"]),
         ("tiny", [f"name={'x' * 3000}"], ["--set: name is 'xxx", "xxx…: string should match"]),
@@ -194,9 +195,16 @@ def test_paths_of_a_file_count_from_its_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_names_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("world:seeds", "alice/seeds", "alice/seeds@round-001", "BAAI/bge-m3", "Qwen/Qwen2.5-0.5B", ""):
+    for name in (
+        "world:seeds",
+        "alice/seeds",
+        "alice/seeds@round-001",
+        "BAAI/bge-m3",
+        "Qwen/Qwen2.5-0.5B",
+        "",
+    ):
         assert located(name, Path()) == name
-    for path in ("./seeds", "../seeds", "a/b/c", "x.jsonl", "data/x.parquet", "/x", "x.csv.gz"):
+    for path in ("./seeds", "../seeds", "a/b/c", "x.jsonl", "data/x.parquet", "~nobody-of-this-name", "/x", "x.csv.gz"):
         assert located(path, Path("conf")) == os.path.abspath(f"conf/{path}" if path[0] != "/" else path)
 
 

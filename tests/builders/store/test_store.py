@@ -329,3 +329,13 @@ def test_files_of_several_widths_are_read_as_the_widest(
     assert revision.schema() == {"n": widest}
     expected = [None if dtype is pl.Null else n for n, dtype in enumerate(types)]
     assert revision.scan().collect()["n"].to_list() == expected
+
+
+def test_a_folder_with_the_name_of_a_file_is_no_data(tmp_path: Path) -> None:
+    # Other software names the folder of a dataset so.
+    (tmp_path / "a.parquet" / "deep.parquet").mkdir(parents=True)
+    folder = Revision("a", "", tmp_path, None)
+    with pytest.raises(UserError, match="no Parquet file in it"):
+        folder.data_files()
+    pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "a.parquet" / "part.parquet")
+    assert [path.name for path in folder.data_files()] == ["part.parquet"]

@@ -231,10 +231,13 @@ def test_mistakes_are_told_before_a_model_is_made(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("output", ["seeds.jsonl", "seeds.jsonl/out"])
+@pytest.mark.parametrize("output", ["seeds.jsonl", "seeds.jsonl/out", "loop"])
 def test_an_output_that_is_a_file_is_told_first(tmp_path: Path, output: str) -> None:
     config = config_on(tmp_path)
-    with pytest.raises(UserError, match=r"--output .*seeds.jsonl is a file, a folder is needed; give another name"):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(
+        UserError, match=r"--output .*(seeds.jsonl|loop) is a file, a folder is needed; give another name"
+    ):
         evaluate_policies(config, [], tmp_path / output)
     assert not Path(config.store).exists()
 
