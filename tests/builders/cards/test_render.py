@@ -316,7 +316,8 @@ def test_a_model_speaks_the_languages_of_all_its_data_and_data_not_those_of_a_mo
         if language is not None:
             for file in (folder / "data").glob("*.parquet"):
                 pl.read_parquet(file).with_columns(language=pl.lit(language)).write_parquet(file)
-        files = describe_files(folder, sorted([*folder.glob("data/*.parquet"), *folder.glob("config.json")]))
+        rows = {file.path: file.rows for file in manifest.files if file.rows is not None}
+        files = describe_files(folder, sorted([*folder.glob("data/*.parquet"), *folder.glob("config.json")]), rows)
         manifest = manifest.model_copy(update={"files": files, "digest": content_digest(files)})
         made = store.add(folder, manifest, ["main"])
         return Parent.model_validate(
