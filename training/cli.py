@@ -49,6 +49,13 @@ def _load(config: str | None, overrides: list[str] | None, store: str | None) ->
     return settings
 
 
+def _require_token(settings: "Settings") -> None:
+    """Check that a push may write, before hours of work are spent on what it would send."""
+    from builders.hub.token import writable_namespace
+
+    writable_namespace(settings.namespace)
+
+
 def _publish(result: "StageResult", settings: "Settings", *, private: bool, parents: bool) -> dict[str, Any]:
     from builders.hub.publish import publish
     from training.pipelines import page_of
@@ -94,6 +101,8 @@ def build_command(
             plans = plan(settings, stage, round_=round_, start=start)
             machine.print_json(machine.planned(plans)) if as_json else console.print_plan(plans)
             return
+        if push:
+            _require_token(settings)
         results = build(settings, stage, round_=round_, start=start, force=force, require_pinned=require_pinned)
         published = _publish(results[-1], settings, private=private, parents=parents) if push else None
         _print_built(results, published, as_json=as_json)
@@ -128,6 +137,8 @@ def train_command(
         require_kind(settings, target, "model")
         # A REF: `repo[@revision]`.
         start = f"{dataset}@{revision}" if dataset and revision else dataset
+        if push:
+            _require_token(settings)
         results = build(settings, target, round_=round_, start=start, require_pinned=require_pinned)
         published = _publish(results[-1], settings, private=private, parents=parents) if push else None
         _print_built(results, published, as_json=as_json)
@@ -190,7 +201,10 @@ def evaluate(
 
 @app.command("push")
 def push_command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")],
+    ref: Annotated[
+        str | None, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Publish the whole run, round after round.")] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -198,16 +212,27 @@ def push_command(
     parents: ParentsOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish an existing revision of the store on the Hugging Face Hub, under the tag of its round."""
+    """Publish an existing revision of the store, or all, on the Hugging Face Hub, under the tag of its round."""
     with one_line_errors():
         settings = _load(config, overrides, store)
-        from builders.hub.publish import push
+        from builders.hub.publish import publish_all, push
         from builders.report import as_json as machine
         from builders.report import console
-        from training.pipelines import page_of
+        from scorers.errors import UserError
+        from training.pipelines import page_of, whole_run
 
-        published = push(ref, settings, page_of, private=private, parents=parents)
-        machine.print_json(published) if as_json else console.print_push(published)
+        if (ref is None) != everything:
+            raise UserError("grace push: give a REF or --all, one of them")
+        if ref is not None:
+            published = push(ref, settings, page_of, private=private, parents=parents)
+            machine.print_json(published) if as_json else console.print_push(published)
+            return
+        several = publish_all(whole_run(settings), settings, page_of, private=private, parents=parents)
+        if as_json:
+            machine.print_json({"revisions": several})
+        else:
+            for published in several:
+                console.print_push(published)
 
 
 @app.command("pull")

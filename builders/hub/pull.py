@@ -8,7 +8,6 @@ read with torch's `weights_only`.
 import fcntl
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,20 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, masked, short, status_of
-from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_head, read_listing, read_tags
+from builders.hub.listing import (
+    RemoteFile,
+    git_blob_id,
+    newest_round,
+    read_file,
+    read_head,
+    read_listing,
+    read_tags,
+    require_public_name,
+)
 from builders.store.check import require_whole
 from builders.store.files import inside
 from builders.store.manifest import FIGURE, FILE_NAME, Kind, Manifest, is_manifest, read_manifest
-from builders.store.store import Ref, Revision, Store, is_commit, parse_ref, valid_revision
+from builders.store.store import ROUND_TAG, Ref, Revision, Store, is_commit, parse_ref, valid_revision
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,7 +40,6 @@ log = logging.getLogger(__name__)
 DOWNLOADS = 8  # files at a time
 SIDE_FILES = {"README.md", FIGURE, "weights.png"}  # the last is the figure of manifests of format 1
 _UNREADABLE = (ValueError, LookupError, TypeError, RuntimeError)  # how `datasets` says that data or a split is wrong
-ROUND_TAG = re.compile(r"round-(\d{3,})")
 # What is fetched of a model: safetensors, configuration and tokenizer, and the two heads of BGE-M3.
 MODEL_PATTERNS = (
     "*.safetensors",
@@ -59,13 +66,13 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> s
     """
     if revision is None:
         tags = read_tags(repo, kind)
-        # By number, not by text: round-1000 comes after round-999.
-        rounds = {int(found[1]): name for name in tags if (found := ROUND_TAG.fullmatch(name))}
-        return tags[rounds[max(rounds)]] if rounds else read_head(repo, kind).commit
+        newest = newest_round(tags)
+        return read_head(repo, kind).commit if newest is None else tags[newest]
     if not valid_revision(revision):
         raise UserError(f"{kind} {repo}@{revision}: not a branch, a tag or a 40-hex commit")
     if is_commit(revision):
         return revision
+    require_public_name(repo, kind)
 
     def request() -> str:
         commit = str(client().repo_info(repo, revision=revision, repo_type=kind).sha)
@@ -110,6 +117,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     Raises:
         UserError: for a model that is missing, may not be read, has no safetensors, or arrived damaged.
     """
+    require_public_name(repo, "model")
     what = f"model {repo}" + (f"@{revision}" if revision else "")
     if constants.HF_HUB_OFFLINE:
         patterns = list(MODEL_PATTERNS)

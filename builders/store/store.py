@@ -27,6 +27,8 @@ from builders.store.manifest import FILE_NAME, Kind, Manifest, content_digest, d
 from scorers.errors import UserError
 
 KINDS: tuple[Kind, ...] = ("dataset", "model")
+ROUND_TAG = re.compile(r"round-(\d{3,})")
+LOCAL = "local"  # namespace of what was built without one
 
 # Names become folders and files, so they are checked before they are used.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -177,6 +179,11 @@ def is_commit(revision: str) -> bool:
     return bool(_COMMIT.fullmatch(revision))
 
 
+def is_local(repo: str) -> bool:
+    """Whether a repository is one of a store alone, which the Hub is never asked for: a stranger may own that name."""
+    return repo.partition("/")[0] == LOCAL
+
+
 def round_tag(round_: int) -> str:
     """Return the tag of a round, such as round-001."""
     return f"round-{round_:03d}"
@@ -225,7 +232,7 @@ class Store:
 
     def latest(self, repo: str, kind: Kind = "dataset") -> Revision | None:
         """Return the newest round's revision, else that of `main`; None where the store has neither."""
-        rounds = [name for name in self.refs(repo, kind) if re.fullmatch(r"round-\d{3,}", name)]
+        rounds = [name for name in self.refs(repo, kind) if ROUND_TAG.fullmatch(name)]
         # By number, not by text: round-1000 comes after round-999.
         newest = max(rounds, key=lambda name: int(name[6:]), default="main")
         return self.find(repo, newest, kind)

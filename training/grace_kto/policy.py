@@ -1,6 +1,5 @@
 """The model stage `policy`: one pass of weighted KTO over a round's weights; the result samples the next round."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identity
+from builders.store.adapter import with_base
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
 from builders.store.manifest import Model, fingerprint_of, portable
+from builders.store.store import Store, is_commit, is_local
 from training.world.stages import processor
 
 READ_COLUMNS = WEIGHTS_COLUMNS[-4:]  # weight, label, prompt, completion
@@ -62,7 +63,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     )
     for warning in record["warnings"]:
         log.warning("%s: %s", weights, warning)
-    _forget_paths(output, first.record)  # before the folder is hashed into the manifest
+    _name_base(output, first.record, context.store)  # before the folder is hashed into the manifest
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
     # No later round needs the optimizer's state.
     scratch = (run,) if round_ >= config.loop.rounds else ()
@@ -76,20 +77,24 @@ def _run_key(config: GraceKTOSettings, first: Model) -> str:
     return fingerprint_of([sections, first.model_dump()])[:16]
 
 
-def _forget_paths(output: Path, base: Model) -> None:
-    """Let an adapter's configuration name its base model by id and revision, not by a folder of the local disk."""
-    path = output / ADAPTER_CONFIG
-    if path.is_file():
-        adapter = json.loads(path.read_text(encoding="utf-8"))
-        adapter |= {"base_model_name_or_path": base.id, "revision": base.revision}
-        write_text(path, json.dumps(adapter, indent=2, sort_keys=True) + "\n")
+def _name_base(output: Path, base: Model, store: Store) -> None:
+    """Let an adapter's configuration name its base model by repository and commit, or not at all.
+
+    A folder and a model of the store are names of this machine alone: the manifest records them, and stock PEFT must
+    not ask the Hub for them.
+    """
+    if not (output / ADAPTER_CONFIG).is_file():
+        return
+    held = store.find(base.id, base.revision, "model") if is_commit(base.revision) else None
+    on_hub = is_commit(base.revision) and not is_local(base.id) and (held is None or not held.made_here)
+    write_text(output / ADAPTER_CONFIG, with_base(output, base if on_hub else None).decode())
 
 
 POLICY = Stage(
     name="policy",
     kind="model",
     suffix="policy",
-    version=2,
+    version=3,
     parents=("calibrate",),
     reads=READ_COLUMNS,
     roles={"base": roles.first_policy, "policy": roles.policy},
