@@ -54,7 +54,9 @@ _LASTING = (
     RevisionNotFoundError,
 )
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # faults of the local disk
-_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")  # masked in whatever is shown
+# Both are masked in whatever is shown: the query of an address may be a signature that lets others write.
+_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")
+_QUERY = re.compile(r"(\bhttps?://[^\s?\"'<>]+)\?[^\s\"'<>)]+")
 
 T = TypeVar("T")
 
@@ -158,12 +160,12 @@ def _is_local(error: BaseException) -> bool:
 
 
 def masked(text: str) -> str:
-    """Return text as one line, with the user's token and whatever looks like a token masked."""
+    """Return text as one line, with the user's token, whatever looks like one and the queries of addresses masked."""
     token = get_token()
     line = " ".join(text.split())
     if token:
         line = line.replace(token, "hf_***")
-    return _TOKEN.sub("hf_***", line)
+    return _QUERY.sub(r"\1?***", _TOKEN.sub("hf_***", line))
 
 
 def as_user_error(what: str, error: BaseException) -> UserError:

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from builders.hub.client import call, client, endpoint
+from builders.store.store import is_local
 from scorers.errors import UserError
 
 _WRITE = "repo.write"  # the right of a fine-grained token to create repositories and to write to them
@@ -24,6 +25,8 @@ def writable_namespace(namespace: str | None) -> str:
         raise UserError("publishing needs a token with write rights: run `hf auth login`, or set HF_TOKEN")
     who: Mapping[str, Any] = call("the token", lambda: _answer(client().whoami()))
     wanted = namespace or str(who["name"])
+    if is_local(wanted):
+        raise UserError(f"namespace {wanted}: names a store's own repositories and no user of the Hub; set namespace:")
     # A role that is not known here decides nothing: the Hub itself refuses what it does not allow.
     token = _part(_part(who, "auth"), "accessToken")
     role = token.get("role")

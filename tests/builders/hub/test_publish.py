@@ -14,11 +14,11 @@ from huggingface_hub import HfApi
 from store_chains import add_dataset, add_model, add_rounds, config_for, files_of
 
 from builders.cards.render import write_card
-from builders.hub.publish import publish, push
+from builders.hub.publish import publish, publish_all, push
 from builders.store.manifest import Manifest, content_digest, describe_files
 from builders.store.store import Revision, Store, round_tag
 from scorers.errors import UserError
-from training.pipelines import page_of
+from training.pipelines import page_of, whole_run
 
 GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
 PUBLISH = """
@@ -281,6 +281,21 @@ def test_no_folder_of_this_machine_is_published(connected: HubServer, store: Sto
     sent = b"".join(tree(connected, "alice/demo-seed", "round-000").values())
     assert b'"source": "seeds.jsonl"' in sent and b'"scratch": "scratch"' in sent
     assert str(store.root).encode() not in sent
+
+
+def test_a_whole_run_goes_in_its_own_order(connected: HubServer, store: Store) -> None:
+    add_rounds(store)
+    add_dataset(store, "sample", name="another")
+    config = config_for(store).model_copy(update={"name": "demo"})
+    run = whole_run(config)
+    order = ["seed 0", *(f"{s} {r}" for r in (1, 2) for s in ("generate", "sample", "score", "calibrate", "policy"))]
+    assert [f"{r.manifest.stage} {r.manifest.round}" for r in run if r.manifest is not None] == order
+    there = publish_all(run, config, page_of, parents=False)  # nothing is missing where each comes in its turn
+    assert [found["uploaded"] for found in there] == [True] * len(run)
+    assert "alice/another-groups" not in {repo for _, repo in connected.hub.store.repos}
+    assert publish_all(run, config, page_of) == [found | {"uploaded": False} for found in there]
+    with pytest.raises(UserError, match="holds nothing of none; `build` and `grace loop` make it"):
+        whole_run(config.model_copy(update={"name": "none"}))
 
 
 def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, store: Store, tmp_path: Path) -> None:

@@ -1,12 +1,23 @@
 """Opening a REF: paths, the store, and what --require-pinned refuses."""
 
+import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from datasets_factory import add_dataset, scores_frame
+from hub_server import HubServer
+from huggingface_hub import HfApi
 
+from builders.core.models import ModelFinder
+from builders.hub.client import NotOnHub
+from builders.hub.listing import fetch_manifest
+from builders.hub.pull import load_split, pull_into
 from builders.hub.refs import open_revision
+from builders.inspect.lineage import lineage
+from builders.store.manifest import Kind
 from builders.store.store import Store
 from scorers.errors import UserError
 
@@ -41,3 +52,33 @@ def test_only_what_never_moves_is_pinned(tmp_path: Path, revision: str) -> None:
     made = add_dataset(store, "score", scores_frame())
     with pytest.raises(UserError, match="--require-pinned takes a tag or a 40-hex commit, not"):
         open_revision(f"{made.repo}{revision}", store, require_pinned=True)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_names_of_a_store_are_never_looked_up_on_the_hub(connected: HubServer, tmp_path: Path, kind: Kind) -> None:
+    """A stranger may own the name `local` there, and what he keeps under it would take the place of one's own."""
+    connected.add_token("hf_stranger", "local")
+    stranger = HfApi(endpoint=connected.endpoint, token="hf_stranger")
+    stranger.create_repo("local/tiny-seed", repo_type=kind)
+    name = "data/train.parquet" if kind == "dataset" else "model.safetensors"
+    content = io.BytesIO()
+    pl.DataFrame({"query": ["evil"]}).write_parquet(content)
+    stranger.upload_file(
+        path_or_fileobj=content.getvalue(), path_in_repo=name, repo_id="local/tiny-seed", repo_type=kind
+    )
+    commit = connected.commit("local/tiny-seed", "main", kind).oid
+    connected.log.clear()
+    store = Store(tmp_path / "store")
+    ways: list[Callable[[str], object]] = [
+        lambda ref: open_revision(ref, store, kind),
+        lambda ref: pull_into(ref, store, kind),
+        lambda ref: lineage(ref, store),
+        lambda ref: fetch_manifest("local/tiny-seed", commit, kind),
+        lambda ref: load_split("local/tiny-seed", None, "train"),
+        lambda ref: ModelFinder(store).find(ref),
+    ]
+    for way in ways:
+        for ref in ("local/tiny-seed", f"local/tiny-seed@{commit}", "local/tiny-seed@main"):
+            with pytest.raises(NotOnHub, match=r"local/tiny-seed: not in the store, and names under local/ are never"):
+                way(ref)
+    assert connected.log.count() == 0 and not list(tmp_path.rglob("snapshots/*"))
