@@ -75,11 +75,21 @@ def version_of(case: str, shard: int, share: float) -> int:
     return 2 if case == "an eighth of each" and int(share * 8) == shard % 8 else 0
 
 
-def rows_of(case: str, shards: int, rows: int) -> list[dict[str, object]]:
-    """Make all rows of a case, in order."""
-    made = [make_row(s, row, version_of(case, s, row / rows)) for s in range(shards) for row in range(rows)]
-    more = round(INSERTED * len(made)) if case == "rows inserted" else 0
-    return made[: len(made) // 2] + [make_row(shards, row, 0) for row in range(more)] + made[len(made) // 2 :]
+def shards_of(case: str, shards: int, rows: int) -> list[list[dict[str, object]]]:
+    """Make the rows of a case, by shard; their ids, and so the shards' ends, are those of the first round."""
+    places = [(shard, row) for shard in range(shards) for row in range(rows)]
+    if case == "rows inserted":
+        middle = len(places) // 2
+        places[middle:middle] = [(shards, row) for row in range(round(INSERTED * len(places)))]
+    ids = [str(make_row(shard, row, 0)["query_id"]) for shard, row in places]
+    cut = [shard.spec for shard in content_shards(ids, None, rows)]
+    return [
+        [
+            make_row(shard, row, version_of(case, number, place / size))
+            for place, (shard, row) in enumerate(places[start : start + size])
+        ]
+        for number, (start, size) in enumerate(cut)
+    ]
 
 
 def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, rows: int) -> Revision:
@@ -98,15 +108,12 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
     work.mkdir(parents=True, exist_ok=True)
     (staged / "data").mkdir(parents=True)
     counts = {}
-    made = rows_of(case, shards, rows)
-    cut = content_shards([str(row["query_id"]) for row in made], None, rows)
-    for shard in cut:
-        name = f"data/train-{shard.index:05d}-of-{len(cut):05d}.parquet"
-        start, size = shard.spec
-        frame = frame_of(made[start : start + size], GROUPS_COLUMNS)
-        write_shard(frame, GROUPS_COLUMNS, work / "shard.parquet", {"read": size})
+    made = shards_of(case, shards, rows)
+    for number, part in enumerate(made):
+        name = f"data/train-{number:05d}-of-{len(made):05d}.parquet"
+        write_shard(frame_of(part, GROUPS_COLUMNS), GROUPS_COLUMNS, work / "shard.parquet", {"read": len(part)})
         (work / "shard.parquet").rename(staged / name)
-        counts[name] = size
+        counts[name] = len(part)
     files = describe_files(staged, [staged / name for name in counts], counts)
     manifest = Manifest(
         pipeline=GRACE_KTO.name,
@@ -118,7 +125,7 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
         fingerprint="0" * 64,
         random_seed=0,
         configuration=identities(config, GRACE_KTO.stage("sample").sections),
-        rows=Rows(read=len(made), written=len(made)),
+        rows=Rows(read=sum(counts.values()), written=sum(counts.values())),
         files=files,
         digest=content_digest(files),
     )

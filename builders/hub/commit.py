@@ -11,34 +11,23 @@ tag holds its commit.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommitInfo
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from builders.hub.client import CLIENT_ERRORS, NotOnHub, as_user_error, call, client, endpoint, is_transient, status_of
-from builders.hub.client import wait as wait_for_hub
+from builders.hub.attempts import EXISTS, GONE, LOST_RACE, Again, mended, repeat
+from builders.hub.client import NotOnHub, call, client, endpoint
 from builders.hub.listing import RemoteFile, differing, newest_round, read_head, read_listing, read_tags
-from builders.hub.session import PATIENCE
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import DataFile, Kind
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 5  # after errors that another attempt can mend
-RACES = 20  # attempts while others publish to the same repository
-LOST_RACE = 412  # HTTP status of a commit whose parent is no longer the head
-EXISTS = 409  # HTTP status where what is to be created exists, or is being created
-GONE = 404  # HTTP status of a commit on a branch that another process has deleted meanwhile
 POLLS, POLL = 10, 2.0  # how often and after how many seconds the tag of another process's commit is looked for
 Content = Path | bytes
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,10 +89,6 @@ class Release:
     def complete(self, listing: Mapping[str, RemoteFile]) -> bool:
         """Whether a commit holds this revision, card and manifest included."""
         return not self.stale(listing) and not differing(self.contents, listing, self.hashes)
-
-
-class _Again(Exception):
-    """An attempt that failed in a way that another attempt can mend; the cause says how."""
 
 
 def is_data(path: str, kind: Kind) -> bool:
@@ -210,36 +195,6 @@ def _ensure_repo(release: Release, private: bool) -> None:
         )
 
 
-def _was_race(state: RetryCallState) -> bool:
-    """Whether an attempt failed because another process published at the same time."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    return error is not None and error.__cause__ is not None and status_of(error.__cause__) in (LOST_RACE, EXISTS)
-
-
-def _wait(state: RetryCallState) -> float:
-    """Return the seconds until the next attempt: random after a lost race, else what the Hub asks for."""
-    return float(wait_random_exponential(multiplier=0.2, max=5)(state)) if _was_race(state) else wait_for_hub(state)
-
-
-def _repeat(release: Release, attempt: Callable[[], T]) -> T:
-    """Call `attempt` until it returns a value."""
-    failing_since: float | None = None
-
-    def stop(state: RetryCallState) -> bool:
-        nonlocal failing_since
-        if _was_race(state):
-            return state.attempt_number >= RACES
-        # From the end of the first failure on: before it an upload may have run for hours.
-        failing_since = failing_since or time.monotonic()
-        return state.attempt_number >= ATTEMPTS or time.monotonic() - failing_since > PATIENCE
-
-    retrying = Retrying(retry=retry_if_exception_type(_Again), stop=stop, wait=_wait, reraise=True)
-    try:
-        return retrying(attempt)
-    except _Again as error:
-        raise as_user_error(str(release), error.__cause__ or error) from None
-
-
 def _commit(release: Release) -> tuple[str, str | None, bool]:
     """Return the verified commit that holds the release, its branch if it is not `main`, and whether it was made here.
 
@@ -268,7 +223,7 @@ def _commit(release: Release) -> tuple[str, str | None, bool]:
                 return tagged, branch, sent
         # 4. Commit on the head that was read. From here on a commit may exist, even if its answer is lost.
         sent = True
-        with _mended(release, LOST_RACE, EXISTS, *([] if branch is None else [GONE])):
+        with mended(str(release), LOST_RACE, EXISTS, *([] if branch is None else [GONE])):
             _send(release, branch, head, listing)
         # 5. Only what reads back with the right hashes counts.
         head = _head(release, branch)
@@ -276,9 +231,9 @@ def _commit(release: Release) -> tuple[str, str | None, bool]:
         if (found := _find(release, head, read_listing(release.repo, head, release.kind), history)) is not None:
             return found, branch, sent
         # Neither the head nor a commit below it holds the files as they were sent.
-        raise _Again("the commit cannot be read back as it was sent")
+        raise Again("the commit cannot be read back as it was sent")
 
-    return _repeat(release, attempt)
+    return repeat(str(release), attempt)
 
 
 def _place(release: Release, tags: Mapping[str, str]) -> tuple[str | None, str, Sequence[GitCommitInfo]]:
@@ -312,7 +267,7 @@ def _head(release: Release, branch: str | None) -> str:
     except NotOnHub as error:
         if branch is None:
             raise
-        raise _Again from error  # another process that published the same round has deleted it
+        raise Again from error  # another process that published the same round has deleted it
 
 
 def _delete_branch(release: Release, branch: str) -> None:
@@ -337,22 +292,6 @@ def _await_tag(release: Release) -> str | None:
         if (found := find_release(release)) is not None:
             return found
     return None
-
-
-@contextmanager
-def _mended(release: Release, *statuses: int) -> Iterator[None]:
-    """Turn errors that another attempt can mend into `_Again`, and all others into errors for the user.
-
-    Args:
-        release: named in the error.
-        statuses: HTTP statuses that count as mendable beside the transient errors.
-    """
-    try:
-        yield
-    except CLIENT_ERRORS as error:
-        if is_transient(error) or status_of(error) in statuses:
-            raise _Again from error
-        raise as_user_error(str(release), error) from None
 
 
 def _history(repo: str, head: str, kind: Kind) -> Sequence[GitCommitInfo]:
@@ -407,7 +346,7 @@ def _tag(release: Release, commit: str) -> str:
         if (found := find_release(release)) is not None:
             return found
         # Another process may set the tag at the same time: whatever tag stands is read back and compared.
-        with _mended(release, EXISTS):
+        with mended(str(release), EXISTS):
             client().create_tag(
                 release.repo,
                 tag=release.tag,
@@ -417,6 +356,6 @@ def _tag(release: Release, commit: str) -> str:
             )
         if (found := find_release(release)) is not None:
             return found
-        raise _Again(f"tag {release.tag} cannot be read back")
+        raise Again(f"tag {release.tag} cannot be read back")
 
-    return _repeat(release, attempt)
+    return repeat(str(release), attempt)

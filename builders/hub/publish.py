@@ -12,9 +12,10 @@ from typing import Any
 
 from builders.cards.card import Page
 from builders.cards.render import languages_of, render_card
-from builders.hub.client import NotOnHub, endpoint
+from builders.hub.client import NotOnHub
 from builders.hub.commit import Content, Release, find_origin, find_release, release_commit, require_private
 from builders.hub.listing import fetch_manifest, read_listing, sha256_of
+from builders.hub.publication import Publication, has_repo, is_adapter, manifest_of, parent_of
 from builders.hub.refs import open_here
 from builders.hub.session import FAILURES
 from builders.hub.token import writable_namespace
@@ -35,39 +36,6 @@ from builders.store.manifest import (
 )
 from builders.store.store import LOCAL, Revision, Store, is_commit, is_local, round_tag
 from scorers.errors import UserError
-
-
-@dataclass(frozen=True)
-class Publication:
-    """Where a revision is on the Hub.
-
-    Attributes:
-        repo: the repository.
-        revision: the 40-hex commit.
-        tag: the tag of the round.
-        kind: `dataset` or `model`.
-        digest: content digest of the published files.
-        uploaded: whether this call made the commit.
-    """
-
-    repo: str
-    revision: str
-    tag: str
-    kind: Kind
-    digest: str
-    uploaded: bool = False
-
-    def report(self) -> dict[str, Any]:
-        """Return the public JSON form."""
-        prefix = "datasets/" if self.kind == "dataset" else ""
-        return {
-            "repo": self.repo,
-            "revision": self.revision,
-            "tag": self.tag,
-            "url": f"{endpoint()}/{prefix}{self.repo}/tree/{self.revision}",
-            "uploaded": self.uploaded,
-        }
-
 
 PageOf = Callable[[Manifest], Page]
 """What the card of a manifest shows beyond it: the pipeline that made the revision says so."""
@@ -174,7 +142,7 @@ class _Publisher:
         wanted = {str(revision) for revision in revisions}
         if self.private:
             for revision in revisions:
-                require_private(self._repo(revision), _manifest_of(revision).kind)
+                require_private(self._repo(revision), manifest_of(revision).kind)
         # A stack: the revision that is worked on comes from its end. The second visit comes after those before it.
         waiting = list(reversed(revisions))
         opened: set[str] = set()
@@ -191,7 +159,7 @@ class _Publisher:
             if self.find(current) is not None:
                 continue
             if self.private and name not in wanted:
-                require_private(self._repo(current), _manifest_of(current).kind)
+                require_private(self._repo(current), manifest_of(current).kind)
             before = self._before(current)
             if not self.parents:
                 self._require_published(current, [found for found in before if str(found) not in wanted])
@@ -205,10 +173,10 @@ class _Publisher:
             UserError: for a damaged file, for what is neither in the store nor on the Hub, and for an adapter whose
                 base model has no repository.
         """
-        manifest = _manifest_of(revision)
+        manifest = manifest_of(revision)
         require_whole(manifest, revision.path, str(revision))
         base = manifest.models.get("base")
-        if _is_adapter(manifest) and (base is None or not _has_repo(base)):
+        if is_adapter(manifest) and (base is None or not has_repo(base)):
             raise UserError(
                 f"{revision}: not published, since nobody else could load it: it is an adapter and its base model "
                 f"{base.id if base else ''} is a folder of this machine; publish that model on the Hub and train from "
@@ -218,8 +186,8 @@ class _Publisher:
         for parent in manifest.parents:
             self._collect(found, Model(id=parent.repo, revision=parent.revision), parent, revision)
         for model in manifest.models.values():
-            if _has_repo(model):
-                self._collect(found, model, _parent_of(manifest, model), revision)
+            if has_repo(model):
+                self._collect(found, model, parent_of(manifest, model), revision)
         return list(found.values())
 
     def _collect(self, found: dict[str, Revision], named: Model, parent: Parent | None, child: Revision) -> None:
@@ -296,10 +264,10 @@ class _Publisher:
         """Return where the Hub has a revision under its tag; None where it has not."""
         if (known := self.done.get(str(revision))) is not None:
             return known
-        manifest = _manifest_of(revision)
+        manifest = manifest_of(revision)
         base = manifest.models.get("base")
         # What an adapter's files are depends on where its base is; without that the adapter cannot be there either.
-        local = self._local(base, "model") if _is_adapter(manifest) and base is not None else None
+        local = self._local(base, "model") if is_adapter(manifest) and base is not None else None
         if local is not None and self.find(local) is None:
             return None
         plain = self._plain(revision)
@@ -315,11 +283,11 @@ class _Publisher:
 
     def _repo(self, revision: Revision) -> str:
         """Return the repository on the Hub of a revision."""
-        return self._on_hub(_manifest_of(revision).repo)
+        return self._on_hub(manifest_of(revision).repo)
 
     def _plain(self, revision: Revision) -> Release:
         """Return the release of a revision's data files alone, without card and manifest."""
-        manifest = _manifest_of(revision)
+        manifest = manifest_of(revision)
         files, rendered = self._files(revision, manifest)
         digest, tag = content_digest(files), round_tag(manifest.round)
         return Release(
@@ -340,7 +308,7 @@ class _Publisher:
         That is an adapter's configuration, which names its base model on the Hub, where that is published by now.
         """
         base = manifest.models.get("base")
-        if not _is_adapter(manifest) or base is None:
+        if not is_adapter(manifest) or base is None:
             return manifest.files, {}
         content = with_base(revision.path, self._published_model(base))
         named = DataFile(path=ADAPTER_CONFIG, size=len(content), sha256=sha256_of(content))
@@ -352,14 +320,14 @@ class _Publisher:
     def _release(self, revision: Revision) -> Publication:
         """Publish a revision; what it was made from is on the Hub."""
         plain = self._plain(revision)
-        manifest = self._published_manifest(_manifest_of(revision), plain)
+        manifest = self._published_manifest(manifest_of(revision), plain)
         release = replace(plain, side=self._side_files(revision, manifest))
         commit, sent = release_commit(release, private=self.private)
         return Publication(release.repo, commit, release.tag, release.kind, release.digest, uploaded=sent)
 
     def _side_files(self, revision: Revision, manifest: Manifest) -> dict[str, Content]:
         """Return the published manifest and card, and the figure that the card shows, by path."""
-        languages = languages_of(_manifest_of(revision), revision.path, self.store)
+        languages = languages_of(manifest_of(revision), revision.path, self.store)
         page = self.page_of(manifest)
         card = render_card(manifest, revision.path, page, published=True, license=self.license, languages=languages)
         side: dict[str, Content] = {FILE_NAME: manifest.to_json().encode(), "README.md": card.encode()}
@@ -391,30 +359,3 @@ class _Publisher:
         """Return a model under its repository and commit on the Hub; one that was not made here as it is."""
         there = self.done.get(str(model))
         return model if there is None else Model(id=there.repo, revision=there.revision)
-
-
-def _has_repo(model: Model) -> bool:
-    """Whether a model is named by a repository and a commit; a folder is not."""
-    return model.id.count("/") == 1 and is_commit(model.revision)
-
-
-def _is_adapter(manifest: Manifest) -> bool:
-    """Whether a revision is a LoRA adapter, which is of no use without its base model."""
-    return manifest.kind == "model" and any(file.path == ADAPTER_CONFIG for file in manifest.files)
-
-
-def _parent_of(manifest: Manifest, model: Model) -> Parent | None:
-    """Return a model's record among the parents; None where it has none, since the configuration names it."""
-    same = (p for p in manifest.parents if (p.kind, p.repo, p.revision) == ("model", model.id, model.revision))
-    return next(same, None)
-
-
-def _manifest_of(revision: Revision) -> Manifest:
-    """Return a revision's manifest.
-
-    Raises:
-        UserError: for data that this project did not make.
-    """
-    if revision.manifest is None:
-        raise UserError(f"{revision}: has no manifest; only what this project made can be published")
-    return revision.manifest

@@ -29,6 +29,7 @@ from builders.hub.listing import (
     read_tags,
     require_public_name,
 )
+from builders.hub.session import FAILURES
 from builders.store.check import require_whole
 from builders.store.files import inside
 from builders.store.manifest import FIGURE, FILE_NAME, Kind, Manifest, is_manifest, read_manifest
@@ -170,6 +171,7 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
         UserError: for a revision that is missing or may not be read, and naming the first file that differs from the
             manifest.
     """
+    FAILURES.clear()  # what failed before says nothing about this call
     commit = resolve_commit(ref.repo, ref.revision, kind)
     log.info(f"{ref.repo} at {commit}")
     with _pulling(store, ref.repo, commit, kind) as work:
