@@ -146,14 +146,14 @@ class _Publisher:
         # A stack: the revision that is worked on comes from its end. The second visit comes after those before it.
         waiting = list(reversed(revisions))
         opened: set[str] = set()
-        missing: list[Revision] = []
+        missing: dict[str, Revision] = {}
         while waiting:
             current = waiting.pop()
             name = str(current)
-            if name in self.done or current in missing:
+            if name in self.done or name in missing:
                 continue
             if name in opened:
-                missing.append(current)
+                missing[name] = current
                 continue
             opened.add(name)
             if self.find(current) is not None:
@@ -164,7 +164,7 @@ class _Publisher:
             if not self.parents:
                 self._require_published(current, [found for found in before if str(found) not in wanted])
             waiting += [current, *reversed(before)]
-        return missing
+        return list(missing.values())
 
     def _before(self, revision: Revision) -> list[Revision]:
         """Check that a revision can be published, and return the revisions of the store that it was made from.
@@ -267,8 +267,7 @@ class _Publisher:
         manifest = manifest_of(revision)
         base = manifest.models.get("base")
         # What an adapter's files are depends on where its base is; without that the adapter cannot be there either.
-        local = self._local(base, "model") if is_adapter(manifest) and base is not None else None
-        if local is not None and self.find(local) is None:
+        if is_adapter(manifest) and base is not None and not self._find_base(manifest, base):
             return None
         plain = self._plain(revision)
         commit = find_release(plain)
@@ -276,6 +275,17 @@ class _Publisher:
             return None
         there = self.done[str(revision)] = Publication(plain.repo, commit, plain.tag, plain.kind, plain.digest)
         return there
+
+    def _find_base(self, manifest: Manifest, base: Model) -> bool:
+        """Look up an adapter's base model; False for one that was built here and is not on the Hub."""
+        if (local := self._local(base, "model")) is not None:
+            return self.find(local) is not None
+        parent = parent_of(manifest, base)
+        if not is_local(base.id) or parent is None:
+            return True
+        if (there := self._published_before(parent)) is not None:
+            self.done[str(base)] = there
+        return there is not None
 
     def _on_hub(self, repo: str) -> str:
         """Return the repository on the Hub of one of the store."""

@@ -126,6 +126,13 @@ def test_what_was_made_from_it_records_the_published_digest(connected: HubServer
     assert [(p.repo, p.revision, p.digest) for p in sent.parents] == [(policy.repo, policy.revision, policy.digest)]
 
 
+def test_it_is_found_again_without_its_base_in_the_store(connected: HubServer, store: Store, base: Revision) -> None:
+    adapter = add_adapter(store, model_of(base), [add_dataset(store, "calibrate"), base])
+    there = publish(adapter, config_for(store), page_of)
+    shutil.rmtree(base.path)
+    assert publish(adapter, config_for(store), page_of, parents=False) == there | {"uploaded": False}
+
+
 def test_without_its_base_it_is_refused(connected: HubServer, store: Store, base: Revision) -> None:
     weights = add_dataset(store, "calibrate")
     publish(weights, config_for(store), page_of)

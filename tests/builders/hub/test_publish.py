@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hub_clients import TOKEN, client, environment
 from hub_server import HubServer, RemoteHub
-from huggingface_hub import HfApi
-from store_chains import add_dataset, add_model, add_rounds, config_for, files_of
+from huggingface_hub import HfApi, constants
+from store_chains import ROUND_STAGES, add_dataset, add_model, add_rounds, config_for, files_of
 
 from builders.cards.render import write_card
 from builders.hub.publish import publish, publish_all, push
+from builders.inspect.lineage import FOUND, NOT_FOUND, lineage
 from builders.store.manifest import Manifest, content_digest, describe_files
 from builders.store.store import Revision, Store, round_tag
 from scorers.errors import UserError
@@ -199,6 +200,29 @@ def test_models_given_by_name_are_published_first_and_named_by_their_commit(conn
     assert str(sent.models["policy"]) == f"alice/demo-policy@{commit}"
 
 
+def test_two_rounds_published_as_they_are_made_resolve_for_somebody_else(
+    connected: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models that sampled and were trained on are given by name, so that no stage's parents lead to them."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    seed = add_dataset(store, "seed")
+    policy = add_model(store, add_dataset(store, "calibrate", name="before"), name="first")
+    for round_ in (1, 2):
+        parent = seed
+        for stage in ROUND_STAGES:
+            parent = add_dataset(store, stage.name, [parent], round_=round_, policy=policy)
+        publish(parent, config_for(store), page_of)  # build --stage calibrate --push
+        policy = add_model(store, parent, round_=round_)
+        publish(policy, config_for(store), page_of)  # train --push
+    nodes = lineage("alice/demo-policy", Store(tmp_path / "empty"))
+    states = {(node.repo, node.round): node.state for node in nodes}
+    assert states.pop(("Qwen/Qwen2.5-0.5B", None)) == NOT_FOUND  # no Hub of this test has it
+    names = [f"alice/demo-{name}" for name in ("queries", "groups", "scores", "weights", "policy")]
+    expected = {(name, round_) for name in names for round_ in (1, 2)}
+    expected |= {("alice/demo-seed", 0), ("alice/first-policy", 1), ("alice/before-weights", 1)}
+    assert states == dict.fromkeys(expected, FOUND)
+
+
 def test_a_model_that_is_neither_here_nor_on_the_hub_is_refused(connected: HubServer, store: Store) -> None:
     policy = add_model(store, add_dataset(store, "calibrate"))
     groups = add_dataset(store, "sample", round_=2, policy=policy)
@@ -313,8 +337,6 @@ def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, stor
 def test_without_a_token_nothing_is_tried(
     connected: HubServer, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from huggingface_hub import constants
-
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "none-stored"))
