@@ -34,10 +34,10 @@ class Clock:
         real, add = time.monotonic, session.FAILURES.add
         silence = session.LONGEST_SILENCE, session.COMMIT_SILENCE
 
-        def failed(key: str, began: float, reason: str) -> None:
+        def failed(*keys: str, began: float, reason: str) -> None:
             if reason.endswith("Timeout"):
-                self.sleep(silence["/commit/" in key])
-            add(key, began, reason)
+                self.sleep(silence["/commit/" in keys[0]])
+            add(*keys, began=began, reason=reason)
 
         monkeypatch.setattr(time, "monotonic", lambda: real() + self.skipped)
         monkeypatch.setattr(time, "sleep", self.sleep)
@@ -130,19 +130,41 @@ def test_a_fault_that_passes_is_outlasted(connected: HubServer, clock: Clock, tm
     assert publish(scores(store), config_for(store), page_of)["uploaded"]
 
 
-def test_old_failures_say_nothing_of_what_is_tried_now(connected: HubServer, clock: Clock) -> None:
+def test_only_a_request_that_keeps_failing_is_given_up(connected: HubServer, clock: Clock) -> None:
     failures = session._Failures()
-    failures.add("PUT a", time.monotonic(), "status 503")
-    clock.sleep(session.PATIENCE + 1)
-    failures.add("PUT a", time.monotonic(), "status 503")
-    with pytest.raises(session.GaveUp, match="status 503"):
-        failures.check()
+
+    def fail(*keys: str) -> None:
+        failures.add(*keys, began=time.monotonic(), reason="status 503")
+
+    for _ in range(4):
+        fail("PUT a", "PUT")
+        clock.sleep(8)
+    fail("PUT a", "PUT")
+    for refused in ("PUT a", "PUT"):
+        with pytest.raises(session.GaveUp, match="status 503"):
+            failures.check("PUT b", refused)
+    failures.check("PUT b")
+    failures.remove("PUT")  # another upload has succeeded
+    failures.check("PUT b", "PUT")
     clock.sleep(session.STALE)
-    failures.check()
-    failures.add("PUT b", time.monotonic(), "status 503")
+    failures.check("PUT a")  # nobody has tried it again: what is tried now is another matter
+    fail("PUT a")
     clock.sleep(session.PATIENCE + 1)
-    failures.remove("PUT b")
-    failures.check()
+    failures.check("PUT a")
+
+
+@pytest.mark.parametrize(("status", "most"), [(503, 60), (429, 500)])
+def test_a_hub_in_trouble_cannot_ask_for_hours(
+    connected: HubServer, clock: Clock, tmp_path: Path, status: int, most: int
+) -> None:
+    """A limit of requests may: the Hub counts them in windows of five minutes."""
+    store = Store(tmp_path / "store")
+    connected.faults.add("preupload", status, times=1 if status == 429 else 10_000, retry_after=280)
+    try:
+        publish(scores(store), config_for(store), page_of)
+    except UserError:
+        assert status == 503
+    assert (280 if status == 429 else 10) <= clock.seconds <= most
 
 
 def test_a_client_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
