@@ -1,9 +1,10 @@
 """Measure the bytes that a push uploads, for new, partly changed and unchanged data.
 
-Hand-made rows of the groups dataset are published four times on the test Hub of tests/support, by the ordinary client,
+Hand-made rows of the groups dataset are published five times on the test Hub of tests/support, by the ordinary client,
 once through LFS and once through Xet: a first round; a second one in which half of the shards are new; a third one in
-which a block of an eighth of the rows is new in every shard; the first one again. In the third case only Xet saves
-bytes, by the content-defined chunks of the Parquet files, and only where a shard has many pages.
+which a block of an eighth of the rows is new in every shard; a fourth one with 2.4 % more rows, which come in the
+middle; the first one again. In the third case only Xet saves bytes, by the content-defined chunks of the Parquet files,
+and only where a shard has many pages. In the fourth case the shards' ends matter, which the rows' own ids decide.
 Prints a table and one line of JSON.
 
     python scripts/bench_push.py --shards 16 --rows 400
@@ -18,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from builders.core.draws import query_id
+from builders.core.stage import content_shards
 from builders.grace_kto.columns import GROUPS_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.hub.publish import publish
@@ -30,7 +33,8 @@ from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config, page_of
 
 SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
-CASES = ("first", "half of the shards", "an eighth of each", "unchanged")
+CASES = ("first", "half of the shards", "an eighth of each", "rows inserted", "unchanged")
+INSERTED = 0.024  # share of the rows
 TOKEN = "hf_bench_token"
 WORDS = 160  # in a response, about 1.2 kB
 
@@ -39,11 +43,13 @@ def make_row(shard: int, row: int, version: int) -> dict[str, object]:
     """Make one response; its text is random and depends on the three numbers alone."""
     rng = random.Random(f"{shard} {row} {version}")
     text = " ".join(f"{rng.getrandbits(32):x}" for _ in range(WORDS))
+    query = f"Write a report on {shard}, {row // 8}."
+    identity = query_id(query)
     values: dict[str, object] = {
-        "query_id": f"{shard:08d}{row // 8:08d}",
-        "query": f"Write a report on {shard}, {row // 8}.",
+        "query_id": identity,
+        "query": query,
         "round": 1,
-        "response_id": f"{shard:08d}{row // 8:08d}-{row % 8}",
+        "response_id": f"{identity}-{row % 8}",
         "response": text,
         "document": text,
         "matched": True,
@@ -69,6 +75,23 @@ def version_of(case: str, shard: int, share: float) -> int:
     return 2 if case == "an eighth of each" and int(share * 8) == shard % 8 else 0
 
 
+def shards_of(case: str, shards: int, rows: int) -> list[list[dict[str, object]]]:
+    """Make the rows of a case, by shard; their ids, and so the shards' ends, are those of the first round."""
+    places = [(shard, row) for shard in range(shards) for row in range(rows)]
+    if case == "rows inserted":
+        middle = len(places) // 2
+        places[middle:middle] = [(shards, row) for row in range(round(INSERTED * len(places)))]
+    ids = [str(make_row(shard, row, 0)["query_id"]) for shard, row in places]
+    cut = [shard.spec for shard in content_shards(ids, None, rows)]
+    return [
+        [
+            make_row(shard, row, version_of(case, number, place / size))
+            for place, (shard, row) in enumerate(places[start : start + size])
+        ]
+        for number, (start, size) in enumerate(cut)
+    ]
+
+
 def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, rows: int) -> Revision:
     """Add the groups dataset of one case to the store, as a round of its own.
 
@@ -76,8 +99,8 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
         store: the local store.
         config: the configuration.
         case: one of `CASES`.
-        shards: number of shards.
-        rows: rows per shard.
+        shards: number of shards, about.
+        rows: rows per shard, about.
     """
     # Unchanged data is the first round once more, under the same tag.
     round_ = 1 if case == "unchanged" else 1 + CASES.index(case)
@@ -85,12 +108,12 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
     work.mkdir(parents=True, exist_ok=True)
     (staged / "data").mkdir(parents=True)
     counts = {}
-    for shard in range(shards):
-        name = f"data/train-{shard:05d}-of-{shards:05d}.parquet"
-        made = [make_row(shard, row, version_of(case, shard, row / rows)) for row in range(rows)]
-        write_shard(frame_of(made, GROUPS_COLUMNS), GROUPS_COLUMNS, work / "shard.parquet", {"read": rows})
+    made = shards_of(case, shards, rows)
+    for number, part in enumerate(made):
+        name = f"data/train-{number:05d}-of-{len(made):05d}.parquet"
+        write_shard(frame_of(part, GROUPS_COLUMNS), GROUPS_COLUMNS, work / "shard.parquet", {"read": len(part)})
         (work / "shard.parquet").rename(staged / name)
-        counts[name] = rows
+        counts[name] = len(part)
     files = describe_files(staged, [staged / name for name in counts], counts)
     manifest = Manifest(
         pipeline=GRACE_KTO.name,
@@ -102,7 +125,7 @@ def add_round(store: Store, config: GraceKTOSettings, case: str, shards: int, ro
         fingerprint="0" * 64,
         random_seed=0,
         configuration=identities(config, GRACE_KTO.stage("sample").sections),
-        rows=Rows(read=shards * rows, written=shards * rows),
+        rows=Rows(read=sum(counts.values()), written=sum(counts.values())),
         files=files,
         digest=content_digest(files),
     )

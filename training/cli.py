@@ -51,6 +51,13 @@ def grace(
     """Preference data for long-form writing: built in stages, versioned, and trained on, round after round."""
 
 
+def _require_token(settings: "Settings") -> None:
+    """Check that a push may write, before hours of work are spent on what it would send."""
+    from builders.hub.token import writable_namespace
+
+    writable_namespace(settings.namespace)
+
+
 def _publish(
     result: "StageResult", settings: "Settings", *, private: bool, parents: bool, with_optimizer: bool
 ) -> dict[str, Any]:
@@ -112,6 +119,8 @@ def build_command(
             plans = plan(settings, stage, round_=round_, start=start, subset=subset, split=split)
             machine.print_json(machine.planned(plans)) if as_json else console.print_plan(plans)
             return
+        if push:
+            _require_token(settings)
         results = build(
             settings,
             stage,
@@ -170,6 +179,8 @@ def train_command(
         require_kind(settings, target, "model")
         # A REF: `repo[@revision]`.
         start = f"{dataset}@{revision}" if dataset and revision else dataset
+        if push:
+            _require_token(settings)
         results = build(
             settings,
             target,
@@ -257,11 +268,16 @@ def evaluate(
 @app.command(
     "push",
     epilog=examples(
-        "grace push local/tiny-weights@round-001", "grace push local/tiny-policy --private --set namespace=alice"
+        "grace push local/tiny-weights@round-001",
+        "grace push local/tiny-policy --private --set namespace=alice",
+        "grace push --all --with-optimizer",
     ),
 )
 def push_command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")],
+    ref: Annotated[
+        str | None, typer.Argument(metavar="REF", help="Revision of the store: REPO[@REVISION] or a path.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Publish the whole run, round after round.")] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -270,19 +286,31 @@ def push_command(
     with_optimizer: WithOptimizerOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish an existing revision of the store on the Hugging Face Hub, under the tag of its round."""
+    """Publish an existing revision of the store, or all, on the Hugging Face Hub, under the tag of its round."""
     with one_line_errors():
         settings = load_settings(config, overrides, store)
-        from builders.hub.publish import push
+        from builders.hub.publish import publish_all, push
         from builders.report import as_json as machine
         from builders.report import console
         from builders.store.names import naming_near
         from builders.store.store import Store
-        from training.pipelines import page_of
+        from scorers.errors import UserError
+        from training.pipelines import page_of, whole_run
 
-        with naming_near(ref, Store(Path(settings.store))):
-            published = push(ref, settings, page_of, private=private, parents=parents, with_optimizer=with_optimizer)
-        machine.print_json(published) if as_json else console.print_push(published)
+        if (ref is None) != everything:
+            raise UserError("grace push: give a REF or --all, one of them")
+        options: dict[str, Any] = {"private": private, "parents": parents, "with_optimizer": with_optimizer}
+        if ref is not None:
+            with naming_near(ref, Store(Path(settings.store))):
+                published = push(ref, settings, page_of, **options)
+            machine.print_json(published) if as_json else console.print_push(published)
+            return
+        several = publish_all(whole_run(settings), settings, page_of, **options)
+        if as_json:
+            machine.print_json({"revisions": several})
+        else:
+            for published in several:
+                console.print_push(published)
 
 
 @app.command("pull", epilog=examples("grace pull alice/demo-weights", "grace pull alice/demo-policy@round-002 --model"))

@@ -15,7 +15,7 @@ from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config
 from builders.store.manifest import Kind, Manifest
-from builders.store.store import Choice
+from builders.store.store import ROUND_TAG, Choice, Revision, Store
 from scorers.errors import UserError, did_you_mean
 from training.grace_kto.pipeline import GRACE_KTO
 
@@ -155,6 +155,27 @@ def evaluate_policies(config: Settings, references: Sequence[str], output: Path)
     if pipeline.evaluate is None:
         raise UserError(f"pipeline {pipeline.name} has no `grace evaluate`; look at its datasets with `grace diff`")
     return pipeline.evaluate(config, references, output)
+
+
+def whole_run(config: Settings) -> list[Revision]:
+    """List what the store holds of a configuration's run: seeds first, then round after round, in the pipeline's order.
+
+    The generated world, which several runs may share, is not listed; it is among what the others were made from.
+
+    Raises:
+        UserError: the store holds nothing of this run.
+    """
+    pipeline, store = pipeline_of(config), Store(Path(config.store))
+    found: list[tuple[int, int, Revision]] = []
+    for place, stage in enumerate(pipeline.stages):
+        repo = pipeline.repo(stage, config)
+        tags = store.refs(repo, stage.kind) if stage.stem is None else {}
+        for tag in tags:
+            if ROUND_TAG.fullmatch(tag) and (revision := store.find(repo, tag, stage.kind)) is not None:
+                found.append((int(tag[6:]), place, revision))
+    if not found:
+        raise UserError(f"store {store.root}: holds nothing of {config.name}; `build` and `grace loop` make it")
+    return [revision for _, _, revision in sorted(found, key=lambda item: item[:2])]
 
 
 def page_of(manifest: Manifest) -> Page:

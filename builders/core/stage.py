@@ -221,3 +221,31 @@ def row_shards(rows: int, size: int | None, default: int) -> list[Shard]:
     # -(-a // b) rounds a / b up.
     size = size or max(default, -(-rows // MANY_SHARDS))
     return [Shard(index, (start, min(size, rows - start))) for index, start in enumerate(range(0, rows, size))]
+
+
+def content_shards(ids: Sequence[str], size: int | None, default: int) -> list[Shard]:
+    """Plan shards of consecutive rows that end where the rows' own ids say so; a spec is (first row, number of rows).
+
+    Rows that are inserted or left out move the shards' ends near them alone: all other shards keep their rows, and a
+    push does not send them again. Without a size, shards have a quarter of `default` rows to twice as many, and
+    `default` on average; rows that fit into one shard are not cut.
+
+    Args:
+        ids: hexadecimal ids that are spread evenly, such as `query_id`, one per row.
+        size: rows per shard, then cut by number; None for cuts by content.
+        default: as for `row_shards`.
+    """
+    plain = row_shards(len(ids), size, default)
+    if size is not None or len(plain) < 2:
+        return plain
+    size = plain[0].spec[1]
+    least, most = size // 4, 2 * size
+    # After the least a row in `size - least` ends the shard, so that `size` is the mean.
+    limit = 2**32 // (size - least)
+    starts = [0]
+    for row, identity in enumerate(ids):
+        held = row - starts[-1]
+        if held >= most or (held >= least and int(identity[:8], 16) < limit):
+            starts.append(row)
+    ends = [*starts[1:], len(ids)]
+    return [Shard(index, (start, end - start)) for index, (start, end) in enumerate(zip(starts, ends, strict=True))]

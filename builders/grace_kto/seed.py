@@ -17,15 +17,16 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from builders.core.draws import query_id
-from builders.core.stage import Context, Shard, ShardResult, Source, row_shards
+from builders.core.stage import Context, Shard, ShardResult, Source, content_shards
 from builders.core.tables import ENDINGS, NoColumn, ending_of, read_columns
+from builders.core.work import shard_path
 from builders.grace_kto.columns import SEED_COLUMNS
 from builders.grace_kto.languages import DEFAULT, is_chinese_column
 from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
 from builders.hub.refs import open_revision, resolve
 from builders.store.columns import polars_schema
 from builders.store.files import arrow_sink, file_sha256, replacing
-from builders.store.shards import arrow_schema
+from builders.store.shards import arrow_schema, shard_is_whole, shard_rows
 from builders.store.store import Choice, Store, parse_name
 from scorers.errors import UserError
 
@@ -35,7 +36,7 @@ ROWS_PER_SHARD = 10_000  # with long references these stay well below 500 MB
 
 
 def plan(context: SeedContext) -> list[Shard]:
-    """Read the source once into a file of clean rows, and plan shards of `shard_rows` of these.
+    """Read the source once into a file of clean rows, and plan shards of `shard_rows` of these, or cut by content.
 
     A shard's spec is its first row, its number of rows and the counts that it stands for; the first shard has them all.
 
@@ -58,8 +59,20 @@ def plan(context: SeedContext) -> list[Shard]:
     if rows == 0:
         raise UserError(f"seed source {settings.source} {fault_of(counts, settings)}")
     counts = +counts  # without zeros
-    shards = row_shards(rows, settings.shard_rows, ROWS_PER_SHARD)
+    ids = pl.scan_parquet(clean_path(context), glob=False).select("query_id").collect()["query_id"].to_list()
+    shards = content_shards(ids, settings.shard_rows, ROWS_PER_SHARD)
+    drop_other_cuts(context, shards)
     return [replace(shard, spec=(*shard.spec, {} if shard.index else dict(counts))) for shard in shards]
+
+
+def drop_other_cuts(context: SeedContext, shards: list[Shard]) -> None:
+    """Delete the shards of an unfinished build that a version before has cut by number, from the first that differs."""
+    for place, shard in enumerate(shards):
+        path = shard_path(context.work, shard)
+        if shard_is_whole(path) and shard_rows(path) != shard.spec[1]:
+            for later in shards[place:]:
+                shard_path(context.work, later).unlink(missing_ok=True)
+            return
 
 
 def fault_of(counts: Counter[str], settings: SeedSettings) -> str:

@@ -57,7 +57,7 @@ class SeedSettings(Section):
     language: str | None = Field(None, description="language code of rows without one; null: zh or en, by its script")
     license: str = Field("other", description="licence of the source, for the cards")
     max_query_chars: Positive = Field(8000, description="longer requests are dropped")
-    shard_rows: Positive | None = Field(None, description=f"rows per shard; null: 10 000, {_MORE}")
+    shard_rows: Positive | None = Field(None, description=f"rows per shard; null: about 10 000, {_MORE}")
 
 
 PROMPTS = Path(__file__).parent / "prompts"

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from builders.hub.session import GaveUp, bound_session
 from scorers.errors import UserError
 
 ATTEMPTS = 4  # of one request, the first included
@@ -53,7 +54,9 @@ _LASTING = (
     RevisionNotFoundError,
 )
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # faults of the local disk
-_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")  # masked in whatever is shown
+# Both are masked in whatever is shown: the query of an address may be a signature that lets others write.
+_TOKEN = re.compile(r"\bhf_\w{6,}|\bBearer\s+\S+")
+_QUERY = re.compile(r"(\bhttps?://[^\s?\"'<>]+)\?[^\s\"'<>)]+")
 
 T = TypeVar("T")
 
@@ -69,6 +72,7 @@ def client() -> HfApi:
     """
     if not sys.stderr.isatty() and not are_progress_bars_disabled():
         disable_progress_bars()
+    bound_session()
     return HfApi(endpoint=constants.ENDPOINT, library_name="grace-data")
 
 
@@ -131,7 +135,7 @@ def status_of(error: BaseException) -> int | None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request can succeed later: overload, a broken connection or a damaged answer."""
-    if isinstance(error, _LASTING) or not isinstance(error, CLIENT_ERRORS):
+    if isinstance(error, _LASTING) or not isinstance(error, CLIENT_ERRORS) or _gave_up(error) is not None:
         return False
     status = status_of(error)
     if status is not None:  # an upload that arrived damaged is a 400 inside a RuntimeError
@@ -141,18 +145,27 @@ def is_transient(error: BaseException) -> bool:
     return not (isinstance(error, FileNotFoundError) or _is_local(error))
 
 
+def _gave_up(error: BaseException | None) -> GaveUp | None:
+    """Return the error at the root of another that says that requests have failed for too long; None without one."""
+    while error is not None:
+        if isinstance(error, GaveUp):
+            return error
+        error = error.__cause__
+    return None
+
+
 def _is_local(error: BaseException) -> bool:
     """Whether an error is a fault of the local disk."""
     return isinstance(error, OSError) and error.errno in _LOCAL and not isinstance(error, HfHubHTTPError)
 
 
 def masked(text: str) -> str:
-    """Return text as one line, with the user's token and whatever looks like a token masked."""
+    """Return text as one line, with the user's token, whatever looks like one and the queries of addresses masked."""
     token = get_token()
     line = " ".join(text.split())
     if token:
         line = line.replace(token, "hf_***")
-    return _TOKEN.sub("hf_***", line)
+    return _QUERY.sub(r"\1?***", _TOKEN.sub("hf_***", line))
 
 
 def as_user_error(what: str, error: BaseException) -> UserError:
@@ -181,6 +194,8 @@ def _reason(error: BaseException) -> str:
         return "no token; run `hf auth login` or set HF_TOKEN"
     if isinstance(error, OSError) and _is_local(error):
         return f"{error.filename or 'the disk'}: {error.strerror}; free room or give --store another folder"
+    if (gave_up := _gave_up(error)) is not None:
+        return f"the Hub is not available ({gave_up.reason}); run the command again"
     return _refusal(error) or f"no usable answer from {endpoint()} ({short(str(error))}); run the command again"
 
 

@@ -1,29 +1,32 @@
 """Publishing one revision on the Hub: a commit on a head that was read, verified file by file, then a lasting tag.
 
-A commit is never blindly repeated. Each attempt reads the head first and looks for the revision there and among the
-commits below it. So a commit that landed although its answer was lost, or that somebody else built upon meanwhile, is
-found and not made twice. The tag comes last: whatever stands under a tag has been compared with the local files.
+A commit is never blindly repeated. Each attempt reads tags and head first and looks for the revision there and among
+the commits below. So a commit that landed although its answer was lost, or that somebody else built upon meanwhile, is
+found and not made twice; and a round that another process is publishing with other content is not committed at all.
+The tag comes last: whatever stands under a tag has been compared with the local files.
+
+The branch `main` shows the newest round. An older one is committed on a branch of its own, which is deleted once the
+tag holds its commit.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitCommitInfo
 
-from builders.hub.client import CLIENT_ERRORS, NotOnHub, as_user_error, call, client, endpoint, is_transient, status_of
-from builders.hub.client import wait as wait_for_hub
-from builders.hub.listing import RemoteFile, differing, read_head, read_listing, read_tags
+from builders.hub.attempts import EXISTS, GONE, LOST_RACE, Again, mended, repeat
+from builders.hub.client import NotOnHub, call, client, endpoint
+from builders.hub.listing import RemoteFile, differing, newest_round, read_head, read_listing, read_tags
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import TRAINING_STATE, DataFile, Kind
 from scorers.errors import UserError
 
-ATTEMPTS = 5  # after errors that another attempt can mend
-RACES = 20  # attempts while others publish to the same repository
-LOST_RACE = 412  # HTTP status of a commit whose parent is no longer the head
-EXISTS = 409  # HTTP status where what is to be created exists, or is being created
+log = logging.getLogger(__name__)
+
+POLLS, POLL = 10, 2.0  # how often and after how many seconds the tag of another process's commit is looked for
 Content = Path | bytes
 
 
@@ -39,6 +42,8 @@ class Release:
         digest: content digest of the data files.
         data: the files that the manifest names.
         folder: local folder of the data files.
+        rendered: data files whose content is not the local one, by path.
+        origin: content digest of the local files where it is another one, since some are rendered.
         side: files beside the data: card, manifest and figure, made for the Hub, and the training state if it is sent.
     """
 
@@ -49,7 +54,9 @@ class Release:
     digest: str
     data: Mapping[str, DataFile]
     folder: Path
-    side: Mapping[str, Content]
+    rendered: Mapping[str, bytes] = field(default_factory=dict)
+    origin: str | None = None
+    side: Mapping[str, Content] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.repo}"
@@ -57,7 +64,13 @@ class Release:
     @property
     def contents(self) -> dict[str, Content]:
         """All files by path."""
-        return {**{path: self.folder / path for path in self.data}, **self.side}
+        return {**{path: self.folder / path for path in self.data}, **self.rendered, **self.side}
+
+    @property
+    def description(self) -> str:
+        """The commit message below the title, in which `find_origin` looks for a digest."""
+        origin = "" if self.origin is None else f"\nmade from content digest {self.origin}"
+        return f"content digest {self.digest}{origin}"
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -77,10 +90,6 @@ class Release:
     def complete(self, listing: Mapping[str, RemoteFile]) -> bool:
         """Whether a commit holds this revision, card and manifest included."""
         return not self.stale(listing) and not differing(self.contents, listing, self.hashes)
-
-
-class _Again(Exception):
-    """An attempt that failed in a way that another attempt can mend; the cause says how."""
 
 
 def is_data(path: str, kind: Kind) -> bool:
@@ -103,9 +112,19 @@ def find_release(release: Release) -> str | None:
         UserError: where the tag stands for other data: tags never move.
     """
     try:
-        commit = read_tags(release.repo, release.kind).get(release.tag)
+        tags = read_tags(release.repo, release.kind)
     except NotOnHub:
         return None
+    return _under_tag(release, tags)
+
+
+def _under_tag(release: Release, tags: Mapping[str, str]) -> str | None:
+    """Return the commit under the release's tag; None where the tag is missing.
+
+    Raises:
+        UserError: where the tag stands for other data.
+    """
+    commit = tags.get(release.tag)
     if commit is None:
         return None
     for _ in range(2):  # twice: a damaged answer must not be taken for other data
@@ -115,6 +134,21 @@ def find_release(release: Release) -> str | None:
         f"{release}: tag {release.tag} on {endpoint()} stands for other data ({commit}), and tags never move; "
         "publish under another name: or namespace:, or pull that revision"
     )
+
+
+def find_origin(repo: str, kind: Kind, tag: str, origin: str) -> str | None:
+    """Return the commit under a tag if it was made from files with this content digest; None where it was not.
+
+    For a revision that this machine no longer holds, so that its files cannot be compared.
+    """
+    try:
+        commit = read_tags(repo, kind).get(tag)
+    except NotOnHub:
+        return None
+    if commit is None:
+        return None
+    messages = [found.message for found in _history(repo, commit, kind) if found.commit_id == commit]
+    return commit if any(f"content digest {origin}" in message for message in messages) else None
 
 
 def release_commit(release: Release, *, private: bool) -> tuple[str, bool]:
@@ -130,132 +164,181 @@ def release_commit(release: Release, *, private: bool) -> tuple[str, bool]:
     Raises:
         UserError: for missing rights, a name that is not allowed, a tag with other data, or a Hub that does not answer.
     """
+    if private:
+        require_private(release.repo, release.kind)
     _ensure_repo(release, private)
-    commit, sent = _commit(release)
-    return _tag(release, commit), sent
+    commit, branch, sent = _commit(release)
+    tagged = _tag(release, commit)
+    if branch is not None:
+        _delete_branch(release, branch)
+    return tagged, sent
+
+
+def require_private(repo: str, kind: Kind) -> None:
+    """Check that a repository is private, or not there yet.
+
+    Raises:
+        UserError: where it is public.
+    """
+    try:
+        head = read_head(repo, kind)
+    except NotOnHub:
+        return
+    if not head.private:
+        raise UserError(
+            f"{kind} {repo}: exists and is public; --private decides only when a repository is created: "
+            "make it private in its settings on the Hub, or publish under another name"
+        )
 
 
 def _ensure_repo(release: Release, private: bool) -> None:
-    """Create the repository where it is missing.
-
-    Raises:
-        UserError: where it exists and is public although it should be private.
-    """
+    """Create the repository where it is missing."""
     try:
-        head = read_head(release.repo, release.kind)
+        read_head(release.repo, release.kind)
     except NotOnHub:
         call(
             str(release),
             lambda: client().create_repo(release.repo, repo_type=release.kind, private=private, exist_ok=True),
         )
-        return
-    if private and not head.private:
-        raise UserError(
-            f"{release}: exists and is public; --private decides only when a repository is created: "
-            "make it private in its settings on the Hub, or publish under another name"
-        )
 
 
-def _was_race(state: RetryCallState) -> bool:
-    """Whether an attempt failed because another process published at the same time."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    return error is not None and error.__cause__ is not None and status_of(error.__cause__) in (LOST_RACE, EXISTS)
+def _commit(release: Release) -> tuple[str, str | None, bool]:
+    """Return the verified commit that holds the release, its branch if it is not `main`, and whether it was made here.
 
-
-def _wait(state: RetryCallState) -> float:
-    """Return the seconds until the next attempt: random after a lost race, else what the Hub asks for."""
-    return float(wait_random_exponential(multiplier=0.2, max=5)(state)) if _was_race(state) else wait_for_hub(state)
-
-
-def _stop(state: RetryCallState) -> bool:
-    """Whether the attempts are spent."""
-    return state.attempt_number >= (RACES if _was_race(state) else ATTEMPTS)
-
-
-def _repeat(release: Release, attempt: Callable[[], str]) -> str:
-    """Call `attempt` until it returns a commit."""
-    retrying = Retrying(retry=retry_if_exception_type(_Again), stop=_stop, wait=_wait, reraise=True)
-    try:
-        return retrying(attempt)
-    except _Again as error:
-        raise as_user_error(str(release), error.__cause__ or error) from None
-
-
-def _commit(release: Release) -> tuple[str, bool]:
-    """Return the verified commit that holds the release, and whether it was made by this call."""
+    Raises:
+        UserError: where another process has published other content for the round.
+    """
     sent = False
+    waited: set[str] = set()  # commits of other processes whose tag has not come
 
-    def attempt() -> str:
+    def attempt() -> tuple[str, str | None, bool]:
         nonlocal sent
-        # 1. The commit may be there already, such as one whose answer was lost.
-        head = read_head(release.repo, release.kind).commit
+        # 1. Another process may have published this round meanwhile.
+        tags = read_tags(release.repo, release.kind)
+        if (tagged := _under_tag(release, tags)) is not None:
+            return tagged, None, sent
+        branch, head, history = _place(release, tags)
+        # 2. The commit may be there already, such as one whose answer was lost.
         listing = read_listing(release.repo, head, release.kind)
-        if (found := _find(release, head, listing)) is not None:
-            return found
-        # 2. Commit on that head. From here on a commit may exist, even if its answer is lost.
+        if (found := _find(release, head, listing, history)) is not None:
+            return found, branch, sent
+        # 3. Another process may have committed other content and be about to tag it. Without a tag it was broken off.
+        others = {c.commit_id for c in history if c.title == release.title and release.digest not in c.message}
+        if others - waited:
+            waited.update(others)
+            if (tagged := _await_tag(release)) is not None:
+                return tagged, branch, sent
+        # 4. Commit on the head that was read. From here on a commit may exist, even if its answer is lost.
         sent = True
-        with _mended(release, LOST_RACE, EXISTS):
-            _send(release, head, listing)
-        # 3. Only what reads back with the right hashes counts.
-        head = read_head(release.repo, release.kind).commit
-        if (found := _find(release, head, read_listing(release.repo, head, release.kind))) is not None:
-            return found
+        with mended(str(release), LOST_RACE, EXISTS, *([] if branch is None else [GONE])):
+            _send(release, branch, head, listing)
+        # 5. Only what reads back with the right hashes counts.
+        head = _head(release, branch)
+        history = _history(release.repo, head, release.kind)
+        if (found := _find(release, head, read_listing(release.repo, head, release.kind), history)) is not None:
+            return found, branch, sent
         # Neither the head nor a commit below it holds the files as they were sent.
-        raise _Again("the commit cannot be read back as it was sent")
+        raise Again("the commit cannot be read back as it was sent")
 
-    return _repeat(release, attempt), sent
+    return repeat(str(release), attempt)
 
 
-@contextmanager
-def _mended(release: Release, *statuses: int) -> Iterator[None]:
-    """Turn errors that another attempt can mend into `_Again`, and all others into errors for the user.
+def _place(release: Release, tags: Mapping[str, str]) -> tuple[str | None, str, Sequence[GitCommitInfo]]:
+    """Return the branch to commit on, its head and the commits from there down; the branch is None for `main`.
 
-    Args:
-        release: named in the error.
-        statuses: HTTP statuses that count as mendable beside the transient errors.
+    A round goes to `main` unless a newer one has a tag or a commit there; then it gets a branch that starts there.
     """
-    try:
-        yield
-    except CLIENT_ERRORS as error:
-        if is_transient(error) or status_of(error) in statuses:
-            raise _Again from error
-        raise as_user_error(str(release), error) from None
-
-
-def _find(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> str | None:
-    """Return the commit that holds the release, the head or one below it; None where none does."""
-    return head if release.complete(listing) else _landed(release, head)
-
-
-def _landed(release: Release, head: str) -> str | None:
-    """Return a commit below the head that holds the release; None where none does.
-
-    Only commits whose message carries the release's title and content digest are read.
-    """
-    commits = call(
-        str(release), lambda: client().list_repo_commits(release.repo, revision=head, repo_type=release.kind)
+    head = _head(release, None)
+    history = _history(release.repo, head, release.kind)
+    # A newer round that is being published has a commit and no tag yet.
+    stage = release.title.removesuffix(release.tag)
+    committed = [c.title.removeprefix(stage) for c in history if c.title.startswith(stage)]
+    newest = newest_round([*tags, *committed])
+    if newest is None or int(newest[6:]) <= int(release.tag[6:]):
+        return None, head, history
+    branch = f"publish-{release.tag}"
+    call(
+        str(release),
+        lambda: client().create_branch(
+            release.repo, branch=branch, revision=head, repo_type=release.kind, exist_ok=True
+        ),
     )
-    for commit in commits:
-        if release.digest in commit.message and commit.title == release.title:
-            listing = read_listing(release.repo, commit.commit_id, release.kind)
-            if release.complete(listing):
-                return str(commit.commit_id)
+    head = _head(release, branch)
+    return branch, head, _history(release.repo, head, release.kind)
+
+
+def _head(release: Release, branch: str | None) -> str:
+    """Return the head of a branch; None is `main`."""
+    try:
+        return read_head(release.repo, release.kind, branch).commit
+    except NotOnHub as error:
+        if branch is None:
+            raise
+        raise Again from error  # another process that published the same round has deleted it
+
+
+def _delete_branch(release: Release, branch: str) -> None:
+    """Delete the branch of an older round; its tag keeps the commit."""
+    try:
+        call(str(release), lambda: client().delete_branch(release.repo, branch=branch, repo_type=release.kind))
+    except NotOnHub:
+        return  # by another process
+    except UserError as error:
+        log.warning("%s; it is published, and the branch %s can be deleted", error, branch)
+
+
+def _await_tag(release: Release) -> str | None:
+    """Give another process time to tag its commit of this round; return the commit that got the tag.
+
+    Raises:
+        UserError: where the tag then stands for other data.
+    """
+    log.info("%s: another push of %s is under way; waiting for its tag", release, release.tag)
+    for _ in range(POLLS):
+        time.sleep(POLL)
+        if (found := find_release(release)) is not None:
+            return found
     return None
 
 
-def _send(release: Release, head: str, listing: Mapping[str, RemoteFile]) -> None:
+def _history(repo: str, head: str, kind: Kind) -> Sequence[GitCommitInfo]:
+    """Return the commits from a head down, newest first."""
+    return call(f"{kind} {repo}", lambda: client().list_repo_commits(repo, revision=head, repo_type=kind))
+
+
+def _find(
+    release: Release, head: str, listing: Mapping[str, RemoteFile], history: Sequence[GitCommitInfo]
+) -> str | None:
+    """Return the commit that holds the release, the head or one below it; None where none does.
+
+    Only commits whose message carries the release's title and content digest are read.
+    """
+    if release.complete(listing):
+        return head
+    for commit in history:
+        if (
+            release.digest in commit.message
+            and commit.title == release.title
+            and release.complete(read_listing(release.repo, commit.commit_id, release.kind))
+        ):
+            return str(commit.commit_id)
+    return None
+
+
+def _send(release: Release, branch: str | None, head: str, listing: Mapping[str, RemoteFile]) -> None:
     """Upload the files that differ, then commit them on the head that was read, and on no other."""
     api, contents = client(), release.contents
     adds = [CommitOperationAdd(path, contents[path]) for path in differing(contents, listing, release.hashes)]
     deletes = [CommitOperationDelete(path, is_folder=False) for path in release.stale(listing)]
     # The large files go first and may take long; free_memory=False keeps the small ones for the commit.
-    api.preupload_lfs_files(release.repo, adds, repo_type=release.kind, free_memory=False)
+    api.preupload_lfs_files(release.repo, adds, repo_type=release.kind, revision=branch, free_memory=False)
     api.create_commit(
         release.repo,
         [*adds, *deletes],
         commit_message=release.title,
-        commit_description=f"content digest {release.digest}",
+        commit_description=release.description,
         repo_type=release.kind,
+        revision=branch,
         parent_commit=head,  # the Hub refuses the commit with 412 if the head has moved
     )
 
@@ -270,16 +353,16 @@ def _tag(release: Release, commit: str) -> str:
         if (found := find_release(release)) is not None:
             return found
         # Another process may set the tag at the same time: whatever tag stands is read back and compared.
-        with _mended(release, EXISTS):
+        with mended(str(release), EXISTS):
             client().create_tag(
                 release.repo,
                 tag=release.tag,
-                tag_message=f"content digest {release.digest}",
+                tag_message=release.description,
                 revision=commit,
                 repo_type=release.kind,
             )
         if (found := find_release(release)) is not None:
             return found
-        raise _Again(f"tag {release.tag} cannot be read back")
+        raise Again(f"tag {release.tag} cannot be read back")
 
-    return _repeat(release, attempt)
+    return repeat(str(release), attempt)

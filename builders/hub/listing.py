@@ -1,17 +1,19 @@
-"""What a repository on the Hub holds: its tags, its head, and the files of a commit with their hashes."""
+"""What a repository on the Hub holds: its tags, its head, the files of a commit with their hashes, and its manifest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 
-from builders.hub.client import call, client
+from builders.hub.client import NotOnHub, call, client
 from builders.store.files import file_sha256
-from builders.store.manifest import Kind
-from builders.store.store import is_commit
+from builders.store.manifest import FILE_NAME, Kind, Manifest, has_manifest, read_manifest
+from builders.store.store import LOCAL, ROUND_TAG, is_commit, is_local
+from scorers.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Head:
-    """The newest commit of the default branch.
+    """The newest commit of a branch.
 
     Attributes:
         commit: 40 hex digits.
@@ -56,6 +58,23 @@ class Head:
 
     commit: str
     private: bool
+
+
+class HubUnreachable(UserError):
+    """The Hub did not answer."""
+
+
+def require_public_name(repo: str, kind: Kind) -> None:
+    """Check that a repository may be looked up on the Hub.
+
+    Raises:
+        NotOnHub: for a name of a store alone, which a stranger may own on the Hub.
+    """
+    if is_local(repo):
+        raise NotOnHub(
+            f"{kind} {repo}: not in the store, and names under {LOCAL}/ are never looked up on the Hub; `grace status` "
+            "shows what the store holds, and a published one has its owner's namespace"
+        )
 
 
 def sha256_of(content: "Path | bytes") -> str:
@@ -75,6 +94,7 @@ def read_listing(repo: str, commit: str, kind: Kind) -> dict[str, RemoteFile]:
     Raises:
         UserError: where the Hub does not answer; `NotOnHub` for a missing repository or commit.
     """
+    require_public_name(repo, kind)
 
     def request() -> dict[str, RemoteFile]:
         rows = client().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)
@@ -98,6 +118,7 @@ def read_refs(repo: str, kind: Kind) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         UserError: where the Hub does not answer; `NotOnHub` for a missing repository.
     """
+    require_public_name(repo, kind)
 
     def request() -> tuple[dict[str, str], dict[str, str]]:
         refs = client().list_repo_refs(repo, repo_type=kind)
@@ -116,15 +137,22 @@ def _text(ref: object) -> str:
     return str(getattr(ref, "target_commit", ""))
 
 
-def read_head(repo: str, kind: Kind) -> Head:
-    """Return the head of the default branch.
+def newest_round(tags: Iterable[str]) -> str | None:
+    """Return the tag `round-NNN` of the newest round among tags; None without any."""
+    # By number, not by text: round-1000 comes after round-999.
+    return max((tag for tag in tags if ROUND_TAG.fullmatch(tag)), key=lambda tag: int(tag[6:]), default=None)
+
+
+def read_head(repo: str, kind: Kind, branch: str | None = None) -> Head:
+    """Return the head of a branch; None is the default one.
 
     Raises:
         UserError: where the Hub does not answer; `NotOnHub` for a missing repository.
     """
+    require_public_name(repo, kind)
 
     def request() -> Head:
-        info = client().repo_info(repo, repo_type=kind)
+        info = client().repo_info(repo, revision=branch, repo_type=kind)
         if not is_commit(str(info.sha)):
             raise ValueError("the answer names no commit")
         return Head(str(info.sha), bool(info.private))
@@ -165,3 +193,33 @@ def differing(
         for path, content in contents.items()
         if path not in listing or not listing[path].holds(content, known.get(path))
     ]
+
+
+def fetch_manifest(repo: str, revision: str, kind: Kind) -> Manifest | None:
+    """Fetch the manifest of a revision on the Hub, without its data; None where it has none of this project.
+
+    Raises:
+        NotOnHub: where repository or revision is missing, or hidden from this token.
+        HubUnreachable: where the Hub gives no usable answer.
+        UserError: where the file is not a valid manifest.
+    """
+    require_public_name(repo, kind)
+
+    def request() -> str | None:
+        try:
+            return client().hf_hub_download(repo, FILE_NAME, repo_type=kind, revision=revision)
+        except LocalEntryNotFoundError as error:  # no answer; offline, `call` need not try again
+            raise OfflineModeIsEnabled(str(error)) if constants.HF_HUB_OFFLINE else error from None
+        except EntryNotFoundError:
+            return None
+
+    try:
+        found = call(f"{kind} {repo}@{revision}", request)
+    except NotOnHub:
+        raise
+    except UserError as error:
+        raise HubUnreachable(str(error)) from None
+    # Other software has files of that name too.
+    if found is None or not has_manifest(Path(found).parent):
+        return None
+    return read_manifest(Path(found).parent)

@@ -20,8 +20,9 @@ from huggingface_hub.file_download import repo_folder_name
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client
 from builders.hub.commit import is_state
 from builders.hub.layout import CARDS, is_table
-from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_listing
+from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_listing, require_public_name
 from builders.hub.resolve import keep_tag, resolve_commit
+from builders.hub.session import FAILURES
 from builders.store.check import require_whole
 from builders.store.files import inside, write_text
 from builders.store.manifest import FIGURE, FILE_NAME, TRAINING_STATE, Kind, Manifest, is_manifest, read_manifest
@@ -58,6 +59,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     Raises:
         UserError: for a model that is missing, may not be read, has no safetensors, or arrived damaged.
     """
+    require_public_name(repo, "model")
     what = f"model {repo}" + (f"@{revision}" if revision else "")
     if constants.HF_HUB_OFFLINE:
         patterns = list(MODEL_PATTERNS)
@@ -115,6 +117,7 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
         UserError: for a revision that is missing or may not be read, and naming the first file that differs from the
             manifest.
     """
+    FAILURES.clear()  # what failed before says nothing about this call
     commit = resolve_commit(ref.repo, ref.revision, kind)
     log.info(f"{ref.repo} at {commit}")
     with _pulling(store, ref.repo, commit, kind) as work:

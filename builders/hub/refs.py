@@ -75,7 +75,8 @@ def _stored(ref: Ref, store: Store, kind: Kind | None, pinned: bool) -> Revision
     """
     found = store.lookup(ref, kind)
     fixed = ref.revision is not None and is_commit(ref.revision)
-    if found is not None and (found.made_here or fixed):
+    # Of a name of the store alone the Hub is not asked, not even where the revision's manifest is damaged.
+    if found is not None and (found.made_here or found.local or fixed):
         if pinned and not fixed:
             raise UserError(
                 f"{ref}: a tag of the store moves when its round is built again, --require-pinned takes what never "

@@ -3,9 +3,9 @@
 import logging
 
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, endpoint
-from builders.hub.listing import read_head, read_refs
+from builders.hub.listing import newest_round, read_head, read_refs, read_tags, require_public_name
 from builders.store.manifest import Kind
-from builders.store.store import ROUND_TAG, Ref, Revision, Store, is_commit, valid_revision
+from builders.store.store import Ref, Revision, Store, is_commit, valid_revision
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,14 @@ def resolve_commit(repo: str, revision: str | None, kind: Kind = "dataset") -> s
         kind: `dataset` or `model`.
 
     Raises:
-        UserError: for a repository or revision that is missing or may not be read.
+        UserError: for a repository or revision that is missing or may not be read; `NotOnHub` for a name of a store
+            alone, which the Hub is not asked for.
     """
+    require_public_name(repo, kind)
     if revision is None:
-        _, tags = read_refs(repo, kind)
-        # By number, not by text: round-1000 comes after round-999.
-        rounds = {int(found[1]): name for name in tags if (found := ROUND_TAG.fullmatch(name))}
-        return tags[rounds[max(rounds)]] if rounds else read_head(repo, kind).commit
+        tags = read_tags(repo, kind)
+        newest = newest_round(tags)
+        return read_head(repo, kind).commit if newest is None else tags[newest]
     if not valid_revision(revision):
         raise UserError(f"{kind} {repo}@{revision}: not a branch, a tag or a 40-hex commit")
     if is_commit(revision):
@@ -47,10 +48,10 @@ def require_tag(ref: Ref, kind: Kind) -> None:
     """Check with the Hub that a revision is a tag, which a branch of any name is not.
 
     Raises:
-        UserError: for a branch, for no revision, and where the Hub does not answer.
+        UserError: for a branch, for no revision, where the Hub does not answer, and for a name of a store alone.
     """
     said = "the newest"
-    if ref.revision is not None and not ref.repo.startswith("local/"):  # of the store alone
+    if ref.revision is not None:
         branches, tags = read_refs(ref.repo, kind)
         if ref.revision in tags and ref.revision not in branches:
             return

@@ -7,18 +7,15 @@ is marked.
 """
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from builders.cards.markdown import is_public
-from builders.hub.client import NotOnHub, call, client
+from builders.hub.client import NotOnHub
+from builders.hub.listing import HubUnreachable, fetch_manifest
 from builders.hub.refs import open_here
 from builders.hub.resolve import resolve_commit
-from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, has_manifest, read_manifest
+from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, read_manifest
 from builders.store.names import naming_near
-from builders.store.store import KINDS, Ref, Store, is_commit, parse_ref, round_tag
+from builders.store.store import KINDS, Ref, Store, is_commit, is_local, parse_ref, round_tag
 from scorers.errors import UserError
 
 MAX_NODES = 2000  # revisions followed at most
@@ -31,10 +28,6 @@ UNREACHABLE = "unreachable"  # not in the store, and the Hub did not answer
 UNREADABLE = "manifest not readable"
 ALTERED = "digest differs"  # found, with another content than the revision made from it recorded
 NOT_FOLLOWED = "not followed"  # beyond MAX_NODES
-
-
-class HubUnreachable(UserError):
-    """The Hub did not answer."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +154,7 @@ class _Finder:
 
     def find(self, wanted: _Wanted) -> tuple[str, Manifest | None]:
         """Return state and manifest of a revision that a manifest names; the names are untrusted."""
-        made_here = wanted.kind == "dataset" or wanted.repo.startswith("local/")
+        made_here = wanted.kind == "dataset" or is_local(wanted.repo)
         try:
             stored = self.store.find(wanted.repo, wanted.revision, wanted.kind) if is_commit(wanted.revision) else None
             if stored is not None:
@@ -194,35 +187,6 @@ class _Finder:
         except UserError:
             return UNREADABLE, None
         return (EXTERNAL, None) if manifest is None else (FOUND, manifest)
-
-
-def fetch_manifest(repo: str, revision: str, kind: Kind) -> Manifest | None:
-    """Fetch the manifest of a revision on the Hub, without its data; None where it has none of this project.
-
-    Raises:
-        NotOnHub: where repository or revision is missing, or hidden from this token.
-        HubUnreachable: where the Hub gives no usable answer.
-        UserError: where the file is not a valid manifest.
-    """
-
-    def request() -> str | None:
-        try:
-            return client().hf_hub_download(repo, FILE_NAME, repo_type=kind, revision=revision)
-        except LocalEntryNotFoundError as error:  # no answer; offline, `call` need not try again
-            raise OfflineModeIsEnabled(str(error)) if constants.HF_HUB_OFFLINE else error from None
-        except EntryNotFoundError:
-            return None
-
-    try:
-        found = call(f"{kind} {repo}@{revision}", request)
-    except NotOnHub:
-        raise
-    except UserError as error:
-        raise HubUnreachable(str(error)) from None
-    # Other software has files of that name too.
-    if found is None or not has_manifest(Path(found).parent):
-        return None
-    return read_manifest(Path(found).parent)
 
 
 def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:

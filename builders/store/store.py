@@ -123,7 +123,7 @@ class Revision:
     @property
     def local(self) -> bool:
         """Whether its name says that it does not come from the Hub."""
-        return self.repo.partition("/")[0] == LOCAL
+        return is_local(self.repo)
 
     @property
     def made_here(self) -> bool:
@@ -253,6 +253,11 @@ def valid_revision(revision: str) -> bool:
 def is_commit(revision: str) -> bool:
     """Whether a revision is a full 40-hex commit, which never moves."""
     return bool(_COMMIT.fullmatch(revision))
+
+
+def is_local(repo: str) -> bool:
+    """Whether a repository is one of a store alone, which the Hub is never asked for: a stranger may own that name."""
+    return repo.partition("/")[0] == LOCAL
 
 
 def round_tag(round_: int) -> str:

@@ -70,11 +70,13 @@ def add_model(store: Store, weights: Revision, *, round_: int = 1, name: str = "
     staged = store.root / ".work" / f"{name}-policy-{round_}"
     staged.mkdir(parents=True)
     save_file({"lora_A.weight": np.full((4, 8), round_, np.float32)}, staged / "adapter_model.safetensors")
-    (staged / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "round": round_}))
+    base = Model(id="Qwen/Qwen2.5-0.5B", revision="1" * 40)
+    named = {"base_model_name_or_path": base.id, "revision": base.revision}
+    (staged / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "round": round_, **named}))
     files = describe_files(staged, sorted(staged.iterdir()))
     manifest = model_manifest(
         "policy",
-        Model(id="Qwen/Qwen2.5-0.5B", revision="1" * 40),
+        base,
         repo=f"local/{name}-policy",
         round=round_,
         parents=[parent_of(weights)],

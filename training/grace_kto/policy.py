@@ -1,6 +1,5 @@
 """The model stage `policy`: one pass of weighted KTO over a round's weights; the result samples the next round."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -12,9 +11,11 @@ from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.grace_kto.ready import trial_prompts
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.adapter import with_base
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
 from builders.store.manifest import Model
+from builders.store.store import Store, is_commit, is_local
 from training.chat import require_rendering, template_options
 from training.ready import require_training
 from training.world.stages import processor
@@ -77,21 +78,26 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     )
     for warning in record["warnings"]:
         log.warning("%s: %s", weights, warning)
+    # Before the folder is hashed into the manifest.
     if config.engines.policy.chat_template is not None:  # whoever loads the policy has it then
         write_text(output / CHAT_TEMPLATE, config.engines.policy.chat_template)
-    _forget_paths(output, first.record)  # before the folder is hashed into the manifest
+    _name_base(output, first.record, context.store)
     counts = {"new_optimizer": 1} if record.pop("new_optimizer") else {}
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
     return Trained(rows=int(record["rows"]), results=results, counts=counts)
 
 
-def _forget_paths(output: Path, base: Model) -> None:
-    """Let an adapter's configuration name its base model by id and revision, not by a folder of the local disk."""
-    path = output / ADAPTER_CONFIG
-    if path.is_file():
-        adapter = json.loads(path.read_text(encoding="utf-8"))
-        adapter |= {"base_model_name_or_path": base.id, "revision": base.revision}
-        write_text(path, json.dumps(adapter, indent=2, sort_keys=True) + "\n")
+def _name_base(output: Path, base: Model, store: Store) -> None:
+    """Let an adapter's configuration name its base model by repository and commit, or not at all.
+
+    A folder and a model of the store are names of this machine alone: the manifest records them, and stock PEFT must
+    not ask the Hub for them.
+    """
+    if not (output / ADAPTER_CONFIG).is_file():
+        return
+    held = store.find(base.id, base.revision, "model") if is_commit(base.revision) else None
+    on_hub = is_commit(base.revision) and not is_local(base.id) and (held is None or not held.made_here)
+    write_text(output / ADAPTER_CONFIG, with_base(output, base if on_hub else None).decode())
 
 
 POLICY = Stage(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -11,8 +12,11 @@ import pytest
 from builders.core import tables
 from builders.core.draws import query_id
 from builders.core.run import StageResult
+from builders.core.stage import Shard
 from builders.core.tables import read_columns
 from builders.grace_kto import seed as seed_module
+from builders.store.columns import column
+from builders.store.shards import write_shard
 from builders.store.store import Revision
 from scorers.errors import UserError
 from training.pipelines import build, load_config
@@ -206,3 +210,30 @@ def test_a_source_that_is_no_datasets_stage(tmp_path: Path, source: str, message
         build(load_config("tiny", [f"seed.source={source}"], str(tmp_path / "store")), "seed")
     assert message in str(error.value)
     assert not (tmp_path / "store" / "datasets--local--tiny-seed").exists()
+
+
+def test_rows_that_are_inserted_change_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seed_module, "ROWS_PER_SHARD", 50)
+    rows = [{"q": f"Write a report on subject {n}.", "ref": "text", "lang": "en"} for n in range(1_000)]
+    path = tmp_path / "seeds.jsonl"
+    files = []
+    for inserted in ([], [{"q": f"Write a poem on subject {n}.", "ref": "text", "lang": "en"} for n in range(24)]):
+        path.write_text("".join(json.dumps(row) + "\n" for row in (*rows[:300], *inserted, *rows[300:])))
+        revision = seed(tmp_path, path)
+        assert revision.scan().select("query").collect().height == 1_000 + len(inserted)
+        assert revision.manifest is not None
+        files.append({file.sha256 for file in revision.manifest.files})
+    assert len(files[1]) >= 10 and len(files[1] - files[0]) <= 3
+
+
+def test_shards_of_a_version_that_cut_elsewhere_are_made_again(tmp_path: Path) -> None:
+    """A build that was killed before an upgrade left whole shards with other rows."""
+    frame = pl.DataFrame({"query": ["a", "b", "c", "d"]})
+    contract = (column("query", pl.String, "text"),)
+    context = SimpleNamespace(work=tmp_path)
+    for index, size in enumerate((2, 2)):
+        write_shard(frame[:size], contract, tmp_path / f"shard-{index:05d}.parquet", {})
+    seed_module.drop_other_cuts(context, [Shard(0, (0, 2)), Shard(1, (2, 2))])  # type: ignore[arg-type]
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    seed_module.drop_other_cuts(context, [Shard(0, (0, 1)), Shard(1, (1, 2))])  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("*.parquet"))

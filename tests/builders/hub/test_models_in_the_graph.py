@@ -215,7 +215,7 @@ def test_a_base_model_given_by_name_is_published_with_the_model_that_needs_it(
     first = add_model(store, "local/given", round_=0)
     weights = dataset(store, "calibrate", [], 1, weights_frame(scores_frame()))
     tuned = model(store, "policy", [weights], 1, base=first, policy=first)
-    with pytest.raises(UserError, match=f"only in the store: {first}, {weights}; publish them first"):
+    with pytest.raises(UserError, match=f"only in the store: {weights}, {first}; publish them first"):
         publish(tuned, config_for(store), page_of, parents=False)
     assert connected.hub.store.repos == {}
     publish(tuned, config_for(store), page_of)
@@ -259,7 +259,7 @@ def test_a_loop_of_more_rounds_than_the_stack_is_deep(store: Store, monkeypatch:
         released[f"{wanted.repo} {wanted.tag}"] = commit = f"{len(released):040x}"
         return commit, True
 
-    monkeypatch.setattr(module, "get_token", lambda: "hf_token")
+    monkeypatch.setattr(module, "writable_namespace", lambda namespace: namespace)
     monkeypatch.setattr(module, "find_release", lambda wanted: released.get(f"{wanted.repo} {wanted.tag}"))
     monkeypatch.setattr(module, "release_commit", release)
     policy = model(store, "sft", [])

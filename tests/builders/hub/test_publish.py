@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from hub_clients import TOKEN, client, environment
 from hub_server import HubServer, RemoteHub
-from huggingface_hub import HfApi
-from store_chains import add_dataset, add_model, add_rounds, config_for, files_of
+from huggingface_hub import HfApi, constants
+from store_chains import ROUND_STAGES, add_dataset, add_model, add_rounds, config_for, files_of
 
 from builders.cards.render import write_card
-from builders.hub.publish import publish, push
+from builders.hub.publish import publish, publish_all, push
+from builders.inspect.lineage import FOUND, NOT_FOUND, lineage
 from builders.store.manifest import Manifest, content_digest, describe_files
 from builders.store.store import Revision, Store, round_tag
 from scorers.errors import UserError
-from training.pipelines import page_of
+from training.pipelines import page_of, whole_run
 
 GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
 PUBLISH = """
@@ -186,34 +187,63 @@ def test_only_shards_that_are_new_are_sent(connected: HubServer, store: Store) -
     assert [entry.content_bytes for entry in connected.log.of("lfs_put")] == [(half.path / changed).stat().st_size]
 
 
-def test_models_given_by_name_are_named_by_their_commit_once_they_are_published(
-    connected: HubServer, store: Store
+def test_models_given_by_name_are_published_first_and_named_by_their_commit(connected: HubServer, store: Store) -> None:
+    """They are no parents in the manifest, since the configuration names them and no stage; but a stage made them."""
+    policy = add_model(store, add_dataset(store, "calibrate"))
+    groups = add_dataset(store, "sample", round_=2, policy=policy)
+    with pytest.raises(UserError, match=f"only in the store: {policy}; publish them first"):
+        publish(groups, config_for(store), page_of, parents=False)
+    assert connected.hub.store.repos == {}
+    publish(groups, config_for(store), page_of)
+    commit = connected.repo("alice/demo-policy", "model").tags["round-001"]
+    sent = Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", "round-002"))
+    assert str(sent.models["policy"]) == f"alice/demo-policy@{commit}"
+
+
+def test_two_rounds_published_as_they_are_made_resolve_for_somebody_else(
+    connected: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = add_model(store, add_dataset(store, "calibrate"))
-    before = add_dataset(store, "sample", round_=2, policy=policy)
-    publish(before, config_for(store), page_of)
-    there = publish(policy, config_for(store), page_of)
-    after = add_dataset(store, "sample", round_=3, policy=policy)
-    publish(after, config_for(store), page_of)
-    ids = [
-        Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", tag)).models["policy"]
-        for tag in ("round-002", "round-003")
-    ]
-    assert [str(model) for model in ids] == [str(policy), f"alice/demo-policy@{there['revision']}"]
+    """The models that sampled and were trained on are given by name, so that no stage's parents lead to them."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    seed = add_dataset(store, "seed")
+    policy = add_model(store, add_dataset(store, "calibrate", name="before"), name="first")
+    for round_ in (1, 2):
+        parent = seed
+        for stage in ROUND_STAGES:
+            parent = add_dataset(store, stage.name, [parent], round_=round_, policy=policy)
+        publish(parent, config_for(store), page_of)  # build --stage calibrate --push
+        policy = add_model(store, parent, round_=round_)
+        publish(policy, config_for(store), page_of)  # train --push
+    nodes = lineage("alice/demo-policy", Store(tmp_path / "empty"))
+    states = {(node.repo, node.round): node.state for node in nodes}
+    assert states.pop(("Qwen/Qwen2.5-0.5B", None)) == NOT_FOUND  # no Hub of this test has it
+    names = [f"alice/demo-{name}" for name in ("queries", "groups", "scores", "weights", "policy")]
+    expected = {(name, round_) for name in names for round_ in (1, 2)}
+    expected |= {("alice/demo-seed", 0), ("alice/first-policy", 1), ("alice/before-weights", 1)}
+    assert states == dict.fromkeys(expected, FOUND)
 
 
-def test_a_remembered_publication_that_is_gone_is_not_believed(connected: HubServer, store: Store) -> None:
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_refused(connected: HubServer, store: Store) -> None:
     policy = add_model(store, add_dataset(store, "calibrate"))
-    publish(policy, config_for(store), page_of)
-    note = store.repo_path(policy.repo, "model") / "published" / f"{policy.revision}.json"
-    assert json.loads(note.read_text())[connected.endpoint]["tag"] == "round-001"
-    connected.hub.store.repos.clear()
-    publish(add_dataset(store, "sample", round_=2, policy=policy), config_for(store), page_of)
-    manifest = Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", "round-002"))
-    assert str(manifest.models["policy"]) == str(policy)
-    note.write_text("{damaged")
-    assert publish(policy, config_for(store), page_of)["uploaded"]
-    assert connected.endpoint in json.loads(note.read_text())
+    groups = add_dataset(store, "sample", round_=2, policy=policy)
+    shutil.rmtree(policy.path)
+    with pytest.raises(UserError, match=f"its model {policy} is neither on the Hub nor in the store"):
+        publish(groups, config_for(store), page_of)
+    assert connected.hub.store.repos == {}
+
+
+def test_a_parent_that_the_store_lost_is_looked_up_by_tag_and_digest(connected: HubServer, store: Store) -> None:
+    made = add_rounds(store, rounds=1)
+    there = publish(made["generate", 1], config_for(store), page_of)
+    shutil.rmtree(store.repo_path("local/demo-queries"))
+    publish(made["sample", 1], config_for(store), page_of, parents=False)
+    sent = Manifest.model_validate_json(connected.read("alice/demo-groups", "manifest.json", "round-001"))
+    assert [(p.repo, p.revision) for p in sent.parents] == [("alice/demo-queries", there["revision"])]
+    other = add_dataset(store, "generate", text="Write a poem.")
+    groups = add_dataset(store, "sample", [other], text="Write a poem.", name="next")
+    shutil.rmtree(store.repo_path("local/demo-queries"))
+    with pytest.raises(UserError, match=f"its parent {other} is neither on the Hub nor in the store"):
+        publish(groups, config_for(store), page_of)
 
 
 def test_a_file_that_changed_since_it_was_made_is_not_sent(connected: HubServer, store: Store) -> None:
@@ -230,14 +260,26 @@ def test_private_is_honoured_and_never_promised_for_a_public_repository(connecte
     publish(add_dataset(store, "sample"), config_for(store), page_of, private=True)
     assert connected.repo("alice/demo-groups").private
     publish(add_dataset(store, "score"), config_for(store), page_of)
-    with pytest.raises(UserError, match=r"demo-scores: exists and is public; --private decides only when"):
+    public = r"demo-scores: exists and is public; --private decides only when"
+    with pytest.raises(UserError, match=public):
         publish(add_dataset(store, "score", round_=2), config_for(store), page_of, private=True)
     assert set(connected.repo("alice/demo-scores").tags) == {"round-001"}
+    with pytest.raises(UserError, match=public):  # also where there is nothing to send
+        publish(add_dataset(store, "score"), config_for(store), page_of, private=True)
+    # A parent that is public is seen before anything is sent; one that is published already stays as it is.
+    queries = add_dataset(store, "generate")
+    later = add_dataset(store, "score", [queries], round_=3)
+    weights = add_dataset(store, "calibrate", [later], round_=3)
+    with pytest.raises(UserError, match=public):
+        publish(weights, config_for(store), page_of, private=True)
+    assert ("dataset", "alice/demo-queries") not in connected.hub.store.repos
+    publish(later, config_for(store), page_of)
+    assert publish(weights, config_for(store), page_of, private=True)["uploaded"]
 
 
 def test_a_namespace_takes_the_place_of_the_users(connected: HubServer, store: Store) -> None:
     assert push("local/demo-groups", config_for(store, "acme"), page_of) if add_dataset(store, "sample") else None
-    assert set(connected.repo("acme/demo-groups").tags) == {"round-001"} and connected.log.count("whoami") == 0
+    assert set(connected.repo("acme/demo-groups").tags) == {"round-001"} and connected.log.count("whoami") == 1
 
 
 def test_a_copy_of_a_revision_is_pushed_as_that_revision(connected: HubServer, store: Store, tmp_path: Path) -> None:
@@ -265,6 +307,21 @@ def test_no_folder_of_this_machine_is_published(connected: HubServer, store: Sto
     assert str(store.root).encode() not in sent
 
 
+def test_a_whole_run_goes_in_its_own_order(connected: HubServer, store: Store) -> None:
+    add_rounds(store)
+    add_dataset(store, "sample", name="another")
+    config = config_for(store).model_copy(update={"name": "demo"})
+    run = whole_run(config)
+    order = ["seed 0", *(f"{s} {r}" for r in (1, 2) for s in ("generate", "sample", "score", "calibrate", "policy"))]
+    assert [f"{r.manifest.stage} {r.manifest.round}" for r in run if r.manifest is not None] == order
+    there = publish_all(run, config, page_of, parents=False)  # nothing is missing where each comes in its turn
+    assert [found["uploaded"] for found in there] == [True] * len(run)
+    assert "alice/another-groups" not in {repo for _, repo in connected.hub.store.repos}
+    assert publish_all(run, config, page_of) == [found | {"uploaded": False} for found in there]
+    with pytest.raises(UserError, match="holds nothing of none; `build` and `grace loop` make it"):
+        whole_run(config.model_copy(update={"name": "none"}))
+
+
 def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, store: Store, tmp_path: Path) -> None:
     made = add_dataset(store, "sample")
     plain = Revision("plain", "0" * 40, made.path, None)
@@ -280,8 +337,6 @@ def test_what_has_no_manifest_or_no_origin_is_refused(connected: HubServer, stor
 def test_without_a_token_nothing_is_tried(
     connected: HubServer, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from huggingface_hub import constants
-
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "none-stored"))
@@ -318,8 +373,10 @@ def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_pa
     wrong = variables | {"HF_TOKEN": "hf_unknown_secret"}
     cases = [
         (["push", "local/a--b-groups", *at], variables, "a--b-groups: the Hub does not allow this name"),
-        (["push", "local/demo-groups", *at, "--set", "namespace=bob"], variables, "bob/demo-groups: not allowed"),
-        (["push", "local/a--b-groups", *at, "--set", "namespace=acme"], reader, "the Hub does not allow this name"),
+        (["push", "local/demo-groups", *at, "--set", "namespace=bob"], variables, "namespace bob: the token of alice"),
+        (["push", "local/demo-groups", *at], reader, "the token may only read"),
+        (["build", "--stage", "seed", "--push", *at], reader, "the token may only read"),
+        (["push", *at], variables, "give a REF or --all"),
         (["push", "local/demo-groups", *at, "--set", "name=x"], wrong, "refuses the token"),
         (["push", "local/kept-scores", *at, "--no-parents"], variables, "only in the store: local/kept-groups@"),
         (["pull", "alice/none", *at], variables, "dataset alice/none: not found on"),
@@ -337,7 +394,7 @@ def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_pa
         output += refused.stdout + refused.stderr
     add_dataset(store, "sample", round_=2)
     read_only = grace(["push", "local/demo-groups@round-002", *at], reader)
-    assert read_only.returncode == 2 and "not allowed (You need a token with write rights" in read_only.stderr
+    assert read_only.returncode == 2 and "the token may only read" in read_only.stderr
     written = b"".join(files_of(tmp_path).values()) + (output + read_only.stderr).encode()
     for token in (TOKEN, "hf_reader_secret", "hf_bob_secret", "hf_unknown_secret"):
         assert token.encode() not in written

@@ -1,16 +1,24 @@
 """Opening a REF: paths, the store, what --require-pinned refuses, and a tag that was moved."""
 
+import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from datasets_factory import add_dataset, scores_frame
 from hub_clients import TOKEN, push
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 
-from builders.hub.pull import pull
-from builders.hub.refs import open_revision
+from builders.core.models import ModelFinder
+from builders.hub.client import NotOnHub
+from builders.hub.listing import fetch_manifest
+from builders.hub.pull import pull, pull_into
+from builders.hub.refs import open_revision, resolve
+from builders.inspect.lineage import lineage
+from builders.store.manifest import Kind
 from builders.store.store import Ref, Store
 from scorers.errors import UserError
 
@@ -115,3 +123,33 @@ def test_a_folder_that_exists_comes_before_a_repository(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert open_revision("local/demo-scores", store, "dataset").path == Path("local/demo-scores")
     assert open_revision("local/demo-scores@main", store, "dataset") == made
+
+
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_names_of_a_store_are_never_looked_up_on_the_hub(connected: HubServer, tmp_path: Path, kind: Kind) -> None:
+    """A stranger may own the name `local` there, and what he keeps under it would take the place of one's own."""
+    connected.add_token("hf_stranger", "local")
+    stranger = HfApi(endpoint=connected.endpoint, token="hf_stranger")
+    stranger.create_repo("local/tiny-seed", repo_type=kind)
+    name = "data/train.parquet" if kind == "dataset" else "model.safetensors"
+    content = io.BytesIO()
+    pl.DataFrame({"query": ["evil"]}).write_parquet(content)
+    stranger.upload_file(
+        path_or_fileobj=content.getvalue(), path_in_repo=name, repo_id="local/tiny-seed", repo_type=kind
+    )
+    commit = connected.commit("local/tiny-seed", "main", kind).oid
+    connected.log.clear()
+    store = Store(tmp_path / "store")
+    ways: list[Callable[[str], object]] = [
+        lambda ref: open_revision(ref, store, kind),
+        lambda ref: pull_into(ref, store, kind),
+        lambda ref: lineage(ref, store),
+        lambda ref: fetch_manifest("local/tiny-seed", commit, kind),
+        lambda ref: resolve(ref, store),
+        lambda ref: ModelFinder(store).find(ref),
+    ]
+    for way in ways:
+        for ref in ("local/tiny-seed", f"local/tiny-seed@{commit}", "local/tiny-seed@main"):
+            with pytest.raises(NotOnHub, match=r"local/tiny-seed: not in the store, and names under local/ are never"):
+                way(ref)
+    assert connected.log.count() == 0 and not list(tmp_path.rglob("snapshots/*"))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from builders.core.run import run
 from builders.hub.client import NotOnHub
+from builders.hub.listing import HubUnreachable
 from builders.inspect import lineage as module
 from builders.inspect.lineage import (
     ALTERED,
@@ -26,7 +27,6 @@ from builders.inspect.lineage import (
     NOT_FOUND,
     UNREACHABLE,
     UNREADABLE,
-    HubUnreachable,
     Node,
     lineage,
 )

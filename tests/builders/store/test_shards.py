@@ -1,5 +1,6 @@
 """Shards on disk: schema, counts, damage, bytes that repeat, pages that stay when rows are added."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_appending_rows_keeps_most_bytes(tmp_path: Path) -> None:
     first, second = (pages(tmp_path / name) for name in ("a.parquet", "b.parquet"))
     assert len(first) > 3
     assert len(first & second) >= len(first) // 2
+
+
+def test_an_inserted_row_changes_a_page_of_each_column(tmp_path: Path) -> None:
+    """Text has no dictionary, which one new value would change as a whole; columns of few values have one."""
+    rng = random.Random(0)
+    rows = [{c.name: f"{rng.getrandbits(800):x}" for c in SEED_COLUMNS} | {"language": "en"} for _ in range(6_000)]
+    frame = pl.DataFrame(rows, schema=polars_schema(SEED_COLUMNS))
+    write_shard(frame, SEED_COLUMNS, tmp_path / "a.parquet", {})
+    write_shard(pl.concat([frame[:3000], frame[:1], frame[3000:]]), SEED_COLUMNS, tmp_path / "b.parquet", {})
+    first, second = (pages(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    assert len(first) >= 5 and len(second - first) <= 2
+    columns = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    found = {columns.column(i).path_in_schema: columns.column(i).has_dictionary_page for i in range(len(SEED_COLUMNS))}
+    assert found == {"query_id": False, "query": False, "reference": False, "language": True, "source": False}
 
 
 def pages(path: Path) -> set[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from datasets_factory import add_dataset, scores_frame, weights_frame
+from datasets_factory import add_dataset, add_model, scores_frame, weights_frame
 from real_configs import config_on
 from tiny_models import CHAT_TEMPLATE
 
@@ -20,7 +20,7 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Model
 from builders.store.store import Revision, Store
 from scorers.errors import UserError
-from training.grace_kto.policy import ready
+from training.grace_kto.policy import _name_base, ready
 from training.loop import run_loop
 from training.pipelines import build
 
@@ -74,13 +74,32 @@ def test_a_policy_from_a_given_dataset(tmp_path: Path, causal_lm_dir: Path, capl
     assert manifest.bytes_depend_on == ["kind of processor"]
 
     adapter = json.loads((revision.path / "adapter_config.json").read_text())
-    assert (adapter["base_model_name_or_path"], adapter["revision"]) == (base.id, base.revision)
+    # A folder is no name that stock PEFT could ask the Hub for; the manifest has it.
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == (None, None)
     folders = (str(tmp_path).encode(), str(causal_lm_dir).encode())
     for path in revision.path.rglob("*"):
         assert path.is_dir() or not any(folder in path.read_bytes() for folder in folders), path
     # After the last round no checkpoint is of use.
     assert not list((tmp_path / "store" / ".work").rglob("*.safetensors"))
     assert not list((tmp_path / "store" / ".work").rglob("run-*"))
+
+
+def test_an_adapter_names_a_base_of_the_hub_and_none_of_this_machine(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = add_model(store, "alice/demo-sft", round_=0)
+    commit = "1" * 40
+    cases = [
+        (Model(id="Qwen/Qwen2.5-0.5B", revision=commit), True),
+        (Model(id="local/demo-sft", revision=commit), False),
+        (Model(id="alice/demo-sft", revision=made.revision), False),  # not on the Hub yet
+        (Model(id="my-model", revision="1" * 64), False),
+    ]
+    for base, named in cases:
+        (tmp_path / "adapter_config.json").write_text(f'{{"r": 4, "base_model_name_or_path": "{tmp_path}"}}')
+        _name_base(tmp_path, base, store)
+        found = json.loads((tmp_path / "adapter_config.json").read_text())
+        wanted = (base.id, base.revision) if named else (None, None)
+        assert (found["base_model_name_or_path"], found["revision"], found["r"]) == (*wanted, 4)
 
 
 @pytest.mark.slow

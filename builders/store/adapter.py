@@ -1,0 +1,42 @@
+"""The configuration of a LoRA adapter (PEFT), as far as it names the base model that the adapter belongs to.
+
+In the store the manifest alone says which model that is. PEFT and transformers read the name here and ask the Hub for
+it, so it stands here only where the Hub has that model under that name.
+"""
+
+import json
+from pathlib import Path
+
+from builders.store.files import ADAPTER_CONFIG
+from builders.store.manifest import Model
+from scorers.errors import UserError
+
+
+def with_base(folder: Path, base: Model | None) -> bytes:
+    """Return an adapter's configuration that names its base model.
+
+    Args:
+        folder: folder of the adapter.
+        base: repository and commit on the Hub; None for a model that the Hub does not have, which is not named.
+
+    Returns:
+        The file's own bytes where they say so already.
+
+    Raises:
+        UserError: for a file that is no JSON object.
+    """
+    path = folder / ADAPTER_CONFIG
+    content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not an adapter's configuration: no JSON object; make the adapter again")
+    named = {
+        "base_model_name_or_path": None if base is None else base.id,
+        "revision": None if base is None else base.revision,
+    }
+    if named.items() <= value.items():
+        return content
+    return (json.dumps(value | named, indent=2, sort_keys=True) + "\n").encode()
