@@ -89,7 +89,14 @@ def test_a_store_where_none_can_be(folder: Path, store: str, words: str) -> None
 def interrupted(folder: Path, said: str, *args: str) -> tuple[int, str]:
     """Press Ctrl-C in a command's terminal, which reaches all of its processes, once it has said something."""
     done = subprocess.Popen(
-        [GRACE, *args], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [GRACE, *args],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A job in the background ignores the signal, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert done.stdout is not None and done.stderr is not None
     before = ""

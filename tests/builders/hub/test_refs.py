@@ -48,11 +48,20 @@ def test_plain_files_are_named_by_their_content(tmp_path: Path) -> None:
     assert open_revision(str(tmp_path / "b" / "rows.parquet"), store).revision != one.revision
 
 
-@pytest.mark.parametrize("revision", ["", "@main", "@round-evil", "@0123abc"])
-def test_only_what_never_moves_is_pinned(tmp_path: Path, revision: str) -> None:
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [
+        ("", "--require-pinned takes what never moves; it stands for local/demo-scores@[0-9a-f]{40} now"),
+        ("@main", "a tag of the store moves when its round is built again"),
+        ("@round-001", "a tag of the store moves when its round is built again"),
+        ("@round-evil", "not in the store, and names under local/ are never looked up on the Hub"),
+        ("@0123abc", "not in the store"),
+    ],
+)
+def test_only_what_never_moves_is_pinned(tmp_path: Path, revision: str, words: str) -> None:
     store = Store(tmp_path / "store")
     made = add_dataset(store, "score", scores_frame())
-    with pytest.raises(UserError, match="--require-pinned takes a tag or a 40-hex commit, not"):
+    with pytest.raises(UserError, match=words):
         open_revision(f"{made.repo}{revision}", store, require_pinned=True)
 
 

@@ -108,7 +108,7 @@ def test_seeds_are_lineage_and_their_card_names_the_commit(connected: HubServer,
     nodes = lineage(str(result.revision), store)
     assert [(node.repo, node.revision, node.state) for node in nodes[1:]] == [(REPO, commit, EXTERNAL)]
     assert nodes[0].parents == {"source": f"dataset:{REPO}@{commit}"}
-    assert f"{REPO}@{commit}" in lineage_rows(nodes)[1][1]
+    assert f"{REPO}@{commit[:12]}" in lineage_rows(nodes)[1][1]
     card = (result.revision.path / "README.md").read_text()
     assert f"/datasets/{REPO}/tree/{commit}), split `test` |" in card
     assert f"source: {REPO}@{commit}" in card and "split: test" in card and f"- {REPO}\n" in card
