@@ -32,7 +32,7 @@ def _template_text(value: str | None) -> str | None:
         return value
     path = Path(value)
     if not path.is_file():
-        raise ValueError(f"no such file{'' if path.is_absolute() else f' in {Path().absolute()}'}; give a Jinja file")
+        raise ValueError(f"there is no file {path.absolute()}; give a Jinja file")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
