@@ -70,9 +70,9 @@ class ModelFinder:
         """Look a model up: a folder, then the store, then the Hub."""
         # A folder has no commit: its files are its identity.
         if Path(name).is_dir():
+            self._require_whole(Path(name))
             if not (Path(name) / "config.json").is_file():
                 raise UserError(f"model {name}: no config.json in it; give the folder of a whole model")
-            self._require_whole(Path(name))
             return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
         stored = self.store.find(repo, revision or "main", "model")

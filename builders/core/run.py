@@ -309,8 +309,15 @@ class _Runner:
                 ready(self.graph.config, self._find)
 
     def _find(self, name: str) -> LocalModel | None:
-        """Return a model by the name that the configuration gives it; None for the name of a stage."""
-        return None if self.graph.pipeline.find(name) else self.finder.find(name)
+        """Return a model by the name that the configuration gives it.
+
+        None for the name of a stage, and for a model that nothing in this run uses.
+        """
+        return (
+            self.finder.find(name)
+            if any(name in found.models.values() for found in self.graph.needs.values())
+            else None
+        )
 
     def _job(self, node: Node) -> _Job | None:
         """Return the job that builds a node; None where its revision is given or fresh, and so kept."""

@@ -1,19 +1,24 @@
 """The semi-online loop end to end on the trained tiny world, undisturbed, repeated, and killed again and again."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
 import pytest
 from tiny_store import copy_store, small_config
+from typer.testing import CliRunner
 
 from builders.core.run import StageResult
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.status import status
-from builders.store.store import Revision
+from builders.store.store import Revision, Store
+from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, plan
 
@@ -93,6 +98,49 @@ def test_a_later_round_builds_the_rounds_it_stands_on(tmp_path: Path) -> None:
         ("policy", 1),
         ("generate", 2),
     ]
+
+
+def without_round_2(config: GraceKTOSettings, target: Path, kept: Collection[str] = ()) -> GraceKTOSettings:
+    """A copy of the finished store without what round 2 made and without the working folder."""
+    shutil.copytree(config.store, target, symlinks=True, ignore=shutil.ignore_patterns(".work"))
+    store = Store(target)
+    for stage in GRACE_KTO.stages:
+        repo = GRACE_KTO.repo(stage, config)
+        commit = store.refs(repo, stage.kind).get("round-002")
+        if commit is not None and stage.name not in kept:
+            shutil.rmtree(store.repo_path(repo, stage.kind) / "snapshots" / commit)
+            (store.repo_path(repo, stage.kind) / "refs" / "round-002").unlink()
+    return config.model_copy(update={"store": str(target)})
+
+
+def test_a_copied_store_goes_on_to_the_same_end(
+    finished: tuple[GraceKTOSettings, list[StageResult], float], tmp_path: Path
+) -> None:
+    from training.loop import run_loop
+
+    config, results, _ = finished
+    again = run_loop(without_round_2(config, tmp_path / "copy"))
+    assert [(r.stage, r.round) for r in again if r.built] == [(r.stage, 2) for r in results if r.round == 2]
+    for stage in ("calibrate", "policy"):
+        assert last(again, stage).revision == last(results, stage).revision
+        assert last(again, stage).digest == last(results, stage).digest
+
+
+def test_the_card_of_a_later_policy_reproduces_it(
+    finished: tuple[GraceKTOSettings, list[StageResult], float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, results, _ = finished
+    policy = last(results, "policy")
+    copy = without_round_2(config, tmp_path / "copy", kept=("generate", "sample", "score", "calibrate"))
+    card = (policy.path / "README.md").read_text(encoding="utf-8").partition("## Reproduce")[2]
+    (command,) = re.findall(r"```bash\n(.+)\n```", card)
+    (tmp_path / "grace.yaml").write_text(card.partition("```yaml\n")[2].partition("\n```")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = command.split()
+    assert program == "train"
+    done = CliRunner().invoke(app, [program, *arguments, "--store", copy.store, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["digest"] == policy.digest
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(

@@ -26,7 +26,8 @@ from scorers.errors import UserError
 from training.adapters import new_adapter, nf4
 from training.attention import trainable_attention
 from training.kto.checkpoints import PREFIX, mark_complete, prune
-from training.kto.state import load_optimizer, load_random, write_random, write_state
+from training.kto.partitioned import gathered_states, load_partitioned
+from training.kto.state import load_optimizer, load_random, states_of, write_random, write_state
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 from training.memory import deepspeed_file
 from training.precision import deepspeed_arguments, precision_arguments
@@ -87,16 +88,23 @@ class RoundTrainer(GraceKTOTrainer):
         return self.plan.run_dir / f"{PREFIX}{self.plan.steps}"
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.state.global_step < self.plan.steps or self.is_deepspeed_enabled:
+        ended = self.state.global_step == self.plan.steps
+        # No step goes on from the last checkpoint, so it needs none of these pickles; DeepSpeed cannot do without.
+        if not ended or self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
+        if ended:
+            self._save_state(Path(output_dir, TRAINING_STATE))
+
+    def _save_state(self, folder: Path) -> None:
+        """Write what the policy will carry."""
+        together = gathered_states if self.is_deepspeed_enabled else states_of
+        states = together(self.model, self.optimizer)
+        if states is None:
             return
-        # No step of this round is left: instead of transformers' pickles, what the policy will carry.
-        folder = Path(output_dir, TRAINING_STATE)
         folder.mkdir(parents=True, exist_ok=True)
         write_random(folder, self.args.process_index)
         if self.args.should_save:
-            step = self.plan.first_step + self.plan.steps
-            write_state(folder, step, self.plan.run, self.model, self.optimizer)
+            write_state(folder, self.plan.first_step + self.plan.steps, self.plan.run, states)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -119,7 +127,8 @@ class GoOn(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Load both, unless training resumes from a checkpoint of this round, which has its own."""
         if state.global_step == 0:
-            load_optimizer(self.folder, model, optimizer)
+            load = load_partitioned if args.deepspeed is not None else load_optimizer
+            load(self.folder, model, optimizer)
             load_random(self.folder, args.process_index)
 
 

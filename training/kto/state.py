@@ -9,7 +9,7 @@ Neither file is a pickle: a policy may come from the Hub. The learning rate foll
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HEADER = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGES = ("exp_avg", "exp_avg_sq")  # Adam's, of a gradient and of its square
+COPY = "float32"  # a weight that is trained in float32 and kept in bfloat16 beside it, as DeepSpeed does
 WITHOUT = f"delete its folder {TRAINING_STATE} to go on with a new optimizer"  # a way out of every fault
 
 
@@ -91,45 +93,37 @@ def require_same_run(state: TrainingState, step: int, run: Mapping[str, Any], po
             )
 
 
-def write_state(folder: Path, step: int, run: Mapping[str, Any], model: Any, optimizer: Any) -> None:
+def write_state(
+    folder: Path, step: int, run: Mapping[str, Any], states: "Mapping[str, Mapping[str, torch.Tensor | float]]"
+) -> None:
     """Write everything but the random states.
 
     Args:
         folder: the folder `training_state`, which exists.
         step: optimizer steps done, counted over all rounds.
         run: the settings of the run.
-        model: names the trained parameters.
-        optimizer: the optimizer, as torch has it.
+        states: what the optimizer keeps, by parameter and quantity.
     """
     import torch
     from safetensors.torch import save_file
 
-    tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, int | float] = {}
-    states = optimizer.state_dict()["state"]
-    for index, name in enumerate(_parameters(model, optimizer)):
-        for quantity, value in _flat(states.get(index, {})):
-            if isinstance(value, torch.Tensor):
-                # Copied, because safetensors takes no tensors that share memory, as the 8-bit optimizer's tables do.
-                tensors[f"{name}/{quantity}"] = value.detach().to("cpu", copy=True).contiguous()
-            else:
-                numbers[f"{name}/{quantity}"] = value
+    flat = {f"{name}/{quantity}": value for name, values in states.items() for quantity, value in values.items()}
+    tensors = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
+    numbers = {key: value for key, value in flat.items() if not isinstance(value, torch.Tensor)}
     save_file(tensors, folder / OPTIMIZER)
     header = TrainingState(step=step, run=dict(run), numbers=numbers)
     write_text(folder / HEADER, json.dumps(header.model_dump(), indent=1, sort_keys=True) + "\n")
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the quantities of one parameter; bitsandbytes nests some of them, and reads them flat as well."""
-    for name, value in values.items():
-        yield from value.items() if isinstance(value, dict) else [(name, value)]
+def read_states(folder: Path, shapes: "Mapping[str, torch.Size]") -> dict[str, dict[str, Any]]:
+    """Read what an optimizer kept, by parameter and quantity.
 
-
-def load_optimizer(folder: Path, model: Any, optimizer: Any) -> None:
-    """Give a new optimizer the state of an earlier one; its settings and learning rate stay as they are.
+    Args:
+        folder: the folder `training_state`.
+        shapes: of the parameters that are trained, by name.
 
     Raises:
-        UserError: the state does not belong to this model's parameters.
+        UserError: the file is not readable, or belongs to other parameters.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -139,19 +133,52 @@ def load_optimizer(folder: Path, model: Any, optimizer: Any) -> None:
         found: dict[str, Any] = {**load_file(folder / OPTIMIZER), **(header.numbers if header else {})}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder / OPTIMIZER} is not readable: {' '.join(str(error).split())}; {WITHOUT}") from None
-    parameters = _parameters(model, optimizer)
-    states: dict[int, dict[str, Any]] = {index: {} for index in range(len(parameters))}
-    places = {name: index for index, name in enumerate(parameters)}
+    states: dict[str, dict[str, Any]] = {name: {} for name in shapes}
     for key, value in found.items():
         name, _, quantity = key.rpartition("/")
         # The averages have the shape of what they average; Adafactor's rows and columns have other names.
-        misfit = quantity in ("exp_avg", "exp_avg_sq") and value.shape != parameters.get(name, value).shape
-        if name not in places or misfit:
+        if name not in shapes or (quantity in AVERAGES and value.shape != shapes[name]):
             raise UserError(f"{folder / OPTIMIZER} does not fit this model: {key}; {WITHOUT}")
-        states[places[name]][quantity] = value
-    if missing := [name for name, index in places.items() if not states[index]]:
+        states[name][quantity] = value
+    if missing := [name for name, values in states.items() if not values]:
         raise UserError(f"{folder / OPTIMIZER} does not fit this model: it has nothing of {missing[0]}; {WITHOUT}")
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return states
+
+
+def states_of(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
+    """Return what a torch optimizer keeps, by parameter and quantity, copied to the CPU's memory."""
+    import torch
+
+    held = optimizer.state_dict()["state"]
+    states: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(_parameters(model, optimizer)):
+        values: dict[str, Any] = {}
+        for quantity, value in held.get(index, {}).items():
+            # bitsandbytes nests some of the quantities, and reads them flat as well.
+            values |= value if isinstance(value, dict) else {quantity: value}
+        states[name] = {
+            # Copied, because safetensors takes no tensors that share memory, as the tables of 8-bit states do.
+            quantity: value.detach().to("cpu", copy=True).contiguous() if isinstance(value, torch.Tensor) else value
+            for quantity, value in values.items()
+        }
+    return states
+
+
+def load_optimizer(folder: Path, model: Any, optimizer: Any) -> None:
+    """Give a new torch optimizer the state of an earlier one; its settings and learning rate stay as they are.
+
+    Raises:
+        UserError: as `read_states`.
+    """
+    parameters = _parameters(model, optimizer)
+    states = read_states(folder, {name: parameter.shape for name, parameter in parameters.items()})
+    held = {index: without_copy(states[name]) for index, name in enumerate(parameters)}
+    optimizer.load_state_dict({"state": held, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def without_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the float32 copy of a weight, which only DeepSpeed keeps."""
+    return {quantity: value for quantity, value in values.items() if quantity != COPY}
 
 
 def _parameters(model: Any, optimizer: Any) -> "dict[str, torch.Tensor]":

@@ -28,7 +28,18 @@ from builders.core.run import run
 from builders.grace_kto.card import SNIPPET_MODEL, weight_histogram
 from builders.settings.base import executions, identities
 from builders.store.columns import frame_of
-from builders.store.manifest import FIGURE, DataFile, Manifest, Model, Parent, Rows, portable, read_manifest
+from builders.store.manifest import (
+    FIGURE,
+    DataFile,
+    Manifest,
+    Model,
+    Parent,
+    Rows,
+    content_digest,
+    describe_files,
+    portable,
+    read_manifest,
+)
 from builders.store.shards import write_shard
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -237,7 +248,7 @@ def test_the_reproduction_file_is_a_configuration_with_the_same_settings(stage_n
     text = card_of(manifest, tmp_path)
     (tmp_path / "grace.yaml").write_text(fences(text, "yaml")[0], encoding="utf-8")
     config = load_config(str(tmp_path / "grace.yaml"))
-    assert identities(config, stage.sections) == configuration
+    assert portable(identities(config, stage.sections)) == portable(configuration)
     assert executions(config, stage.sections) == execution
     assert (config.pipeline, config.random_seed, config.name, config.local_namespace) == (
         "grace-kto",
@@ -298,12 +309,16 @@ def test_a_model_speaks_the_languages_of_all_its_data_and_data_not_those_of_a_mo
         folder = tmp_path / repo
         if kind == "model":
             folder.mkdir()
+            (folder / "config.json").write_text("{}")
             manifest = model_manifest(name, Model(id="x/y", revision=COMMIT), repo=f"local/{repo}", parents=parents)
         else:
             manifest = snapshot(folder, name, repo=f"local/{repo}", parents=list(parents))
         if language is not None:
             for file in (folder / "data").glob("*.parquet"):
                 pl.read_parquet(file).with_columns(language=pl.lit(language)).write_parquet(file)
+        rows = {file.path: file.rows for file in manifest.files if file.rows is not None}
+        files = describe_files(folder, sorted([*folder.glob("data/*.parquet"), *folder.glob("config.json")]), rows)
+        manifest = manifest.model_copy(update={"files": files, "digest": content_digest(files)})
         made = store.add(folder, manifest, ["main"])
         return Parent.model_validate(
             {"stage": name, "kind": kind, "repo": made.repo, "revision": made.revision, "digest": DIGEST}

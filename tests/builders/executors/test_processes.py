@@ -39,9 +39,9 @@ if __name__ == "__main__":
     with Store(folder / "store").lock() as lock:
         begin = {"linux": processes.end_with_parent, "darwin": elsewhere, "stubborn": never}[system]
         processes.end_with_parent = begin
-        pool = processes.process_pool(2, [lock])
-        running = [pool.submit(work, number) for number in range(2)]
-        [each.result() for each in running]
+        with processes.process_pool(2, [lock]) as pool:
+            running = [pool.submit(work, number) for number in range(2)]
+            [each.result() for each in running]
 """
 
 

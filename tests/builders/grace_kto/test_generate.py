@@ -238,7 +238,7 @@ def test_an_unread_reply_is_quoted_on_one_line_and_kept_as_it_is(tmp_path: Path,
         in message
     )
     assert "\n" not in message and '!!!…"; all are in ' in message and len(message) < 500 + len(str(tmp_path))
-    lines = (context.work / "parts" / "unread-00000.jsonl").read_bytes().splitlines()
+    lines = (generate.parts_of(context).work / "unread-00000.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["reply"] for line in lines] == [reply] * len(engine.asked)
 
 

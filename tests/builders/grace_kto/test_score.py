@@ -169,7 +169,7 @@ def test_a_large_file_is_scored_in_pieces(
 ) -> None:
     """A shard's token ids and its queries' vectors are in memory together, so a file of a million rows is no shard."""
     config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir)
-    monkeypatch.setattr(module, "SHARD_BYTES", 1_500)
+    monkeypatch.setattr(module, "SHARD_BYTES", 2_000)
     pieces = score(config, groups_frame())
     assert [pq.read_metadata(path).num_rows for path in pieces.data_files()] == [4, 4]
     monkeypatch.undo()

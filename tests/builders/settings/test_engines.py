@@ -142,7 +142,7 @@ def test_a_chat_template_is_read_from_its_file(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"chat_template is 'chat\.jinja': value error, no such file in .*; give a Jinja file"),
+        (None, r"^--set: engines\.policy\.chat_template is '/.*/chat\.jinja': no such file; give a Jinja file"),
         (b"\xff\xfe{", r"chat\.jinja is no text in UTF-8 \(.*\); give a Jinja file"),
         (b"Hello", r"chat\.jinja holds no tag of Jinja \(\{% or \{\{\); give a chat template"),
     ],

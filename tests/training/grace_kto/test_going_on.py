@@ -6,18 +6,23 @@ from pathlib import Path
 
 import pytest
 from datasets_factory import add_dataset, scores_frame, weights_frame
+from hub_clients import TOKEN
+from hub_server import HubServer
+from huggingface_hub import constants
 from real_configs import config_on
 from typer.testing import CliRunner
 
 from builders.core.run import StageResult
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.hub.publish import publish
+from builders.hub.pull import pull
 from builders.inspect.verify import verify
 from builders.store.check import require_whole
 from builders.store.manifest import TRAINING_STATE, Manifest
-from builders.store.store import Revision, Store
+from builders.store.store import Ref, Revision, Store
 from scorers.errors import UserError
 from training.cli import app
-from training.pipelines import PIPELINES, build
+from training.pipelines import PIPELINES, build, page_of
 
 pytestmark = pytest.mark.slow
 
@@ -156,3 +161,26 @@ def test_forced_it_trains_the_model_alone_again(undisturbed: Undisturbed, tmp_pa
     assert done.exit_code == 0 and "forced" in done.stdout, done.stdout
     held = Store(Path(other.store)).refs("local/tiny-policy", "model")
     assert held["round-002"] == second.revision.revision and held["round-001"] == first.revision.revision
+
+
+def test_a_pulled_policy_is_gone_on_from(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("mine", "theirs"):
+        (tmp_path / folder).mkdir()
+    whole = ("train.method=full", "train.reference=round")  # an adapter on a folder of this machine is not published
+    config = configured(tmp_path / "mine", causal_lm_dir, *whole)
+    first, second = trained(config, 1), trained(config, 2)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with HubServer() as hub:
+        hub.add_token(TOKEN, "alice")
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        publish(first.revision, config, page_of, with_optimizer=True)
+        # Somebody else's store, which has that policy and the dataset of the next round.
+        other = configured(tmp_path / "theirs", causal_lm_dir, "namespace=alice", *whole)
+        pulled = pull(Ref("alice/tiny-policy", "round-001"), Store(Path(other.store)), "model")
+    assert pulled.digest == first.revision.digest
+    result = trained(other, 2)
+    assert result.built and result.revision.digest == second.revision.digest
+    assert "new_optimizer" not in manifest_of(result.revision).counts

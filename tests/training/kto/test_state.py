@@ -16,6 +16,7 @@ from training.kto.state import (
     read_state,
     require_same_run,
     state_digest,
+    states_of,
     write_random,
     write_state,
 )
@@ -65,7 +66,7 @@ def written(policy: Path, kind: str = "adamw") -> tuple[Any, Any]:
     optimizer = optimizers()[kind](model.parameters())
     step(model, optimizer, 0)
     step(model, optimizer, 1)
-    write_state(policy / TRAINING_STATE, 2, RUN, model, optimizer)
+    write_state(policy / TRAINING_STATE, 2, RUN, states_of(model, optimizer))
     return model, optimizer
 
 
