@@ -263,11 +263,18 @@ def require_memory(
 
 
 def _whole(model: Path | str) -> Path | str:
-    """The model that an adapter belongs to; a model that is none as it is."""
+    """The model that an adapter belongs to; a model that is none as it is.
+
+    Raises:
+        UserError: the adapter names none, as one whose base model is in a store alone.
+    """
     adapter = Path(model) / ADAPTER_CONFIG
     if not adapter.is_file():
         return model
-    return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if base is None:
+        raise UserError(f"{model}: an adapter that names no base model; give the base model too")
+    return str(base)
 
 
 def _with_reference(need: Need, parameters: int, zero: Zero, processes: int, bf16: bool) -> Need:

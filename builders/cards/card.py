@@ -59,3 +59,7 @@ class Page:
     columns: Sequence[Column] = field(default=())
     parent: str | None = None
     following: str | None = None
+
+
+PageOf = Callable[[Manifest], Page]
+"""What the card of a manifest shows beyond it: the pipeline that made the revision says so."""

@@ -5,12 +5,12 @@ Hub, and in an adapter's configuration, which names the published base model. Al
 Nothing is sent before everything that has to be sent was found, looked up and checked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from builders.cards.card import Page
+from builders.cards.card import PageOf
 from builders.cards.render import languages_of, render_card
 from builders.hub.client import NotOnHub
 from builders.hub.commit import Content, Release, find_origin, find_release, release_commit, require_private
@@ -45,9 +45,6 @@ from builders.store.manifest import (
 )
 from builders.store.store import LOCAL, Revision, Store, is_commit, is_local, round_tag
 from scorers.errors import UserError
-
-PageOf = Callable[[Manifest], Page]
-"""What the card of a manifest shows beyond it: the pipeline that made the revision says so."""
 
 
 def publish(

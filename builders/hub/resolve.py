@@ -50,6 +50,7 @@ def require_tag(ref: Ref, kind: Kind) -> None:
     Raises:
         UserError: for a branch, for no revision, where the Hub does not answer, and for a name of a store alone.
     """
+    require_public_name(ref.repo, kind)
     said = "the newest"
     if ref.revision is not None:
         branches, tags = read_refs(ref.repo, kind)

@@ -230,6 +230,10 @@ def test_an_adapter_counts_with_the_model_it_names(
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(big)}))
     with pytest.raises(UserError, match=r"train\.method=lora with 73 B parameters needs"):
         require_memory("train", TrainSettings(), adapter)
+    # Of a base model in a store alone it names none.
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": None}))
+    with pytest.raises(UserError, match="adapter: an adapter that names no base model; give the base model too"):
+        require_memory("train", TrainSettings(), adapter)
 
 
 def test_the_reference_counts_beside_the_policy(

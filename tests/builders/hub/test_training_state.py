@@ -10,7 +10,7 @@ from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from store_chains import config_for, files_of
 
-from builders.hub.publish import publish
+from builders.hub.publish import publish, publish_all
 from builders.hub.pull import download_model, pull
 from builders.inspect.verify import verify
 from builders.store.manifest import TRAINING_STATE, describe_files, read_manifest
@@ -94,6 +94,20 @@ def test_a_model_without_it_cannot_be_pushed_with_it(connected: HubServer, store
     with pytest.raises(UserError, match="carries no training state, which --with-optimizer publishes"):
         publish(bare, config_for(store), page_of, with_optimizer=True)
     assert publish(bare, config_for(store), page_of)["uploaded"]
+
+
+def test_of_a_whole_run_the_models_that_have_it_take_it_along(connected: HubServer, api: HfApi, store: Store) -> None:
+    config = config_for(store)
+    bare = add_model(store, "local/demo-sft", round_=0)
+    models = [bare, policy(store), policy(store, 2)]
+    there = publish_all(models, config, page_of, with_optimizer=True)
+    assert [state_on_hub(api, found["revision"]) for found in there[1:]] == [set(STATE)] * 2
+    assert [found["uploaded"] for found in publish_all(models, config, page_of, with_optimizer=True)] == [False] * 3
+    with pytest.raises(UserError, match=r"demo-sft@\S+: carries no training state, which --with-optimizer publishes"):
+        publish_all([bare], config, page_of, with_optimizer=True)
+    publish(policy(store, 3), config, page_of)
+    with pytest.raises(UserError, match="round-003 was published without the optimizer"):
+        publish_all([*models, policy(store, 3)], config, page_of, with_optimizer=True)
 
 
 def test_a_manifest_cannot_hide_a_models_file_in_it(store: Store) -> None:
