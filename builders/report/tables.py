@@ -121,7 +121,7 @@ def shortened(text: str, room: int) -> str:
     """Return a name in at most `room` columns: the middle left out, the beginning of a 40-hex revision kept.
 
     >>> shortened("local/grace-kto-world-0-exercises@8ab01bac7e43", 30)
-    'local/gr…exercises@8ab01bac7e43'
+    'local/grac…rcises@8ab01bac7e43'
     """
     if cell_len(text) <= room:
         return text
