@@ -105,9 +105,10 @@ def test_of_a_whole_run_the_models_that_have_it_take_it_along(connected: HubServ
     assert [found["uploaded"] for found in publish_all(models, config, page_of, with_optimizer=True)] == [False] * 3
     with pytest.raises(UserError, match=r"demo-sft@\S+: carries no training state, which --with-optimizer publishes"):
         publish_all([bare], config, page_of, with_optimizer=True)
-    publish(policy(store, 3), config, page_of)
+    third = policy(store, 3)
+    publish(third, config, page_of)
     with pytest.raises(UserError, match="round-003 was published without the optimizer"):
-        publish_all([*models, policy(store, 3)], config, page_of, with_optimizer=True)
+        publish_all([*models, third], config, page_of, with_optimizer=True)
 
 
 def test_a_manifest_cannot_hide_a_models_file_in_it(store: Store) -> None:
