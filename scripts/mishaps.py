@@ -1,8 +1,8 @@
 """Try the mistakes and damages of scripts/mishaps/*.yaml on the installed commands and say which did not end well.
 
 A mishap ends well where the command prints one line that begins with `error:` and holds the expected words, exits with
-status 2 and leaves nothing half-written: no new revision, no moved ref, no temporary file. Each case runs in a fresh
-copy of one small folder with seeds, scores, a store and a model. A case in YAML::
+status 2 and leaves nothing half-written: no temporary file, no revision without its manifest, no ref to nothing. Each
+case runs in a fresh copy of one small folder with seeds, scores, a store and a model. A case in YAML::
 
     - title: a shard of the scores is cut in half
       damage: {truncate: store/datasets--local--tiny-scores/snapshots/*/data/*.parquet}
@@ -98,7 +98,7 @@ class Ended:
         status: exit status.
         out: what was printed on stdout.
         err: what was printed on stderr.
-        left: files and refs that are new or changed and should not be.
+        left: what it left half-written.
     """
 
     status: int
@@ -298,17 +298,20 @@ def damage(kind: str, path: Path) -> None:
     path.write_bytes(changed)
 
 
-def written(folder: Path) -> dict[str, bytes | None]:
-    """Return what must not change: refs with their content, revisions, and temporary files anywhere."""
-    found: dict[str, bytes | None] = {}
+def half_written(folder: Path) -> set[str]:
+    """Return what is half-written: temporary files, revisions without a manifest, and refs that name no revision.
+
+    Whole revisions of the stages above the one that failed are kept, as finished shards are.
+    """
+    found: set[str] = set()
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if "/.work/" in f"/{name}" and not name.endswith(".partial"):
-            continue  # finished shards are kept for the next try
+        lost = path.parent.name == "snapshots" and not (path / "manifest.json").is_file()
         if "/refs/" in name and path.is_file():
-            found[name] = path.read_bytes()
-        elif path.parent.name == "snapshots" or name.endswith((".partial", ".tmp", ".incomplete")):
-            found[name] = None
+            commit = path.read_text(encoding="utf-8", errors="replace").strip()
+            lost = not (folder / name.partition("/refs/")[0] / "snapshots" / commit).is_dir()
+        if lost or name.endswith((".partial", ".tmp", ".incomplete")):
+            found.add(name)
     return found
 
 
@@ -318,17 +321,16 @@ def run_case(case: Case, prepared: Path, scratch: Path) -> Ended:
     shutil.copytree(prepared, folder, symlinks=True)
     try:
         prepare(case, folder)
-        before = written(folder)
+        before = half_written(folder)
         words = command_line(case.run, plain=case.plain)
         if case.environment:
             status, out, err = execute_apart(words, folder, case.environment)
         else:
             status, out, err = execute(words, folder)
-        after = written(folder)
+        after = half_written(folder)
     finally:
         shutil.rmtree(folder.parent, ignore_errors=True)
-    left = sorted(name for name in before.keys() | after.keys() if before.get(name, 0) != after.get(name, 0))
-    return Ended(status, out, err, left)
+    return Ended(status, out, err, sorted(after - before))
 
 
 def faults(case: Case, ended: Ended) -> list[str]:

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,15 +197,17 @@ def dry_run(
         stage = pipeline.stage(node.stage)
         action = "keep" if reason is None else "build"
         existing = graph.existing(node)
-        if reason is None and existing is not None:
-            store.require_whole(existing)
         said = reason or f"fresh at {str(existing and existing.revision)[:12]}"
         plans.append(StagePlan(stage.name, node.round, pipeline.repo(stage, config), action, said))
     return plans
 
 
-def _outlook(graph: Graph, finder: ModelFinder) -> Iterator[tuple[Node, str | None]]:
-    """Yield the nodes in the order of the work, each with the reason to build it; None for one that is kept."""
+def _outlook(graph: Graph, finder: ModelFinder, forced: Set[Node] = frozenset()) -> Iterator[tuple[Node, str | None]]:
+    """Yield the nodes in the order of the work, each with the reason to build it; None for one that is kept.
+
+    Raises:
+        UserError: for a revision that is kept and damaged: what comes after it may read it to know its own inputs.
+    """
     made = dict(graph.given)
     for node in graph.sorted():
         if node in graph.given and node not in graph.kept:
@@ -214,12 +216,15 @@ def _outlook(graph: Graph, finder: ModelFinder) -> Iterator[tuple[Node, str | No
         missing = sorted(above for above in graph.needs[node].nodes() if above not in made)
         if node in graph.kept:
             reason: str | None = None
+        elif node in forced:
+            reason = "forced"
         elif missing:
             reason = f"{missing[0].stage} is built first"
         else:
             reason = graph.stale_reason(node, graph.inputs(node, made, finder))
         existing = graph.existing(node)
         if reason is None and existing is not None:
+            graph.store.require_whole(existing)
             made[node] = existing
         yield node, reason
 
@@ -303,9 +308,9 @@ class _Runner:
 
     def _require_ready(self) -> None:
         """Let every stage that will be built check the machine and the models, before the first one is built."""
-        for node, reason in _outlook(self.graph, self.finder):
+        for node, reason in _outlook(self.graph, self.finder, self.forced):
             ready = self.graph.pipeline.stage(node.stage).ready
-            if ready is not None and (reason is not None or node in self.forced):
+            if ready is not None and reason is not None:
                 ready(self.graph.config, self._find)
 
     def _find(self, name: str) -> LocalModel | None:

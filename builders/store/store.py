@@ -286,7 +286,7 @@ class Store:
         """Return the branches and tags of a repository with the revision that each stands for."""
         folder = self.repo_path(repo, kind) / "refs"
         return {
-            path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8").strip()
+            path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8", errors="replace").strip()
             for path in sorted(folder.rglob("*"))
             # A killed process may have left a temporary file.
             if path.is_file() and not path.name.endswith(".partial")
@@ -299,7 +299,7 @@ class Store:
             return None
         # A branch or tag is a file that holds its commit; any other name has to be a commit itself.
         ref = folder / "refs" / revision
-        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+        commit = ref.read_text(encoding="utf-8", errors="replace").strip() if ref.is_file() else revision
         snapshot = folder / "snapshots" / commit
         # What a ref's file holds becomes the name of a folder, so it is checked too.
         if not is_commit(commit) or not snapshot.is_dir():
