@@ -199,3 +199,12 @@ def test_status_shows_what_lacks_a_file_as_damaged(tmp_path: Path) -> None:
     found = {row["stage"]: row for row in rows}
     assert found["score"]["digest"] == scores.digest and found["policy"]["digest"] is None
     assert "not a manifest" in found["policy"]["fault"]
+
+
+def test_damaged_seeds_are_told_before_the_prompts_are_chosen_from_them(tmp_path: Path) -> None:
+    """The stage below reads their languages to know its own prompts; polars failed on the file."""
+    config = config_on(tmp_path)
+    seeds = build(config, "seed")[-1].revision.data_files()[0]
+    seeds.write_bytes(seeds.read_bytes()[:50])
+    with pytest.raises(UserError, match=r"^dataset local/tiny-seed@\w+: data/\S+ is damaged: it has 50 bytes"):
+        build(config, "generate")

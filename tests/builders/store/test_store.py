@@ -339,3 +339,10 @@ def test_a_folder_with_the_name_of_a_file_is_no_data(tmp_path: Path) -> None:
         folder.data_files()
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "a.parquet" / "part.parquet")
     assert [path.name for path in folder.data_files()] == ["part.parquet"]
+
+
+def test_a_ref_of_any_bytes_names_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = add_dataset(store, "score", scores_frame())
+    (store.repo_path(made.repo) / "refs" / "main").write_bytes(b"\xbb\xff")
+    assert store.find(made.repo, "main") is None and store.refs(made.repo)["main"] == "\ufffd\ufffd"
