@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from builders.inspect.verify import verify
     from builders.store.columns import column
     from builders.store.manifest import Manifest
-    from builders.store.store import Revision, Store
+    from builders.store.revision import Revision
+    from builders.store.store import Store
 
 __all__ = [
     "At",
@@ -49,7 +50,7 @@ _HOME = {
     "Card": "builders.cards.card",
     "Manifest": "builders.store.manifest",
     "Pipeline": "builders.core.pipeline",
-    "Revision": "builders.store.store",
+    "Revision": "builders.store.revision",
     "SamplingSettings": "builders.engines",
     "Store": "builders.store.store",
     "column": "builders.store.columns",

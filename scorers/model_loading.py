@@ -1,8 +1,9 @@
 """Loading helpers for models: find one, choose its attention, silence the libraries, report a failure in one line."""
 
+import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from scorers.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HEADS = ("colbert_linear.pt", "sparse_linear.pt")  # of BGE-M3
+PICKLE = "pytorch_model.bin"
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -34,6 +37,40 @@ def local_folder(scorer: str, name: str) -> Path | None:
             f"{scorer} model {name!r} is no folder here and no Hub id (owner/name); give one of the two, check the path"
         )
     return None
+
+
+def check_weights(folder: Path) -> None:
+    """Check that a model's folder holds whole safetensors files, by their headers and their sizes.
+
+    BGE-M3 is published as a pickle, beside two heads that are pickles too; torch reads those with its restricted reader
+    `weights_only`. Other models saved as pickles are refused, in a folder as on the Hub.
+
+    Raises:
+        UserError: for a folder without weights, a file that is cut short, and one that an index lists and is missing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not is_pickled_relevance({path.name for path in folder.iterdir()}):
+        raise UserError(f"model {folder}: no .safetensors file in it; models saved as pickles are not read")
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            listed = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise UserError(f"{index}: not an index of safetensors files; copy the model again") from None
+        if missing := sorted(str(name) for name in listed - {file.name for file in files}):
+            raise UserError(f"model {folder}: {missing[0]} is missing, which {index.name} lists; copy the model again")
+    for file in files:
+        try:
+            with safe_open(file, "numpy"):
+                continue
+        except SafetensorError as error:
+            raise UserError(f"{file}: damaged ({' '.join(str(error).split())}); copy the model again") from None
+
+
+def is_pickled_relevance(files: Set[str]) -> bool:
+    """Whether files are those of BGE-M3 as it was published: a pickle beside its two heads, and no safetensors."""
+    return {PICKLE, *HEADS} <= files and not any(name.endswith(".safetensors") for name in files)
 
 
 @contextmanager

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from scorers.batching import by_length
 from scorers.errors import UserError
-from scorers.model_loading import load_error, local_folder, quiet_loading
+from scorers.model_loading import HEADS, load_error, local_folder, quiet_loading
 
 if TYPE_CHECKING:
     import torch
 
-HEADS = ("colbert_linear.pt", "sparse_linear.pt")
 # What a BGE-M3 repository holds for PyTorch; its ONNX copy of the weights is left out.
 FILES = ["*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt"]
 TOKENS_PER_BATCH = 16_384  # padded; bounds the memory of a forward pass over long documents

@@ -27,8 +27,10 @@ from builders.hub.publish import publish
 from builders.settings.base import identities
 from builders.store.columns import frame_of
 from builders.store.manifest import Manifest, Rows, content_digest, describe_files
+from builders.store.ref import round_tag
+from builders.store.revision import Revision
 from builders.store.shards import write_shard
-from builders.store.store import Revision, Store, round_tag
+from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config, page_of
 

@@ -46,8 +46,9 @@ from builders.grace_kto.settings import GenerateSettings
 from builders.inspect.verify import verify
 from builders.store.columns import frame_of, polars_schema
 from builders.store.manifest import Model
+from builders.store.revision import Revision
 from builders.store.shards import shard_rows, write_shard
-from builders.store.store import Revision, Store
+from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import PIPELINES, build, load_config
 

@@ -15,7 +15,9 @@ from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config
 from builders.store.manifest import Kind, Manifest
-from builders.store.store import ROUND_TAG, Choice, Revision, Store
+from builders.store.ref import ROUND_TAG
+from builders.store.revision import Choice, Revision
+from builders.store.store import Store
 from scorers.errors import UserError, did_you_mean
 from training.grace_kto.pipeline import GRACE_KTO
 

@@ -21,7 +21,8 @@ from builders.cards.front_matter import dataset_card_data, model_card_data, pret
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
 from builders.store.files import ADAPTER_CONFIG, replacing, write_text
 from builders.store.manifest import FIGURE, Manifest, Model, Parent, portable
-from builders.store.store import Store, round_tag
+from builders.store.ref import round_tag
+from builders.store.store import Store
 from scorers.errors import UserError
 
 TEMPLATES = Path(builders.__file__).parent.parent / "dataset_cards"  # in the source tree and in the wheel

@@ -24,8 +24,8 @@ from builders.store.manifest import (
     describe_files,
     portable,
 )
+from builders.store.revision import Revision
 from builders.store.shards import shard_counts, shard_rows
-from builders.store.store import Revision
 from builders.store.summary import summarise
 from scorers.errors import UserError
 
@@ -137,6 +137,10 @@ def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any)
     """Write manifest and card into a folder and move it into the store."""
     pipeline, config = graph.pipeline, graph.config
     stage = pipeline.stage(node.stage)
+    execution = executions(config, stage.sections)
+    # The round before is another run's: the card's configuration has to name that.
+    if config.continues is not None:
+        execution["continues"] = config.continues
     manifest = Manifest(
         pipeline=pipeline.name,
         kind=stage.kind,
@@ -148,7 +152,7 @@ def _add(graph: Graph, node: Node, inputs: Inputs, folder: Path, **content: Any)
         fingerprint=inputs.fingerprint,
         random_seed=config.random_seed,
         configuration=inputs.recipe["configuration"],
-        execution=portable(executions(config, stage.sections)),
+        execution=portable(execution),
         bytes_depend_on=list(stage.bytes_depend_on(config)) if stage.bytes_depend_on else [],
         prompts=inputs.recipe["prompts"],
         parents=inputs.records,

@@ -12,7 +12,8 @@ from builders.hub.refs import open_revision
 from builders.store.columns import require_columns
 from builders.store.manifest import Parent
 from builders.store.names import naming_near
-from builders.store.store import Choice, Revision, Store
+from builders.store.revision import Choice, Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)

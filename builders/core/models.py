@@ -14,9 +14,11 @@ from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Model, content_digest, describe_files, has_manifest, read_manifest
-from builders.store.store import Revision, Store, is_commit, valid_revision
+from builders.store.ref import is_commit, valid_revision
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
-from scorers.model_loading import check_attention_only, window_in
+from scorers.model_loading import check_attention_only, check_weights, window_in
 
 if TYPE_CHECKING:
     from builders.engines import Engine
@@ -73,6 +75,7 @@ class ModelFinder:
             self._require_whole(Path(name))
             if not (Path(name) / "config.json").is_file():
                 raise UserError(f"model {name}: no config.json in it; give the folder of a whole model")
+            check_weights(Path(name))
             return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
         stored = self.store.find(repo, revision or "main", "model")

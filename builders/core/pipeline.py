@@ -13,7 +13,7 @@ from builders.cards.card import Page
 from builders.core.stage import Stage
 from builders.settings.base import Settings
 from builders.store.manifest import Manifest
-from builders.store.store import round_tag
+from builders.store.ref import round_tag
 from scorers.errors import UserError, did_you_mean
 
 

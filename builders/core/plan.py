@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from builders.core.continued import continued
 from builders.core.models import LocalModel, ModelFinder
 from builders.core.pipeline import Pipeline, tag_of
 from builders.core.stage import At, Source, Stage
 from builders.settings.base import Settings, identities, section_at
 from builders.store.manifest import AGAIN, FILE_NAME, Kind, Manifest, Parent, fingerprint_of, portable
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 SOURCE = "source"
@@ -130,10 +132,11 @@ class Graph:
         given: revisions that the user gives in place of a node; what such a node would be made from is not needed.
         anew: nodes that are made anew even where the store holds a pulled revision of them.
         sources: what was read from outside before, by node; it is not resolved again, and new ones are added.
+        fetch: whether rounds of a run that this one continues are brought from the Hub.
 
     Attributes:
         given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
-        kept: why a revision of the store is taken as it is, by node: it was pulled, or is of an earlier round.
+        kept: why a revision is taken as it is, by node: it was pulled, or is of an earlier round or a run continued.
         broken: by node, what is wrong with the manifest of the store's revision; such a revision cannot be used.
         needs: what each node of the graph is made from.
     """
@@ -147,6 +150,7 @@ class Graph:
         given: Mapping[Node, Revision],
         anew: Set[Node] = frozenset(),
         sources: "dict[Node, Source | None] | None" = None,
+        fetch: bool = True,
     ) -> None:
         self.pipeline = pipeline
         self.config = config
@@ -154,6 +158,7 @@ class Graph:
         self.given = dict(given)
         self.anew = anew
         self.sources = {} if sources is None else sources
+        self.fetch = fetch
         self.kept: dict[Node, str] = {}
         self.broken: dict[Node, str] = {}
         self.needs: dict[Node, Needs] = {}
@@ -172,7 +177,13 @@ class Graph:
         # A revision in hand needs no parents.
         if node in self.given:
             return Needs({}, {})
-        existing = None if node in self.anew else self.existing(node)
+        existing = None
+        if node not in self.anew:
+            if (found := self._continued(node)) is not None:
+                self.given[node] = found
+                self.kept[node] = f"of {self.config.continues}"
+                return Needs({}, {})
+            existing = self.existing(node)
         if existing is not None and (reason := self._kept_reason(existing, node)) is not None:
             self.given[node] = existing
             self.kept[node] = reason
@@ -190,6 +201,17 @@ class Graph:
         if pulled and not self.changed_settings(existing, node):
             return "as it was pulled"
         return None
+
+    def _continued(self, node: Node) -> Revision | None:
+        """Return a node's revision in the run that this one continues; None where it has none that can be used."""
+        found = continued(self.pipeline, self.config, self.store, node.stage, node.round, fetch=self.fetch)
+        # What all rounds share is made anew under other settings, such as another source of seeds.
+        shared = found is not None and node.round == 0
+        return None if found is None or (shared and self.changed_settings(found, node)) else found
+
+    def held(self, node: Node) -> Revision | None:
+        """Return the revision in hand of a node, else what the store holds of it, see `existing`."""
+        return self.given.get(node) or self.existing(node)
 
     def existing(self, node: Node) -> Revision | None:
         """Return the store's revision of a node, fresh or stale; None where it holds none, or a `broken` one."""

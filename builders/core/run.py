@@ -27,7 +27,8 @@ from builders.core.work import build_shards, first_process, train, train_apart
 from builders.executors.processes import process_pool, submit
 from builders.settings.base import Settings
 from builders.store.names import naming_near
-from builders.store.store import Choice, Revision, Store
+from builders.store.revision import Choice, Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -196,9 +197,10 @@ def dry_run(
     for node, reason in _outlook(graph, ModelFinder(store)):
         stage = pipeline.stage(node.stage)
         action = "keep" if reason is None else "build"
-        existing = graph.existing(node)
-        said = reason or f"fresh at {str(existing and existing.revision)[:12]}"
-        plans.append(StagePlan(stage.name, node.round, pipeline.repo(stage, config), action, said))
+        held = graph.held(node)
+        said = reason or f"{graph.kept.get(node, 'fresh')} at {str(held and held.revision)[:12]}"
+        repo = held.repo if held is not None and reason is None else pipeline.repo(stage, config)
+        plans.append(StagePlan(stage.name, node.round, repo, action, said))
     return plans
 
 
@@ -222,10 +224,10 @@ def _outlook(graph: Graph, finder: ModelFinder, forced: Set[Node] = frozenset())
             reason = f"{missing[0].stage} is built first"
         else:
             reason = graph.stale_reason(node, graph.inputs(node, made, finder))
-        existing = graph.existing(node)
-        if reason is None and existing is not None:
-            graph.store.require_whole(existing)
-            made[node] = existing
+        held = graph.held(node)
+        if reason is None and held is not None:
+            graph.store.require_whole(held)
+            made[node] = held
         yield node, reason
 
 

@@ -18,7 +18,9 @@ from builders.settings.base import Settings
 from builders.store.check import Finding
 from builders.store.columns import Column
 from builders.store.manifest import Kind, Manifest
-from builders.store.store import Choice, Ref, Revision, Store
+from builders.store.ref import Ref
+from builders.store.revision import Choice, Revision
+from builders.store.store import Store
 
 MANY_SHARDS = 2_000  # no more where a stage chooses their size: every reader of a dataset opens all of its files
 

@@ -32,7 +32,7 @@ def load_tokenizer_and_config(model: str, revision: str | None, chat_template: s
         chat_template: a template that takes the place of the tokenizer's own; None for its own.
 
     Raises:
-        UserError: where they cannot be read.
+        UserError: where they cannot be read, and for a tokenizer without a vocabulary.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -42,6 +42,9 @@ def load_tokenizer_and_config(model: str, revision: str | None, chat_template: s
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise unreadable_model(model, revision, error) from error
+    # Of a folder without the file of its vocabulary transformers makes a tokenizer that knows special tokens alone.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+        raise UserError(f"model {model}: its tokenizer has no vocabulary; give a folder with tokenizer.json in it")
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     return tokenizer, config

@@ -36,7 +36,7 @@ from builders.grace_kto.rows import (
 )
 from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
 from builders.store.columns import polars_schema, require_columns
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from scorers.errors import UserError
 from scorers.ranking import group_rewards
 from scorers.weighting import Totals, global_weights, totals_of

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from builders.core.near_duplicates import Signatures, near_duplicates, signatures_of
-from builders.store.store import Revision
+from builders.store.revision import Revision
 
 _PLACES = pl.Schema({"query_id": pl.String, "part": pl.Int32, "row": pl.UInt32})
 

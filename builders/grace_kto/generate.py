@@ -36,7 +36,8 @@ from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.unread import keep_unread, unread_in
 from builders.store.columns import frame_of
-from builders.store.store import Revision, round_tag
+from builders.store.ref import round_tag
+from builders.store.revision import Revision
 from scorers.errors import UserError
 from scorers.extraction import cut_thinking
 

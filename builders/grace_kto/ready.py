@@ -9,7 +9,7 @@ from builders.grace_kto import roles
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from scorers.errors import UserError
-from scorers.relevance import HEADS
+from scorers.model_loading import HEADS
 
 
 def trial_prompts(config: GraceKTOSettings, *, system: bool) -> list[list[Message]]:

@@ -31,7 +31,7 @@ from builders.grace_kto.languages import system_for
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of, require_columns
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from scorers.errors import UserError
 from scorers.extraction import Extraction, Thinking, cut_thinking, extract
 

@@ -18,7 +18,7 @@ from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
 from builders.store.columns import polars_schema, require_columns
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from scorers.diversity import diversity
 from scorers.errors import UserError
 from scorers.length import lengths

@@ -26,8 +26,10 @@ from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
 from builders.hub.refs import open_revision, resolve
 from builders.store.columns import polars_schema
 from builders.store.files import arrow_sink, file_sha256, replacing
+from builders.store.ref import parse_name
+from builders.store.revision import Choice
 from builders.store.shards import arrow_schema, shard_is_whole, shard_rows
-from builders.store.store import Choice, Store, parse_name
+from builders.store.store import Store
 from scorers.errors import UserError
 
 SeedContext = Context[GraceKTOSettings]

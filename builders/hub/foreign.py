@@ -7,7 +7,8 @@ from pathlib import Path
 from builders.hub.layout import DEFAULT, Part, cards_of, find_part, write_parquet
 from builders.hub.pull import fetch_files, files_on_hub
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
-from builders.store.store import Choice, Revision, Store
+from builders.store.revision import Choice, Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from builders.hub.client import masked, short
-from builders.store.store import Choice
+from builders.store.revision import Choice
 from scorers.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:

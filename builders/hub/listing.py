@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 from builders.hub.client import NotOnHub, call, client
 from builders.store.files import file_sha256
 from builders.store.manifest import FILE_NAME, Kind, Manifest, has_manifest, read_manifest
-from builders.store.store import LOCAL, ROUND_TAG, is_commit, is_local
+from builders.store.ref import LOCAL, ROUND_TAG, is_commit, is_local
 from scorers.errors import UserError
 
 

@@ -8,7 +8,8 @@ from builders.hub.client import endpoint
 from builders.hub.listing import read_listing
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Kind, Manifest, Model, Parent
-from builders.store.store import Revision, is_commit
+from builders.store.ref import is_commit
+from builders.store.revision import Revision
 from scorers.errors import UserError
 
 

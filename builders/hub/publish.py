@@ -43,7 +43,9 @@ from builders.store.manifest import (
     content_digest,
     portable,
 )
-from builders.store.store import LOCAL, Revision, Store, is_commit, is_local, round_tag
+from builders.store.ref import LOCAL, is_commit, is_local, round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 

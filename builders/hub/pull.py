@@ -1,13 +1,14 @@
 """Reading the Hub: resolve a revision once to its commit, download that, check every byte, keep it in the store.
 
 The client checks sizes only, so each downloaded file is compared with the commit's listing and with the manifest's
-SHA-256. Nothing that was downloaded is executed or unpickled; the one exception, BGE-M3's two heads in `.pt` files, is
-read with torch's `weights_only`.
+SHA-256. Nothing that was downloaded is executed or unpickled; the one exception, BGE-M3 as it was published, weights
+and two heads in files of torch's, is read by torch's restricted reader `weights_only`.
 """
 
 import fcntl
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +27,11 @@ from builders.hub.session import FAILURES
 from builders.store.check import require_whole
 from builders.store.files import inside, write_text
 from builders.store.manifest import FIGURE, FILE_NAME, TRAINING_STATE, Kind, Manifest, is_manifest, read_manifest
-from builders.store.store import Ref, Revision, Store, is_commit, parse_name
+from builders.store.ref import Ref, is_commit, parse_name
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
+from scorers.model_loading import HEADS, PICKLE, is_pickled_relevance
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +45,7 @@ MODEL_PATTERNS = (
     "*.model",
     "*.jinja",
     "*.tiktoken",
-    "colbert_linear.pt",
-    "sparse_linear.pt",
+    *HEADS,
 )
 LEFT_OUT = f"{TRAINING_STATE}/*"  # of no use to whoever samples from a model; `pull` brings it
 
@@ -62,7 +65,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     require_public_name(repo, "model")
     what = f"model {repo}" + (f"@{revision}" if revision else "")
     if constants.HF_HUB_OFFLINE:
-        patterns = list(MODEL_PATTERNS)
+        patterns = [*MODEL_PATTERNS, PICKLE]  # what is in the cache was asked for before
         found = call(
             what,
             lambda: client().snapshot_download(
@@ -72,8 +75,9 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
         return Path(found), Path(found).name
     commit = resolve_commit(repo, revision, "model")
     listing = read_listing(repo, commit, "model")
-    wanted = {path: file for path, file in listing.items() if _is_model_file(path) and not is_state(path, "model")}
-    if not any(path.endswith(".safetensors") for path in wanted):
+    patterns = [*MODEL_PATTERNS, *((PICKLE,) if is_pickled_relevance(listing.keys()) else ())]
+    wanted = {p: file for p, file in listing.items() if _is_model_file(p, patterns) and not is_state(p, "model")}
+    if not any(path.endswith((".safetensors", PICKLE)) for path in wanted):
         raise UserError(f"model {repo}@{commit}: no .safetensors file; models saved as pickles are not read")
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
     # Hashing gigabytes takes minutes: files that were in the cache before were checked when they arrived.
@@ -81,9 +85,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
 
     def request() -> Path:
         # RuntimeError counts as transient: an incomplete download is resumed.
-        found = client().snapshot_download(
-            repo, revision=commit, allow_patterns=list(MODEL_PATTERNS), ignore_patterns=LEFT_OUT
-        )
+        found = client().snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns=LEFT_OUT)
         for path, file in wanted.items():
             if not (Path(found) / path).is_file() or (Path(found) / path).stat().st_size != file.size:
                 raise RuntimeError(f"{path} did not arrive whole")
@@ -99,11 +101,9 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     return folder, commit
 
 
-def _is_model_file(path: str) -> bool:
-    """Whether snapshot_download takes a file under `MODEL_PATTERNS`, whose `*` matches in subfolders too."""
-    return any(
-        PurePosixPath(path).match(pattern) and (pattern[0] == "*" or path == pattern) for pattern in MODEL_PATTERNS
-    )
+def _is_model_file(path: str, patterns: Sequence[str] = MODEL_PATTERNS) -> bool:
+    """Whether snapshot_download takes a file under such patterns, whose `*` matches in subfolders too."""
+    return any(PurePosixPath(path).match(pattern) and (pattern[0] == "*" or path == pattern) for pattern in patterns)
 
 
 def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
@@ -136,6 +136,8 @@ def pull_into(text: str, store: Store, kind: Kind) -> Revision:
         UserError: as `pull`, for a path, which is on this machine already, and for a dataset without a table.
     """
     ref = parse_name(text)
+    if ref is None and not os.path.lexists(text):
+        raise UserError(f"{text!r} is no name on the Hub; pull takes namespace/name or namespace/name@revision")
     if ref is None:
         raise UserError(f"{text}: is a path on this machine; pull takes REPO or REPO@REVISION of the Hub")
     revision = pull(ref, store, kind)

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from builders.store.manifest import FILE_NAME, Kind, content_digest, describe_files, read_manifest
-from builders.store.store import KINDS, Choice, Ref, Revision, Store, is_commit, parse_ref
+from builders.store.ref import Ref, is_commit, parse_ref
+from builders.store.revision import Choice, Revision
+from builders.store.store import KINDS, Store
 from scorers.errors import UserError
 
 

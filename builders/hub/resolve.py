@@ -5,7 +5,9 @@ import logging
 from builders.hub.client import CLIENT_ERRORS, as_user_error, call, client, endpoint
 from builders.hub.listing import newest_round, read_head, read_refs, read_tags, require_public_name
 from builders.store.manifest import Kind
-from builders.store.store import Ref, Revision, Store, is_commit, valid_revision
+from builders.store.ref import Ref, is_commit, valid_revision
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 log = logging.getLogger(__name__)

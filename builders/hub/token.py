@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from builders.hub.client import call, client, endpoint
-from builders.store.store import is_local
+from builders.store.ref import is_local
 from scorers.errors import UserError
 
 _WRITE = "repo.write"  # the right of a fine-grained token to create repositories and to write to them

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from scorers.errors import UserError
 
 LENGTH_EXPLAINS = 0.7  # |rho| from which on length counts as explaining the reward: 0.7² ≈ 1/2

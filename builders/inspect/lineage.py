@@ -15,7 +15,8 @@ from builders.hub.refs import open_here
 from builders.hub.resolve import resolve_commit
 from builders.store.manifest import FILE_NAME, Kind, Manifest, Parent, read_manifest
 from builders.store.names import naming_near
-from builders.store.store import KINDS, Ref, Store, is_commit, is_local, parse_ref, round_tag
+from builders.store.ref import Ref, is_commit, is_local, parse_ref, round_tag
+from builders.store.store import KINDS, Store
 from scorers.errors import UserError
 
 MAX_NODES = 2000  # revisions followed at most

@@ -7,7 +7,8 @@ from builders.core.pipeline import Pipeline, tag_of
 from builders.core.plan import Graph, Node, node_of
 from builders.settings.base import Settings
 from builders.store.check import first_fault
-from builders.store.store import Move, Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Move, Store
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def status(pipeline: Pipeline, config: Settings) -> list[Status]:
     store = Store(Path(config.store))
     targets = [node_of(pipeline, pipeline.last, round_) for round_ in range(1, pipeline.rounds(config) + 1)]
     # The graph alone, nothing is resolved: status tells what exists, not whether it is fresh.
-    graph = Graph(pipeline, config, store, targets, {})
+    graph = Graph(pipeline, config, store, targets, {}, fetch=False)
     order = {stage.name: place for place, stage in enumerate(pipeline.stages)}
     return [_status(graph, node) for node in sorted(graph.needs, key=lambda node: (node.round, order[node.stage]))]
 
@@ -50,8 +51,9 @@ def status(pipeline: Pipeline, config: Settings) -> list[Status]:
 def _status(graph: Graph, node: Node) -> Status:
     """Return the row of one stage and round."""
     stage = graph.pipeline.stage(node.stage)
-    repo, tag = graph.pipeline.repo(stage, graph.config), tag_of(stage, node.round)
-    revision = graph.existing(node)
+    tag = tag_of(stage, node.round)
+    revision = graph.held(node)
+    repo = revision.repo if revision else graph.pipeline.repo(stage, graph.config)
     manifest = revision.manifest if revision else None
     fault = graph.broken.get(node) or _fault(revision)
     named = revision.revision if revision else graph.store.refs(repo, stage.kind).get(tag) if fault else None

@@ -17,7 +17,7 @@ from builders.store.check import Finding, file_findings
 from builders.store.columns import Column, fits
 from builders.store.files import inside
 from builders.store.manifest import FILE_NAME, Manifest
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from scorers.errors import UserError
 
 

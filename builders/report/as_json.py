@@ -15,7 +15,7 @@ from builders.inspect.status import Status
 from builders.settings.load import Configuration
 from builders.settings.write import describe
 from builders.store.check import Finding
-from builders.store.store import Revision
+from builders.store.revision import Revision
 
 
 def print_json(value: object) -> None:

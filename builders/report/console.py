@@ -17,7 +17,7 @@ from builders.report.tables import SHORTEST, plain, print_paragraph, print_table
 from builders.settings.load import Configuration
 from builders.settings.write import describe
 from builders.store.check import Finding
-from builders.store.store import Revision
+from builders.store.revision import Revision
 
 
 def print_config(found: Configuration) -> None:

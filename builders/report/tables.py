@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from builders.store.store import is_commit
+from builders.store.ref import is_commit
 
 GAP = 2  # columns between the columns of a table
 SENTENCE = 24  # columns that a text keeps while names beside it are shortened

@@ -60,6 +60,12 @@ class Settings(Section):
     namespace: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,95}$", description="user or organisation; null: the token's user"
     )
+    continues: Annotated[str | None, EXECUTION] = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@round-[0-9]{3,}$",
+        description="namespace/name@round-NNN: go on after that round of another run, here or on the Hub; null: a run "
+        "of its own",
+    )
     store: str = Field(".grace/store", description="folder of the local store")
     random_seed: int = Field(0, ge=0, description="root of every random draw; each section's seed follows from it")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: all cores")

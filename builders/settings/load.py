@@ -247,7 +247,9 @@ def _place_of(values: Values, path: str) -> str:
 
 def _describe(error: ValidationError, settings: type[Settings], values: Values) -> str:
     """Return the first fault in one line, with the closest match for an unknown key."""
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    # Where a key is unknown and another is missing, the one is a misspelt other.
+    fault = next((found for found in faults if found["type"] == "extra_forbidden"), faults[0])
     *sections, key = fault["loc"] or ("it",)
     path, allowed = _place(settings, sections)
     # Below a single value pydantic's location names the type that was tried.

@@ -14,9 +14,7 @@ so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it.
 
 import contextlib
 import fcntl
-import hashlib
 import logging
-import os
 import re
 import shutil
 import time
@@ -26,45 +24,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-import polars as pl
-
 from builders.store.checked import fault_of, remember_whole
 from builders.store.files import write_text
-from builders.store.manifest import FILE_NAME, Kind, Manifest, content_digest, describe_files, read_manifest
+from builders.store.manifest import FILE_NAME, Kind, Manifest, read_manifest
+from builders.store.ref import REPO, ROUND_TAG, Ref, is_commit, valid_revision
+from builders.store.revision import Revision
 from scorers.errors import UserError
 
 KINDS: tuple[Kind, ...] = ("dataset", "model")
-LOCAL = "local"
-"""Namespace of what no configuration names one for; nothing in it comes from the Hub."""
 
 log = logging.getLogger(__name__)
 LOCK_ATTEMPTS = 20  # a tenth of a second apart
-
-# Names become folders and files, so they are checked before they are used.
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
-ROUND_TAG = re.compile(r"round-(\d{3,})")
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A REF as the user wrote it.
-
-    Attributes:
-        repo: the repository; the stem of a path.
-        revision: branch, tag or commit; None for the newest round.
-        path: the path, where the REF is one.
-    """
-
-    repo: str
-    revision: str | None
-    path: Path | None = None
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return str(self.path)
-        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+_BEGINNING = re.compile(r"[0-9a-f]{7,39}")
 
 
 @dataclass(frozen=True)
@@ -84,191 +55,17 @@ class Move:
     until: str
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The part of a dataset that is wanted; the names are those of its card or of its files, as `datasets` has them.
-
-    Attributes:
-        subset: a configuration; None for the default one, or the only one.
-        split: a split; None for `train`, or the only one.
-    """
-
-    subset: str | None = None
-    split: str | None = None
-
-
-@dataclass(frozen=True)
-class Revision:
-    """One dataset or model on disk.
-
-    Attributes:
-        repo: the repository.
-        revision: its 40-hex name.
-        path: the snapshot folder, any folder, or a single file.
-        manifest: None for data that this project did not make.
-        files: the Parquet files of one split below `path`; empty for all that lie there.
-        part: subset and split of `files`, as far as they are not `default` and `train`.
-    """
-
-    repo: str
-    revision: str
-    path: Path
-    manifest: Manifest | None
-    files: tuple[Path, ...] = ()
-    part: Choice = Choice()
-
-    def __str__(self) -> str:
-        return f"{self.repo}@{self.revision}"
-
-    @property
-    def local(self) -> bool:
-        """Whether its name says that it does not come from the Hub."""
-        return is_local(self.repo)
-
-    @property
-    def made_here(self) -> bool:
-        """Whether it was built in a local store: its name is its manifest's SHA-1, not a Hub commit."""
-        path = self.path / FILE_NAME
-        return path.is_file() and hashlib.sha1(path.read_bytes()).hexdigest() == self.revision
-
-    def data_files(self) -> list[Path]:
-        """Return the Parquet files in their stable order.
-
-        Raises:
-            UserError: where there is none.
-        """
-        if self.files:
-            return list(self.files)
-        if self.path.is_file():
-            return [self.path]
-        files = _files(self.path / "data", "*.parquet") or _files(self.path, "**/*.parquet")
-        if not files:
-            raise UserError(f"{self}: no Parquet file in it; a dataset of this project has data/train-*.parquet")
-        return files
-
-    def scan(self) -> pl.LazyFrame:
-        """Return all rows as a lazy frame.
-
-        Raises:
-            UserError: as `schema`.
-        """
-        files = self.data_files()
-        # polars takes the first file's types for all: another file may have wider ones, or values where it has none.
-        # The files of this project's own datasets are alike, and there may be thousands of them.
-        schema = self.schema() if self.manifest is None and len(files) > 1 else None
-        wider = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast")
-        return pl.scan_parquet(files, glob=False, schema=schema, cast_options=wider)  # a name may hold [ or *
-
-    def schema(self) -> pl.Schema:
-        """Return the columns, which all files share.
-
-        Of integers and of floats of several widths the widest counts; type Null, all values null, yields to any other.
-
-        Raises:
-            UserError: for a file that is not readable as Parquet, and for files whose columns differ.
-        """
-        files = self.data_files()
-        found = _file_schema(files[0])
-        for file in files[1:]:
-            other = _file_schema(file)
-            common = {name: _common(found.get(name), other.get(name)) for name in (*found, *other)}
-            if differ := sorted(name for name, dtype in common.items() if dtype is None):
-                raise UserError(
-                    f"{self}: {file.name} and {files[0].name} differ in {', '.join(differ)}; make them alike"
-                )
-            found |= {name: dtype for name, dtype in common.items() if dtype is not None}
-        return pl.Schema(found)
-
-    @property
-    def digest(self) -> str:
-        """Content digest: the manifest's, or computed from the files where there is no manifest."""
-        if self.manifest is not None:
-            return self.manifest.digest
-        root = self.path if self.path.is_dir() else self.path.parent
-        return content_digest(describe_files(root, self.data_files()))
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
-    """Return the files below a folder that match a pattern, sorted; folders of such names are none."""
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def _common(a: pl.DataType | None, b: pl.DataType | None) -> pl.DataType | None:
-    """Return the type that holds a column's values of two files; None where they do not agree or one lacks the column.
-
-    They agree where they are equal, where one is Null, and where both are integers or both are floats.
-    """
-    if a is None or b is None or a == b:
-        return a if a == b else None
-    if pl.Null in (a, b):
-        return b if a == pl.Null else a
-    if (a.is_integer() and b.is_integer()) or (a.is_float() and b.is_float()):
-        empty = [pl.DataFrame(schema={"x": dtype}) for dtype in (a, b)]
-        return pl.concat(empty, how="vertical_relaxed").schema["x"]  # the type that holds both
-    return None
-
-
-def _file_schema(file: Path) -> dict[str, pl.DataType]:
-    """Read the columns of one Parquet file.
-
-    Raises:
-        UserError: for a file that is not readable as Parquet.
-    """
-    try:
-        return pl.read_parquet_schema(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{file}: not readable as Parquet: {' '.join(str(error).split())}; give it again") from None
-
-
-def parse_ref(text: str) -> Ref:
-    """Read a REF: an existing path, or `repo[@revision]`.
-
-    A file or folder that exists comes before a repository of that name, as in `datasets.load_dataset`;
-    `namespace/name@main` never means a folder.
-
-    Raises:
-        UserError: for a text that is neither.
-    """
-    path = Path(text)
-    if text and os.path.exists(text):
-        return Ref(repo=path.stem, revision=None, path=path)
-    if (ref := parse_name(text)) is None:
-        raise UserError(
-            f"{text!r} names no dataset: expected namespace/name, namespace/name@revision or an existing path"
-        )
-    return ref
-
-
-def parse_name(text: str) -> Ref | None:
-    """Read `repo[@revision]`, whatever files there are; None for a text that is no such name."""
-    repo, at, revision = text.partition("@")
-    return Ref(repo, revision or None) if _REPO.fullmatch(repo) and (not at or valid_revision(revision)) else None
-
-
-def valid_revision(revision: str) -> bool:
-    """Whether a text can name a branch, tag or commit, and is safe as a file name under refs/."""
-    return bool(_REVISION.fullmatch(revision)) and ".." not in revision and "//" not in revision
-
-
-def is_commit(revision: str) -> bool:
-    """Whether a revision is a full 40-hex commit, which never moves."""
-    return bool(_COMMIT.fullmatch(revision))
-
-
-def is_local(repo: str) -> bool:
-    """Whether a repository is one of a store alone, which the Hub is never asked for: a stranger may own that name."""
-    return repo.partition("/")[0] == LOCAL
-
-
-def round_tag(round_: int) -> str:
-    """Return the tag of a round, such as round-001."""
-    return f"round-{round_:03d}"
-
-
 class Store:
     """A folder of revisions; see the module for its layout."""
 
     def __init__(self, root: Path) -> None:
+        """Take a folder as store; it need not exist.
+
+        Raises:
+            UserError: a file stands in its place.
+        """
+        if root.exists() and not root.is_dir():
+            raise UserError(f"store {root} is a file, a folder is needed; give --store another name")
         self.root = root
 
     def repo_path(self, repo: str, kind: Kind = "dataset") -> Path:
@@ -277,7 +74,7 @@ class Store:
         Raises:
             UserError: for a text that is no repository name.
         """
-        if not _REPO.fullmatch(repo):
+        if not REPO.fullmatch(repo):
             raise UserError(f"{repo!r} is no repository name: letters, digits, '.', '_', '-', at most one '/'")
         # The Hugging Face cache's spelling of a repository.
         return self.root / f"{kind}s--{repo.replace('/', '--')}"
@@ -293,13 +90,20 @@ class Store:
         }
 
     def find(self, repo: str, revision: str, kind: Kind = "dataset") -> Revision | None:
-        """Return a revision by commit, branch or tag; None where the store does not hold it."""
+        """Return a revision by commit, branch or tag, or by the beginning of its commit, as tables show it.
+
+        None where the store does not hold it, and for a beginning that several have.
+        """
         folder = self.repo_path(repo, kind)
         if not valid_revision(revision):
             return None
         # A branch or tag is a file that holds its commit; any other name has to be a commit itself.
         ref = folder / "refs" / revision
-        commit = ref.read_text(encoding="utf-8", errors="replace").strip() if ref.is_file() else revision
+        commit = revision
+        if ref.is_file():
+            commit = ref.read_text(encoding="utf-8", errors="replace").strip()
+        elif _BEGINNING.fullmatch(revision) and len(alike := list((folder / "snapshots").glob(f"{revision}*"))) == 1:
+            commit = alike[0].name
         snapshot = folder / "snapshots" / commit
         # What a ref's file holds becomes the name of a folder, so it is checked too.
         if not is_commit(commit) or not snapshot.is_dir():
@@ -439,11 +243,12 @@ class Store:
             ended, a moment after it, and so a new run waits for a moment.
 
         Raises:
-            UserError: where another process holds it, or a file stands in the store's place.
+            UserError: where another process holds it, or the folder cannot be made.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise UserError(f"store {self.root} is a file, a folder is needed; give --store another name")
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # of a file system that takes no folders, such as /proc
+            raise UserError(f"store {self.root}: no folder can be made there; give --store another name") from None
         with (self.root / ".lock").open("w") as file:
             # The lock is on the open file, not on its existence: a killed run leaves none behind.
             for _ in range(LOCK_ATTEMPTS):

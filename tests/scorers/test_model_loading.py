@@ -1,17 +1,56 @@
 """What a model's configuration says of its attention, its window and its layers."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scorers.errors import UserError
-from scorers.model_loading import attention_for, check_attention_only, window_in
+from scorers.model_loading import HEADS, PICKLE, attention_for, check_attention_only, check_weights, window_in
 
 
 def config_of(family: str, **values: Any) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.for_model(family, **values)
+
+
+def write_weights(folder: Path, *names: str) -> None:
+    from safetensors.numpy import save_file
+
+    for name in names:
+        save_file({name: np.arange(64, dtype=np.float32)}, folder / name)
+    index = {"weight_map": dict(zip("abc", names, strict=False))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def test_whole_weights_pass_and_a_cut_file_or_a_missing_one_is_named(tmp_path: Path) -> None:
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    write_weights(tmp_path, first, second)
+    check_weights(tmp_path)
+    whole = (tmp_path / second).read_bytes()
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:4], b"", b"\xff" * 64):
+        (tmp_path / second).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{second}: damaged \(.*\); copy the model again"):
+            check_weights(tmp_path)
+    (tmp_path / second).unlink()
+    with pytest.raises(UserError, match=rf"{second} is missing, which model.safetensors.index.json lists"):
+        check_weights(tmp_path)
+    for text in ("[]", "{}", '{"weight_map": 1}', "{"):
+        (tmp_path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="not an index of safetensors files"):
+            check_weights(tmp_path)
+
+
+def test_pickles_are_refused_but_those_of_bge_m3_as_it_was_published(tmp_path: Path) -> None:
+    (tmp_path / PICKLE).touch()
+    with pytest.raises(UserError, match=r"no \.safetensors file in it; models saved as pickles are not read"):
+        check_weights(tmp_path)
+    for head in HEADS:
+        (tmp_path / head).touch()
+    check_weights(tmp_path)
 
 
 @pytest.mark.parametrize("wanted", [None, "sdpa", "flash_attention_2", "eager"])

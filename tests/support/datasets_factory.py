@@ -11,8 +11,10 @@ from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.settings import RankCoefficients
 from builders.store.columns import Column, frame_of, polars_schema
 from builders.store.manifest import Manifest, Model, Parent, Rows, content_digest, describe_files
+from builders.store.ref import round_tag
+from builders.store.revision import Revision
 from builders.store.shards import write_shard
-from builders.store.store import Revision, Store, round_tag
+from builders.store.store import Store
 from scorers.weighting import totals_of
 from training.grace_kto.pipeline import GRACE_KTO
 

@@ -31,10 +31,10 @@ def head(api: HfApi, repo: str, revision: str | None = None) -> str:
     return str(api.dataset_info(repo, revision=revision).sha)
 
 
-def environment(endpoint: str, home: Path, xet: bool) -> dict[str, str]:
+def environment(endpoint: str, home: Path, xet: bool, token: str = TOKEN) -> dict[str, str]:
     """The variables of a client process; nothing of this process's Hub settings is left."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    fixed = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1"}
+    fixed = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_TOKEN": token, "NO_PROXY": "127.0.0.1"}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
     return kept | fixed | quiet | ({} if xet else {"HF_HUB_DISABLE_XET": "1"})
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datasets_factory import add_dataset, add_model, model_of, plain_frame, scores_frame, weights_frame
 
 from builders.store.manifest import Model
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 
 DOMAIN = Model(id="world:domain", revision="ab" * 32)

@@ -11,7 +11,9 @@ from safetensors.numpy import save_file
 from builders.cards.render import write_card
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Model, Parent, content_digest, describe_files
-from builders.store.store import Revision, Store, round_tag
+from builders.store.ref import round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config, page_of
 

@@ -1,6 +1,7 @@
 """A base model without a chat template, and one that refuses the system role: refused in one line, or given a file."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ STAGES = ("sft", "generate", "sample", "policy")
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("policy", ["sft", "bare"])
+def test_a_folder_without_its_vocabulary_is_refused(tmp_path: Path, causal_lm_dir: Path) -> None:
+    from builders.engines.loading import load_tokenizer_and_config
+
+    shutil.copytree(causal_lm_dir, tmp_path / "m")
+    load_tokenizer_and_config(str(tmp_path / "m"), None)
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"its tokenizer has no vocabulary; give a folder with tokenizer\.json in it"):
+        load_tokenizer_and_config(str(tmp_path / "m"), None)
+
+
 def test_without_a_template_nothing_is_built(tmp_path: Path, bare: Path, stage: str, policy: str) -> None:
     config = configured(tmp_path, bare, f"models.policy={bare if policy == 'bare' else 'sft'}")
     with pytest.raises(UserError) as error:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from builders.inspect.diff import diff
 from builders.inspect.lineage import lineage
 from builders.inspect.status import status
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from builders.core.run import StageResult
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.status import status
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, plan

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import polars as pl
 
+from builders.core.continued import continued
 from builders.core.draws import derive_seed, query_id
 from builders.core.machine import require_engine
 from builders.core.models import LocalModel, ModelFinder, load_engine_for
@@ -45,7 +46,9 @@ from builders.settings.base import identity
 from builders.store.files import write_text
 from builders.store.manifest import fingerprint_of, read_manifest
 from builders.store.names import naming_near
-from builders.store.store import Choice, Store, round_tag
+from builders.store.ref import round_tag
+from builders.store.revision import Choice
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
@@ -182,7 +185,9 @@ def named_policies(
         return [(text, _named(text, config, store, finder)) for text in references]
     found = [] if first is None else [("first", first)]
     for round_ in range(1, config.loop.rounds + 1):
-        revision = store.find(GRACE_KTO.repo(POLICY, config), round_tag(round_), "model")
+        revision = continued(GRACE_KTO, config, store, POLICY.name, round_) or store.find(
+            GRACE_KTO.repo(POLICY, config), round_tag(round_), "model"
+        )
         if revision is not None:
             found.append((f"round {round_}", finder.of(revision)))
     return found

@@ -15,7 +15,8 @@ from builders.store.adapter import with_base
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
 from builders.store.manifest import Model
-from builders.store.store import Store, is_commit, is_local
+from builders.store.ref import is_commit, is_local
+from builders.store.store import Store
 from training.chat import require_rendering, template_options
 from training.ready import require_training
 from training.world.stages import processor

@@ -16,7 +16,7 @@ from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.ready import trial_prompts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import require_columns
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from scorers.errors import UserError
 from training.chat import require_answers, template_options
 from training.grace_kto.documents import prepare

@@ -20,7 +20,7 @@ from builders.cards.card import Card
 from builders.core.stage import Context, Shard, ShardResult, Stage, Trained
 from builders.settings.base import Settings
 from builders.store.columns import MESSAGES, Column, column, frame_of
-from builders.store.store import Revision
+from builders.store.revision import Revision
 from training.world.texts import Prompt, World
 
 Rows = Callable[[World], list[dict[str, Any]]]  # the texts of one dataset, as rows

@@ -17,7 +17,8 @@ from builders.core.run import dry_run, run
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.inspect.status import status
 from builders.inspect.verify import verify
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.cli import app
 from training.pipelines import PIPELINES, build, load_config

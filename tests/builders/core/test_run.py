@@ -18,8 +18,9 @@ from builders.core.run import StageResult, dry_run, run
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.files import file_sha256
+from builders.store.revision import Revision
 from builders.store.shards import write_shard
-from builders.store.store import Revision, Store
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, load_config, plan

@@ -25,7 +25,8 @@ from builders.inspect.lineage import lineage
 from builders.inspect.status import status
 from builders.inspect.verify import verify
 from builders.store.files import file_sha256
-from builders.store.store import Ref, Store
+from builders.store.ref import Ref
+from builders.store.store import Store
 from scorers.errors import UserError
 
 FOLDS = ["fold-1", "fold-2", "fold-3"]

@@ -22,7 +22,8 @@ from builders.grace_kto.messages import prompt_text
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import frame_of
 from builders.store.manifest import FIGURE
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.extraction import extract
 from training.pipelines import build
 

@@ -21,8 +21,9 @@ from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.query_parser import Parsed
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
+from builders.store.revision import Revision
 from builders.store.shards import shard_counts
-from builders.store.store import Revision, Store
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, plan

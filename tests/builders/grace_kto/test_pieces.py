@@ -14,7 +14,8 @@ from builders.grace_kto import pieces as module
 from builders.grace_kto.calibrate import READ, calibrate_frame
 from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.rows import RANKING
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 

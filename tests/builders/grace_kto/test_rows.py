@@ -15,7 +15,8 @@ from builders.grace_kto.columns import RANKED
 from builders.grace_kto.rows import ResponseIds
 from builders.inspect.verify import verify
 from builders.store.manifest import Model
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import PIPELINES, build
 

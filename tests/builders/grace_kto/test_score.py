@@ -18,7 +18,8 @@ from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS
 from builders.grace_kto.score import relevance_columns
 from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
 from builders.store.columns import check_frame, frame_of
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 from training.pipelines import build

@@ -16,8 +16,8 @@ from builders.core.stage import Shard
 from builders.core.tables import read_columns
 from builders.grace_kto import seed as seed_module
 from builders.store.columns import column
+from builders.store.revision import Revision
 from builders.store.shards import write_shard
-from builders.store.store import Revision
 from scorers.errors import UserError
 from training.pipelines import build, load_config
 

@@ -16,7 +16,9 @@ from builders.inspect.lineage import FOUND, lineage
 from builders.inspect.verify import verify
 from builders.store.adapter import with_base
 from builders.store.manifest import Manifest, Model, Rows, content_digest, describe_files
-from builders.store.store import Ref, Revision, Store, round_tag
+from builders.store.ref import Ref, round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import PIPELINES, page_of
 

@@ -11,7 +11,8 @@ from huggingface_hub import HfApi
 from store_chains import add_dataset, config_for
 
 from builders.hub.publish import publish
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import page_of
 

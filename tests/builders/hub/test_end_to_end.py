@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_clients import environment
+from hub_clients import TOKEN, environment
 from hub_server import RemoteHub
 from tiny_store import SMALL_LOOP, copy_store
 
 GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
-LORA = (*SMALL_LOOP, "train.method=lora", "train.lora_rank=4")
+LORA = (*SMALL_LOOP, "train.method=lora", "train.lora_rank=4", "loop.rounds=3")
 MODELS = ("tiny-sft", *(f"grace-kto-world-0-{name}" for name in ("base", "general", "domain", "bge-m3")))
 LOAD = """
 import json, sys
@@ -39,9 +39,10 @@ print(json.dumps({ref: len(verify(open_revision(ref, store), PIPELINES)) for ref
 class Person:
     """Somebody with a token, a cache and a store of their own."""
 
-    def __init__(self, hub: RemoteHub, folder: Path) -> None:
+    def __init__(self, hub: RemoteHub, folder: Path, token: str = TOKEN) -> None:
+        folder.mkdir()
         self.folder = folder
-        self.variables = environment(hub.endpoint, folder / "home", xet=True) | {"OMP_NUM_THREADS": "1"}
+        self.variables = environment(hub.endpoint, folder / "home", xet=True, token=token) | {"OMP_NUM_THREADS": "1"}
 
     def run(self, command: list[str]) -> str:
         done = subprocess.run(command, env=self.variables, cwd=self.folder, capture_output=True, text=True, check=False)
@@ -57,13 +58,12 @@ class Person:
 
 @pytest.mark.slow
 def test_two_rounds_from_the_build_to_somebody_elses_training(remote: RemoteHub, tmp_path: Path) -> None:
-    (tmp_path / "writer").mkdir()
     writer = Person(remote, tmp_path / "writer")
     copy_store(writer.folder / "store")
     pushed = {}  # in the natural order: each dataset and each policy as soon as it is made
     for round_ in ("1", "2"):
         built = writer.grace("build", "--stage", "calibrate", "--round", round_, "--push", settings=LORA)
-        trained = writer.grace("train", "--round", round_, "--push", settings=LORA)
+        trained = writer.grace("train", "--round", round_, "--push", "--with-optimizer", settings=LORA)
         assert list(built["pushed"]) == list(trained["pushed"]) == ["repo", "revision", "tag", "url"]
         assert built["pushed"]["tag"] == trained["pushed"]["tag"] == f"round-00{round_}"
         pushed[round_] = (built, trained)
@@ -74,7 +74,6 @@ def test_two_rounds_from_the_build_to_somebody_elses_training(remote: RemoteHub,
     whole = writer.grace("push", "--all", settings=LORA)["revisions"]
     assert len(whole) == 12 and not any(found["uploaded"] for found in whole)
 
-    (tmp_path / "reader").mkdir()
     reader = Person(remote, tmp_path / "reader")
     stages = ("queries", "groups", "scores", "weights")
     names = [("alice/tiny-seed", "round-000"), ("alice/grace-kto-world-0-seeds", "round-000")]
@@ -90,6 +89,8 @@ def test_two_rounds_from_the_build_to_somebody_elses_training(remote: RemoteHub,
     assert json.loads(differing) == dict.fromkeys(refs, 0)
     train_from_the_hub(reader, pushed["1"][0]["pushed"]["revision"])
     train_with_stock_trl(reader, tmp_path / "writer" / "store")
+    remote.add_token("hf_bob", "bob")
+    go_on(Person(remote, tmp_path / "stranger", "hf_bob"), pushed["2"][1]["pushed"]["revision"])
 
 
 def check_lineage(reader: Person, pushed: dict[str, Any]) -> None:
@@ -103,6 +104,24 @@ def check_lineage(reader: Person, pushed: dict[str, Any]) -> None:
     assert {node["repo"] for node in found if node["kind"] == "dataset"} == datasets
     models = {f"alice/{name}" for name in (*MODELS, "tiny-policy")}
     assert {node["repo"] for node in found if node["kind"] == "model"} == models
+
+
+def go_on(stranger: Person, policy: str) -> None:
+    """A third round by somebody with an empty store who may only read the first two, published under their name."""
+    settings = (*LORA, "continues=alice/tiny@round-002")
+    trained = stranger.grace("train", "--round", "3", "--push", settings=settings)
+    assert trained["pushed"]["repo"] == "bob/tiny-policy" and trained["pushed"]["tag"] == "round-003"
+    made = {path.name for path in (stranger.folder / "store").glob("*--local--*")}
+    assert made == {
+        *(f"datasets--local--tiny-{name}" for name in ("queries", "groups", "scores", "weights")),
+        "models--local--tiny-policy",
+    }  # seeds, world and first policy are alice's
+    manifest = json.loads((Path(trained["path"]) / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["results"]["first_step"] > 0 and not manifest["results"]["new_optimizer"]  # both go on
+    found = stranger.grace("lineage", "bob/tiny-policy@round-003")["nodes"]
+    assert {node["state"] for node in found} == {"found"}
+    assert {(node["repo"], node["revision"]) for node in found} >= {("alice/tiny-policy", policy)}
+    assert stranger.grace("verify", "bob/tiny-weights@round-003")["ok"]
 
 
 def train_from_the_hub(reader: Person, commit: str) -> None:

@@ -12,7 +12,8 @@ from hub_server import HubServer
 from huggingface_hub import HfApi
 
 from builders.hub.refs import open_revision
-from builders.store.store import Choice, Revision, Store
+from builders.store.revision import Choice, Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 REPO = "somebody/essays"

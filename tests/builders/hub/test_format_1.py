@@ -18,7 +18,9 @@ from builders.hub.refs import open_revision
 from builders.inspect.lineage import FOUND, lineage
 from builders.inspect.verify import verify
 from builders.store.manifest import Manifest
-from builders.store.store import Ref, Revision, Store, round_tag
+from builders.store.ref import Ref, round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 from training.pipelines import PIPELINES, page_of
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from store_chains import add_dataset, add_model, config_for, files_of
 
 from builders.hub.publish import publish
 from builders.hub.pull import pull
-from builders.store.store import Ref, Store
+from builders.store.ref import Ref
+from builders.store.store import Store
 from training.pipelines import page_of
 
 pytestmark = pytest.mark.live

@@ -22,7 +22,9 @@ from builders.inspect.lineage import FOUND, lineage
 from builders.inspect.verify import verify
 from builders.settings.base import executions, identities
 from builders.store.manifest import Kind, Manifest, Parent
-from builders.store.store import Ref, Revision, Store, round_tag
+from builders.store.ref import Ref, round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import PIPELINES, load_config, page_of

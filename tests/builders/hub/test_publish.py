@@ -17,7 +17,9 @@ from builders.cards.render import write_card
 from builders.hub.publish import publish, publish_all, push
 from builders.inspect.lineage import FOUND, NOT_FOUND, lineage
 from builders.store.manifest import Manifest, content_digest, describe_files
-from builders.store.store import Revision, Store, round_tag
+from builders.store.ref import round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import page_of, whole_run
 

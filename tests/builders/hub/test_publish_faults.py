@@ -20,7 +20,9 @@ from store_chains import add_dataset, config_for, files_of
 from builders.hub.publish import publish
 from builders.hub.pull import pull
 from builders.store.manifest import Manifest, content_digest, describe_files, read_manifest
-from builders.store.store import Ref, Revision, Store
+from builders.store.ref import Ref
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import page_of
 

@@ -11,7 +11,9 @@ from hub_server import RemoteHub
 from huggingface_hub import HfApi
 from store_chains import add_dataset
 
-from builders.store.store import Revision, Store, round_tag
+from builders.store.ref import round_tag
+from builders.store.revision import Revision
+from builders.store.store import Store
 
 ROUNDS = 20
 PUBLISH = """

@@ -18,7 +18,9 @@ from builders.hub.publish import publish
 from builders.hub.pull import download_model, pull, pull_into
 from builders.hub.refs import open_revision
 from builders.hub.resolve import resolve_commit
-from builders.store.store import Ref, Revision, Store, parse_ref
+from builders.store.ref import Ref, parse_ref
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import page_of
 
@@ -246,6 +248,8 @@ def test_what_cannot_be_had_is_said_in_one_line(
     assert "not allowed (Ordered fault 403)" in refused(REPO)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "no usable answer from http://127.0.0.1:9" in refused(REPO)
+    with pytest.raises(UserError, match="'no name' is no name on the Hub; pull takes namespace/name"):
+        pull_into("no name", other, "dataset")
     with pytest.raises(UserError, match="is a path on this machine"):
         pull_into(str(other.root.parent), other, "dataset")
     assert snapshots(other) == []
@@ -350,6 +354,19 @@ def test_a_model_of_pickles_is_refused(connected: HubServer) -> None:
         download_model("alice/old", None)
     with pytest.raises(UserError, match="model alice/none: not found"):
         download_model("alice/none", None)
+
+
+def test_bge_m3_comes_as_it_was_published(connected: HubServer) -> None:
+    api = api_of(connected)
+    api.create_repo("alice/bge")
+    files = ("colbert_linear.pt", "sparse_linear.pt", "pytorch_model.bin", "config.json", "training_args.bin")
+    for name in files:
+        api.upload_file(path_or_fileobj=name.encode(), path_in_repo=name, repo_id="alice/bge")
+    folder, _ = download_model("alice/bge", None)
+    assert {path.name for path in folder.iterdir()} == {*files} - {"training_args.bin"}
+    api.upload_file(path_or_fileobj=b"x", path_in_repo="model.safetensors", repo_id="alice/bge")
+    folder, _ = download_model("alice/bge", None)
+    assert {path.name for path in folder.iterdir()} == {*files[:2], "config.json", "model.safetensors"}
 
 
 def test_the_whole_chain_can_be_pulled(connected: HubServer, store: Store, other: Store) -> None:

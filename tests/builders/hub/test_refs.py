@@ -19,7 +19,8 @@ from builders.hub.pull import pull, pull_into
 from builders.hub.refs import open_revision, resolve
 from builders.inspect.lineage import lineage
 from builders.store.manifest import Kind
-from builders.store.store import Ref, Store
+from builders.store.ref import Ref
+from builders.store.store import Store
 from scorers.errors import UserError
 
 

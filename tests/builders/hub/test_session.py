@@ -16,7 +16,9 @@ from builders.hub import session
 from builders.hub.publish import publish
 from builders.hub.pull import pull
 from builders.settings.base import identities
-from builders.store.store import Ref, Revision, Store
+from builders.store.ref import Ref
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import page_of

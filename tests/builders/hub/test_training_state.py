@@ -14,7 +14,9 @@ from builders.hub.publish import publish, publish_all
 from builders.hub.pull import download_model, pull
 from builders.inspect.verify import verify
 from builders.store.manifest import TRAINING_STATE, describe_files, read_manifest
-from builders.store.store import Ref, Revision, Store
+from builders.store.ref import Ref
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import PIPELINES, page_of
 

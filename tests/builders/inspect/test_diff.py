@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from builders.grace_kto.columns import METRICS, SEED_COLUMNS
 from builders.inspect import diff as module
 from builders.inspect.diff import correlation, effective_sample_size, spearman_within, standardised_difference
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO

@@ -33,7 +33,8 @@ from builders.inspect.lineage import (
 from builders.report.console import print_lineage
 from builders.report.lineage import lineage_rows
 from builders.store.manifest import Kind, Manifest, Model, Parent, read_manifest
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO

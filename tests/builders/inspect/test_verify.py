@@ -21,8 +21,9 @@ from builders.hub.refs import open_here, open_revision
 from builders.inspect import verify as module
 from builders.store.check import Finding
 from builders.store.manifest import DataFile, Manifest, content_digest, describe_files
+from builders.store.revision import Revision
 from builders.store.shards import arrow_schema
-from builders.store.store import Revision, Store
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.cli import app
 from training.pipelines import PIPELINES

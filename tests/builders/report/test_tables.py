@@ -12,7 +12,7 @@ from builders.inspect.status import Status
 from builders.report import console
 from builders.report.tables import fitted, plain, print_table, print_wide_table, shortened
 from builders.store.check import Finding
-from builders.store.store import Revision
+from builders.store.revision import Revision
 
 REVISION = "8ab01bac7e4300112233445566778899aabbccdd"
 REPO = "a-rather-long-namespace/qwen2.5-0.5b-instruct-harbours-and-piers-weights"

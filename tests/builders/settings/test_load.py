@@ -48,6 +48,13 @@ def test_a_file_adds_to_a_preset(tmp_path: Path) -> None:
     assert (config.name, config.generate.queries, config.generate.prompt) == ("mine", 5, "generate.tiny")
 
 
+def test_an_unknown_key_is_told_before_the_one_that_is_missing_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(preset_text("tiny").replace("models:", "model:"))
+    with pytest.raises(UserError, match=r"unknown key model, did you mean models\?"):
+        load_config(str(path))
+
+
 def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(None).name == "tiny"

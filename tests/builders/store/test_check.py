@@ -9,7 +9,8 @@ from datasets_factory import add_dataset, add_model, scores_frame
 
 from builders.store.check import Finding, file_findings, first_fault, require_whole
 from builders.store.manifest import DataFile, Manifest, content_digest
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 FIRST, SECOND = (f"data/train-{n:05d}-of-00002.parquet" for n in range(2))

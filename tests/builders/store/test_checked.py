@@ -10,7 +10,8 @@ import pytest
 from datasets_factory import add_dataset, add_model, scores_frame
 
 from builders.hub.refs import open_here, open_revision
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 
 SHARD = "data/train-00001-of-00004.parquet"

@@ -19,7 +19,9 @@ from builders.hub.pull import pull
 from builders.inspect.verify import verify
 from builders.store.check import require_whole
 from builders.store.manifest import TRAINING_STATE, Manifest
-from builders.store.store import Ref, Revision, Store
+from builders.store.ref import Ref
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.cli import app
 from training.pipelines import PIPELINES, build, page_of

@@ -18,7 +18,8 @@ from builders.core.run import StageResult
 from builders.grace_kto.ready import sample_ready
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Model
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.policy import _name_base, ready
 from training.loop import run_loop

@@ -18,7 +18,8 @@ import training.world.models
 import training.world.relevance
 from builders.core.run import StageResult
 from builders.grace_kto.messages import ask_for_queries
-from builders.store.store import Revision, Store
+from builders.store.revision import Revision
+from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, load_config
 from training.world.measures import is_well_formed

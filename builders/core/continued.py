@@ -1,0 +1,61 @@
+"""A run that goes on from the rounds of another run, `continues: namespace/name@round-NNN`.
+
+Its rounds up to that one, and what all of its rounds share, are taken as they are published, or as they lie in the
+store. Only reading them is needed: what is made from there on has the name and the namespace of the run that goes on.
+"""
+
+import logging
+
+from builders.core.pipeline import Pipeline, tag_of
+from builders.settings.base import Settings
+from builders.store.ref import Ref
+from builders.store.revision import Revision
+from builders.store.store import Store
+from scorers.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def continued(
+    pipeline: Pipeline, config: Settings, store: Store, stage_name: str, round_: int, *, fetch: bool = True
+) -> Revision | None:
+    """Return a stage's revision in the run that `config.continues` names.
+
+    Args:
+        pipeline: the pipeline of both runs.
+        config: the settings of the run that goes on.
+        store: the local store; what it lacks comes from the Hub.
+        stage_name: name of the stage.
+        round_: its round; 0 where all rounds share it.
+        fetch: whether the Hub is asked.
+
+    Returns:
+        The revision. None where no run is continued, for a later round than the one it is continued from, for a stage
+        of round 0 that the run did not publish, and without `fetch` for what the store lacks.
+
+    Raises:
+        UserError: a round that is neither in the store nor on the Hub, or a Hub that does not answer.
+    """
+    if config.continues is None:
+        return None
+    run, _, last = config.continues.partition("@round-")
+    if round_ > int(last):
+        return None
+    stage = pipeline.stage(stage_name)
+    namespace, _, name = run.partition("/")
+    # What the runs of a store share has a name of its own, and was published beside the run.
+    stem = name if stage.stem is None else stage.stem(config)
+    ref = Ref(f"{namespace}/{stem}-{stage.suffix}", tag_of(stage, round_))
+    held = store.find(ref.repo, tag_of(stage, round_), stage.kind)
+    if held is not None or not fetch:
+        return held
+    from builders.hub.client import NotOnHub
+    from builders.hub.pull import pull
+
+    try:
+        return pull(ref, store, stage.kind)
+    except NotOnHub as error:
+        if round_ == 0:
+            log.info("%s: not published, so it is made here", ref)
+            return None
+        raise UserError(f"continues {config.continues}: {error}") from None
