@@ -1,13 +1,11 @@
 """The scripts in examples/ and the README's Python blocks run as they stand, on tiny models."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import commands
 
 ROOT = Path(__file__).parents[1]
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # in the README; here a tiny model takes its place
@@ -33,9 +31,7 @@ def readme_blocks() -> list[str]:
 
 def run_all(scripts: list[list[str]], folder: Path) -> list[str]:
     """Run scripts in a folder, offline; what each printed."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", DRIVER, json.dumps(scripts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    done = commands().run(DRIVER, [json.dumps(scripts)], folder, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
     printed = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(printed, list)

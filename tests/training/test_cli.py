@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from datasets_factory import add_dataset, scores_frame, weights_frame
+from forks import Done, command
 from real_configs import SEEDS, write_lines
 from typer.testing import CliRunner
 
@@ -28,13 +28,9 @@ TAGGED = "<summary>S{0}.</summary><outline>O.</outline><answer>A.</answer>"
 HEAVY = ("torch", "transformers", "vllm", "FlagEmbedding", "trl", "peft", "datasets", "polars", "pydantic", "numpy")
 
 
-def run(name: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run an installed command in a folder, without a token."""
-    command = Path(sys.executable).with_name(name)
-    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"} | {"HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [str(command), *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+def run(name: str, *args: str, cwd: Path) -> Done:
+    """Run a command in a folder, without a token."""
+    return command(name, *args, folder=cwd)
 
 
 def seed_options(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""From plain seeds to a policy with other people's models: two rounds with LoRA and with QLoRA, per family."""
+"""From plain seeds to a policy with other people's models: two rounds with LoRA or QLoRA, per family."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from families import TEMPLATES, conversations, make_family, write_seeds
+from families import conversations, make_family, write_seeds
 
 from builders.grace_kto.messages import ask_for_queries
 from training.pipelines import load_config
@@ -21,20 +21,13 @@ def ask(examples: list[str], count: int) -> str:
     return ask_for_queries(examples, count, prompt="generate.tiny")
 
 
-@pytest.fixture(scope="module", params=list(TEMPLATES))
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def base(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the family that was taught to write documents and lists of queries."""
+def make_base(family: str, folder: Path) -> Path:
+    """Make a model of the family that was taught to write documents and lists of queries."""
     from builders.settings.sft import SFTSettings
     from training.sft.finetune import run_sft
 
     rows = conversations(ask)
     texts = [message["content"] for row in rows for part in ("prompt", "completion") for message in row[part]]
-    folder = tmp_path_factory.mktemp(family)
     random = make_family(folder / "random", family, texts)
     settings = SFTSettings.model_validate(
         {"steps": 350, "batch_size": 16, "learning_rate": 5e-3, "prompt_loss_weight": 0.1}
@@ -77,12 +70,13 @@ def configuration(family: str, base: Path, bge_m3: Path, folder: Path, method: s
     return path
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_two_rounds_from_seeds_to_a_policy(
-    family: str, base: Path, method: str, bge_m3_dir: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("family", "method"), [("llama", "lora"), ("qwen3", "qlora"), ("gemma3", "lora"), ("mistral", "qlora")]
+)
+def test_two_rounds_from_seeds_to_a_policy(family: str, method: str, bge_m3_dir: Path, tmp_path: Path) -> None:
     from training.loop import run_loop
 
+    base = make_base(family, tmp_path)
     path = configuration(family, base, bge_m3_dir, tmp_path, method)
     results = run_loop(load_config(str(path), store=str(tmp_path / "store")))
     assert [(r.stage, r.round) for r in results if r.stage == "policy"] == [("policy", 1), ("policy", 2)]

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
 import pytest
+from forks import script
 from tiny_store import copy_store, small_config
 from typer.testing import CliRunner
 
@@ -24,7 +23,7 @@ from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build, plan
 
 pytestmark = pytest.mark.slow
-KILLS = 20
+KILLS = 12
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +149,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
     _, results, seconds = finished
     expected = (last(results, "calibrate").digest, last(results, "policy").digest)
     driver = Path(__file__).parents[1] / "support" / "kill_driver.py"
-    done = subprocess.run(
-        [sys.executable, str(driver), str(copy_store(tmp_path / "fresh")), str(tmp_path), str(seconds), str(KILLS)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = script(driver, str(copy_store(tmp_path / "fresh")), str(tmp_path), str(seconds), str(KILLS))
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("finished")]
     assert lines and all(tuple(line[1:3]) == expected for line in lines), done.stdout

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from hub_clients import TOKEN
@@ -43,6 +44,13 @@ def remote() -> Iterator[RemoteHub]:
     with serve_in_process() as server:
         server.add_token(TOKEN, "alice")
         yield server
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Ends with the test what it began, such as other people's processes."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import json
 import shutil
 import stat
-import subprocess
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from forks import PROGRAMS, Done, Forks
 from hub_clients import TOKEN, client, environment
 from hub_server import HubServer, RemoteHub
 from huggingface_hub import HfApi, constants
@@ -23,7 +23,6 @@ from builders.store.store import Store
 from scorers.errors import UserError
 from training.pipelines import page_of, whole_run
 
-GRACE = [sys.executable, "-c", "from training.cli import app; app()"]
 PUBLISH = """
 import sys
 from pathlib import Path
@@ -350,12 +349,8 @@ def test_without_a_token_nothing_is_tried(
 # the command line
 
 
-def grace(arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*GRACE, *arguments], env=variables, capture_output=True, text=True)
-
-
 @pytest.mark.slow
-def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_path: Path) -> None:
+def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, stack: ExitStack, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     add_dataset(store, "sample")
     add_dataset(store, "sample", name="a--b")
@@ -364,38 +359,41 @@ def test_commands_end_with_one_line_and_write_no_token(remote: RemoteHub, tmp_pa
     remote.add_token("hf_bob_secret", "bob")
     variables = environment(remote.endpoint, tmp_path / "home", xet=False)
     at = ["--store", str(store.root), "--config", "tiny"]
-    done = grace(["push", "local/demo-groups", *at, "--private", "--json"], variables)
+    people = stack.enter_context(Forks(variables, ("training.cli", "training.pipelines", "builders.hub.publish")))
+
+    def grace(arguments: list[str], **others: str) -> Done:
+        return people.run(PROGRAMS["grace"], arguments, tmp_path, **others)
+
+    done = grace(["push", "local/demo-groups", *at, "--private", "--json"])
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout.splitlines()[-1])
     assert set(there) == {"repo", "revision", "tag", "url", "uploaded"} and there["repo"] == "alice/demo-groups"
-    pulled = grace(["pull", "alice/demo-groups@round-001", "--store", str(tmp_path / "other"), "--json"], variables)
+    pulled = grace(["pull", "alice/demo-groups@round-001", "--store", str(tmp_path / "other"), "--json"])
     assert f"alice/demo-groups at {there['revision']}\n" in pulled.stderr
     assert json.loads(pulled.stdout.splitlines()[-1])["revision"] == there["revision"]
-    reader, bob = variables | {"HF_TOKEN": "hf_reader_secret"}, variables | {"HF_TOKEN": "hf_bob_secret"}
-    wrong = variables | {"HF_TOKEN": "hf_unknown_secret"}
+    reader, bob, wrong = ({"HF_TOKEN": f"hf_{name}_secret"} for name in ("reader", "bob", "unknown"))
     cases = [
-        (["push", "local/a--b-groups", *at], variables, "a--b-groups: the Hub does not allow this name"),
-        (["push", "local/demo-groups", *at, "--set", "namespace=bob"], variables, "namespace bob: the token of alice"),
+        (["push", "local/a--b-groups", *at], {}, "a--b-groups: the Hub does not allow this name"),
+        (["push", "local/demo-groups", *at, "--set", "namespace=bob"], {}, "namespace bob: the token of alice"),
         (["push", "local/demo-groups", *at], reader, "the token may only read"),
         (["build", "--stage", "seed", "--push", *at], reader, "the token may only read"),
-        (["push", *at], variables, "give a REF or --all"),
+        (["push", *at], {}, "give a REF or --all"),
         (["push", "local/demo-groups", *at, "--set", "name=x"], wrong, "refuses the token"),
-        (["push", "local/kept-scores", *at, "--no-parents"], variables, "only in the store: local/kept-groups@"),
-        (["pull", "alice/none", *at], variables, "dataset alice/none: not found on"),
-        (["pull", "alice/demo-groups@v9", *at], variables, "alice/demo-groups@v9: no such revision"),
+        (["push", "local/kept-scores", *at, "--no-parents"], {}, "only in the store: local/kept-groups@"),
+        (["pull", "alice/none", *at], {}, "dataset alice/none: not found on"),
+        (["pull", "alice/demo-groups@v9", *at], {}, "alice/demo-groups@v9: no such revision"),
         (["pull", "alice/demo-groups", *at], bob, "alice/demo-groups: not found on"),
         (["build", "--stage", "score", "--from", "alice/demo-groups@round-001", *at], bob, "not found on"),
-        (["pull", "alice/demo-groups", *at], variables | {"HF_HUB_OFFLINE": "1"}, "offline mode is set"),
     ]
     output = done.stdout + done.stderr + pulled.stdout + pulled.stderr
     for arguments, given, message in cases:
-        refused = grace(arguments, given)
+        refused = grace(arguments, **given)
         lines = refused.stderr.strip().splitlines()
         assert refused.returncode == 2 and lines[-1].startswith("error: ") and message in lines[-1], refused.stderr
         assert "Traceback" not in refused.stderr
         output += refused.stdout + refused.stderr
     add_dataset(store, "sample", round_=2)
-    read_only = grace(["push", "local/demo-groups@round-002", *at], reader)
+    read_only = grace(["push", "local/demo-groups@round-002", *at], **reader)
     assert read_only.returncode == 2 and "the token may only read" in read_only.stderr
     written = b"".join(files_of(tmp_path).values()) + (output + read_only.stderr).encode()
     for token in (TOKEN, "hf_reader_secret", "hf_bob_secret", "hf_unknown_secret"):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forks import together
 
 from scorers.errors import UserError
 
@@ -292,10 +291,8 @@ def test_two_processes_measure_the_same(causal_lm_dir: Path, tmp_path: Path) -> 
     script = tmp_path / "on_processes.py"
     paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path)}
     script.write_text(ON_PROCESSES.format(**paths, model=str(causal_lm_dir)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    done = together(script)
+    assert done.returncode == 0, done.stderr[-2000:]
     two = json.loads((tmp_path / "measured.json").read_text())
     assert one["eval_kl"] > 1
     for name in ("loss", "kl", "cross_entropy", "rewards/chosen", "logps/rejected"):

@@ -1,16 +1,14 @@
 """Rounds: one schedule, resume without a trace, policies written whole, mistakes named."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from forks import commands, together
 
 from builders.settings.kto import TrainSettings
 from builders.store.manifest import TRAINING_STATE
@@ -269,7 +267,6 @@ class Kill(TrainerCallback):
         if self.where == str(state.global_step):
             os.kill(os.getpid(), signal.SIGKILL)
 
-# The heavy modules are imported once, before forking; each child begins as a process of its own would.
 for where in {places!r}:
     child = os.fork()
     if child == 0:
@@ -289,8 +286,8 @@ def test_killed_runs_end_with_the_same_bytes(causal_lm_dir: Path, tmp_path: Path
     script = KILLED.format(
         tests=str(Path(__file__).parent), root=str(ROOT), places=places, folder=str(broken), model=str(causal_lm_dir)
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    done = commands().run(script, [], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
     run_rounds(broken, causal_lm_dir, settings())
     for number in (1, 2):
         first, second = (weights_file(tmp_path / run / f"policy-{number}") for run in ("whole", "broken"))
@@ -318,10 +315,8 @@ def test_two_processes_give_the_same_policy(causal_lm_dir: Path, tmp_path: Path)
     script = tmp_path / "one_of_two.py"
     paths = {"tests": str(Path(__file__).parent), "root": str(ROOT), "folder": str(tmp_path / "two")}
     script.write_text(ONE_OF_TWO.format(**paths, model=str(causal_lm_dir)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    done = together(script)
+    assert done.returncode == 0, done.stderr[-2000:]
     for record, place in zip(one, ("mismatched/policy-1", "mismatched/policy-2", "matched/policy-1"), strict=True):
         first, second = (load_numpy(weights_file(tmp_path / run / place)) for run in ("one", "two"))
         for name, value in first.items():
