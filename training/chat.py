@@ -30,6 +30,16 @@ class Rendered(NamedTuple):
     end: str
 
 
+def forget_how_loaded(tokenizer: Any) -> None:
+    """Drop what a tokenizer, or a processor's, keeps of how it was loaded, from a folder or offline.
+
+    transformers would save it with the tokenizer, and the same training would give files with another digest.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+
+
 def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwargs: Mapping[str, Any]) -> Rendered:
     """Render a prompt and its answer by the chat template, so that the first two parts are what sampling saw.
 

@@ -72,21 +72,24 @@ class ModelFinder:
         """Look a model up: a folder, then the store, then the Hub."""
         # A folder has no commit: its files are its identity.
         if Path(name).is_dir():
-            self._require_whole(Path(name))
+            ours = self._require_whole(Path(name))
             if not (Path(name) / "config.json").is_file():
                 raise UserError(f"model {name}: no config.json in it; give the folder of a whole model")
-            check_weights(Path(name))
+            if not ours:
+                check_weights(Path(name))
             return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
         stored = self.store.find(repo, revision or "main", "model")
         return self.of(stored) if stored else _from_hub(repo, revision or None)
 
-    def _require_whole(self, folder: Path) -> None:
-        """Check a folder that this project wrote, whose manifest says what belongs into it."""
-        if has_manifest(folder) and (manifest := read_manifest(folder)) is not None:
-            # A snapshot of a store is named by the bytes of its manifest, which may be of format 1.
-            revision = folder.name if is_commit(folder.name) else manifest.revision
-            self.store.require_whole(Revision(manifest.repo, revision, folder, manifest))
+    def _require_whole(self, folder: Path) -> bool:
+        """Check a folder that this project wrote, whose manifest says what belongs into it; False for any other."""
+        if not has_manifest(folder) or (manifest := read_manifest(folder)) is None:
+            return False
+        # A snapshot of a store is named by the bytes of its manifest, which may be of format 1.
+        revision = folder.name if is_commit(folder.name) else manifest.revision
+        self.store.require_whole(Revision(manifest.repo, revision, folder, manifest))
+        return True
 
     def of(self, revision: Revision) -> LocalModel:
         """Return the model of a revision in the store; an adapter comes with the base model it was trained on.

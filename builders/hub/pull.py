@@ -65,7 +65,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
     require_public_name(repo, "model")
     what = f"model {repo}" + (f"@{revision}" if revision else "")
     if constants.HF_HUB_OFFLINE:
-        patterns = [*MODEL_PATTERNS, PICKLE]  # what is in the cache was asked for before
+        patterns = list(MODEL_PATTERNS)
         found = call(
             what,
             lambda: client().snapshot_download(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorers.errors import UserError
-from training.chat import Rendered, render, tokenize
+from training.chat import Rendered, forget_how_loaded, render, tokenize
 
 # ChatML with a line break after every turn; ANSWER stands for what is done to an assistant's text.
 TURNS = (
@@ -73,6 +73,18 @@ def test_ids_are_those_of_prompt_answer_and_end(causal_lm_dir: Path, text: str) 
     assert completion[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     # The tokenizer composes characters first, as Qwen's do.
     assert tokenizer.decode(completion) == unicodedata.normalize("NFC", text) + "<|im_end|>"
+
+
+def test_a_saved_tokenizer_does_not_say_how_it_was_loaded(causal_lm_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    saved = set()
+    for offline in (False, True):
+        tokenizer = AutoTokenizer.from_pretrained(causal_lm_dir, local_files_only=offline)
+        forget_how_loaded(tokenizer)
+        tokenizer.save_pretrained(tmp_path / str(offline))
+        saved.add((tmp_path / str(offline) / "tokenizer_config.json").read_bytes())
+    assert len(saved) == 1 and b"local" not in saved.pop()
 
 
 def test_what_was_cut_at_the_limit_has_no_end(causal_lm_dir: Path) -> None:

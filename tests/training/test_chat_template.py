@@ -73,8 +73,6 @@ def configured(
 STAGES = ("sft", "generate", "sample", "policy")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("policy", ["sft", "bare"])
 def test_a_folder_without_its_vocabulary_is_refused(tmp_path: Path, causal_lm_dir: Path) -> None:
     from builders.engines.loading import load_tokenizer_and_config
 
@@ -85,6 +83,8 @@ def test_a_folder_without_its_vocabulary_is_refused(tmp_path: Path, causal_lm_di
         load_tokenizer_and_config(str(tmp_path / "m"), None)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("policy", ["sft", "bare"])
 def test_without_a_template_nothing_is_built(tmp_path: Path, bare: Path, stage: str, policy: str) -> None:
     config = configured(tmp_path, bare, f"models.policy={bare if policy == 'bare' else 'sft'}")
     with pytest.raises(UserError) as error:

@@ -25,6 +25,7 @@ from builders.store.manifest import TRAINING_STATE
 from scorers.errors import UserError
 from training.adapters import new_adapter, nf4
 from training.attention import trainable_attention
+from training.chat import forget_how_loaded
 from training.kto.checkpoints import PREFIX, mark_complete, prune
 from training.kto.partitioned import gathered_states, load_partitioned
 from training.kto.state import load_optimizer, load_random, states_of, write_random, write_state
@@ -294,6 +295,7 @@ def save_policy(trainer: RoundTrainer, output_dir: Path, files: Mapping[str, str
         output_dir.parent.mkdir(parents=True, exist_ok=True)
     # No process may write before the remains of an earlier attempt are gone.
     trainer.accelerator.wait_for_everyone()
+    forget_how_loaded(trainer.processing_class)
     trainer.save_model(str(part))
     # Nor may the folder be renamed before every process has written.
     trainer.accelerator.wait_for_everyone()

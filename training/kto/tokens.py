@@ -273,6 +273,7 @@ def _tokenizer(name: str) -> Any:
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Return the digest of the files that a tokenizer saves, wherever it was loaded from."""
+    chat.forget_how_loaded(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return content_digest(describe_files(Path(folder), sorted(p for p in Path(folder).rglob("*") if p.is_file())))

@@ -21,7 +21,7 @@ from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
 from scorers.model_loading import window_in
 from training.attention import trainable_attention
-from training.chat import require_end, with_template
+from training.chat import forget_how_loaded, require_end, with_template
 from training.chat import tokenize as tokenize_chats
 from training.memory import deepspeed_file, require_memory
 from training.precision import deepspeed_arguments, precision_arguments
@@ -261,6 +261,7 @@ def _finish(base: Path | str, tokenizer: Any, settings: SFTSettings, working: Pa
         gc.collect()  # the trainer, which has references to itself, and with it the trained model
         merge(base, working / ADAPTER, working)
         shutil.rmtree(working / ADAPTER)
+    forget_how_loaded(tokenizer)
     tokenizer.save_pretrained(working)
     # A pickle of the arguments, with local paths in it.
     (working / "training_args.bin").unlink(missing_ok=True)

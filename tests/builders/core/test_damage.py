@@ -159,6 +159,8 @@ def test_a_damaged_model_is_not_found_by_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_the_project_wrote_is_compared_with_its_manifest(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
     store = Store(tmp_path / "store")
     model = add_model(store, "local/demo-policy", round_=1)
     shutil.copytree(model.path, tmp_path / "copy")
@@ -169,7 +171,11 @@ def test_a_folder_that_the_project_wrote_is_compared_with_its_manifest(tmp_path:
     # Other software has files of that name.
     (tmp_path / "copy" / "manifest.json").write_text('{"name": "app"}')
     (tmp_path / "copy" / "config.json").write_text("{}")
+    save_file({}, tmp_path / "copy" / "model.safetensors")
     assert ModelFinder(store).find(str(tmp_path / "copy")).path == tmp_path / "copy"
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"half of it")
+    with pytest.raises(UserError, match=r"copy/model\.safetensors: damaged"):
+        ModelFinder(store).find(str(tmp_path / "copy"))
 
 
 def test_a_damaged_grandparent_stops_nothing_but_leaves_its_language_out(tmp_path: Path) -> None:

@@ -334,8 +334,8 @@ def test_an_earlier_round_is_taken_as_it_is(tmp_path: Path) -> None:
     )
     plans = {(found.stage, found.round): found for found in plan(config, "generate", round_=2)}
     assert plans["policy", 1].action == plans["generate", 1].action == "keep"
-    assert plans["policy", 1].reason == f"fresh at {policy.revision[:12]}"
-    assert plans["generate", 1].reason == f"fresh at {queries.revision[:12]}"
+    assert plans["policy", 1].reason == f"of an earlier round at {policy.revision[:12]}"
+    assert plans["generate", 1].reason == f"of an earlier round at {queries.revision[:12]}"
     assert ("calibrate", 1) not in plans and plans["generate", 2].action == "build"
 
 

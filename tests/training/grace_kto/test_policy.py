@@ -195,14 +195,16 @@ THINKING = THINKING.replace(
 ).replace("assistant\n{% endif", "assistant\n{% if not think %}<think></think>{% endif %}{% endif")
 
 
-def without_weights(model: Path, folder: Path, template: str | None) -> Path:
-    """A copy of a model with another chat template and no weights: only its tokenizer can be loaded."""
+def unloadable(model: Path, folder: Path, template: str | None) -> Path:
+    """A copy of a model with another chat template and weights of no layer: only its tokenizer can be loaded."""
+    from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     shutil.copyfile(model / "config.json", folder / "config.json")
+    save_file({}, folder / "model.safetensors")
     return folder
 
 
@@ -226,7 +228,7 @@ def test_a_chat_template_that_cannot_be_trained_on_is_told_before_any_data_is_ma
     tmp_path: Path, causal_lm_dir: Path, template: str | None, words: str
 ) -> None:
     """It was told after the first round's data was made."""
-    policy = without_weights(causal_lm_dir, tmp_path / "policy", template)
+    policy = unloadable(causal_lm_dir, tmp_path / "policy", template)
     config = configured(tmp_path, policy, "sample.system_prompt=system")
     wanted: tuple[Callable[[], object], ...] = (
         lambda: run_loop(config),
@@ -246,7 +248,7 @@ def test_a_template_is_checked_with_the_variables_and_prompts_of_the_configurati
         (THINKING, "engines.policy.chat_template_kwargs={think: false}"),
         (DEAF, "sample.system_prompt=null"),
     ):
-        policy = without_weights(causal_lm_dir, tmp_path / "policy", template)
+        policy = unloadable(causal_lm_dir, tmp_path / "policy", template)
         config = configured(tmp_path, policy, setting)
         model = LocalModel(Model(id="policy", revision="0"), policy)
         for check in (ready, sample_ready):
@@ -258,12 +260,12 @@ def test_a_template_is_checked_with_the_variables_and_prompts_of_the_configurati
 def test_who_only_builds_data_or_trains_on_given_data_is_not_refused(tmp_path: Path, causal_lm_dir: Path) -> None:
     policy = tmp_path / "policy"
     shutil.copytree(causal_lm_dir, policy)
-    without_weights(causal_lm_dir, policy, THINKING)
+    unloadable(causal_lm_dir, policy, THINKING)
     config = configured(tmp_path, policy, "sample={responses: 2, system_prompt: null, max_new_tokens: 3}")
     row = {"query_id": "a", "query": "Write.", "language": "en", "round": 1, "example_ids": ["b"], "generator": "m@r"}
     pl.DataFrame([row]).write_parquet(tmp_path / "queries.parquet")
     assert build(config, "sample", start=str(tmp_path / "queries.parquet"))[-1].built
     # Rows without a system prompt, whatever the configuration says of one.
-    without_weights(causal_lm_dir, policy, DEAF)
+    unloadable(causal_lm_dir, policy, DEAF)
     config = configured(tmp_path, policy, "sample.system_prompt=system")
     assert trained(config, str(add_weights(config))).built

@@ -139,7 +139,8 @@ def test_a_base_model_without_a_template_is_told_before_the_seeds_are_read(tmp_p
     tokenizer = AutoTokenizer.from_pretrained(causal_lm_dir)
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "base")
-    shutil.copyfile(causal_lm_dir / "config.json", tmp_path / "base" / "config.json")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(causal_lm_dir / name, tmp_path / "base" / name)
     config = configured(tmp_path, tmp_path / "base", "models.policy=sft")
     for stage in ("sft", "generate"):
         with pytest.raises(UserError, match=r"tokenizer of \S+/base: no chat template found"):

@@ -166,6 +166,7 @@ def test_the_key_follows_the_template(causal_lm_dir: Path, tmp_path: Path) -> No
     tokenizer = AutoTokenizer.from_pretrained(causal_lm_dir)
     before = tokens.tokenizer_digest(tokenizer)
     assert before == tokens.tokenizer_digest(AutoTokenizer.from_pretrained(causal_lm_dir))
+    assert before == tokens.tokenizer_digest(AutoTokenizer.from_pretrained(causal_lm_dir, local_files_only=True))
     tokenizer.chat_template += " "
     assert tokens.tokenizer_digest(tokenizer) != before
 
