@@ -8,6 +8,7 @@ import logging
 
 from builders.core.pipeline import Pipeline, tag_of
 from builders.settings.base import Settings
+from builders.store.names import near_names
 from builders.store.ref import Ref
 from builders.store.revision import Revision
 from builders.store.store import Store
@@ -58,4 +59,5 @@ def continued(
         if round_ == 0:
             log.info("%s: not published, so it is made here", ref)
             return None
-        raise UserError(f"continues {config.continues}: {error}") from None
+        near = near_names(str(ref), store, (stage.kind,))
+        raise UserError(f"continues {config.continues}: {error}{f'; {near}' if near else ''}") from None

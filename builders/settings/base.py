@@ -1,12 +1,14 @@
 """What all pipelines' configurations share: strict sections, the marker `EXECUTION`, the common settings."""
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+RUN = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,80}@round-[0-9]{3,5}", re.ASCII)
 MAX_ROUNDS = 10_000  # of a run; a graph has a few nodes in every one of them
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -62,7 +64,6 @@ class Settings(Section):
     )
     continues: Annotated[str | None, EXECUTION] = Field(
         None,
-        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@round-[0-9]{3,}$",
         description="namespace/name@round-NNN: go on after that round of another run, here or on the Hub; null: a run "
         "of its own",
     )
@@ -91,6 +92,13 @@ class Settings(Section):
                 if isinstance(given, dict) and section.model_fields["seed"].annotation is int:
                     filled[name] = {"seed": root, **given}
         return filled
+
+    @field_validator("continues")
+    @classmethod
+    def _names_a_round(cls, value: str | None) -> str | None:
+        if value is not None and not RUN.fullmatch(value):
+            raise ValueError("expected namespace/name@round-NNN, such as alice/demo@round-002")
+        return value
 
     @property
     def local_namespace(self) -> str:
