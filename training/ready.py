@@ -6,7 +6,7 @@ from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
 from training.attention import require_attention, trainable_attention
-from training.memory import count_parameters, deepspeed_file, require_deepspeed, zero_of
+from training.memory import count_parameters, deepspeed_file, require_deepspeed, require_memory, zero_of
 from training.precision import deepspeed_arguments, precision_arguments
 
 EXTRA = "install the extra that brings it: pip install 'grace-data[train]'"
@@ -22,8 +22,8 @@ def require_training(section: str, settings: TrainSettings | SFTSettings, model:
 
     Raises:
         UserError: the GPU lacks bfloat16; FlashAttention, DeepSpeed or bitsandbytes is not there; DeepSpeed's file is
-            missing or does not go with the method or the precision; the model cannot be trained, or lacks a layer of
-            `lora_targets`.
+            missing or does not go with the method or the precision; the model cannot be trained, lacks a layer of
+            `lora_targets`, or cannot fit the memory with what its training needs.
     """
     if settings.method != "full":
         require_package(f"{section}.method={settings.method}", "peft", EXTRA)
@@ -46,6 +46,7 @@ def require_training(section: str, settings: TrainSettings | SFTSettings, model:
         # An adapter that is trained further keeps its own targets.
         if settings.method != "full" and model.adapter is None:
             _require_targets(section, settings, model)
+        require_memory(section, settings, model.path)
 
 
 def _require_targets(section: str, settings: TrainSettings | SFTSettings, model: LocalModel) -> None:

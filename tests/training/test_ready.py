@@ -143,3 +143,18 @@ def test_an_evaluation_tells_it_too(tmp_path: Path, causal_lm_dir: Path, monkeyp
         with pytest.raises(UserError, match=rf"^{setting} is 'cuda', {NO_GPU}"):
             evaluate_policies(config, [], tmp_path / "out")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "policy"])
+def test_a_training_that_cannot_fit_is_told_before_any_data_is_made(
+    tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    import training.memory
+
+    monkeypatch.setattr(training.memory, "_gpu_memory", lambda: None)
+    monkeypatch.setattr(training.memory, "_free_memory", lambda: 100_000)
+    config = config_on(tmp_path, policy=causal_lm_dir)
+    section = "sft" if stage == "sft" else "train"
+    with pytest.raises(UserError, match=rf"^{section}\.method=full with .* parameters needs at least .* of memory"):
+        build(config, stage)
+    assert not list(Path(config.store).rglob("*.parquet"))

@@ -99,8 +99,7 @@ def train_round(
     )
     if output_dir.exists():
         return _finished(output_dir, fingerprint)
-    new_optimizer = round > 1 and state is None
-    if new_optimizer:
+    if round > 1 and state is None:
         log.warning(
             "%s carries no optimizer state: round %d begins with a new optimizer, at step %d of %d",
             policy, round, first, total_rounds * steps,
@@ -121,8 +120,6 @@ def train_round(
         digest=dataset_digest,
         template_kwargs=template_kwargs,
     )
-    warnings = one_sided(values_of(rows, "label"))
-
     folder = None if state is None else Path(policy) / TRAINING_STATE
     plan = RoundPlan(run_dir, first, steps, total_rounds * steps, fingerprint, run, folder)
     models = RoundModels(str(policy), _name(base_model), _name(reference_model))
@@ -133,11 +130,11 @@ def train_round(
         "first_step": first,
         "last_step": first + steps,
         "rows": height,
-        "new_optimizer": new_optimizer,
+        "new_optimizer": round > 1 and state is None,
         "lambda_positive": trainer.desirable_weight,
         "lambda_negative": trainer.undesirable_weight,
         **_means(trainer.state.log_history),
-        "warnings": warnings,
+        "warnings": one_sided(values_of(rows, "label")),
         "settings": settings.model_dump(mode="json"),
         "fingerprint": fingerprint,
     }
