@@ -29,7 +29,7 @@ from training.options import (
 )
 
 if TYPE_CHECKING:
-    from builders.core.run import StageResult
+    from builders.core.runner import StageResult
     from builders.settings.base import Settings
 
 

@@ -6,9 +6,10 @@ Stages that are fresh in the store are kept, so the loop can be stopped anywhere
 import logging
 import time
 
+from builders.core.nodes import Node
 from builders.core.pipeline import Pipeline
-from builders.core.plan import Node
-from builders.core.run import StageResult, run
+from builders.core.run import run
+from builders.core.runner import StageResult
 from builders.core.stage import Source
 from builders.settings.base import Settings
 from training.pipelines import pipeline_of

@@ -10,7 +10,8 @@ from typing import Any
 
 from builders.cards.card import Page
 from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
-from builders.core.run import StagePlan, StageResult, dry_run, run
+from builders.core.run import StagePlan, dry_run, run
+from builders.core.runner import StageResult
 from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config

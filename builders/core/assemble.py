@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from builders.cards.render import write_card
+from builders.core.nodes import Node
 from builders.core.pipeline import tag_of
-from builders.core.plan import Graph, Inputs, Node
+from builders.core.plan import Graph, Inputs
 from builders.core.stage import Trained
 from builders.settings.base import executions
 from builders.store.files import ADAPTER_CONFIG, link

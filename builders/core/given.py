@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import polars as pl
 
+from builders.core.nodes import Node, node_of
 from builders.core.pipeline import Pipeline
-from builders.core.plan import SOURCE, Inputs, Node, node_of
+from builders.core.plan import SOURCE, Inputs
 from builders.core.stage import Stage
 from builders.hub.refs import open_revision
 from builders.store.columns import require_columns

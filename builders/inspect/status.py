@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builders.core.nodes import Node, node_of
 from builders.core.pipeline import Pipeline, tag_of
-from builders.core.plan import Graph, Node, node_of
+from builders.core.plan import Graph
 from builders.settings.base import Settings
 from builders.store.check import first_fault
 from builders.store.revision import Revision

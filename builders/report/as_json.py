@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from builders.core.run import StagePlan, StageResult
+from builders.core.run import StagePlan
+from builders.core.runner import StageResult
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status
 from builders.settings.load import Configuration

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from builders.core.run import StagePlan, StageResult
+from builders.core.run import StagePlan
+from builders.core.runner import StageResult
 from builders.inspect.diff import STATISTICS
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status

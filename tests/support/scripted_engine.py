@@ -8,7 +8,8 @@ from typing import Any
 from real_configs import config_on
 
 from builders.core.models import ModelFinder
-from builders.core.plan import Graph, Node
+from builders.core.nodes import Node
+from builders.core.plan import Graph
 from builders.core.stage import Context
 from builders.engines import Completion, Message, SamplingSettings
 from builders.grace_kto.settings import GraceKTOSettings

@@ -13,7 +13,7 @@ from forks import script
 from tiny_store import copy_store, small_config
 from typer.testing import CliRunner
 
-from builders.core.run import StageResult
+from builders.core.runner import StageResult
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.status import status
 from builders.store.revision import Revision

@@ -6,7 +6,8 @@ import pytest
 from datasets_factory import add_dataset, add_model, plain_frame, scores_frame
 from real_configs import config_on
 
-from builders.core.plan import Graph, Node
+from builders.core.nodes import Node
+from builders.core.plan import Graph
 from builders.grace_kto.columns import QUERIES_COLUMNS, SEED_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.status import status

@@ -8,7 +8,8 @@ import pytest
 from datasets_factory import add_dataset, scores_frame
 from real_configs import config_on
 
-from builders.core.plan import Graph, Node
+from builders.core.nodes import Node
+from builders.core.plan import Graph
 from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from datasets_factory import add_dataset, add_model, plain_frame, scores_frame
 
-from builders.core import run as run_module
+from builders.core import runner as runner_module
 from builders.core.plan import configuration_of
-from builders.core.run import StageResult, dry_run, run
+from builders.core.run import dry_run, run
+from builders.core.runner import StageResult
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.files import file_sha256
@@ -153,7 +154,7 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, monkeypatch: py
     (tmp_path / "a").mkdir()
     undisturbed = seed_of(build(config_for(tmp_path / "a"), "seed"))
     config = config_for(tmp_path)
-    monkeypatch.setattr(run_module, "add_dataset", interrupt)
+    monkeypatch.setattr(runner_module, "add_dataset", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(config, "seed")
     shard = next((tmp_path / "store" / ".work").rglob("shard-00001.parquet"))

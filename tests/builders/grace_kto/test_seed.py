@@ -11,7 +11,7 @@ import pytest
 
 from builders.core import tables
 from builders.core.draws import query_id
-from builders.core.run import StageResult
+from builders.core.runner import StageResult
 from builders.core.stage import Shard
 from builders.core.tables import read_columns
 from builders.grace_kto import seed as seed_module

@@ -11,8 +11,10 @@ from huggingface_hub import HfApi
 from store_chains import config_for
 
 from builders.core.given import with_source
-from builders.core.plan import Inputs, Node
-from builders.core.run import StageResult, run
+from builders.core.nodes import Node
+from builders.core.plan import Inputs
+from builders.core.run import run
+from builders.core.runner import StageResult
 from builders.core.stage import Source
 from builders.hub.publish import publish
 from builders.inspect.lineage import EXTERNAL, lineage

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from builders.core.run import StagePlan, StageResult
+from builders.core.run import StagePlan
+from builders.core.runner import StageResult
 from builders.inspect.status import Status
 from builders.report import console
 from builders.report.tables import fitted, plain, print_table, print_wide_table, shortened

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from real_configs import config_on
 from typer.testing import CliRunner
 
-from builders.core.run import StageResult
+from builders.core.runner import StageResult
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.hub.publish import publish
 from builders.hub.pull import pull

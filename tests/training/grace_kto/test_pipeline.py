@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame, weights_frame
 
-from builders.core.plan import Node, needs
+from builders.core.nodes import Node, needs
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Manifest
 from builders.store.store import Store

@@ -14,7 +14,7 @@ from real_configs import config_on
 from tiny_models import CHAT_TEMPLATE
 
 from builders.core.models import LocalModel, folder_digest
-from builders.core.run import StageResult
+from builders.core.runner import StageResult
 from builders.grace_kto.ready import sample_ready
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Model

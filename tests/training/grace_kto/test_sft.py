@@ -13,8 +13,8 @@ import pytest
 from real_configs import SEEDS, config_on, write_lines
 
 from builders.core.models import folder_digest
-from builders.core.plan import Node, needs
-from builders.core.run import StageResult
+from builders.core.nodes import Node, needs
+from builders.core.runner import StageResult
 from builders.grace_kto.messages import prompt_text
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.store import Store

@@ -16,7 +16,7 @@ import pytest
 
 import training.world.models
 import training.world.relevance
-from builders.core.run import StageResult
+from builders.core.runner import StageResult
 from builders.grace_kto.messages import ask_for_queries
 from builders.store.revision import Revision
 from builders.store.store import Store
