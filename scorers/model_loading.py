@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,12 @@ def check_weights(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if len(files) > 1 and not indices and not (folder / "model.safetensors").is_file():
+        raise UserError(f"model {folder}: model.safetensors.index.json is missing, which lists its files; copy it too")
     if not files and not is_pickled_relevance({path.name for path in folder.iterdir()}):
         raise UserError(f"model {folder}: no .safetensors file in it; models saved as pickles are not read")
-    for index in sorted(folder.glob("*.safetensors.index.json")):
+    for index in indices:
         try:
             listed = set(json.loads(index.read_bytes())["weight_map"].values())
         except (ValueError, KeyError, AttributeError, TypeError):
@@ -71,6 +74,75 @@ def check_weights(folder: Path) -> None:
 def is_pickled_relevance(files: Set[str]) -> bool:
     """Whether files are those of BGE-M3 as it was published: a pickle beside its two heads, and no safetensors."""
     return {PICKLE, *HEADS} <= files and not any(name.endswith(".safetensors") for name in files)
+
+
+def check_all_weights(folder: Path) -> None:
+    """Check that a causal language model's folder has every weight that its configuration asks for, in its shape.
+
+    transformers would fill in random ones. Only names and shapes are read. A quantized model, whose weights have other
+    names and shapes on disk, passes.
+
+    Raises:
+        UserError: a weight is missing, or has another shape.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    with quiet_loading(warnings=False):
+        try:
+            _, report = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, device_map="meta", output_loading_info=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise unreadable_model(str(folder), None, error) from error
+    require_all_keys(str(folder), report)
+
+
+def require_all_keys(model: str, report: Mapping[str, Any]) -> None:
+    """Check transformers' report of a loading for weights that the files lack.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"model {model} lacks {len(missing)} weights, the first is {missing[0]}; random ones would take their "
+            "place: give the folder of a whole causal language model"
+        )
+
+
+def unreadable_model(model: str, revision: str | None, error: Exception) -> UserError:
+    """The UserError for a model that transformers cannot load, on one line.
+
+    Args:
+        model: the folder or the Hub id.
+        revision: branch, tag or commit; None where none was given.
+        error: transformers' exception; a RuntimeError is about shapes.
+    """
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, RuntimeError):
+        reason = "a weight in its files has another shape than its config.json asks for"
+    at = f"@{revision}" if revision else ""
+    return UserError(f"model {model}{at}: cannot be loaded ({reason}); give a model folder or a Hub id that exists")
+
+
+def require_vocabulary(model: str, tokenizer: Any, config: Any) -> None:
+    """Check that a model has an embedding for every token of its tokenizer but added ones, which texts may never hold.
+
+    Raises:
+        UserError: for a tokenizer that is larger than the model's vocabulary, or has no token but special ones.
+    """
+    # Of a folder without the file of its vocabulary transformers makes a tokenizer that knows special tokens alone.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+        raise UserError(f"model {model}: its tokenizer has no vocabulary; give a folder with tokenizer.json in it")
+    size = config.get_text_config().vocab_size
+    if tokenizer.vocab_size > size:
+        raise UserError(
+            f"model {model}: its tokenizer has {tokenizer.vocab_size} tokens and the model embeddings for {size}; give "
+            "a model with the tokenizer that it was trained with"
+        )
 
 
 @contextmanager

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scorers.batching import by_length
 from scorers.errors import UserError
-from scorers.model_loading import attention_for, load_error, local_folder, quiet_loading, window_in
+from scorers.model_loading import (
+    attention_for,
+    load_error,
+    local_folder,
+    quiet_loading,
+    require_vocabulary,
+    unreadable_model,
+    window_in,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -211,6 +219,8 @@ class Perplexity:
             ours = self._logits(self._hidden(probe)[0]).float()
             ours_changed = self._logits(self._hidden(changed)[0]).float()
         what = f"perplexity model {self._name!r} ({type(self._model).__name__})"
+        if not torch.isfinite(ours).all():
+            raise UserError(f"{what} gives NaN or infinite logits; its weights are damaged, or too large for its dtype")
         # Relative to the largest logit, since half precision rounds large logits coarsely.
         tolerance = (1e-4 if self._model.dtype == torch.float32 else 2e-2) * float(own.abs().max())
         if not torch.allclose(ours[:-1], ours_changed[:-1], rtol=0, atol=tolerance):
@@ -252,6 +262,9 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise load_error("perplexity", name, revision, error) from error
+        except RuntimeError as error:
+            raise unreadable_model(name, revision, error) from error
+    require_vocabulary(name, tokenizer, config)
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(

@@ -177,6 +177,9 @@ def whole_run(config: Settings) -> list[Revision]:
             if ROUND_TAG.fullmatch(tag) and (revision := store.find(repo, tag, stage.kind)) is not None:
                 found.append((int(tag[6:]), place, revision))
     if not found:
+        # Built before a namespace to publish to was set; `push REF` takes such a revision there too.
+        if config.namespace is not None:
+            return whole_run(config.model_copy(update={"namespace": None}))
         raise UserError(f"store {store.root}: holds nothing of {config.name}; `build` and `grace loop` make it")
     return [revision for _, _, revision in sorted(found, key=lambda item: item[:2])]
 

@@ -5,6 +5,7 @@ from builders.core.models import LocalModel
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
+from scorers.model_loading import check_all_weights
 from training.attention import require_attention, trainable_attention
 from training.memory import count_parameters, deepspeed_file, require_deepspeed, require_memory, zero_of
 from training.precision import deepspeed_arguments, precision_arguments
@@ -22,8 +23,8 @@ def require_training(section: str, settings: TrainSettings | SFTSettings, model:
 
     Raises:
         UserError: the GPU lacks bfloat16; FlashAttention, DeepSpeed or bitsandbytes is not there; DeepSpeed's file is
-            missing or does not go with the method or the precision; the model cannot be trained, lacks a layer of
-            `lora_targets`, or cannot fit the memory with what its training needs.
+            missing or does not go with the method or the precision; the model cannot be trained, lacks a weight or a
+            layer of `lora_targets`, or cannot fit the memory with what its training needs.
     """
     if settings.method != "full":
         require_package(f"{section}.method={settings.method}", "peft", EXTRA)
@@ -42,6 +43,7 @@ def require_training(section: str, settings: TrainSettings | SFTSettings, model:
             "use sft.deepspeed=zero2, or sft.method=lora"
         )
     if model is not None:
+        check_all_weights(model.path)
         trainable_attention(model.path, settings.attention)
         # An adapter that is trained further keeps its own targets.
         if settings.method != "full" and model.adapter is None:

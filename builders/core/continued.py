@@ -9,7 +9,7 @@ import logging
 from builders.core.pipeline import Pipeline, tag_of
 from builders.settings.base import Settings
 from builders.store.names import near_names
-from builders.store.ref import Ref
+from builders.store.ref import Ref, is_local
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -37,16 +37,10 @@ def continued(
     Raises:
         UserError: a round that is neither in the store nor on the Hub, or a Hub that does not answer.
     """
-    if config.continues is None:
-        return None
-    run, _, last = config.continues.partition("@round-")
-    if round_ > int(last):
+    if config.continues is None or round_ > last_round(config):
         return None
     stage = pipeline.stage(stage_name)
-    namespace, _, name = run.partition("/")
-    # What the runs of a store share has a name of its own, and was published beside the run.
-    stem = name if stage.stem is None else stage.stem(config)
-    ref = Ref(f"{namespace}/{stem}-{stage.suffix}", tag_of(stage, round_))
+    ref = continued_ref(pipeline, config, stage_name, round_)
     held = store.find(ref.repo, tag_of(stage, round_), stage.kind)
     if held is not None or not fetch:
         return held
@@ -57,7 +51,46 @@ def continued(
         return pull(ref, store, stage.kind)
     except NotOnHub as error:
         if round_ == 0:
-            log.info("%s: not published, so it is made here", ref)
+            if not is_local(ref.repo):
+                log.info("%s: not published, so it is made here", ref)
             return None
         near = near_names(str(ref), store, (stage.kind,))
         raise UserError(f"continues {config.continues}: {error}{f'; {near}' if near else ''}") from None
+
+
+def continued_ref(pipeline: Pipeline, config: Settings, stage_name: str, round_: int) -> Ref:
+    """Return the name of a stage's revision in the run that `config.continues` names, which has to be set."""
+    stage = pipeline.stage(stage_name)
+    namespace, _, name = str(config.continues).partition("@")[0].partition("/")
+    # What the runs of a store share has a name of its own, and was published beside the run.
+    stem = name if stage.stem is None else stage.stem(config)
+    return Ref(f"{namespace}/{stem}-{stage.suffix}", tag_of(stage, round_))
+
+
+def last_round(config: Settings) -> int:
+    """Return the round after which `config.continues` goes on; 0 where no run is continued."""
+    return 0 if config.continues is None else int(config.continues.partition("@round-")[2])
+
+
+def is_awaited(pipeline: Pipeline, config: Settings, stage_name: str, round_: int) -> bool:
+    """Whether a revision that the store lacks is to come from the Hub, when something is built."""
+    if config.continues is None or is_local(config.continues) or round_ > last_round(config):
+        return False
+    return round_ > 0 or pipeline.stage(stage_name).stem is None
+
+
+def require_last_round(pipeline: Pipeline, config: Settings, store: Store, *, fetch: bool) -> None:
+    """Check that the run that is continued is another one, and that it ended the round from which it is continued.
+
+    Raises:
+        UserError: it is this run, or has no such round.
+    """
+    if config.continues is None:
+        return
+    run = config.continues.partition("@")[0]
+    if run == f"{config.local_namespace}/{config.name}":
+        raise UserError(
+            f"continues {config.continues}: is this run itself; give this one another name, or leave continues out"
+        )
+    if last_round(config) and (fetch or is_local(run)):
+        continued(pipeline, config, store, pipeline.last, last_round(config))

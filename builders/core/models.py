@@ -4,6 +4,7 @@ A model's identity is its id with its commit on the Hub, its revision in the sto
 identity goes into fingerprints, manifests and the columns that name a model.
 """
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from builders.settings.engines import LocalEngineSettings
 
 T = TypeVar("T")
+_FOLDER_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,26 @@ class ModelFinder:
         if Path(name).is_dir():
             ours = self._require_whole(Path(name))
             if not (Path(name) / "config.json").is_file():
-                raise UserError(f"model {name}: no config.json in it; give the folder of a whole model")
+                found = "an adapter" if (Path(name) / ADAPTER_CONFIG).is_file() else "no config.json in it"
+                raise UserError(f"model {name}: {found}; give the folder of a whole model")
             if not ours:
                 check_weights(Path(name))
             return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
+        if _FOLDER_DIGEST.fullmatch(revision):
+            return self._folder_of(name, revision)
         stored = self.store.find(repo, revision or "main", "model")
         return self.of(stored) if stored else _from_hub(repo, revision or None)
+
+    def _folder_of(self, name: str, digest: str) -> LocalModel:
+        """Find the folder that a manifest names as a base model among those that were found before, by its content."""
+        same = next((model for model in self._known.values() if model.record.revision == digest), None)
+        if same is None:
+            raise UserError(
+                f"model {name}: was a folder, and no model of this configuration has its content; name that folder in "
+                "models again, or make the rounds from round 1 on anew"
+            )
+        return same
 
     def _require_whole(self, folder: Path) -> bool:
         """Check a folder that this project wrote, whose manifest says what belongs into it; False for any other."""

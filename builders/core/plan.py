@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from builders.core.continued import continued
+from builders.core.continued import continued, is_awaited, require_last_round
 from builders.core.models import LocalModel, ModelFinder
 from builders.core.nodes import Needs, Node, needs
 from builders.core.pipeline import Pipeline, tag_of
@@ -65,6 +65,7 @@ class Graph:
     Attributes:
         given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
         kept: why a revision is taken as it is, by node: it was pulled, or is of an earlier round or a run continued.
+        awaited: nodes of a run that this one continues, which are still to be brought; none with `fetch`.
         broken: by node, what is wrong with the manifest of the store's revision; such a revision cannot be used.
         needs: what each node of the graph is made from.
     """
@@ -88,9 +89,11 @@ class Graph:
         self.sources = {} if sources is None else sources
         self.fetch = fetch
         self.kept: dict[Node, str] = {}
+        self.awaited: set[Node] = set()
         self.broken: dict[Node, str] = {}
         self.needs: dict[Node, Needs] = {}
         targets = list(targets)
+        require_last_round(pipeline, config, store, fetch=fetch)
         self._first_round = min((node.round for node in targets if node.round), default=0)
         # Walk upwards from the targets; a node that several others need is visited once.
         waiting = targets
@@ -107,7 +110,10 @@ class Graph:
             return Needs({}, {})
         existing = None
         if node not in self.anew:
-            if (found := self._continued(node)) is not None:
+            found = self._continued(node)
+            if node in self.awaited:
+                return Needs({}, {})
+            if found is not None:
                 self.given[node] = found
                 self.kept[node] = f"of {self.config.continues}"
                 return Needs({}, {})
@@ -126,16 +132,20 @@ class Graph:
             return "of an earlier round"
         # A pulled revision names parents that need not be in this store: only its settings can be compared.
         pulled = not existing.made_here and not existing.local
-        if pulled and not self.changed_settings(existing, node):
+        if pulled and not self.changed_settings(existing, node) and not self.changed_models(existing, node):
             return "as it was pulled"
         return None
 
     def _continued(self, node: Node) -> Revision | None:
         """Return a node's revision in the run that this one continues; None where it has none that can be used."""
         found = continued(self.pipeline, self.config, self.store, node.stage, node.round, fetch=self.fetch)
-        # What all rounds share is made anew under other settings, such as another source of seeds.
-        shared = found is not None and node.round == 0
-        return None if found is None or (shared and self.changed_settings(found, node)) else found
+        if found is None:
+            if not self.fetch and is_awaited(self.pipeline, self.config, node.stage, node.round):
+                self.awaited.add(node)
+            return None
+        # What all rounds share is made anew under other settings, such as another source of seeds, or other models.
+        changed = node.round == 0 and (self.changed_settings(found, node) or self.changed_models(found, node))
+        return None if changed else found
 
     def held(self, node: Node) -> Revision | None:
         """Return the revision in hand of a node, else what the store holds of it, see `existing`."""
@@ -180,6 +190,26 @@ class Graph:
             return [f"stage version {manifest.stage_version} → {stage.version}"]
         free = {path for path in stage.sections if isinstance(section_at(self.config, path), dict)}
         return changed(manifest, configuration_of(stage, self.config), free)
+
+    def changed_models(self, revision: Revision, node: Node) -> list[str]:
+        """List the roles whose model is another one, by name, than the one a revision was made with.
+
+        Where a stage makes the model, the stage has to be the same; which of its revisions it was does not count.
+        """
+        manifest = revision.manifest
+        if manifest is None:
+            return []
+        made_by = {(p.repo, p.revision): p.stage for p in manifest.parents if p.kind == "model"}
+        changed = []
+        for role, wanted in needs(self.pipeline, self.config, node).models.items():
+            recorded = manifest.models.get(role)
+            if recorded is None:
+                continue
+            stage = made_by.get((recorded.id, recorded.revision))
+            # A folder is recorded by its last part; a repository of the store is published under another namespace.
+            same = stage == wanted.stage if isinstance(wanted, Node) else last_part(wanted) == last_part(recorded.id)
+            changed += [] if same else [role]
+        return changed
 
     def order(self) -> TopologicalSorter[Node]:
         """Return a prepared sorter that yields each node after those it is made from.
@@ -299,6 +329,11 @@ class Graph:
             return f"source moved: {was.repo} from {was.revision} to {inputs.source.identity}"
         prompts = [name for name, text in inputs.recipe["prompts"].items() if old_prompts.get(name) != text]
         return f"prompt changed: {', '.join(prompts)}" if prompts else "source or manifest format changed"
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a folder's or a repository's name, without a revision."""
+    return name.rstrip("/").rpartition("/")[2].partition("@")[0]
 
 
 def _local(wanted: "Node | str", made: Mapping[Node, Revision], finder: ModelFinder) -> LocalModel:

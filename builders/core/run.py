@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builders.core.continued import continued_ref, last_round
 from builders.core.given import given_datasets
 from builders.core.models import LocalModel, ModelFinder
 from builders.core.nodes import Node, model_node, node_of
@@ -16,6 +17,7 @@ from builders.core.work import first_process
 from builders.settings.base import Settings
 from builders.store.revision import Choice
 from builders.store.store import Store
+from scorers.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ def run(
     given = given_datasets(pipeline, store, target, round_, start, choice or Choice(), require_pinned)
     # A pulled model that is to be trained anew needs what it is made from.
     anew = {node} if force and pipeline.stage(target).kind == "model" else set()
+    if force and 0 < round_ <= last_round(config):
+        raise UserError(
+            f"--force makes round {round_} anew, which is of {config.continues}; leave continues out, or name a later "
+            "round"
+        )
     graph = Graph(pipeline, config, store, [node], given, anew, sources)
     forced = _forced(graph, node) if force else set()
     graph.require_readable(forced)
@@ -133,6 +140,7 @@ def dry_run(
         store,
         [node_of(pipeline, target, round_)],
         given_datasets(pipeline, store, target, round_, start, choice or Choice()),
+        fetch=False,
     )
     graph.require_readable()
     plans = []
@@ -140,6 +148,10 @@ def dry_run(
         stage = pipeline.stage(node.stage)
         action = "keep" if reason is None else "build"
         held = graph.held(node)
+        if node in graph.awaited:
+            repo = continued_ref(pipeline, config, node.stage, node.round).repo
+            plans.append(StagePlan(stage.name, node.round, repo, "keep", f"of {config.continues}, pulled first"))
+            continue
         said = reason or f"{graph.kept.get(node, 'fresh')} at {str(held and held.revision)[:12]}"
         repo = held.repo if held is not None and reason is None else pipeline.repo(stage, config)
         plans.append(StagePlan(stage.name, node.round, repo, action, said))

@@ -88,12 +88,12 @@ def outlook(graph: Graph, finder: ModelFinder, forced: Set[Node] = frozenset()) 
             continue
         # Only fresh revisions are in `made`: below a node that has to be built the digests are not known yet.
         missing = sorted(above for above in graph.needs[node].nodes() if above not in made)
-        if node in graph.kept:
+        if node in graph.kept or node in graph.awaited:
             reason: str | None = None
         elif node in forced:
             reason = "forced"
         elif missing:
-            reason = f"{missing[0].stage} is built first"
+            reason = f"{missing[0].stage} is {'pulled' if missing[0] in graph.awaited else 'built'} first"
         else:
             reason = graph.stale_reason(node, graph.inputs(node, made, finder))
         held = graph.held(node)

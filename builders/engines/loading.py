@@ -5,7 +5,7 @@ from typing import Any
 
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
-from scorers.model_loading import attention_for
+from scorers.model_loading import attention_for, require_all_keys, require_vocabulary, unreadable_model
 
 
 def resolve_device(device: str) -> str:
@@ -32,7 +32,8 @@ def load_tokenizer_and_config(model: str, revision: str | None, chat_template: s
         chat_template: a template that takes the place of the tokenizer's own; None for its own.
 
     Raises:
-        UserError: where they cannot be read, and for a tokenizer without a vocabulary.
+        UserError: where they cannot be read, and for a tokenizer without a vocabulary or with a larger one than the
+            model has.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -42,9 +43,7 @@ def load_tokenizer_and_config(model: str, revision: str | None, chat_template: s
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise unreadable_model(model, revision, error) from error
-    # Of a folder without the file of its vocabulary transformers makes a tokenizer that knows special tokens alone.
-    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
-        raise UserError(f"model {model}: its tokenizer has no vocabulary; give a folder with tokenizer.json in it")
+    require_vocabulary(model, tokenizer, config)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     return tokenizer, config
@@ -54,17 +53,18 @@ def load_model(model: str, revision: str | None, config: Any, device: str, dtype
     """Load a causal LM in evaluation mode.
 
     Raises:
-        UserError: where its weights cannot be read.
+        UserError: where its weights cannot be read, or are not all there.
     """
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded, report = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, config=config, dtype=dtype, attn_implementation=attention_for(config),
-            trust_remote_code=False,
+            trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise unreadable_model(model, revision, error) from error
+    require_all_keys(model, report)
     return loaded.to(device).eval()
 
 
@@ -98,13 +98,6 @@ def check_adapter(adapter: str) -> None:
             f"adapter {adapter}: no {ADAPTER_CONFIG} found in this folder; give the folder that PEFT's "
             "save_pretrained wrote"
         )
-
-
-def unreadable_model(model: str, revision: str | None, error: Exception) -> UserError:
-    """Return the error of a model that transformers cannot load, on one line."""
-    reason = " ".join(str(error).split())[:300]
-    at = f"@{revision}" if revision else ""
-    return UserError(f"model {model}{at}: cannot be loaded ({reason}); give a model folder or a Hub id that exists")
 
 
 def load_end_ids(model: str, revision: str | None, config: Any) -> Any:

@@ -27,7 +27,7 @@ from builders.hub.session import FAILURES
 from builders.store.check import require_whole
 from builders.store.files import inside, write_text
 from builders.store.manifest import FIGURE, FILE_NAME, TRAINING_STATE, Kind, Manifest, is_manifest, read_manifest
-from builders.store.ref import Ref, is_commit, parse_name
+from builders.store.ref import Ref, is_commit, parse_name, round_tag
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -124,7 +124,9 @@ def pull(ref: Ref, store: Store, kind: Kind = "dataset") -> Revision:
         # Looked up under the lock: another process may have brought it meanwhile.
         held = _held(store, ref.repo, commit, kind)
         revision = held or _download(store, ref.repo, commit, kind, work)
-    if ref.revision is not None and not is_commit(ref.revision):
+    if ref.revision is None and revision.manifest is not None:
+        keep_tag(store, revision, round_tag(revision.manifest.round), kind)
+    elif ref.revision is not None and not is_commit(ref.revision):
         keep_tag(store, revision, ref.revision, kind)
     return revision
 

@@ -20,7 +20,7 @@ class Status:
         round: its round; 0 where all rounds share it.
         stage: its stage.
         kind: `dataset` or `model`.
-        state: `built`, `damaged` or `missing`.
+        state: `built`, `damaged` or `missing`; `unpulled` for one of a run that this one continues.
         rows: rows written; null where it is missing or its manifest cannot be read.
         revision: `repo@revision`; null where it is missing.
         digest: its content digest; null as `rows` is.
@@ -62,13 +62,20 @@ def _status(graph: Graph, node: Node) -> Status:
         round=node.round,
         stage=node.stage,
         kind=stage.kind,
-        state="damaged" if fault else "built" if revision else "missing",
+        state=_state(graph, node, revision, fault),
         rows=manifest.rows.written if manifest else None,
         revision=f"{repo}@{named}" if named else None,
         digest=manifest.digest if manifest else None,
         fault=fault,
         earlier=[move for move in graph.store.moves(repo, stage.kind) if move.ref == tag],
     )
+
+
+def _state(graph: Graph, node: Node, revision: Revision | None, fault: str | None) -> str:
+    """Return the state of one stage and round."""
+    if fault or revision:
+        return "damaged" if fault else "built"
+    return "unpulled" if node in graph.awaited else "missing"
 
 
 def _fault(revision: Revision | None) -> str | None:

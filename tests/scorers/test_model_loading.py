@@ -1,6 +1,7 @@
 """What a model's configuration says of its attention, its window and its layers."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 
 from scorers.errors import UserError
-from scorers.model_loading import HEADS, PICKLE, attention_for, check_attention_only, check_weights, window_in
+from scorers.model_loading import (
+    HEADS,
+    PICKLE,
+    attention_for,
+    check_all_weights,
+    check_attention_only,
+    check_weights,
+    require_vocabulary,
+    window_in,
+)
 
 
 def config_of(family: str, **values: Any) -> Any:
@@ -51,6 +61,61 @@ def test_pickles_are_refused_but_those_of_bge_m3_as_it_was_published(tmp_path: P
     for head in HEADS:
         (tmp_path / head).touch()
     check_weights(tmp_path)
+
+
+def test_a_missing_weight_or_one_of_another_shape_is_told_and_not_drawn_at_random(
+    tmp_path: Path, causal_lm_dir: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from builders.engines.loading import load_model, load_tokenizer_and_config
+    from scorers.perplexity import Perplexity
+
+    folder = tmp_path / "m"
+    shutil.copytree(causal_lm_dir, folder)
+    check_all_weights(folder)
+    whole = load_file(folder / "model.safetensors")
+    name = next(key for key in whole if "q_proj.weight" in key)
+    _, config = load_tokenizer_and_config(str(folder), None)
+    damages = {
+        "lacks 1 weights, the first is": {key: value for key, value in whole.items() if key != name},
+        "has another shape than its config.json asks for": whole | {name: whole[name][:5].clone()},
+    }
+    for words, tensors in damages.items():
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        for load in (
+            lambda: check_all_weights(folder),
+            lambda: load_model(str(folder), None, config, "cpu", "float32"),
+            lambda: Perplexity(str(folder)),
+        ):
+            with pytest.raises(UserError, match=words):
+                load()
+    save_file(
+        whole | {name: torch.full_like(whole[name], float("nan"))}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match="gives NaN or infinite logits; its weights are damaged"):
+        Perplexity(str(folder))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path, causal_lm_dir: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer, config = AutoTokenizer.from_pretrained(causal_lm_dir), AutoConfig.from_pretrained(causal_lm_dir)
+    require_vocabulary("m", tokenizer, config)
+    tokenizer.add_tokens(["<image>"])  # beyond the embeddings, as a model that also reads pictures has it
+    config.vocab_size = tokenizer.vocab_size
+    require_vocabulary("m", tokenizer, config)
+    config.vocab_size -= 1
+    with pytest.raises(UserError, match=rf"tokenizer has {tokenizer.vocab_size} tokens and the model embeddings for "):
+        require_vocabulary("m", tokenizer, config)
+
+
+def test_shards_without_their_index_are_named(tmp_path: Path) -> None:
+    write_weights(tmp_path, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json is missing, which lists its files"):
+        check_weights(tmp_path)
 
 
 @pytest.mark.parametrize("wanted", [None, "sdpa", "flash_attention_2", "eager"])

@@ -35,6 +35,8 @@ def round_line(manifests: Sequence[Manifest]) -> str:
         manifests: the manifests of the round's stages.
     """
     made = {manifest.stage: manifest for manifest in manifests}
+    if "calibrate" not in made:  # a policy that was pulled, or is of a run that this one continues
+        return f"policy {made['policy'].repo} kept"
     weights, policy = made["calibrate"], made["policy"]
     # Unscored are the rows without a match, and the few matched ones that lack a ranked metric.
     matched = 1 - weights.counts.get("unscored", 0) / weights.rows.written

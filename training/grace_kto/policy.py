@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from builders.cards.card import Card
-from builders.core.models import require_policy
+from builders.core.models import LocalModel, folder_digest, require_policy
 from builders.core.stage import Context, FindModel, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
@@ -14,9 +14,10 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.adapter import with_base
 from builders.store.columns import require_columns
 from builders.store.files import ADAPTER_CONFIG, write_text
-from builders.store.manifest import Model
+from builders.store.manifest import Model, read_manifest
 from builders.store.ref import is_commit, is_local
 from builders.store.store import Store
+from scorers.errors import UserError
 from training.chat import require_rendering, template_options
 from training.ready import require_training
 from training.world.stages import processor
@@ -53,7 +54,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         The number of rows and every number of the training's record.
 
     Raises:
-        UserError: the dataset, the policy or the settings do not fit together.
+        UserError: the dataset, the policy or the settings do not fit together, or the policy is an adapter of another
+            model than the first policy.
     """
     from training.kto.rounds import train_round
 
@@ -63,6 +65,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     require_columns(weights.schema(), READ_COLUMNS, str(weights))
     # With an adapter the initial model is the policy with its adapter off; full fine-tuning has to load it.
     needs_reference = settings.method == "full" and settings.reference == "initial"
+    if policy.adapter or needs_reference:
+        _require_base(policy, first, round_, context.store)
     record = train_round(
         policy=policy.adapter or policy.path,
         base_model=policy.path if policy.adapter else None,
@@ -86,6 +90,34 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     counts = {"new_optimizer": 1} if record.pop("new_optimizer") else {}
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
     return Trained(rows=int(record["rows"]), results=results, counts=counts)
+
+
+def _require_base(policy: LocalModel, first: LocalModel, round_: int, store: Store) -> None:
+    """Check that a later round goes on from the first policy that its policy was made from; equal content is the same.
+
+    An adapter of another model would sample nonsense, and another reference would pull a policy elsewhere.
+
+    Raises:
+        UserError: the first policy is another model by now, as after a change of the settings of SFT.
+    """
+    manifest = read_manifest(policy.adapter or policy.path)
+    base = manifest.models.get("base") if manifest is not None and manifest.stage == POLICY.name else None
+    if base is None or base == first.record:
+        return
+    held = store.find(base.id, base.revision, "model") if is_commit(base.revision) else None
+    before = _content(policy.path) if policy.adapter else held and held.digest
+    if before is None or before == _content(first.path):
+        return
+    raise UserError(
+        f"policy {policy.record} was made from {base}, and the first policy of this configuration is {first.record}; "
+        f"set back what changed it, or make the rounds before round {round_} anew (`train --round 1 --force`)"
+    )
+
+
+def _content(folder: Path) -> str:
+    """Return the content digest of a model: its manifest's, or that of all files."""
+    manifest = read_manifest(folder)
+    return folder_digest(folder) if manifest is None else manifest.digest
 
 
 def _name_base(output: Path, base: Model, store: Store) -> None:

@@ -11,6 +11,8 @@ from builders.core.plan import Graph
 from builders.grace_kto.columns import QUERIES_COLUMNS, SEED_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.status import status
+from builders.settings.base import identities
+from builders.store.manifest import Model
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -77,6 +79,45 @@ def test_what_all_rounds_share_is_taken_while_its_settings_are_the_same(tmp_path
     assert build(changed, "seed")[-1].revision.repo == "local/mine-seed"
 
 
+def test_another_model_makes_what_is_shared_anew(tmp_path: Path) -> None:
+    config = config_on(tmp_path, OTHER, "name=mine", "models.policy=sft", "models.base=local/b")
+    store = Store(Path(config.store))
+    other_run(store)
+    stage = GRACE_KTO.stage("sft")
+    theirs = add_model(
+        store, "local/other-sft", round_=0, stage_version=stage.version,
+        models={"base": Model(id="alice/b", revision="0" * 40)}, configuration=identities(config, stage.sections),
+    )  # fmt: skip
+    assert graph_of(config, "policy", 3).given[Node("sft", 0)] == theirs
+    changed = config.model_copy(update={"models": config.models.model_copy(update={"base": "local/c"})})
+    assert Node("sft", 0) not in graph_of(changed, "policy", 3).given
+
+
+def test_the_run_itself_and_rounds_made_anew_are_refused(tmp_path: Path) -> None:
+    config = config_on(tmp_path, OTHER, "name=mine", policy=tmp_path)
+    other_run(Store(Path(config.store)))
+    for stage in ("policy", "calibrate"):
+        with pytest.raises(UserError, match="--force makes round 2 anew, which is of local/other@round-002"):
+            build(config, stage, round_=2, force=True)
+    with pytest.raises(UserError, match="continues local/other@round-002: is this run itself"):
+        plan(config_on(tmp_path, OTHER, "name=other"), "seed")
+    with pytest.raises(UserError, match=r"local/other-policy.*; the store has local/other-policy at round-002"):
+        plan(config_on(tmp_path, "continues=local/other@round-003", "name=mine"), "generate", round_=1)
+
+
+def test_a_plan_and_the_status_ask_nothing_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = config_on(tmp_path, "continues=alice/demo@round-001", "name=mine", "loop.rounds=2", policy=tmp_path)
+    plans = {(found.stage, found.round): found for found in plan(config, "sample", round_=2)}
+    policy = plans["policy", 1]
+    assert (policy.repo, policy.action) == ("alice/demo-policy", "keep")
+    assert policy.reason == "of alice/demo@round-001, pulled first"
+    assert plans["generate", 2].action == "build"
+    rows = {(row.stage, row.round): row for row in status(GRACE_KTO, config)}
+    assert rows["policy", 1].state == rows["seed", 0].state == "unpulled"
+    assert rows["policy", 2].state == "missing" and not Path(config.store).exists()
+
+
 def test_a_round_that_is_nowhere_is_named_with_what_is_near(tmp_path: Path) -> None:
     config = config_on(tmp_path, "continues=local/other@round-003", policy=tmp_path)
     other_run(Store(Path(config.store)))
@@ -97,6 +138,7 @@ def test_the_setting_makes_nothing_stale_and_stands_on_the_card(tmp_path: Path) 
     store = Store(tmp_path / "store")
     scores = add_dataset(store, "score", scores_frame())
     add_dataset(store, "seed", plain_frame(SEED_COLUMNS), repo="local/other-seed")
+    other_run(store)
     made = build(config_on(tmp_path), "calibrate", start=str(scores))[-1]
     again = build(config_on(tmp_path, "continues=local/other@round-001"), "calibrate", round_=2, start=str(scores))[-1]
     assert made.built and again.built and made.revision.digest == again.revision.digest

@@ -113,6 +113,7 @@ def check_lineage(reader: Person, pushed: dict[str, Any]) -> None:
 def go_on(stranger: Person, policy: str) -> None:
     """A third round by somebody with an empty store who may only read the first two, published under their name."""
     settings = (*LORA, "continues=alice/tiny@round-002")
+    stranger.grace("loop", settings=settings)
     trained = stranger.grace("train", "--round", "3", "--push", settings=settings)
     assert trained["pushed"]["repo"] == "bob/tiny-policy" and trained["pushed"]["tag"] == "round-003"
     made = {path.name for path in (stranger.folder / "store").glob("*--local--*")}

@@ -319,6 +319,7 @@ def test_a_whole_run_goes_in_its_own_order(connected: HubServer, store: Store) -
     assert [found["uploaded"] for found in there] == [True] * len(run)
     assert "alice/another-groups" not in {repo for _, repo in connected.hub.store.repos}
     assert publish_all(run, config, page_of) == [found | {"uploaded": False} for found in there]
+    assert whole_run(config.model_copy(update={"namespace": "acme"})) == run  # built before it was set
     with pytest.raises(UserError, match="holds nothing of none; `build` and `grace loop` make it"):
         whole_run(config.model_copy(update={"name": "none"}))
 

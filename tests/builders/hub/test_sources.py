@@ -69,7 +69,7 @@ def test_a_branch_that_moves_while_the_seeds_are_built(
         push(api, REPO, {"train.jsonl": lines("Write C.")})
         return with_source(inputs, store)
 
-    monkeypatch.setattr("builders.core.run.with_source", moved)
+    monkeypatch.setattr("builders.core.runner.with_source", moved)
     result, queries = seed(store, REPO, "seed.shard_rows=1")
     assert queries == ["Write A.", "Write B."] and len(result.revision.data_files()) == 2
     (parent,) = manifest_of(result).parents

@@ -97,6 +97,24 @@ def test_a_copied_store_goes_on_without_the_working_folder(undisturbed: Undistur
     assert first.revision.revision in {m.revision for m in manifest_of(second.revision).models.values()}
 
 
+def test_the_folder_that_an_adapter_belongs_to_is_known_by_its_content(
+    undisturbed: Undisturbed, causal_lm_dir: Path, tmp_path: Path
+) -> None:
+    from tiny_models import make_causal_lm
+
+    config = copied(undisturbed[0], tmp_path / "copy", 1)
+
+    def over(model: Path) -> GraceKTOSettings:
+        return config.model_copy(update={"models": config.models.model_copy(update={"policy": str(model)})})
+
+    with pytest.raises(
+        UserError, match=r"model causal-lm@\w+: was a folder, and no model of this configuration has its"
+    ):
+        trained(over(make_causal_lm(tmp_path / "other", seed=1)), 2)
+    shutil.copytree(causal_lm_dir, tmp_path / "renamed")
+    assert trained(over(tmp_path / "renamed"), 2).built
+
+
 def test_the_state_is_listed_checked_and_no_part_of_the_digest(undisturbed: Undisturbed, tmp_path: Path) -> None:
     _, first, _ = undisturbed
     manifest = manifest_of(first.revision)

@@ -93,3 +93,9 @@ def test_the_line_of_a_round_in_which_nothing_matched(tmp_path: Path) -> None:
 
 def test_the_number_of_rounds_is_the_loops() -> None:
     assert GRACE_KTO.rounds(load_config("tiny", ["loop.rounds=7"])) == 7
+
+
+def test_the_line_of_a_round_whose_policy_alone_is_here(tmp_path: Path) -> None:
+    policy = add_model(Store(tmp_path), "alice/demo-policy").manifest
+    assert policy is not None
+    assert round_line([policy]) == "policy alice/demo-policy kept"

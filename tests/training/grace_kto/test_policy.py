@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from datasets_factory import add_dataset, add_model, scores_frame, weights_frame
+from datasets_factory import add_dataset, add_model, model_of, scores_frame, weights_frame
 from real_configs import config_on
 from tiny_models import CHAT_TEMPLATE
 
@@ -21,7 +21,7 @@ from builders.store.manifest import Model
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
-from training.grace_kto.policy import _name_base, ready
+from training.grace_kto.policy import _name_base, _require_base, ready
 from training.loop import run_loop
 from training.pipelines import build
 
@@ -195,16 +195,15 @@ THINKING = THINKING.replace(
 ).replace("assistant\n{% endif", "assistant\n{% if not think %}<think></think>{% endif %}{% endif")
 
 
-def unloadable(model: Path, folder: Path, template: str | None) -> Path:
-    """A copy of a model with another chat template and weights of no layer: only its tokenizer can be loaded."""
-    from safetensors.torch import save_file
+def with_template(model: Path, folder: Path, template: str | None) -> Path:
+    """A copy of a model with another chat template."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
-    shutil.copyfile(model / "config.json", folder / "config.json")
-    save_file({}, folder / "model.safetensors")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(model / name, folder / name)
     return folder
 
 
@@ -228,7 +227,7 @@ def test_a_chat_template_that_cannot_be_trained_on_is_told_before_any_data_is_ma
     tmp_path: Path, causal_lm_dir: Path, template: str | None, words: str
 ) -> None:
     """It was told after the first round's data was made."""
-    policy = unloadable(causal_lm_dir, tmp_path / "policy", template)
+    policy = with_template(causal_lm_dir, tmp_path / "policy", template)
     config = configured(tmp_path, policy, "sample.system_prompt=system")
     wanted: tuple[Callable[[], object], ...] = (
         lambda: run_loop(config),
@@ -248,7 +247,7 @@ def test_a_template_is_checked_with_the_variables_and_prompts_of_the_configurati
         (THINKING, "engines.policy.chat_template_kwargs={think: false}"),
         (DEAF, "sample.system_prompt=null"),
     ):
-        policy = unloadable(causal_lm_dir, tmp_path / "policy", template)
+        policy = with_template(causal_lm_dir, tmp_path / "policy", template)
         config = configured(tmp_path, policy, setting)
         model = LocalModel(Model(id="policy", revision="0"), policy)
         for check in (ready, sample_ready):
@@ -260,12 +259,32 @@ def test_a_template_is_checked_with_the_variables_and_prompts_of_the_configurati
 def test_who_only_builds_data_or_trains_on_given_data_is_not_refused(tmp_path: Path, causal_lm_dir: Path) -> None:
     policy = tmp_path / "policy"
     shutil.copytree(causal_lm_dir, policy)
-    unloadable(causal_lm_dir, policy, THINKING)
+    with_template(causal_lm_dir, policy, THINKING)
     config = configured(tmp_path, policy, "sample={responses: 2, system_prompt: null, max_new_tokens: 3}")
     row = {"query_id": "a", "query": "Write.", "language": "en", "round": 1, "example_ids": ["b"], "generator": "m@r"}
     pl.DataFrame([row]).write_parquet(tmp_path / "queries.parquet")
     assert build(config, "sample", start=str(tmp_path / "queries.parquet"))[-1].built
     # Rows without a system prompt, whatever the configuration says of one.
-    unloadable(causal_lm_dir, policy, DEAF)
+    with_template(causal_lm_dir, policy, DEAF)
     config = configured(tmp_path, policy, "sample.system_prompt=system")
     assert trained(config, str(add_weights(config))).built
+
+
+def test_the_first_policy_of_later_rounds_is_that_of_the_rounds_before(tmp_path: Path) -> None:
+    """An adapter was recorded as one of the new first policy, over which it samples nonsense."""
+    store = Store(tmp_path)
+    first, other = (add_model(store, f"local/{name}-sft", round_=0) for name in ("tiny", "other"))
+    made = add_model(store, "local/tiny-policy", models={"base": model_of(first)})
+    old, new = (LocalModel(model_of(revision), revision.path) for revision in (first, other))
+    adapter = LocalModel(model_of(made), first.path, made.path)
+    full = LocalModel(model_of(made), made.path)
+    copy = tmp_path / "copy"
+    shutil.copytree(first.path, copy)
+    for policy in (adapter, full):
+        _require_base(policy, old, 2, store)
+        _require_base(policy, LocalModel(Model(id="alice/tiny-sft", revision="0" * 40), copy), 2, store)
+        with pytest.raises(
+            UserError, match=rf"policy {made} was made from {first}, and the first policy .* is {other}"
+        ):
+            _require_base(policy, new, 2, store)
+    _require_base(old, new, 1, store)  # before the first round there is nothing to go on from
