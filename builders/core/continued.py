@@ -72,11 +72,9 @@ def last_round(config: Settings) -> int:
     return 0 if config.continues is None else int(config.continues.partition("@round-")[2])
 
 
-def is_awaited(pipeline: Pipeline, config: Settings, stage_name: str, round_: int) -> bool:
-    """Whether a revision that the store lacks is to come from the Hub, when something is built."""
-    if config.continues is None or is_local(config.continues) or round_ > last_round(config):
-        return False
-    return round_ > 0 or pipeline.stage(stage_name).stem is None
+def is_awaited(config: Settings, round_: int) -> bool:
+    """Whether a revision that the store lacks is looked for on the Hub when something is built."""
+    return config.continues is not None and not is_local(config.continues) and round_ <= last_round(config)
 
 
 def require_last_round(pipeline: Pipeline, config: Settings, store: Store, *, fetch: bool) -> None:

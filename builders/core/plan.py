@@ -140,7 +140,7 @@ class Graph:
         """Return a node's revision in the run that this one continues; None where it has none that can be used."""
         found = continued(self.pipeline, self.config, self.store, node.stage, node.round, fetch=self.fetch)
         if found is None:
-            if not self.fetch and is_awaited(self.pipeline, self.config, node.stage, node.round):
+            if not self.fetch and is_awaited(self.config, node.round):
                 self.awaited.add(node)
             return None
         # What all rounds share is made anew under other settings, such as another source of seeds, or other models.
