@@ -106,7 +106,7 @@ def test_the_run_itself_and_rounds_made_anew_are_refused(tmp_path: Path) -> None
 
 
 def test_a_plan_and_the_status_ask_nothing_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = config_on(tmp_path, "continues=alice/demo@round-001", "name=mine", "loop.rounds=2", policy=tmp_path)
     plans = {(found.stage, found.round): found for found in plan(config, "sample", round_=2)}
     policy = plans["policy", 1]

@@ -238,7 +238,7 @@ def test_a_dataset_that_does_not_fit(tmp_path: Path, change: Any, words: list[st
     ],
 )
 def test_a_reference_to_nothing(tmp_path: Path, start: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError) as error:
         build(config_for(tmp_path), "calibrate", start=start)
     assert all(word in str(error.value) for word in words)
@@ -350,7 +350,7 @@ def test_a_dataset_of_the_stage_itself_or_a_later_one_is_refused(tmp_path: Path)
 
 
 def test_a_misspelt_model_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="polcy"):
         build(config_for(tmp_path, "models.policy=polcy"), "generate")
     assert not list((tmp_path / "store").glob("datasets--*"))
