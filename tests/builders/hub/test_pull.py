@@ -97,6 +97,8 @@ def test_without_a_revision_the_newest_round_is_taken_else_the_head(
     second = publish(add_dataset(store, "sample", round_=2), config_for(store), page_of)
     head = push(api_of(connected), REPO, {"notes.txt": b"later"})
     assert pull(Ref(REPO, None), other).revision == second["revision"] != head
+    # Under its round's tag `build` and `loop` look for it.
+    assert other.refs(REPO) == {"round-002": second["revision"]}
     assert resolve_commit(REPO, "main") == head
     api = api_of(connected)
     api.create_repo("alice/plain", repo_type="dataset")
