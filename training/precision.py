@@ -1,6 +1,7 @@
 """Which precision a training computes in, for every method."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -58,12 +59,18 @@ def deepspeed_arguments(
         `deepspeed` (None, or DeepSpeed's configuration), `bf16` and `use_cpu`.
 
     Raises:
-        UserError: bf16 on a CPU, where transformers would leave DeepSpeed out without a word.
+        UserError: bf16 on a CPU, where transformers would leave DeepSpeed out without a word; several processes on
+            CPUs, whose number accelerate takes for one where DeepSpeed does not.
     """
     if file is None:
         return {"deepspeed": None, **precision}
+    at = f"{section}." if section else ""
+    if precision["use_cpu"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{at}deepspeed in several processes needs an accelerator in each, and this machine has none; set "
+            f"{at}deepspeed to null, or start one process"
+        )
     if precision["use_cpu"] and precision["bf16"]:
-        at = f"{section}." if section else ""
         raise UserError(
             f"{at}precision bf16 on a machine without an accelerator does not go with deepspeed; "
             f"set {at}precision to fp32 or {at}deepspeed to null"

@@ -62,6 +62,19 @@ def test_what_a_deepspeed_file_says_itself_stands(changes: Any, tmp_path: Path) 
     assert deepspeed_arguments(path, BF16, adapter=True) == {"deepspeed": config, **BF16}
 
 
+def test_deepspeed_in_several_processes_needs_accelerators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended in DeepSpeed's assertion about batch sizes."""
+    path, config = zero(tmp_path)
+    cpu = {"bf16": False, "use_cpu": True}
+    for processes, options in (("1", cpu), ("2", cpu | {"use_cpu": False})):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        assert deepspeed_arguments(path, options, adapter=True)["deepspeed"] == config
+    with pytest.raises(
+        UserError, match=r"train\.deepspeed in several processes needs an accelerator in each, and this"
+    ):
+        deepspeed_arguments(path, cpu, adapter=True, section="train")
+
+
 def test_deepspeed_is_not_left_out_on_a_cpu(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not go with deepspeed; set precision to fp32 or deepspeed to null"):
         deepspeed_arguments(zero(tmp_path)[0], {"bf16": True, "use_cpu": True}, adapter=True)
