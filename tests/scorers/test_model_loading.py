@@ -63,6 +63,7 @@ def test_pickles_are_refused_but_those_of_bge_m3_as_it_was_published(tmp_path: P
     check_weights(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_missing_weight_or_one_of_another_shape_is_told_and_not_drawn_at_random(
     tmp_path: Path, causal_lm_dir: Path
 ) -> None:

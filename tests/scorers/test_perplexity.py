@@ -93,6 +93,7 @@ def add_by_itself(folder: Path, single: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("single", "prefix"), [("<|im_start|> $A", [1]), ("<|endoftext|> <|im_start|> $A <|im_end|>", [0, 1])]
 )

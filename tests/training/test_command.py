@@ -13,6 +13,8 @@ from lineage_chains import chain_of
 
 from builders.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 GRACE = str(Path(sys.executable).with_name("grace"))
 
 

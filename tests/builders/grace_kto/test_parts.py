@@ -24,6 +24,8 @@ from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import build
 
+pytestmark = pytest.mark.slow
+
 
 def scattered(seed: int) -> str:
     """A reply that depends on its prompt's seed: new queries, repetitions and blanks."""

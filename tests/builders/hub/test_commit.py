@@ -125,6 +125,7 @@ def test_an_older_round_under_way_goes_beside_a_newer_one_without_a_tag(
     assert rows_on(connected, "main") == rows_of(newer) and rows_on(connected, "round-001") == rows_of(older)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["lost", "drop", 503])
 @pytest.mark.parametrize("route", ["branch", "commit", "tag", "branch_delete"])
 def test_an_older_round_under_a_fault(connected: HubServer, store: Store, route: str, fault: str | int) -> None:

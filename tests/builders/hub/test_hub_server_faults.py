@@ -62,6 +62,7 @@ def test_fault_reset_during_an_upload(hub: HubServer, api: HfApi, repo: str) -> 
     assert [row.fault for row in hub.log.of("lfs_put")] == ["reset", None] and hub.read(repo, "a.bin") == BIG
 
 
+@pytest.mark.slow
 def test_fault_truncate(hub: HubServer, api: HfApi, repo: str, tmp_path: Path) -> None:
     push(api, repo, {"a.bin": BIG})
     hub.faults.add("resolve_get", "truncate", times=9)

@@ -80,6 +80,7 @@ def require_short(clock: Clock, printed: str, error: UserError) -> None:
     assert "upload=" not in text and "_lfs/" not in text and TOKEN not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [503, "drop", "delay"])
 @pytest.mark.parametrize("route", PUSH_ROUTES)
 def test_a_push_ends_within_a_minute(
