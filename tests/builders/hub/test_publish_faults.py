@@ -5,15 +5,14 @@ After each fault the command is run again, and what then stands under the tag ha
 
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import PROGRAMS, Forks
 from hub_clients import TOKEN, environment
-from hub_server import HubServer, Options, RemoteHub, wait_struck
+from hub_server import HubServer, Options, RemoteHub, serve_in_process
 from huggingface_hub import HfApi, constants
 from store_chains import add_dataset, config_for, files_of
 
@@ -198,34 +197,72 @@ def test_a_hub_that_stays_away_ends_with_one_line(connected: HubServer, revision
     assert connected.log.count("commit") == 5
 
 
-KILLED = [("preupload", 1), ("lfs_put", 1), ("commit", 1), ("info", 3), ("tag", 1)]
+# The requests of a push through LFS up to its tag.
+KILLED = [
+    *((route, 1) for route in ("whoami", "info", "create", "commits", "tree", "preupload", "lfs_batch", "lfs_put")),
+    *((route, 2) for route in ("refs", "info", "commits", "tree", "lfs_put")),
+    *(("validate_yaml", 1), ("commit", 1), ("info", 3), ("refs", 3), ("tag", 1)),
+]
+MODULES = ("training.cli", "training.pipelines", "builders.hub.publish")
+# Kills the process that it runs in once the ordered fault holds it up.
+DIE = """
+import os, signal, threading
+from hub_server import RemoteHub, wait_struck
+
+def die(hub):
+    wait_struck(hub)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=die, args=[RemoteHub(os.environ["HF_ENDPOINT"])], daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def pusher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RemoteHub, Forks]]:
+    """A Hub on which every kill has a namespace, and a process that pushes to it."""
+    with serve_in_process() as hub:
+        hub.add_token(TOKEN, "alice", orgs=tuple(f"org{number}" for number in range(len(KILLED))))
+        with Forks(environment(hub.endpoint, tmp_path_factory.mktemp("home"), xet=False), MODULES) as forks:
+            yield hub, forks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("xet", "route", "nth"),
-    [*((False, *step) for step in KILLED), (True, "xet_shard", 1), (True, "commit", 1)],
-    ids=lambda value: str(value),
-)
+@pytest.mark.parametrize("number", range(len(KILLED)), ids=lambda number: "-".join(map(str, KILLED[number])))
 def test_a_killed_push_is_completed_by_the_next(
-    remote: RemoteHub, revision: Revision, tmp_path: Path, xet: bool, route: str, nth: int
+    pusher: tuple[RemoteHub, Forks], revision: Revision, tmp_path: Path, number: int
 ) -> None:
-    command = [sys.executable, "-c", "from training.cli import app; app()", "push", "local/demo-scores"]
-    command += ["--store", str(store_of(revision).root), "--config", "tiny", "--json"]
-    variables = environment(remote.endpoint, tmp_path / "home", xet)
-    remote.faults.add(route, "delay", nth=nth, seconds=600)
-    with subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL) as process:
-        wait_struck(remote)
-        process.send_signal(signal.SIGKILL)
-    api = HfApi(endpoint=remote.endpoint, token=TOKEN)
-    assert api.list_repo_refs("alice/demo-scores", repo_type="dataset").tags == []
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    push_twice(*pusher, revision, tmp_path, f"org{number}", *KILLED[number])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["xet_shard", "commit"])
+def test_a_killed_push_through_xet_is_completed_by_the_next(
+    remote: RemoteHub, revision: Revision, tmp_path: Path, route: str
+) -> None:
+    # A Hub of its own: what one push has sent, Xet does not send again.
+    with Forks(environment(remote.endpoint, tmp_path / "home", xet=True), MODULES) as forks:
+        push_twice(remote, forks, revision, tmp_path, "alice", route, 1)
+
+
+def push_twice(
+    hub: RemoteHub, forks: Forks, local: Revision, folder: Path, namespace: str, route: str, nth: int
+) -> None:
+    """Push, killed at a request; nothing is visible. Push again; all is there."""
+    repo = f"{namespace}/demo-scores"
+    command = ["push", "local/demo-scores", "--store", str(store_of(local).root), "--config", "tiny", "--json"]
+    command += ["--set", f"namespace={namespace}"]
+    hub.faults.add(route, "delay", nth=nth, seconds=600)
+    killed = forks.run(DIE + PROGRAMS["grace"], command, folder)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    assert not api.repo_exists(repo, repo_type="dataset") or api.list_repo_refs(repo, repo_type="dataset").tags == []
+    done = forks.run(PROGRAMS["grace"], command, folder)
     assert done.returncode == 0, done.stderr
-    tags = api.list_repo_refs("alice/demo-scores", repo_type="dataset").tags
-    rows = api.list_repo_tree("alice/demo-scores", "data", revision=tags[0].target_commit, repo_type="dataset")
-    assert revision.manifest is not None and [tag.name for tag in tags] == ["round-001"]
+    tags = api.list_repo_refs(repo, repo_type="dataset").tags
+    rows = api.list_repo_tree(repo, "data", revision=tags[0].target_commit, repo_type="dataset")
+    assert local.manifest is not None and [tag.name for tag in tags] == ["round-001"]
     hashes = {row.path: row.lfs.sha256 for row in rows if hasattr(row, "lfs") and row.lfs}
-    assert hashes == {file.path: file.sha256 for file in revision.manifest.files}
+    assert hashes == {file.path: file.sha256 for file in local.manifest.files}
 
 
 def test_downloads_are_not_resumed_from_a_damaged_file(
