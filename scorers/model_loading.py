@@ -54,7 +54,7 @@ def check_weights(folder: Path) -> None:
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if len(files) > 1 and not indices and not (folder / "model.safetensors").is_file():
         raise UserError(f"model {folder}: model.safetensors.index.json is missing, which lists its files; copy it too")
-    if not files and not is_pickled_relevance({path.name for path in folder.iterdir()}):
+    if not files and not is_published_bge_m3({path.name for path in folder.iterdir()}):
         raise UserError(f"model {folder}: no .safetensors file in it; models saved as pickles are not read")
     for index in indices:
         try:
@@ -71,7 +71,7 @@ def check_weights(folder: Path) -> None:
             raise UserError(f"{file}: damaged ({' '.join(str(error).split())}); copy the model again") from None
 
 
-def is_pickled_relevance(files: Set[str]) -> bool:
+def is_published_bge_m3(files: Set[str]) -> bool:
     """Whether files are those of BGE-M3 as it was published: a pickle beside its two heads, and no safetensors."""
     return {PICKLE, *HEADS} <= files and not any(name.endswith(".safetensors") for name in files)
 
@@ -90,27 +90,52 @@ def check_all_weights(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
         return
-    with quiet_loading(warnings=False):
+    with quiet_loading(warnings=False), naming_wrong_shapes(f"model {folder}"):
         try:
             _, report = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, device_map="meta", output_loading_info=True, trust_remote_code=False
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             raise unreadable_model(str(folder), None, error) from error
-    require_all_keys(str(folder), report)
+    require_all_keys(f"model {folder}", report)
 
 
 def require_all_keys(model: str, report: Mapping[str, Any]) -> None:
     """Check transformers' report of a loading for weights that the files lack.
+
+    Args:
+        model: what the message calls the model.
+        report: as `from_pretrained` returns it with `output_loading_info`.
 
     Raises:
         UserError: naming the first one.
     """
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"model {model} lacks {len(missing)} weights, the first is {missing[0]}; random ones would take their "
+            f"{model} lacks {len(missing)} weights, the first is {missing[0]}; random ones would take their "
             "place: give the folder of a whole causal language model"
         )
+
+
+@contextmanager
+def naming_wrong_shapes(model: str) -> Iterator[None]:
+    """Turn transformers' error about shapes, which points to a report that is not printed, into one line.
+
+    Args:
+        model: what the message calls the model.
+
+    Raises:
+        UserError: a weight has another shape than its configuration asks for.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):  # such as too little memory
+            raise
+        raise UserError(
+            f"{model}: a weight in its files has another shape than its config.json asks for; give a folder whose "
+            "files belong together"
+        ) from None
 
 
 def unreadable_model(model: str, revision: str | None, error: Exception) -> UserError:
@@ -119,11 +144,9 @@ def unreadable_model(model: str, revision: str | None, error: Exception) -> User
     Args:
         model: the folder or the Hub id.
         revision: branch, tag or commit; None where none was given.
-        error: transformers' exception; a RuntimeError is about shapes.
+        error: transformers' exception.
     """
     reason = " ".join(str(error).split())[:300]
-    if isinstance(error, RuntimeError):
-        reason = "a weight in its files has another shape than its config.json asks for"
     at = f"@{revision}" if revision else ""
     return UserError(f"model {model}{at}: cannot be loaded ({reason}); give a model folder or a Hub id that exists")
 

@@ -21,9 +21,10 @@ from scorers.model_loading import (
     attention_for,
     load_error,
     local_folder,
+    naming_wrong_shapes,
     quiet_loading,
+    require_all_keys,
     require_vocabulary,
-    unreadable_model,
     window_in,
 )
 
@@ -252,7 +253,8 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     local_folder("perplexity", name)
-    with quiet_loading(warnings=False):  # missing weights are an error below
+    # Missing weights are an error below.
+    with quiet_loading(warnings=False), naming_wrong_shapes(f"perplexity model {name!r}"):
         try:
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -262,15 +264,8 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise load_error("perplexity", name, revision, error) from error
-        except RuntimeError as error:
-            raise unreadable_model(name, revision, error) from error
     require_vocabulary(name, tokenizer, config)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UserError(
-            f"perplexity model {name!r} lacks {len(missing)} weights, the first is {missing[0]}; "
-            "without them it would score with random ones: give a complete causal language model"
-        )
+    require_all_keys(f"perplexity model {name!r}", report)
     return tokenizer, model
 
 

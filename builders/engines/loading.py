@@ -5,7 +5,14 @@ from typing import Any
 
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
-from scorers.model_loading import attention_for, require_all_keys, require_vocabulary, unreadable_model
+from scorers.model_loading import (
+    attention_for,
+    naming_wrong_shapes,
+    quiet_loading,
+    require_all_keys,
+    require_vocabulary,
+    unreadable_model,
+)
 
 
 def resolve_device(device: str) -> str:
@@ -57,14 +64,16 @@ def load_model(model: str, revision: str | None, config: Any, device: str, dtype
     """
     from transformers import AutoModelForCausalLM
 
-    try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, config=config, dtype=dtype, attn_implementation=attention_for(config),
-            trust_remote_code=False, output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
-        raise unreadable_model(model, revision, error) from error
-    require_all_keys(model, report)
+    # What transformers would report of missing weights is an error below.
+    with quiet_loading(warnings=False), naming_wrong_shapes(f"model {model}"):
+        try:
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                model, revision=revision, config=config, dtype=dtype, attn_implementation=attention_for(config),
+                trust_remote_code=False, output_loading_info=True,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise unreadable_model(model, revision, error) from error
+    require_all_keys(f"model {model}", report)
     return loaded.to(device).eval()
 
 

@@ -31,7 +31,7 @@ from builders.store.ref import Ref, is_commit, parse_name, round_tag
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
-from scorers.model_loading import HEADS, PICKLE, is_pickled_relevance
+from scorers.model_loading import HEADS, PICKLE, is_published_bge_m3
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def download_model(repo: str, revision: str | None) -> tuple[Path, str]:
         return Path(found), Path(found).name
     commit = resolve_commit(repo, revision, "model")
     listing = read_listing(repo, commit, "model")
-    patterns = [*MODEL_PATTERNS, *((PICKLE,) if is_pickled_relevance(listing.keys()) else ())]
+    patterns = [*MODEL_PATTERNS, *((PICKLE,) if is_published_bge_m3(listing.keys()) else ())]
     wanted = {p: file for p, file in listing.items() if _is_model_file(p, patterns) and not is_state(p, "model")}
     if not any(path.endswith((".safetensors", PICKLE)) for path in wanted):
         raise UserError(f"model {repo}@{commit}: no .safetensors file; models saved as pickles are not read")

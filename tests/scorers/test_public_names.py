@@ -31,8 +31,10 @@ for name in scorers.__all__:
     value = globals()[name]
     assert callable(value) and value.__name__ == name and value.__module__.startswith("scorers."), name
     assert name in dir(scorers) and getattr(scorers, name) is value
+print(len(scorers.__all__))
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{len(scorers.__all__)}\n"), done.stderr
 
 
 def test_a_name_that_does_not_exist() -> None:

@@ -67,3 +67,5 @@ def test_an_engine_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     vllm_for(monkeypatch, "cuda")
     require_engine("p", VllmEngineSettings(tensor_parallel=2))
     require_engine("p", TransformersEngineSettings(device="cuda"))
+    with pytest.raises(UserError, match="tensor_parallel"):  # one more than there are
+        require_engine("p", VllmEngineSettings(tensor_parallel=3))

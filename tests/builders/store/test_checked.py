@@ -132,6 +132,10 @@ def test_every_byte_is_read_once(store: Store, scores: Revision) -> None:
 def test_what_was_just_built_needs_no_second_reading(store: Store, scores: Revision) -> None:
     flip(scores.path / SHARD, unseen=True)
     store.require_whole(scores)
+    (note,) = notes(store)
+    note.unlink()
+    with pytest.raises(UserError, match="is damaged"):  # read now, since nothing says that it was read before
+        store.require_whole(scores)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"data/x": 1}'])

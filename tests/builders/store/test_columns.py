@@ -25,6 +25,8 @@ def test_widths_of_numbers_and_further_columns_are_free() -> None:
         "mine": pl.Date(),
     }
     require_columns(pl.Schema(schema), SCORES_COLUMNS, "x")
+    with pytest.raises(UserError, match="length"):
+        require_columns(pl.Schema(schema | {"length": pl.Date()}), SCORES_COLUMNS, "x")
 
 
 def test_a_column_of_nothing_but_nulls_fits_where_nulls_may_be() -> None:

@@ -243,15 +243,17 @@ def test_a_chat_template_that_cannot_be_trained_on_is_told_before_any_data_is_ma
 def test_a_template_is_checked_with_the_variables_and_prompts_of_the_configuration(
     tmp_path: Path, causal_lm_dir: Path
 ) -> None:
-    for template, setting in (
-        (THINKING, "engines.policy.chat_template_kwargs={think: false}"),
-        (DEAF, "sample.system_prompt=null"),
+    for template, setting, refused_by in (
+        (THINKING, "engines.policy.chat_template_kwargs={think: false}", ready),
+        (DEAF, "sample.system_prompt=null", sample_ready),
     ):
         policy = with_template(causal_lm_dir, tmp_path / "policy", template)
         config = configured(tmp_path, policy, setting)
         model = LocalModel(Model(id="policy", revision="0"), policy)
         for check in (ready, sample_ready):
             check(config, {config.models.policy: model}.get)
+        with pytest.raises(UserError, match="template"):  # without the setting
+            refused_by(configured(tmp_path, policy, "sample.system_prompt=system"), {str(policy): model}.get)
     # A policy that a stage makes has the template that its own training was checked with.
     ready(config, lambda _: None)
 
