@@ -7,7 +7,7 @@ middle; the first one again. In the third case only Xet saves bytes, by the cont
 and only where a shard has many pages. In the fourth case the shards' ends matter, which the rows' own ids decide.
 Prints a table and one line of JSON.
 
-    python scripts/bench_push.py --shards 16 --rows 400
+    python scripts/bench_push.py --shards 64 --rows 1000
 """
 
 import argparse
@@ -180,8 +180,8 @@ def measure(mode: str, shards: int, rows: int) -> list[dict[str, object]]:
 def main() -> None:
     """Parse the command line, measure, print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=400, help="rows per shard")
+    parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=1000, help="rows per shard")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # set in the process that pushes
     options = parser.parse_args()
     if options.folder is not None:

@@ -226,28 +226,27 @@ def row_shards(rows: int, size: int | None, default: int) -> list[Shard]:
 
 
 def content_shards(ids: Sequence[str], size: int | None, default: int) -> list[Shard]:
-    """Plan shards of consecutive rows that end where the rows' own ids say so; a spec is (first row, number of rows).
+    """Plan shards of consecutive rows that begin where the rows' own ids say so; a spec is (first row, number of rows).
 
-    Rows that are inserted or left out move the shards' ends near them alone: all other shards keep their rows, and a
-    push does not send them again. Without a size, shards have a quarter of `default` rows to twice as many, and
-    `default` on average; rows that fit into one shard are not cut.
+    A shard begins at a row whose id is the smallest of `default` rows around it. Rows that are inserted or left out so
+    move the ends near them alone: all other shards keep their rows, and a push does not send them again. Without a
+    size, shards have half of `default` rows at least, `default` on average and seldom more than twice as many; rows
+    that fit into one shard are not cut.
 
     Args:
-        ids: hexadecimal ids that are spread evenly, such as `query_id`, one per row.
+        ids: hexadecimal ids that are spread evenly, such as `query_id`, one per row; a row whose id is that of the row
+            before it stays in the same shard.
         size: rows per shard, then cut by number; None for cuts by content.
-        default: as for `row_shards`.
+        default: as for `row_shards`, but doubled until the shards are `MANY_SHARDS` at most.
     """
-    plain = row_shards(len(ids), size, default)
-    if size is not None or len(plain) < 2:
-        return plain
-    size = plain[0].spec[1]
-    least, most = size // 4, 2 * size
-    # After the least a row in `size - least` ends the shard, so that `size` is the mean.
-    limit = 2**32 // (size - least)
-    starts = [0]
-    for row, identity in enumerate(ids):
-        held = row - starts[-1]
-        if held >= most or (held >= least and int(identity[:8], 16) < limit):
-            starts.append(row)
+    if size is not None or len(ids) <= default:
+        return row_shards(len(ids), size, default)
+    # In doublings, so that a few rows more do not move all ends.
+    while default * MANY_SHARDS < len(ids):
+        default *= 2
+    around = 2 * (default // 2) + 1
+    keys = pl.Series(ids).str.slice(0, 15).str.to_integer(base=16)
+    smallest = (keys == keys.rolling_min(around, min_samples=around, center=True)) & (keys != keys.shift(1))
+    starts = [0, *smallest.fill_null(False).arg_true()]
     ends = [*starts[1:], len(ids)]
     return [Shard(index, (start, end - start)) for index, (start, end) in enumerate(zip(starts, ends, strict=True))]
