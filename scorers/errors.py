@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and the guess at what was meant."""
+"""The one exception that stands for a user's mistake, and the words of messages: what was meant, foreign text."""
 
 import difflib
 from collections.abc import Iterable
@@ -22,3 +22,12 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(allowed), n=1)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def plain(text: str) -> str:
+    r"""Foreign text with control characters as visible escapes, so that it cannot steer a terminal.
+
+    >>> print(plain("a\x1b[31mb"))
+    a\x1b[31mb
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

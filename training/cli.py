@@ -99,7 +99,7 @@ def build_command(
     split: SplitOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built and why.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build even what is fresh.")] = False,
-    require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch in --from.")] = False,
+    require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a dataset on a branch.")] = False,
     push: PushOption = False,
     private: PrivateOption = False,
     parents: ParentsOption = True,

@@ -16,9 +16,9 @@ from typer import Abort
 from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
 from typer.core import TyperCommand, TyperGroup
 
-#: Exit statuses of what a signal would end, as shells report them.
-INTERRUPTED = 128 + signal.SIGINT
-READER_GONE = 128 + signal.SIGPIPE
+from training.entry import INTERRUPTED, LINE
+
+READER_GONE = 128 + signal.SIGPIPE  # exit status, as shells report it
 STAND_INS = "ascii_stand_ins"  # name of the way to print what a terminal's encoding lacks
 ASCII = {
     "→": "->",
@@ -73,7 +73,7 @@ def _drop_output() -> None:
 
 def _interrupted() -> None:
     """Say that a command was interrupted and how to go on."""
-    print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+    print(LINE.decode(), end="", file=sys.stderr)
 
 
 def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
@@ -147,7 +147,7 @@ def one_line_errors() -> Iterator[None]:
     that is not installed. Every other exception is a defect of the program and keeps its traceback.
     """
     from builders.core.console import quiet_libraries
-    from scorers.errors import UserError
+    from scorers.errors import UserError, plain
 
     quiet_libraries()
     _log_to_stderr()
@@ -155,7 +155,7 @@ def one_line_errors() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {plain(' '.join(str(error).split()))}", file=sys.stderr)
         raise typer.Exit(2) from None
     except BrokenPipeError:
         _drop_output()

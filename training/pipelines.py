@@ -106,7 +106,7 @@ def build(
         subset: configuration of `start` where it has several; None for its default.
         split: split of `start`; None for `train`, or the only one.
         force: build the target even where it is fresh; of a dataset also the datasets of its round.
-        require_pinned: refuse a branch in `start`; a tag or a commit is needed.
+        require_pinned: refuse a branch in `start` and in a source on the Hub; a tag or a commit is needed.
 
     Returns:
         One result per stage, in the order of building, the wanted stage last.

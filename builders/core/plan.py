@@ -61,6 +61,7 @@ class Graph:
         anew: nodes that are made anew even where the store holds a pulled revision of them.
         sources: what was read from outside before, by node; it is not resolved again, and new ones are added.
         fetch: whether rounds of a run that this one continues are brought from the Hub.
+        require_pinned: refuse what may move, such as a branch, where a stage reads a dataset from outside.
 
     Attributes:
         given: revisions in hand by node, the user's and the kept ones; what they were made from is not needed.
@@ -80,6 +81,7 @@ class Graph:
         anew: Set[Node] = frozenset(),
         sources: "dict[Node, Source | None] | None" = None,
         fetch: bool = True,
+        require_pinned: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.config = config
@@ -88,6 +90,7 @@ class Graph:
         self.anew = anew
         self.sources = {} if sources is None else sources
         self.fetch = fetch
+        self.require_pinned = require_pinned
         self.kept: dict[Node, str] = {}
         self.awaited: set[Node] = set()
         self.broken: dict[Node, str] = {}
@@ -277,7 +280,7 @@ class Graph:
         if stage.source is None or "source" in self.needs[node].parents:
             return None
         if node not in self.sources:
-            self.sources[node] = stage.source(self.config)
+            self.sources[node] = stage.source(self.config, self.require_pinned)
         return self.sources[node]
 
     def _records(self, found: Needs, made: Mapping[Node, Revision]) -> list[Parent]:

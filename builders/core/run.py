@@ -62,7 +62,7 @@ def run(
             or else from its columns.
         choice: the subset and the split of `start`; None for the default subset and `train`.
         force: rebuild the target even where it is fresh; of a dataset also the datasets of its round.
-        require_pinned: refuse a branch in `start`.
+        require_pinned: refuse a branch in `start` and where a stage reads a dataset from outside.
         sources: what earlier runs of one command read from outside, by node; new ones are added.
 
     Returns:
@@ -81,7 +81,7 @@ def run(
             f"--force makes round {round_} anew, which is of {config.continues}; leave continues out, or name a later "
             "round"
         )
-    graph = Graph(pipeline, config, store, [node], given, anew, sources)
+    graph = Graph(pipeline, config, store, [node], given, anew, sources, require_pinned=require_pinned)
     forced = _forced(graph, node) if force else set()
     graph.require_readable(forced)
     # Of the processes that torchrun started, the first one alone writes to the store and holds its lock.

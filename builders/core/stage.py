@@ -163,7 +163,8 @@ class Stage:
         roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
             stage, or a name in the store, of a folder or on the Hub.
         sections: dotted paths of the settings that decide its result.
-        source: returns what the stage reads from outside, resolved once; nothing is fetched for it.
+        source: returns what the stage reads from outside, resolved once; nothing is fetched for it. Its second argument
+            says whether what may move, such as a branch, is refused.
         prompts: returns the prompts by name; the manifest keeps their texts.
         per_round: False where all rounds share one result.
         stem: first part of the repository's name where it is not the run's own.
@@ -191,7 +192,7 @@ class Stage:
     reads: Sequence[Column] = ()
     roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
     sections: Sequence[str] = ()
-    source: Callable[[Any], Source | None] | None = None
+    source: Callable[[Any, bool], Source | None] | None = None
     prompts: Callable[[Any, Mapping[str, Revision]], dict[str, str]] | None = None
     # How its revisions are named, and what is said of them.
     per_round: bool = True

@@ -149,17 +149,18 @@ def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
     return {"source": config.seed.source}
 
 
-def source_of(config: GraceKTOSettings) -> Source:
+def source_of(config: GraceKTOSettings, require_pinned: bool = False) -> Source:
     """Return what the stage reads: a file by its SHA-256, a dataset on the Hub by its commit, a folder by its content.
 
     Raises:
-        UserError: for a source that is missing, and a file whose ending is not in `ENDINGS`.
+        UserError: for a source that is missing, a file whose ending is not in `ENDINGS`, and with `require_pinned` a
+            dataset by a name that may move.
     """
     settings = config.seed
     if (file := source_file(settings.source)) is not None:
         return Source(file_sha256(file))
     store, choice = Store(Path(config.store)), Choice(settings.subset, settings.split)
-    ref = resolve(settings.source, store)
+    ref = resolve(settings.source, store, require_pinned=require_pinned)
     if ref.path is not None:
         return Source(open_revision(settings.source, store, "dataset", choice=choice).digest, ref, choice)
     return Source(str(ref.revision), ref, choice)

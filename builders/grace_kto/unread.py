@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builders.store.files import replacing
+from scorers.errors import plain
 
 QUOTED = 160  # characters of a reply that a message shows
 
@@ -52,5 +53,4 @@ def quoted(text: str) -> str:
     >>> print(quoted('Sure!\n"\x1b[31mred'))
     Sure!\n\"\x1b[31mred
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:QUOTED])
-    return shown.replace('"', '\\"') + ("…" if len(text) > QUOTED else "")
+    return plain(text[:QUOTED]).replace('"', '\\"') + ("…" if len(text) > QUOTED else "")

@@ -24,9 +24,18 @@ from builders.hub.layout import CARDS, is_table
 from builders.hub.listing import RemoteFile, git_blob_id, read_file, read_listing, require_public_name
 from builders.hub.resolve import keep_tag, resolve_commit
 from builders.hub.session import FAILURES
-from builders.store.check import require_whole
+from builders.store.check import require_rows, require_whole
 from builders.store.files import inside, write_text
-from builders.store.manifest import FIGURE, FILE_NAME, TRAINING_STATE, Kind, Manifest, is_manifest, read_manifest
+from builders.store.manifest import (
+    FIGURE,
+    FILE_NAME,
+    TRAINING_STATE,
+    Kind,
+    Manifest,
+    is_manifest,
+    parse_manifest,
+    read_manifest,
+)
 from builders.store.ref import Ref, is_commit, parse_name, round_tag
 from builders.store.revision import Revision
 from builders.store.store import Store
@@ -293,13 +302,13 @@ def _fetch_manifest(
     if not listing[FILE_NAME].holds(path):
         raise UserError(f"{what}: {FILE_NAME} is damaged: its hash is not the commit's; fetch it again")
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError:
-        raise UserError(f"{what}: {FILE_NAME} is not JSON; the dataset's owner has to publish it again") from None
-    if not is_manifest(value):
+        foreign = not is_manifest(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError):
+        foreign = False  # told below
+    if foreign:
         path.unlink()
         return None
-    return read_manifest(work)
+    return parse_manifest(path.read_bytes(), f"{what}: {FILE_NAME}", f"the {kind}'s owner has to publish it again")
 
 
 def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: Kind, what: str) -> list[str]:
@@ -353,3 +362,4 @@ def _check_download(
             raise UserError(f"{what}: {name} arrived damaged: its SHA-256 is not the commit's; fetch it again")
     if manifest is not None:
         require_whole(manifest, work, what)
+        require_rows(manifest, work, what)

@@ -51,18 +51,23 @@ def open_revision(
     return _named(found)
 
 
-def resolve(text: str, store: Store) -> Ref:
+def resolve(text: str, store: Store, *, require_pinned: bool = False) -> Ref:
     """Return a REF of a dataset with the commit that it stands for now; a path as it is. No data is read.
 
+    Args:
+        text: `repo[@revision]` or a path.
+        store: the local store.
+        require_pinned: as for `open_revision`.
+
     Raises:
-        UserError: where nothing is found.
+        UserError: where nothing is found, and for what may move with `require_pinned`.
     """
     ref = parse_ref(text)
     if ref.path is not None:
         return ref
     from builders.hub.resolve import resolve_commit
 
-    stored = _stored(ref, store, "dataset", False)
+    stored = _stored(ref, store, "dataset", require_pinned)
     return Ref(ref.repo, stored.revision if stored else resolve_commit(ref.repo, ref.revision))
 
 

@@ -14,11 +14,12 @@ from builders.inspect.diff import STATISTICS
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status
 from builders.report.lineage import lineage_rows
-from builders.report.tables import SHORTEST, plain, print_paragraph, print_table, print_wide_table, shortened, width
+from builders.report.tables import SHORTEST, print_paragraph, print_table, print_wide_table, shortened, width
 from builders.settings.load import Configuration
 from builders.settings.write import describe
 from builders.store.check import Finding
 from builders.store.revision import Revision
+from scorers.errors import plain
 
 
 def print_config(found: Configuration) -> None:

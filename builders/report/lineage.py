@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from builders.inspect.lineage import EXTERNAL, FOUND, Node
-from builders.report.tables import plain
+from scorers.errors import plain
 
 
 def lineage_rows(nodes: Sequence[Node]) -> list[tuple[str, str, int | str, str]]:

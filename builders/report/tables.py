@@ -150,8 +150,3 @@ def _print_lines(table: Table) -> None:
 def print_paragraph(text: str) -> None:
     """Print a sentence below an empty line, broken at words where it is longer than the terminal is wide."""
     print("", *textwrap.wrap(text, width(), break_long_words=False, break_on_hyphens=False), sep="\n")
-
-
-def plain(text: str) -> str:
-    """Return foreign text with control characters as visible escapes, so that it cannot steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

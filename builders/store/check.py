@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from builders.store.files import file_sha256, inside
 from builders.store.manifest import FIGURE, FILE_NAME, DataFile, Manifest, content_digest
+from builders.store.shards import shard_rows
 from scorers.errors import UserError
 
 
@@ -91,6 +94,25 @@ def require_whole(manifest: Manifest, root: Path, what: str) -> None:
     fault = first_fault(manifest, root)
     if fault is not None:
         raise UserError(f"{what}: {fault}; pull or build again")
+
+
+def require_rows(manifest: Manifest, root: Path, what: str) -> None:
+    """Check the numbers of rows in a manifest against each other and against the files' footers.
+
+    Raises:
+        UserError: naming the first file that is no Parquet or has other rows than its manifest says.
+    """
+    total = 0
+    for file in manifest.files if manifest.kind == "dataset" else ():
+        try:
+            rows = shard_rows(root / file.path)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{what}: {file.path} is no Parquet file ({' '.join(str(error).split())})") from None
+        if rows != file.rows:
+            raise UserError(f"{what}: {file.path} has {rows} rows, {file.rows} in its manifest")
+        total += rows
+    if manifest.kind == "dataset" and total != manifest.rows.written:
+        raise UserError(f"{what}: its files have {total} rows, its manifest says {manifest.rows.written}")
 
 
 def first_fault(manifest: Manifest, root: Path, *, contents: bool = True) -> str | None:

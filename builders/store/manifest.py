@@ -8,11 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
+    NonNegativeInt,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
@@ -20,6 +22,7 @@ from pydantic import (
 )
 
 from builders.store.files import file_sha256
+from builders.store.ref import REPO
 from scorers.errors import UserError
 
 FILE_NAME = "manifest.json"
@@ -30,6 +33,8 @@ AGAIN = "delete its folder and build or fetch the revision again"
 TRAINING_STATE = "training_state"
 """The folder in which a model's revision keeps its optimizer's state, from which a later training goes on."""
 Kind = Literal["dataset", "model"]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=96)]
+"""Of a pipeline or a stage; manifests come from other people, and no name may be a path."""
 FORMAT = 2
 """Version of the manifest's layout that is written, and the highest that is read."""
 
@@ -88,9 +93,9 @@ class Model(_Record):
 class Rows(_Record):
     """Numbers of rows: read, written, and dropped by reason."""
 
-    read: int
-    written: int
-    dropped: dict[str, int] = {}
+    read: NonNegativeInt
+    written: NonNegativeInt
+    dropped: dict[str, NonNegativeInt] = {}
 
 
 class DataFile(_Record):
@@ -104,9 +109,9 @@ class DataFile(_Record):
     """
 
     path: str
-    size: int
+    size: NonNegativeInt
     sha256: str
-    rows: int | None = None
+    rows: NonNegativeInt | None = None
 
 
 class Summary(_Record):
@@ -162,13 +167,13 @@ class Manifest(_Record):
     """
 
     format: Literal[2] = 2
-    pipeline: str
+    pipeline: Name
     kind: Kind = "dataset"
-    stage: str
+    stage: Name
     stage_version: int
     code_version: str
-    repo: str
-    round: int
+    repo: Annotated[str, Field(pattern=f"^{REPO.pattern}$")]
+    round: NonNegativeInt
     fingerprint: str
     random_seed: int
     configuration: dict[str, Any]
@@ -269,11 +274,23 @@ def read_manifest(folder: Path) -> Manifest | None:
         UserError: for a file that is not a valid manifest, and for one of a newer version of this project.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        return None
+    return parse_manifest(path.read_bytes(), str(path), AGAIN) if path.is_file() else None
+
+
+def parse_manifest(content: bytes, what: str, way_out: str) -> Manifest:
+    """Read the content of a manifest.
+
+    Args:
+        content: the file's bytes.
+        what: what messages call the file.
+        way_out: what a user can do about a faulty one.
+
+    Raises:
+        UserError: as `read_manifest`.
+    """
     try:
-        value = json.loads(path.read_bytes())
-        _require_known_format(value, path)
+        value = json.loads(content)
+        _require_known_format(value, what)
         # RecursionError, below: a foreign file may be nested without end.
         return Manifest.model_validate(_upgraded(value), strict=False)
     except ValidationError as error:
@@ -282,13 +299,13 @@ def read_manifest(folder: Path) -> Manifest | None:
         # Format 1 gained its last field long ago.
         newest = isinstance(value, dict) and value.get("format") == FORMAT
         if newest and all(fault["type"] == "extra_forbidden" for fault in faults):
-            raise _newer(path, f"this one does not know its field {where}") from None
-        raise UserError(f"{path}: not a manifest: {where}: {faults[0]['msg']}; {AGAIN}") from None
+            raise _newer(what, f"this one does not know its field {where}") from None
+        raise UserError(f"{what}: not a manifest: {where}: {faults[0]['msg']}; {way_out}") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: not a manifest: it is no JSON; {AGAIN}") from None
+        raise UserError(f"{what}: not a manifest: it is no JSON; {way_out}") from None
 
 
-def _require_known_format(value: object, path: Path) -> None:
+def _require_known_format(value: object, what: str) -> None:
     """Check that a manifest is not of a later format than this version reads.
 
     Raises:
@@ -296,12 +313,12 @@ def _require_known_format(value: object, path: Path) -> None:
     """
     found = value.get("format") if isinstance(value, dict) else None
     if isinstance(found, int) and found > FORMAT:
-        raise _newer(path, f"format {found}, this one reads up to {FORMAT}")
+        raise _newer(what, f"format {found}, this one reads up to {FORMAT}")
 
 
-def _newer(path: Path, why: str) -> UserError:
+def _newer(what: str, why: str) -> UserError:
     """Return the error for a manifest that a later version of this project wrote."""
-    return UserError(f"{path}: written by a newer version of this project: {why}; upgrade")
+    return UserError(f"{what}: written by a newer version of this project: {why}; upgrade")
 
 
 def _upgraded(value: object) -> object:

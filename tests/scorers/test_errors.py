@@ -1,10 +1,10 @@
-"""The hint that goes with a misspelt name."""
+"""The words of messages: the hint that goes with a misspelt name, foreign text."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.errors import did_you_mean
+from scorers.errors import did_you_mean, plain
 
 NAMES = ["policy", "general", "domain", "relevance"]
 
@@ -32,3 +32,9 @@ def test_the_names_may_come_from_a_generator_or_be_none() -> None:
 def test_the_hint_names_one_of_those_allowed(word: str, allowed: list[str]) -> None:
     assert did_you_mean(word, allowed) in {"", *(f", did you mean {name}?" for name in allowed)}
     assert not word or did_you_mean(word, [*allowed, word]) == f", did you mean {word}?"
+
+
+@given(st.text())
+def test_foreign_text_cannot_steer_a_terminal(text: str) -> None:
+    shown = plain(text)
+    assert shown.isprintable() and (shown == text or not text.isprintable())

@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from lineage_chains import chain_of
 
 from builders.store.store import Store
+from scorers.errors import UserError
+from training.command import one_line_errors
+from training.entry import LINE
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +128,29 @@ def test_an_interruption_is_one_line_of_one_process(tmp_path: Path) -> None:
     assert time.monotonic() - began < 100  # nobody waited for the trainings to end
 
 
+INTERRUPTED_WHILE_IMPORTING = """
+import os, signal, sys
+class Finder:
+    def find_spec(name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+from training.entry import grace
+grace()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "training.cli", "training.options"])
+def test_an_interruption_while_the_command_is_imported(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_IMPORTING, module],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stderr) == (130, LINE.decode())
+
+
 def test_a_mistake_elsewhere_ends_the_trainings(tmp_path: Path) -> None:
     # The seeds are read while the world is made; their fault does not wait for its models.
     (tmp_path / "seeds.csv").write_text("text\nWrite.\n")
@@ -144,3 +171,9 @@ print(datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled())
     clean = {key: value for key, value in os.environ.items() if "PROGRESS" not in key}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
     assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_message_with_foreign_text_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), one_line_errors():
+        raise UserError("file\n\x1b[2Jname")
+    assert capsys.readouterr().err == "error: file \\x1b[2Jname\n"

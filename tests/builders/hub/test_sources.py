@@ -60,6 +60,21 @@ def manifest_of(result: StageResult) -> Manifest:
     return result.revision.manifest
 
 
+def test_a_source_that_may_move_is_refused_where_it_must_not(
+    connected: HubServer, api: HfApi, store: Store, tmp_path: Path
+) -> None:
+    commit = push(api, REPO, {"train.jsonl": lines("Write A.")})
+    api.create_tag(REPO, tag="v1", repo_type="dataset")
+    for name, said in ((REPO, "not the newest"), (f"{REPO}@main", "not main, which is a branch")):
+        with pytest.raises(UserError, match=f"--require-pinned takes a tag or a 40-hex commit, {said}"):
+            build(config_of(store, name), "seed", require_pinned=True)
+    assert not store.repo_path("local/tiny-seeds").exists()
+    (tmp_path / "own.jsonl").write_bytes(lines("Write A."))
+    for source in (f"{REPO}@v1", f"{REPO}@{commit}", tmp_path / "own.jsonl"):
+        (result,) = build(config_of(store, source), "seed", require_pinned=True)
+        assert result.revision.scan().collect()["query"].to_list() == ["Write A."]
+
+
 def test_a_branch_that_moves_while_the_seeds_are_built(
     connected: HubServer, api: HfApi, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,10 @@ from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.status import Status
 from builders.report import console
-from builders.report.tables import fitted, plain, print_table, print_wide_table, shortened
+from builders.report.tables import fitted, print_table, print_wide_table, shortened
 from builders.store.check import Finding
 from builders.store.revision import Revision
+from scorers.errors import plain
 
 REVISION = "8ab01bac7e4300112233445566778899aabbccdd"
 REPO = "a-rather-long-namespace/qwen2.5-0.5b-instruct-harbours-and-piers-weights"
