@@ -33,8 +33,8 @@ AGAIN = "delete its folder and build or fetch the revision again"
 TRAINING_STATE = "training_state"
 """The folder in which a model's revision keeps its optimizer's state, from which a later training goes on."""
 Kind = Literal["dataset", "model"]
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=96)]
-"""Of a pipeline or a stage; manifests come from other people, and no name may be a path."""
+Name = Annotated[str, Field(pattern=r"^\w[\w.:-]*$", max_length=96)]
+"""Of a pipeline or a stage, such as `world:seeds`; manifests come from other people, and no name may be a path."""
 FORMAT = 2
 """Version of the manifest's layout that is written, and the highest that is read."""
 
