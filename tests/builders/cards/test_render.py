@@ -113,7 +113,6 @@ def test_hostile_text_leaves_the_structure_as_it_is(stage_name: str, tmp_path: P
         tmp_path / "wild",
         stage_name,
         text=HOSTILE,
-        repo=f"local/demo|{HOSTILE}-x",
         rows=Rows(read=10, written=9, dropped={HOSTILE: 1}),
         code_version=HOSTILE,
     )
@@ -134,7 +133,6 @@ def test_hostile_text_leaves_the_structure_of_a_models_card_as_it_is(stage_name:
     def texts(text: str) -> dict[str, Any]:
         parent = Parent(stage=text, kind="model", repo=text, revision=text, digest=text)
         return {
-            "repo": f"local/demo|{text}-x",
             "code_version": text,
             "parents": [parent],
             "models": {text: Model(id=text, revision=text)},

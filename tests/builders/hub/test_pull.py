@@ -168,7 +168,7 @@ def test_a_manifest_that_contradicts_itself_or_leaves_its_folder_is_refused(
         with pytest.raises(UserError, match=message):
             pull(Ref(REPO, republish(connected, change)), other)
     commit = push(api_of(connected), REPO, {"manifest.json": b"{broken"})
-    with pytest.raises(UserError, match=r"manifest\.json is not JSON"):
+    with pytest.raises(UserError, match=r"manifest\.json: not a manifest: it is no JSON"):
         pull(Ref(REPO, commit), other)
     assert snapshots(other) == []
 
