@@ -40,6 +40,8 @@ def run_loop(config: Settings) -> list[StageResult]:
         known = {(result.stage, result.round) for result in results}
         results += [result for result in done if (result.stage, result.round) not in known]
         log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done, time.monotonic() - began))
+        for line in () if pipeline.watch is None else pipeline.watch(config, round_):
+            log.info("round %d/%d: %s", round_, rounds, line)
     return results
 
 

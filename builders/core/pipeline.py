@@ -53,6 +53,7 @@ class Pipeline:
         preset: a preset of this pipeline, on which the configuration printed on a card is based.
         rounds: returns the number of rounds of a configuration.
         round_line: returns the sentence printed about a finished round, from the round's manifests.
+        watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
     """
 
@@ -63,6 +64,7 @@ class Pipeline:
     preset: str
     rounds: Callable[[Any], int] = one_round
     round_line: Callable[[Sequence[Manifest]], str] | None = None
+    watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
 
     def find(self, name: str) -> Stage | None:

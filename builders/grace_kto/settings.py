@@ -178,6 +178,9 @@ class LoopSettings(Section):
     rounds: Positive = Field(
         4, le=MAX_ROUNDS, description="R, dataset renewals; 1 with K = total is the offline variant"
     )
+    held_out: Annotated[int, EXECUTION] = Field(
+        64, ge=0, description="held-out queries that every round's policy answers, to show what it learns; 0: none"
+    )
 
 
 class EvaluateSettings(Section):
@@ -190,6 +193,7 @@ class EvaluateSettings(Section):
     split: str = "test"
     column: str = "query"
     queries: Positive = Field(128, description="queries taken")
+    responses: Positive = Field(1, description="responses to each query")
     skip: int = Field(0, ge=0, description="queries of the source left out before those taken")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Share = 1.0

@@ -1,5 +1,6 @@
 """Small datasets and models in a store, written by the product's own writers, with true manifests and digests."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,22 @@ def add_dataset(
 
 
 def add_model(
-    store: Store, repo: str, *, round_: int = 1, parents: Sequence[Revision | Parent] = (), **changes: Any
+    store: Store,
+    repo: str,
+    *,
+    round_: int = 1,
+    parents: Sequence[Revision | Parent] = (),
+    folder: Path | None = None,
+    **changes: Any,
 ) -> Revision:
-    """Add a model of two small files to the store."""
+    """Add a model to the store: a folder's, or else two small files that no library could load."""
     staged = store.root / ".staged"
-    staged.mkdir(parents=True)
-    (staged / "config.json").write_text("{}", encoding="utf-8")
-    (staged / "model.safetensors").write_bytes(f"{repo} {round_}".encode())
+    if folder is None:
+        staged.mkdir(parents=True)
+        (staged / "config.json").write_text("{}", encoding="utf-8")
+        (staged / "model.safetensors").write_bytes(f"{repo} {round_}".encode())
+    else:
+        shutil.copytree(folder, staged)
     stage = "policy" if round_ else "sft"
     fields = {"kind": "model", "stage": stage, "repo": repo, "round": round_, "configuration": {}}
     fields["rows"] = Rows(read=8, written=8)

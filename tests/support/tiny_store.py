@@ -16,7 +16,14 @@ ROOT = Path(__file__).parents[2] / ".grace" / "test-store"
 SMALL = (
     "generate.queries=8", "generate.shard_queries=4", "sample.responses=4", "sample.shard_queries=2", "sft.steps=250",
 )  # fmt: skip
-SMALL_LOOP = (*SMALL, "loop.rounds=2", "train.batch_size=8", "train.device_batch_size=8", "train.save_steps=1")
+SMALL_LOOP = (
+    *SMALL,
+    "loop.rounds=2",
+    "loop.held_out=4",
+    "train.batch_size=8",
+    "train.device_batch_size=8",
+    "train.save_steps=1",
+)
 STEPS = {
     "models.train_base": 200,
     "models.train_general": 60,

@@ -46,6 +46,15 @@ def round_line(manifests: Sequence[Manifest]) -> str:
     return f"{weights.rows.written} rows, {matched:.0%} matched, L {length}, loss {loss:.4f}"
 
 
+def watch(config: GraceKTOSettings, round_: int) -> Sequence[str]:
+    """Say what a round's policy has learned; see `training.grace_kto.evaluate`."""
+    if not config.loop.held_out:
+        return ()
+    from training.grace_kto.evaluate import learned
+
+    return learned(config, round_)
+
+
 def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
     """Compare policies on held-out queries; see `training.grace_kto.evaluate`."""
     from training.grace_kto.evaluate import evaluate_policies
@@ -62,5 +71,6 @@ GRACE_KTO = Pipeline(
     preset="tiny",
     rounds=rounds,
     round_line=round_line,
+    watch=watch,
     evaluate=evaluate,
 )

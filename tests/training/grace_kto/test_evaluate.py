@@ -1,17 +1,12 @@
-"""Evaluation: ranks, the sentence, the table, and a run on policies of which nothing matches."""
+"""Evaluation: what is compared, on which queries, and a run on policies of which nothing matches."""
 
 import json
 import logging
-import math
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame
 from huggingface_hub import constants
-from hypothesis import given
-from hypothesis import strategies as st
 from real_configs import SEEDS, config_on, write_lines
 from tiny_models import make_causal_lm, make_reciting_lm
 
@@ -21,114 +16,12 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Model
 from builders.store.store import Store
 from scorers.errors import UserError
-from training.grace_kto.evaluate import (
-    COLUMNS,
-    check_finite,
-    evaluation_models,
-    held_out_queries,
-    named_policies,
-    world_columns,
-)
-from training.grace_kto.table import (
-    RANKED,
-    Evaluation,
-    cautions,
-    cells,
-    markdown_table,
-    rank_policies,
-    verdict,
-)
-from training.pipelines import evaluate_policies, load_config
+from training.grace_kto.answers import answer_queries
+from training.grace_kto.evaluate import evaluation_models, held_out_queries, learned, named_policies
+from training.grace_kto.pipeline import GRACE_KTO
+from training.grace_kto.table import RANKED
+from training.pipelines import evaluate_policies
 from training.world.texts import World
-
-
-def evaluation(
-    name: str = "p", *, matched: float = 1.0, cut: float = 0.0, error: float = 0.0, **means: Any
-) -> Evaluation:
-    """An evaluation of 100 queries; metrics not given are 1."""
-    values = dict.fromkeys(COLUMNS, 1.0) | means
-    errors = {label: None if value is None else error for label, value in values.items()}
-    return Evaluation(name, f"{name}@rev", 100, matched, cut, values, errors)
-
-
-def test_ranks_with_ties_and_missing_values() -> None:
-    policies = [
-        evaluation("a", L=10.0, E=90.0, P=0.5, R_s=None, R_d=1.0),
-        evaluation("b", L=30.0, E=90.0, P=-0.5, R_s=2.0, R_d=1.0),
-        evaluation("c", L=20.0, E=80.0, P=None, R_s=None, R_d=1.0),
-    ]
-    ranks, average = rank_policies(policies)
-    assert ranks == [
-        {"L": 3.0, "E": 1.5, "P": 1.0, "R_s": 2.5, "R_d": 2.0},
-        {"L": 1.0, "E": 1.5, "P": 2.0, "R_s": 1.0, "R_d": 2.0},
-        {"L": 2.0, "E": 3.0, "P": 3.0, "R_s": 2.5, "R_d": 2.0},
-    ]
-    assert average == pytest.approx([2.0, 1.5, 2.5])
-    assert rank_policies([evaluation()]) == ([dict.fromkeys(RANKED, 1.0)], [1.0])
-
-
-VALUES = st.lists(st.one_of(st.none(), st.floats(-100, 100)), min_size=5, max_size=5)
-
-
-@given(st.lists(VALUES, min_size=1, max_size=6))
-def test_ranks_of_a_metric_sum_to_the_places(rows: list[list[float | None]]) -> None:
-    named: list[dict[str, Any]] = [dict(zip(RANKED, row, strict=True)) for row in rows]
-    ranks, average = rank_policies([evaluation(**values) for values in named])
-    places = len(rows) * (len(rows) + 1) / 2
-    assert all(sum(rank[metric] for rank in ranks) == places for metric in RANKED)
-    assert sum(average) == pytest.approx(places)
-
-
-def test_the_sentence_names_what_changed_by_more_than_two_standard_errors() -> None:
-    first = evaluation("first", L=50.0, E=90.0, P=0.0, R_s=0.5, R_d=0.5, ppl_D=9.0, error=0.1, matched=0.8)
-    last = evaluation("round 4", L=95.0, E=80.0, P=0.2, R_s=None, R_d=0.5, ppl_D=7.0, error=0.1, matched=0.95, cut=0.3)
-    # The errors of two policies add as sqrt(0.1² + 0.1²) = 0.141, so P's change of 0.2 is within two of them.
-    assert verdict([first, evaluation("between"), last]) == (
-        "From first to round 4, better: L 50.0 → 95.0, ppl_D 9.000 → 7.000, matched 0.800 → 0.950; "
-        "worse: E 90.0 → 80.0, cut 0.000 → 0.300; within two standard errors: P, R_d."
-    )
-
-
-def test_the_sentence_without_a_change_and_without_a_second_policy() -> None:
-    assert verdict([evaluation()]) == "One policy alone: nothing to compare."
-    sentence = verdict([evaluation("a"), evaluation("b")])
-    assert sentence.startswith("From a to b, better: nothing; worse: nothing; within two standard errors: L, E, P, ")
-
-
-def test_the_binomial_error_of_a_share() -> None:
-    # sqrt(0.5 · 0.5 / 100) = 0.05 and 0.048, together 0.0695: 0.13 is within two of them, 0.15 is not.
-    a = evaluation("a", matched=0.5)
-    assert "better: nothing" in verdict([a, evaluation("b", matched=0.63)])
-    assert "better: matched 0.500 → 0.650" in verdict([a, evaluation("b", matched=0.65)])
-
-
-def test_the_table_as_markdown() -> None:
-    policies = [evaluation("a|b", L=10.25, P=None, matched=0.5), evaluation("c", L=20.0, P=0.1234)]
-    lines = markdown_table(*cells(policies, *rank_policies(policies))).splitlines()
-    assert lines[0] == "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | ppl_D |"
-    assert lines[1] == "|" + "---|" * 10
-    assert (
-        lines[2] == "| a\\|b | 10.2 (2) | 1.0 (1.5) | – (2) | 1.000 (1.5) | 1.000 (1.5) | 1.7 | 0.500 | 0.000 | 1.000 |"
-    )
-    assert (
-        lines[3] == "| c | 20.0 (1) | 1.0 (1.5) | 0.123 (1) | 1.000 (1.5) | 1.000 (1.5) | 1.3 | 1.000 | 0.000 | 1.000 |"
-    )
-
-
-def test_the_worlds_measures_have_the_same_names_without_a_document() -> None:
-    empty = world_columns([])
-    some = world_columns([("Write about it.", "A sentence. A sentence.")])
-    assert list(empty) == list(some) != []
-    assert all(len(values) == 0 and values.mean() is None for values in empty.values())
-    assert some["duplicate_sentences"].to_list() == [0.5] and some["on_topic"].to_list() == [None]
-
-
-def test_a_metric_that_is_not_finite() -> None:
-    check_finite({"P": pl.Series([1.0, None])}, "p")
-    with pytest.raises(
-        UserError, match=r"evaluation of round 2: P is inf for matched response 2, counted from 0; look"
-    ):
-        check_finite({"L": pl.Series([1.0]), "P": pl.Series([1.0, None, math.inf, math.nan])}, "round 2")
 
 
 def test_held_out_queries(tmp_path: Path) -> None:
@@ -275,10 +168,11 @@ def test_policies_of_which_nothing_matches(
     table, done = evaluated(str(causal_lm_dir), str(other))
     assert done == [f"evaluate: {causal_lm_dir}", f"evaluate: {other}"]
     found = table.public["policies"]
-    assert [policy["matched"] for policy in found] == [0.0, 0.0] and all(0 < policy["cut"] <= 1 for policy in found)
     for policy in found:
-        assert policy["queries"] == len(SEEDS)
-        assert set(policy["means"].values()) == {None} == set(policy["errors"].values())
+        assert (policy["queries"], policy["responses"]) == (len(SEEDS), 1)
+        values = {label: estimate["value"] for label, estimate in policy["estimates"].items()}
+        assert values.pop("matched") == 0.0 < values.pop("cut") <= 1
+        assert set(values.values()) == {None}
 
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
     printed = json.loads(json.dumps(table.public), parse_constant=pytest.fail)
@@ -288,7 +182,7 @@ def test_policies_of_which_nothing_matches(
     assert record[0]["policy"].startswith(f"{causal_lm_dir.name}@") and record[0]["policy"] != record[1]["policy"]
     markdown = (tmp_path / "out" / "evaluation.md").read_text()
     assert markdown.count("– (1.5)") == 10 and printed["verdict"] in markdown
-    assert "within two standard errors: matched" in printed["verdict"]
+    assert "; not distinguishable: matched" in printed["verdict"]
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert table.title == "6 held-out queries, means over matched responses (rank)"
     assert len(table.rows) == 2 and {len(row) for row in table.rows} == {len(table.header)}
@@ -320,16 +214,55 @@ def test_a_policy_that_thinks_is_judged_by_its_answers(tmp_path: Path, causal_lm
         for name, answer in (("thinks", f"<think>A plan.</think>\n\n{tagged}"), ("plain", tagged))
     ]
     thinks, plain = evaluate_policies(config, list(map(str, policies)), tmp_path / "out").public["policies"]
-    assert thinks["matched"] == plain["matched"] == 1.0 and thinks["means"] == plain["means"]
+    assert thinks["estimates"]["matched"]["value"] == 1.0 and thinks["estimates"] == plain["estimates"]
 
 
-def test_cautions_name_what_the_metrics_hide() -> None:
-    config = load_config("tiny")
-    first = evaluation("first", ppl_D=6.0)
-    assert cautions(config, [first, evaluation("last", ppl_D=8.9, cut=0.05)]) == []
-    runaway, decay = cautions(config, [first, evaluation("last", ppl_D=9.1, cut=0.06)])
-    assert "6% of last's responses are cut" in runaway and "length runs away" in runaway
-    assert "rose from 6.00 to 9.10" in decay
-    assert cautions(config, [first, evaluation("last", ppl_D=None)]) == []
-    (cold,) = cautions(load_config("tiny", ["sample.temperature=0.7"]), [first])
-    assert "sample.temperature is 0.7" in cold
+def test_several_answers_to_a_query_and_a_query_without_room(
+    tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "Write about " + "the pier, " * 400
+    source = write_lines(
+        tmp_path / "piers.jsonl", [json.dumps({"query": query}) + "\n" for query in ("Write.", long, "Sing.")]
+    )
+    overrides = ("sample.max_new_tokens=5", "score.max_length=256", f"evaluate.source={source}")
+    config = config_on(tmp_path, *overrides, "evaluate.responses=4", policy=causal_lm_dir, relevance=bge_m3_dir)
+    (record,) = evaluate_policies(config, [str(causal_lm_dir)], tmp_path / "out").public["policies"]
+    assert (record["queries"], record["responses"]) == (3, 4)
+    assert "1 of 3 held-out queries count as not matched: they leave no room for sample.max_new_tokens 5" in caplog.text
+    assert record["estimates"]["matched"]["value"] == 0.0
+    assert 0 < record["estimates"]["cut"]["value"] <= 2 / 3  # the four answers that were never given are not cut
+
+    # The first answers are those that one answer each would be.
+    engine_answers = {}
+    for responses in (1, 4):
+        few = config_on(
+            tmp_path, *overrides, f"evaluate.responses={responses}", policy=causal_lm_dir, relevance=bge_m3_dir
+        )
+        model = LocalModel(Model(id="policy", revision="0"), causal_lm_dir)
+        completions, _ = answer_queries(few, model, ["Write.", "Sing."])
+        engine_answers[responses] = [completion.text for completion in completions if completion is not None]
+    assert engine_answers[4][::4] == engine_answers[1] and len(set(engine_answers[4][:4])) > 1
+
+    nothing = write_lines(tmp_path / "long.jsonl", [json.dumps({"query": long}) + "\n"])
+    config = config_on(tmp_path, *overrides, f"evaluate.source={nothing}", policy=causal_lm_dir, relevance=bge_m3_dir)
+    with pytest.raises(UserError, match=r"evaluate: none of 1 held-out queries leaves room for sample"):
+        evaluate_policies(config, [str(causal_lm_dir)], tmp_path / "out")
+
+
+def test_what_a_round_has_learned(tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path) -> None:
+    query = "Write about a pier."
+    tagged = "<summary>S.</summary><outline>O.</outline><answer>The harbour grew and grew.</answer>"
+    source = write_lines(tmp_path / "piers.jsonl", [json.dumps({"query": query}) + "\n"])
+    first = make_reciting_lm(tmp_path / "first", query, tagged.replace(" and grew", ""))
+    overrides = ("sample.max_new_tokens=70", "score.max_length=256", f"evaluate.source={source}")
+    config = config_on(tmp_path, *overrides, policy=first, relevance=bge_m3_dir, domain=causal_lm_dir)
+    later = make_reciting_lm(tmp_path / "later", query, tagged)
+    add_model(Store(Path(config.store)), "local/tiny-policy", folder=later)
+    (line,) = learned(config, 1)
+    assert line.startswith("1 held-out queries, from the first policy: L ")
+    assert "matched 1.000 → 1.000, cut 0.000 → 0.000" in line
+
+    (line,) = learned(config_on(tmp_path, *overrides, "evaluate.source=none.jsonl", policy=first), 1)
+    assert line.startswith("nothing is shown of what it learned: source ") and "none.jsonl: no such file;" in line
+    assert line.endswith("; or set loop.held_out: 0")
+    assert GRACE_KTO.watch is not None and GRACE_KTO.watch(config_on(tmp_path, "loop.held_out=0"), 1) == ()

@@ -1,83 +1,114 @@
-"""The figure of an evaluation: a panel a metric in its own unit, with intervals and n."""
+"""The table of an evaluation: ranks, the sentence, cautions."""
 
-import math
-import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import pyplot  # noqa: TID253
+from evaluations import evaluation
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.grace_kto.evaluate import COLUMNS
-from training.grace_kto.table import RANKED, Evaluation, caption, draw, interval
-
-OTHERS = ("matched", "cut", "ppl_D", "grammaticality")
-
-
-def evaluation(
-    name: str, *, matched: float = 0.8, cut: float = 0.0, error: float | None = 0.5, **means: Any
-) -> Evaluation:
-    """An evaluation of 100 queries with one measure of the generated world; metrics not given are 10."""
-    values: dict[str, float | None] = dict.fromkeys((*COLUMNS, "grammaticality"), 10.0) | means
-    return Evaluation(name, f"{name}@rev", 100, matched, cut, values, dict.fromkeys(values, error))
+from training.grace_kto.answers import Evaluation
+from training.grace_kto.table import RANKED, cautions, cells, markdown_table, rank_policies, verdict
+from training.pipelines import load_config
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Draws a figure and returns it, with every panel by its title."""
-    monkeypatch.setattr(pyplot, "close", lambda figure: None)
-
-    def show(*evaluations: Evaluation) -> tuple[Any, dict[str, Any]]:
-        draw(evaluations, tmp_path / "figure.png")
-        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-        figure = pyplot.gcf()
-        return figure, {axes.get_title().partition(",")[0]: axes for axes in figure.axes if axes.axison}
-
-    return show
-
-
-def test_a_panel_a_metric_in_its_own_unit(drawn: Any) -> None:
-    figure, panels = drawn(evaluation("first", L=50.0), evaluation("round 1", L=90.0, error=2.0))
-    assert list(panels) == [*RANKED, *OTHERS]
-    assert panels["L"].get_title() == "L, tokens" and panels["cut"].get_title() == "cut, share"
-    # The numbers themselves, which z-scores would have spread alike in every panel.
-    assert [container.lines[0].get_ydata().tolist() for container in panels["L"].containers] == [[50.0], [90.0]]
-    (low, high) = panels["L"].containers[1].lines[2][0].get_segments()[0][:, 1]
-    assert (low, high) == pytest.approx((90 - 1.96 * 2, 90 + 1.96 * 2))
-    assert [text.get_text() for text in panels["E"].get_xticklabels()] == ["first", "round 1"]
-    assert figure.get_supxlabel() == caption([evaluation("first"), evaluation("round 1")])
+def test_ranks_with_ties_and_missing_values() -> None:
+    policies = [
+        evaluation("a", L=10.0, E=90.0, P=0.5, R_s=None, R_d=1.0),
+        evaluation("b", L=30.0, E=90.0, P=-0.5, R_s=2.0, R_d=1.0),
+        evaluation("c", L=20.0, E=80.0, P=None, R_s=None, R_d=1.0),
+    ]
+    ranks, average = rank_policies(policies)
+    assert ranks == [
+        {"L": 3.0, "E": 1.5, "P": 1.0, "R_s": 2.5, "R_d": 2.0},
+        {"L": 1.0, "E": 1.5, "P": 2.0, "R_s": 1.0, "R_d": 2.0},
+        {"L": 2.0, "E": 3.0, "P": 3.0, "R_s": 2.5, "R_d": 2.0},
+    ]
+    assert average == pytest.approx([2.0, 1.5, 2.5])
+    assert rank_policies([evaluation()]) == ([dict.fromkeys(RANKED, 1.0)], [1.0])
 
 
-def test_what_has_no_mean_or_no_interval(drawn: Any) -> None:
-    _, panels = drawn(evaluation("a", P=None), evaluation("b", error=None))
-    assert [container.lines[0].get_xdata().tolist() for container in panels["P"].containers] == [[1]]
-    assert panels["P"].containers[0].lines[2] == ()
-    nothing: dict[str, float | None] = dict.fromkeys(COLUMNS)
-    _, panels = drawn(Evaluation("none", "x@rev", 100, 0.0, 1.0, dict(nothing), dict(nothing)))
-    assert not panels["L"].containers and len(panels["matched"].containers) == 1
+VALUES = st.lists(st.one_of(st.none(), st.floats(-100, 100)), min_size=5, max_size=5)
 
 
-def test_the_caption_says_how_many_answers_count() -> None:
-    assert "of each policy (n = 80); matched and cut: share of all answers (n = 100)" in caption([evaluation("a")])
-    assert "(n = 80 to 95)" in caption([evaluation("a"), evaluation("b", matched=0.95), evaluation("c", matched=0.9)])
+@given(st.lists(VALUES, min_size=1, max_size=6))
+def test_ranks_of_a_metric_sum_to_the_places(rows: list[list[float | None]]) -> None:
+    named: list[dict[str, Any]] = [dict(zip(RANKED, row, strict=True)) for row in rows]
+    ranks, average = rank_policies([evaluation(**values) for values in named])
+    places = len(rows) * (len(rows) + 1) / 2
+    assert all(sum(rank[metric] for rank in ranks) == places for metric in RANKED)
+    assert sum(average) == pytest.approx(places)
 
 
-def test_the_intervals() -> None:
-    found = interval(evaluation("a", error=0.5), "L")
-    assert found == pytest.approx((10 - 0.98, 10 + 0.98))
-    # Wilson's interval of 80 in 100 and of 0 in 100, from the tables of Newcombe (1998) to three digits.
-    assert interval(evaluation("a"), "matched") == pytest.approx((0.711, 0.867), abs=5e-4)
-    low, high = interval(evaluation("a"), "cut") or (math.nan, math.nan)
-    assert low == 0 and high == pytest.approx(0.037, abs=5e-4)
+def test_the_sentence_names_what_changed_beyond_its_interval() -> None:
+    # Deviation 1 over 100 queries is an error of 0.1 in each mean, 0.14 in a difference of two that vary on their own.
+    first = evaluation("first", L=50.0, E=90.0, P=0.0, R_s=0.5, R_d=0.5, ppl_D=9.0, deviation=1, matched=0.8)
+    last = evaluation(
+        "round 4", L=95.0, E=80.0, P=0.2, R_s=None, R_d=0.5, ppl_D=7.0, deviation=1, matched=0.95, cut=0.3
+    )
+    assert verdict([first, evaluation("between"), last]).startswith(
+        "From first to round 4, better: L 50.0 → 95.0, ppl_D 9.000 → 7.000, ppl_D median "
+    )
+    assert "matched 0.800 → 0.950; worse: E 90.0 → 80.0, cut 0.000 → 0.300; not distinguishable: P, " in verdict(
+        [first, last]
+    )
 
 
-def test_names_in_chinese_have_no_boxes_and_many_policies_have_room(drawn: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Glyph")
-        figure, panels = drawn(evaluation("策略一"), evaluation("/some/folder/with/a/policy"))
-        drawn(*(evaluation(f"round {n}") for n in range(20)))
-    labels = [text.get_text() for text in panels["L"].get_xticklabels()]
-    # A font of the machine that has the characters, or else the policy's number and a line that says so.
-    assert labels[0] == "策略一" or (labels[0] == "1" and "number is its place" in figure.get_supxlabel())
-    assert labels[1].startswith("/some") and labels[1].endswith("/policy") and len(labels[1]) == 18
-    assert len([text for text in pyplot.gcf().axes[0].get_xticklabels() if text.get_text()]) <= 8
+def test_differences_are_paired_by_query() -> None:
+    before = evaluation("first", L=50.0, deviation=20)
+    after = Evaluation("last", "x", before.columns | {"L": before.columns["L"] + 0.5})
+    # Each mean alone is known to 2 tokens; every query's answer became longer by half a token.
+    assert "better: L 50.0 → 50.5; worse: nothing" in verdict([before, after])
+
+
+def test_the_sentence_without_a_change_and_without_a_second_policy() -> None:
+    assert verdict([evaluation()]) == "One policy alone: nothing to compare."
+    sentence = verdict([evaluation("a"), evaluation("b")])
+    assert sentence.startswith("From a to b, better: nothing; worse: nothing; not distinguishable: L, E, P, P median, ")
+
+
+def test_a_share_is_known_as_well_as_its_answers_allow() -> None:
+    # The same queries match and some more: 4 of 100 more are within chance, 12 are not.
+    a = evaluation("a", matched=0.5)
+    assert "matched" in verdict([a, evaluation("b", matched=0.52)]).partition("not distinguishable")[2]
+    assert "better: matched 0.500 → 0.620" in verdict([a, evaluation("b", matched=0.62)])
+
+
+def test_medians_are_not_moved_by_one_document() -> None:
+    before = evaluation("first", ppl_D=6.0)
+    column = before.columns["ppl_D"].copy()
+    column[3] = 5_000.0
+    after = Evaluation("last", "x", before.columns | {"ppl_D": column})
+    assert after.value("ppl_D") == pytest.approx((99 * 6 + 5_000) / 100)
+    assert after.value("ppl_D median") == 6.0 and cautions(load_config("tiny"), [before, after]) == []
+
+
+def test_the_table_as_markdown() -> None:
+    policies = [evaluation("a|b", L=10.25, P=None, matched=0.5), evaluation("c", L=20.0, P=0.1234)]
+    lines = markdown_table(*cells(policies, *rank_policies(policies))).splitlines()
+    assert lines[0] == (
+        "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | P median | ppl_D | ppl_D median |"
+    )
+    assert lines[1] == "|" + "---|" * 12
+    assert lines[2] == (
+        "| a\\|b | 10.2 (2) | 1.0 (1.5) | – (2) | 1.000 (1.5) | 1.000 (1.5) | 1.7 | 0.500 | 0.000 | – | 1.000 | 1.000 |"
+    )
+    assert lines[3] == (
+        "| c | 20.0 (1) | 1.0 (1.5) | 0.123 (1) | 1.000 (1.5) | 1.000 (1.5) | 1.3 | 1.000 | 0.000 | 0.123 | 1.000 "
+        "| 1.000 |"
+    )
+
+
+def test_cautions_name_what_the_metrics_hide() -> None:
+    config = load_config("tiny")
+    first = evaluation("first", ppl_D=6.0, E=99.0, matched=0.9)
+    assert cautions(config, [first, evaluation("last", ppl_D=8.9, E=94.1, cut=0.05, matched=0.73)]) == []
+    lines = cautions(config, [first, evaluation("last", ppl_D=9.1, E=93.9, cut=0.06, matched=0.71)])
+    runaway, decay, repeated, untagged = lines
+    assert "6% of last's responses are cut" in runaway and "length runs away" in runaway
+    assert "median perplexity under the domain model rose from 6.00 to 9.10" in decay
+    assert "diversity E fell from 99.0 to 93.9: last repeats itself" in repeated
+    assert "71% of last's responses have the tagged form, 90% of first's" in untagged
+    assert cautions(config, [first, evaluation("last", ppl_D=None, E=None, matched=0.9)]) == []
+    (cold,) = cautions(load_config("tiny", ["sample.temperature=0.7"]), [first])
+    assert "sample.temperature is 0.7" in cold

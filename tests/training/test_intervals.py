@@ -1,0 +1,80 @@
+"""Intervals by bootstrap over queries: against hand computations, scipy, and the coverage that they promise."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from training.intervals import Estimate, difference, estimate
+
+NAN = float("nan")
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, np.float64)[:, None]
+
+
+def test_means_and_medians_leave_out_what_has_no_value() -> None:
+    values = np.array([[1.0, NAN], [3.0, 8.0], [NAN, NAN]])
+    assert estimate(values).value == 4.0
+    assert estimate(values, "median").value == 3.0
+    # (3 + 8) / 2 - (1 + 3 + 8) / 3
+    assert difference(values, np.array([[NAN], [3.0], [8.0]])).value == pytest.approx(1.5)
+
+
+def test_without_a_value_and_of_a_single_query() -> None:
+    assert estimate(np.full((3, 2), NAN)) == Estimate(None)
+    assert estimate(np.empty((0, 1))) == Estimate(None)
+    assert estimate(np.array([[1.0, 2.0]])) == Estimate(1.5)
+    assert difference(column(1, 2), np.full((2, 1), NAN)) == Estimate(None)
+    with pytest.raises(ValueError, match="3 and 2 queries cannot be paired"):
+        difference(column(1, 2, 3), column(1, 2))
+
+
+def test_a_constant_difference_has_an_interval_without_width() -> None:
+    before = column(*np.random.default_rng(0).normal(50, 20, 40))
+    found = difference(before, before + 0.25)
+    assert (found.value, found.error, found.low, found.high) == pytest.approx((0.25, 0, 0.25, 0.25), abs=1e-12)
+    assert found.sign == 1 and difference(before + 0.25, before).sign == -1 and difference(before, before).sign == 0
+    # The two means alone are known to 20 / sqrt(40) = 3.2 each: only the pairing shows the difference.
+    alone = estimate(before).error
+    assert alone is not None and alone == pytest.approx(20 / np.sqrt(40), rel=0.25)
+
+
+def test_the_interval_is_scipys() -> None:
+    before, after = np.random.default_rng(1).normal(0, 1, (2, 200))
+    found = difference(before[:, None], after[:, None])
+    paired = stats.bootstrap(
+        (after - before,), np.mean, n_resamples=2_000, method="percentile", rng=np.random.default_rng(0)
+    )
+    # The same resamples; sums in another order.
+    assert (found.low, found.high) == pytest.approx(tuple(paired.confidence_interval), abs=1e-12)
+    assert found.error == pytest.approx(paired.standard_error, abs=1e-12)
+    # And near the textbook's standard error, deviation / sqrt(n); over 2,000 resamples it is known to 1 / sqrt(4,000).
+    assert found.error == pytest.approx(stats.sem(after - before), rel=0.08)
+
+
+def test_answers_to_one_query_are_not_counted_as_queries() -> None:
+    values = column(*np.random.default_rng(2).normal(0, 1, 100))
+    once, often = estimate(values), estimate(np.repeat(values, 8, axis=1))
+    assert (often.value, often.error) == pytest.approx((once.value, once.error), abs=1e-12)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        found = estimate(rng.normal(1.0, 2.0, (60, 1)))
+        assert found.low is not None and found.high is not None
+        covered += found.low <= 1.0 <= found.high
+    # 95 % of 200 is 190, with a deviation of 3.1; percentile intervals of 60 values are a little narrow.
+    assert 178 <= covered <= 199
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=12), st.floats(-10, 10), st.sampled_from(["mean", "median"]))
+def test_the_value_lies_in_the_interval_of_a_shifted_copy(values: list[float], by: float, statistic: str) -> None:
+    before = column(*values)
+    found = difference(before, before + by, "median" if statistic == "median" else "mean")
+    assert found.value == pytest.approx(by, abs=1e-9)
+    assert found.low == pytest.approx(by, abs=1e-9) and found.high == pytest.approx(by, abs=1e-9)
