@@ -1,93 +1,288 @@
-"""Print the table of compare_methods.sh: mean ± standard deviation over seeds, each method at its best learning rate.
+"""Compare SFT, KTO and GRACE-KTO, offline and semi-online, on generated worlds: each at its own best settings.
 
-The best rate is the one with the lowest average rank on the queries set aside for the choice: ranked by L, E, P, R_s
-and R_d among all runs of a seed, averaged over metrics and seeds. Prints Markdown and one line of JSON.
+All methods train on the same number of responses, 2,048, in the same number of steps, 128. KTO has the labels of GRACE
+and |W| = 1. Offline is one data set; semi-online renews it R times. The learning rate, and R, are chosen on three
+worlds and other held-out queries, by the average rank over L, E, P, R_s and R_d among a method's runs of one world: the
+neighbours of the best setting are tried until it has none that is better, so it never lies at the edge of what was
+tried. Then all methods run on all worlds. Prints the table and one line of JSON, and writes `comparison.md`,
+`comparison.json` and `comparison.png`. A rerun goes on where it stopped.
 
-    python scripts/compare_methods.py FOLDER SEED...
+    python scripts/compare_methods.py --worlds 0-9 --jobs 2
 """
 
+import argparse
 import json
+import math
 import statistics
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-METRICS = ("L", "E", "P", "R_s", "R_d")
-OTHERS = ("matched", "cut", "ppl_D", "grammaticality", "duplicate_sentences", "on_topic", "heading_coverage")
-# Name in the table, and the stem of the names of its runs: `kto-offline-2e-4` is one with its learning rate.
-METHODS = {
-    "SFT": "tiny-sft",
-    "KTO (offline)": "kto-offline",
-    "KTO (semi-online)": "kto-semi",
-    "GRACE (offline)": "grace-offline",
-    "GRACE (semi-online)": "grace-semi",
-}
+from scipy import stats
 
-Runs = dict[str, dict[str, Any]]
+from scripts.runs import QUERIES, Result, Run, results, seeds_of, sign, value
+
+RANKED = ("L", "E", "P", "R_s", "R_d")
+OTHERS = ("matched", "ppl_D median", "grammaticality", "on_topic", "duplicate_sentences", "heading_coverage")
+LOW_IS_BETTER = ("ppl_D median", "duplicate_sentences")
+TOTAL = 256  # queries of a run over all its rounds
+CHOSEN_ON = 3  # worlds
 
 
-def read(folder: Path, seed: str, part: str) -> Runs:
-    """Read the evaluations of one seed.
+@dataclass(frozen=True)
+class Setting:
+    """A method with the settings that are chosen for it.
 
-    Args:
-        folder: folder of the comparison.
-        seed: the seed, as in the name of its folder.
-        part: `choice` or `test`, the set of queries.
+    Attributes:
+        method: its name in the table.
+        binary: KTO's weights of 1.
+        rounds: renewals of the data; 1 is offline.
+        rate: 2 to this power times 1e-4 is the learning rate.
+    """
+
+    method: str
+    binary: bool
+    rounds: int
+    rate: int = 1
+
+    @property
+    def learning_rate(self) -> str:
+        """The rate as text, exact, such as 0.0002."""
+        return f"{1e-4 * 2**self.rate:.7f}".rstrip("0")
+
+    @property
+    def name(self) -> str:
+        """Name of its runs."""
+        return f"{'kto' if self.binary else 'grace'}-{self.rounds}x{TOTAL // self.rounds}-{self.learning_rate}"
+
+    def run(self, world: int) -> Run:
+        """Its run on a world."""
+        settings = (
+            f"calibrate.binary={str(self.binary).lower()}",
+            f"loop.rounds={self.rounds}",
+            f"generate.queries={TOTAL // self.rounds}",
+            f"train.learning_rate={self.learning_rate}",
+        )
+        return Run(world, self.name, settings)
+
+    def neighbours(self) -> list["Setting"]:
+        """The settings next to it: half and twice the rate and, of a semi-online method, the rounds."""
+        found = [replace(self, rate=self.rate + step) for step in (-1, 1)]
+        if self.rounds > 1:
+            found += [replace(self, rounds=n) for n in (self.rounds // 2, self.rounds * 2) if 1 < n <= TOTAL // 8]
+        return found
+
+
+STARTS = (
+    Setting("KTO, offline", True, 1),
+    Setting("KTO, semi-online", True, 8),
+    Setting("GRACE-KTO, offline", False, 1),
+    Setting("GRACE-KTO, semi-online", False, 8),
+)
+SFT = "SFT"
+
+
+def average_ranks(rows: Sequence[Mapping[str, float]]) -> list[float]:
+    """The average rank of each row over the ranked metrics; rank 1 is best, ties share the mean rank, NaN is last."""
+    ranks = []
+    for label in RANKED:
+        losses = [math.inf if math.isnan(row[label]) else -row[label] for row in rows]
+        ranks.append(stats.rankdata(losses))
+    return [float(statistics.mean(rank[place] for rank in ranks)) for place in range(len(rows))]
+
+
+def best(tried: Mapping[Setting, Sequence[Result]]) -> Setting:
+    """The setting with the best average rank on the choice queries, among those tried of one method."""
+    settings = list(tried)
+    by_world = zip(*tried.values(), strict=True)
+    ranks = [
+        average_ranks([{label: value(found, label, "choice") for label in RANKED} for found in world])
+        for world in by_world
+    ]
+    means = [statistics.mean(rank[place] for rank in ranks) for place in range(len(settings))]
+    return settings[means.index(min(means))]
+
+
+def choose(folder: Path, worlds: Sequence[int], jobs: int) -> tuple[list[Setting], dict[Setting, list[Result]]]:
+    """Choose the settings of every method: from each start to the best neighbour, until none is better.
 
     Returns:
-        Records of evaluation.json by the stem of the policy's name, without namespace, revision and suffix.
+        The chosen settings in the order of `STARTS`, and the results of all that were tried.
     """
-    rows = json.loads((folder / f"seed-{seed}" / part / "evaluation.json").read_text(encoding="utf-8"))
-    return {row["name"].removeprefix("local/").split("@")[0].removesuffix("-policy"): row for row in rows}
+    tried: dict[Setting, list[Result]] = {}
+    waiting = {start.method: [start, *start.neighbours()] for start in STARTS}
+    chosen: dict[str, Setting] = {}
+    while waiting:
+        wanted = [setting for settings in waiting.values() for setting in settings if setting not in tried]
+        found = results(folder, [setting.run(world) for world in worlds for setting in wanted], jobs)
+        for setting in wanted:
+            tried[setting] = [found[setting.run(world)] for world in worlds]
+        for method in list(waiting):
+            own = {setting: rows for setting, rows in tried.items() if setting.method == method}
+            chosen[method] = best(own)
+            waiting[method] = [setting for setting in chosen[method].neighbours() if setting not in tried]
+            if not waiting[method]:
+                del waiting[method]
+        print(f"tried {len(tried)} settings; best: {', '.join(s.name for s in chosen.values())}", file=sys.stderr)
+    return [chosen[start.method] for start in STARTS], tried
 
 
-def value(run: dict[str, Any], metric: str) -> float:
-    """A metric's mean, or a share."""
-    found = run[metric] if metric in ("matched", "cut") else run["means"][metric]
-    return float(found)
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of differences paired by world, and its 95 % interval by Student's t."""
+    mean = statistics.mean(differences)
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * float(stats.sem(differences))
+    return mean, mean - half, mean + half
 
 
-def best_run(choice: list[Runs], stem: str) -> str:
-    """The run of a method with the lowest average rank over the seeds; its name tells the learning rate."""
-    names = [name for name in choice[0] if name == stem or name.startswith(f"{stem}-")]
-    return min(names, key=lambda name: statistics.mean(runs[name]["average_rank"] for runs in choice))
+def table(methods: Mapping[str, Sequence[Result]]) -> tuple[list[str], dict[str, list[float]]]:
+    """The table in Markdown: a row a method, mean ± deviation over worlds, and the average rank among the methods.
+
+    Returns:
+        Its lines, and by method the average rank on each world.
+    """
+    ranks: dict[str, list[float]] = {method: [] for method in methods}
+    for world in zip(*methods.values(), strict=True):
+        placed = average_ranks([{label: value(found, label) for label in RANKED} for found in world])
+        for method, rank in zip(methods, placed, strict=True):
+            ranks[method].append(rank)
+    lines = [
+        "| method | " + " | ".join((*RANKED, "avg. rank", *OTHERS)) + " |",
+        "|" + "---|" * (2 + len(RANKED + OTHERS)),
+    ]
+    for method, found in methods.items():
+        cells = [spread([value(result, label) for result in found], label) for label in RANKED]
+        cells.append(spread(ranks[method], "rank"))
+        cells += [spread([value(result, label) for result in found], label) for label in OTHERS]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines, ranks
 
 
-def ranks(values: list[float]) -> list[float]:
-    """Rank values, 1 for the largest; ties share the mean rank."""
-    return [1 + sum(v > own for v in values) + (values.count(own) - 1) / 2 for own in values]
+def spread(values: Sequence[float], label: str) -> str:
+    """Mean ± standard deviation."""
+    digits = 1 if label in ("L", "E") else 2
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def differences(
+    methods: Mapping[str, Sequence[Result]], ranks: Mapping[str, Sequence[float]], base: str
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """By method and metric, what it differs by from another method: mean and 95 % interval, paired by world."""
+    found: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for method, own in methods.items():
+        if method == base:
+            continue
+        pairs = list(zip(own, methods[base], strict=True))
+        found[method] = {
+            label: interval([value(a, label) - value(b, label) for a, b in pairs]) for label in (*RANKED, *OTHERS)
+        }
+        found[method]["avg. rank"] = interval([a - b for a, b in zip(ranks[method], ranks[base], strict=True)])
+    return found
+
+
+def difference_table(found: Mapping[str, Mapping[str, tuple[float, float, float]]], base: str) -> list[str]:
+    """The differences in Markdown; those whose interval does not hold 0 are bold."""
+    labels = (*RANKED, "avg. rank", *OTHERS)
+    lines = [f"| less {base} | " + " | ".join(labels) + " |", "|" + "---|" * (1 + len(labels))]
+    for method, by_label in found.items():
+        cells = []
+        for label in labels:
+            mean, low, high = by_label[label]
+            digits = 1 if label in ("L", "E") else 2
+            text = f"{mean:+.{digits}f} ({low:+.{digits}f} … {high:+.{digits}f})"
+            cells.append(f"**{text}**" if low > 0 or high < 0 else text)
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def counts(methods: Mapping[str, Sequence[Result]]) -> list[str]:
+    """By method and metric, on how many worlds the policy became better and worse than the first, in Markdown."""
+    labels = (*RANKED, *OTHERS)
+    lines = ["| better / worse than SFT | " + " | ".join(labels) + " |", "|" + "---|" * (1 + len(labels))]
+    for method, found in methods.items():
+        cells = []
+        for label in labels:
+            signs = [sign(result, label) * (-1 if label in LOW_IS_BETTER else 1) for result in found]
+            cells.append(f"{signs.count(1)} / {signs.count(-1)}")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(found: Mapping[str, Mapping[str, tuple[float, float, float]]], base: str, path: Path) -> None:
+    """Draw the differences with their intervals, a panel a metric."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    labels = ("avg. rank", *RANKED, *OTHERS)
+    figure, grid = pyplot.subplots(3, 4, figsize=(11, 7), layout="constrained")
+    for axes, label in zip(grid.flat, labels, strict=True):
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        for place, by_label in enumerate(found.values()):
+            mean, low, high = by_label[label]
+            axes.errorbar(
+                mean, -place, xerr=[[mean - low], [high - mean]], fmt="o", markersize=4, capsize=3, color="C0"
+            )
+        axes.set_title(
+            f"{label}{' (low is better)' if label in ('avg. rank', *LOW_IS_BETTER) else ''}", fontsize="small"
+        )
+        axes.set_yticks([-place for place in range(len(found))], list(found), fontsize="small")
+        axes.tick_params(axis="x", labelsize="small")
+    for axes in grid[:, 1:].flat:
+        axes.set_yticklabels([])
+    figure.supxlabel(f"difference from {base}: mean over worlds with 95 % interval, paired by world", fontsize="small")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def main() -> None:
-    """Read the evaluations, choose the learning rates, print the table and the JSON line."""
-    folder, seeds = Path(sys.argv[1]), sys.argv[2:]
-    choice = [read(folder, seed, "choice") for seed in seeds]
-    test = [read(folder, seed, "test") for seed in seeds]
-    # The choice is made on other queries than the table, so that it does not favour a lucky rate.
-    chosen = {method: best_run(choice, stem) for method, stem in METHODS.items()}
-    means = {m: [statistics.mean(value(runs[name], m) for runs in test) for name in chosen.values()] for m in METRICS}
-    # Ranks among the methods, by their means over the seeds.
-    placed = {m: ranks(values) for m, values in means.items()}
-    print("| method | rate | " + " | ".join((*METRICS, "avg. rank", *OTHERS)) + " |")
-    print("|" + "---|" * (3 + len(METRICS) + len(OTHERS)))
-    record = []
-    for index, (method, name) in enumerate(chosen.items()):
-        cells = {m: [value(runs[name], m) for runs in test] for m in (*METRICS, *OTHERS)}
-        average = statistics.mean(placed[m][index] for m in METRICS)
-        shown = [f"{spread(cells[m], 1 if m in ('L', 'E') else 3)} ({placed[m][index]:g})" for m in METRICS]
-        # What follows the stem; SFT has one learning rate, which its name does not show.
-        rate = name.removeprefix(METHODS[method]).strip("-") or "–"
-        print(
-            f"| {method} | {rate} | {' | '.join((*shown, f'{average:.1f}', *(spread(cells[m], 3) for m in OTHERS)))} |"
-        )
-        record.append({"method": method, "rate": rate, "average_rank": average, "values": cells})
-    print(json.dumps({"seeds": seeds, "methods": record}))
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Format mean ± sample standard deviation over the seeds."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    """Choose, run, and write table, figure and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=seeds_of, default="0-9", help="seeds of the worlds, such as 0-9")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, of one thread each")
+    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="kept between calls")
+    parser.add_argument("--output", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    began = time.monotonic()
+    chosen, tried = choose(options.folder, options.worlds[:CHOSEN_ON], options.jobs)
+    runs = {SFT: [Run(world, "sft") for world in options.worlds]}
+    runs |= {setting.method: [setting.run(world) for world in options.worlds] for setting in chosen}
+    found = results(options.folder, [run for own in runs.values() for run in own], options.jobs)
+    methods = {method: [found[run] for run in own] for method, own in runs.items()}
+    lines, ranks = table(methods)
+    base = STARTS[-1].method
+    compared = differences(methods, ranks, base)
+    notes = [
+        f"{len(options.worlds)} worlds, {QUERIES} held-out queries each; mean ± standard "
+        "deviation over worlds; rank 1 is best. Differences are paired by world, with 95 % intervals by Student's t; "
+        "bold where the interval does not hold 0. Settings chosen among "
+        f"{len(tried)}: {', '.join(setting.name for setting in chosen)}.",
+    ]
+    parts = [lines, difference_table(compared, base), counts({m: r for m, r in methods.items() if m != SFT}), notes]
+    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "comparison.md").write_text(text, encoding="utf-8")
+    draw(compared, base, options.output / "comparison.png")
+    hours = sum(result["seconds"] for rows in tried.values() for result in rows)
+    hours = (hours + sum(result["seconds"] for result in found.values())) / 3600
+    record = {
+        "worlds": options.worlds,
+        "chosen": {setting.method: setting.name for setting in chosen},
+        "tried": sorted(setting.name for setting in tried),
+        "hours": round(hours, 1),
+        "average_rank": ranks,
+        "differences": compared,
+        "methods": {
+            method: {label: [value(result, label) for result in rows] for label in (*RANKED, *OTHERS)}
+            for method, rows in methods.items()
+        },
+    }
+    (options.output / "comparison.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(text)
+    print(f"{time.monotonic() - began:.0f} s this time, {hours:.1f} hours of one core in all", file=sys.stderr)
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

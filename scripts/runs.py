@@ -1,0 +1,170 @@
+"""Runs of GRACE-KTO on generated worlds, many of them: what the comparison, the ablations and the demo's seeds share.
+
+A run is a world and the settings that differ from the preset tiny. Worlds with their first policies are made once; each
+run trains in a copy of its world's store and is evaluated on two sets of held-out queries: `choice`, on which settings
+are chosen, and `test`, of which is reported. The result is one JSON file a run, so that a rerun goes on where the last
+one stopped; a run that was stopped half-way goes on in its store.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+QUERIES = 512
+"""Held-out queries of either set."""
+PARTS = {"test": 0, "choice": QUERIES}
+"""The sets by name, with the queries of the world's held-out ones that are skipped before them."""
+FIRST = "local/tiny-sft"
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        world: seed of the generated world and root of all the run's draws.
+        name: name of its files; equal names mean equal settings.
+        settings: overrides of the preset, `section.key=value` each; none for the first policy itself.
+    """
+
+    world: int
+    name: str
+    settings: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train."""
+        return bool(self.settings)
+
+
+def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
+    """Do what is missing of some runs, several at a time, and return the results of all.
+
+    Args:
+        folder: where worlds, stores and results are kept.
+        runs: the runs.
+        jobs: processes, of one thread each.
+
+    Returns:
+        By run: `test` and `choice`, each a record of `evaluation.json` with the changes from the first policy; and the
+        `seconds` that it took.
+    """
+    runs = list(dict.fromkeys(runs))
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    missing = [run for run in runs if not _file(folder, run).is_file()]
+    worlds = sorted({run.world for run in missing if not (_world(folder, run.world) / "whole").is_file()})
+    # Fresh processes: what a training leaves in memory does not add up.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=4) as pool:
+        _finish({pool.submit(make_world, folder, world): f"world {world}" for world in worlds})
+        _finish({pool.submit(do, folder, run): f"world {run.world}, {run.name}" for run in missing})
+    return {run: json.loads(_file(folder, run).read_bytes()) for run in runs}
+
+
+def _finish(waiting: Mapping[Any, str]) -> None:
+    """Wait for the work of some processes and print what is done."""
+    began = time.monotonic()
+    for number, done in enumerate(as_completed(waiting), 1):
+        seconds = done.result()
+        rest = (time.monotonic() - began) / number * (len(waiting) - number)
+        said = f"{number}/{len(waiting)} {waiting[done]}: {seconds:.0f} s; about {rest / 60:.0f} min left"
+        print(said, file=sys.stderr, flush=True)
+
+
+def make_world(folder: Path, world: int) -> float:
+    """Make a world, its first policy, and that policy's evaluations; the seconds that it took."""
+    from training import build
+
+    began = time.monotonic()
+    store = _world(folder, world)
+    build(config_of(store, world), "sft")
+    for part in PARTS:
+        evaluation(store, world, (), part, [FIRST])
+    (store / "whole").touch()
+    return time.monotonic() - began
+
+
+def do(folder: Path, run: Run) -> float:
+    """Train and evaluate a run, and write its result; the seconds that it took."""
+    from training import run_loop
+
+    began = time.monotonic()
+    store = folder / "stores" / f"{run.world}-{run.name}"
+    if not store.exists():
+        staged = store.with_suffix(".copying")
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(_world(folder, run.world), staged)
+        staged.rename(store)
+    policies = [FIRST]
+    if run.trained:
+        run_loop(config_of(store, run.world, *run.settings, "loop.held_out=0"))
+        policies.append("local/tiny-policy")
+    found = {part: evaluation(store, run.world, run.settings, part, policies) for part in PARTS}
+    seconds = time.monotonic() - began
+    record = {"world": run.world, "name": run.name, "settings": run.settings, "seconds": seconds, **found}
+    file = _file(folder, run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    file.with_suffix(".part").rename(file)
+    shutil.rmtree(store)
+    return seconds
+
+
+def config_of(store: Path, world: int, *settings: str) -> Any:
+    """The preset tiny with a world and further settings."""
+    from training import load_config
+
+    seeds = (f"world.seed={world}", f"random_seed={world}", "workers=1")
+    return load_config("tiny", [*seeds, *settings], str(store))
+
+
+def evaluation(store: Path, world: int, settings: Sequence[str], part: str, policies: Sequence[str]) -> Result:
+    """Evaluate policies on one set of queries; the record of the last of them, with its changes from the first."""
+    from training import evaluate_policies
+
+    which = (f"evaluate.queries={QUERIES}", f"evaluate.skip={PARTS[part]}")
+    table = evaluate_policies(config_of(store, world, *settings, *which), policies, store / "evaluation" / part)
+    record: Result = table.public["policies"][-1]
+    return {key: record[key] for key in ("queries", "responses", "estimates", "changes")}
+
+
+def value(result: Result, label: str, part: str = "test") -> float:
+    """A metric of a run; NaN where no answer has a value."""
+    found = result[part]["estimates"][label]["value"]
+    return float("nan") if found is None else float(found)
+
+
+def sign(result: Result, label: str) -> int:
+    """1 where a metric rose beyond its interval from the first policy, -1 where it fell, else 0; on `test`."""
+    change = result["test"]["changes"][label]
+    if change["low"] is None:
+        return 0
+    return int(change["low"] > 0) - int(change["high"] < 0)
+
+
+def _world(folder: Path, world: int) -> Path:
+    """The store of a world."""
+    return folder / f"world-{world}"
+
+
+def _file(folder: Path, run: Run) -> Path:
+    """The file of a run's result."""
+    return folder / "results" / str(run.world) / f"{run.name}.json"
+
+
+def seeds_of(text: str) -> list[int]:
+    """Read a list of seeds such as `0-9` or `0,3,5`."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        found += range(int(low), int(high or low) + 1)
+    return found
