@@ -71,8 +71,8 @@ def main() -> None:
     threads = " and ".join(map(str, options.threads))
     note = (
         f"{len(options.worlds)} worlds, {threads} threads, {QUERIES} held-out queries each; change: mean ± standard "
-        "deviation over worlds; better and worse: on how many of them the 95 % interval of the difference, paired by query, does not "
-        "hold 0."
+        "deviation over worlds; better and worse: on how many of them the 95 % interval of the difference, paired by "
+        "query, does not hold 0."
     )
     text = "\n".join([*markdown(rows, len(wanted)), "", note, ""])
     options.output.mkdir(parents=True, exist_ok=True)
