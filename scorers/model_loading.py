@@ -69,6 +69,8 @@ def check_weights(folder: Path) -> None:
                 continue
         except SafetensorError as error:
             raise UserError(f"{file}: damaged ({' '.join(str(error).split())}); copy the model again") from None
+        except OSError:  # also says "no such file" of one that may not be read
+            raise UserError(f"{file}: cannot be opened; check its permissions") from None
 
 
 def is_published_bge_m3(files: Set[str]) -> bool:

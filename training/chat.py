@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from builders.core.models import LocalModel
 from builders.engines import Message, end_token_ids
 from builders.engines.loading import load_end_ids, load_tokenizer_and_config
-from builders.engines.prompts import check_system_prompt, check_template_kwargs, template_of
+from builders.engines.prompts import apply_template, check_system_prompt, check_template_kwargs, template_of
 from builders.settings.engines import LocalEngineSettings
 from scorers.errors import UserError
 
@@ -58,10 +58,8 @@ def render(tokenizer: Any, prompt: Messages, completion: Messages, template_kwar
     name = tokenizer.name_or_path
     template_of(tokenizer)
     try:
-        before = tokenizer.apply_chat_template(
-            list(prompt), add_generation_prompt=True, tokenize=False, **template_kwargs
-        )
-        whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False, **template_kwargs)
+        before = apply_template(tokenizer, prompt, template_kwargs, add_generation_prompt=True, tokenize=False)
+        whole = apply_template(tokenizer, [*prompt, *completion], template_kwargs, tokenize=False)
     except TemplateError as error:
         raise UserError(
             f"the chat template of {name} refuses the messages ({' '.join(str(error).split())}); use the roles that "

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -153,7 +154,8 @@ def one_line_errors() -> Iterator[None]:
     quiet_libraries()
     _log_to_stderr()
     try:
-        yield
+        with _one_interruption():
+            yield
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {plain(' '.join(str(error).split()))}", file=sys.stderr)
@@ -180,6 +182,49 @@ def one_line_errors() -> Iterator[None]:
         way_out = f"install the extra that brings it: pip install 'grace-data[{EXTRAS[name]}]'"
         print(f"error: this needs {name}, which is not installed; {way_out}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def _one_interruption() -> Iterator[None]:
+    """See to it that Ctrl-C ends the command, wherever it meets it.
+
+    Python drops an exception that is raised while an object is deleted, and libraries turn it into others: a second one
+    is then raised as soon as that is over, and whatever a command ends with after Ctrl-C is an interruption.
+
+    Raises:
+        KeyboardInterrupt: in place of any exception after Ctrl-C.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a job in the background ignores it
+        yield
+        return
+    met = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        met.append(number)
+        raise KeyboardInterrupt
+
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            # A moment later: raised in here it would be dropped once more.
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(what)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, interrupt)
+    sys.unraisablehook = dropped
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        if met:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        sys.unraisablehook = sys.__unraisablehook__
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _log_to_stderr() -> None:

@@ -66,6 +66,8 @@ def init_config(path: str, preset: str | None = None) -> Path:
     Raises:
         UserError: an unknown preset, or the file cannot be made or exists already.
     """
+    if not path.strip():
+        raise UserError("no file is named; give one, such as grace.yaml")
     name = DEFAULT_PRESET if preset is None else preset
     if name not in preset_names():
         close = did_you_mean(name, preset_names())

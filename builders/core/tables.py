@@ -4,6 +4,7 @@ What is wrong with a file is told with its line. A mark of byte order is skipped
 unpacked while they are read.
 """
 
+import codecs
 import contextlib
 import gzip
 import json
@@ -44,6 +45,8 @@ def read_columns(source: Path | pl.LazyFrame, columns: Sequence[str], what: str)
         yield from _json_lines(source, columns, what)
         return
     with _readable(source, what):
+        if isinstance(source, Path) and ".csv" in source.suffixes:
+            _require_utf8(source, what)
         scan = source if isinstance(source, pl.LazyFrame) else _scan(source)
         try:
             schema = scan.collect_schema()
@@ -86,6 +89,17 @@ def _require_names(wanted: Iterable[str], found: Iterable[str], what: str) -> No
     found = list(found)
     if missing := [name for name in wanted if name not in found]:
         raise NoColumn(what, missing, found)
+
+
+def _require_utf8(path: Path, what: str) -> None:
+    """Check that a CSV file does not begin with the mark of UTF-16, whose bytes would be taken for names.
+
+    Raises:
+        UserError: for one that does.
+    """
+    with _opened(path) as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"{what}: is UTF-16; save the file as UTF-8")
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -184,6 +198,11 @@ def _readable(source: Path | pl.LazyFrame, what: str) -> Iterator[None]:
         kind = "a dataset"
         if isinstance(source, Path):
             kind = str(ending_of(source))
+            if ".csv" in source.suffixes and "more fields than defined" in str(error):
+                raise UserError(
+                    f"{what}: a line has more fields than the header; put fields that hold a comma, a quotation mark "
+                    "or a line break in quotation marks, and double the quotation marks in them"
+                ) from None
             if ".csv" in source.suffixes and "utf" in str(error) and (line := _first_not_utf8(source)) is not None:
                 raise UserError(f"{what}, line {line}: not UTF-8; save the file as UTF-8") from None
         # The lines after the first are polars' advice to programmers.

@@ -53,6 +53,8 @@ def build_shards(stage: Stage, context: Context[Any]) -> list[Path]:
             f"stage {stage.name}: {len(shards)} shards; between 1 and {MAX_SHARDS - 1} are possible: "
             "leave out the settings named shard_rows or shard_queries, which set their size; or look at its parent"
         )
+    if len({shard.index for shard in shards}) < len(shards):
+        raise ValueError(f"stage {stage.name}: its plan gives two shards the same index, and so the same file")
     return build_missing(stage, context, shards)
 
 

@@ -39,8 +39,8 @@ def load_tokenizer_and_config(model: str, revision: str | None, chat_template: s
         chat_template: a template that takes the place of the tokenizer's own; None for its own.
 
     Raises:
-        UserError: where they cannot be read, and for a tokenizer without a vocabulary or with a larger one than the
-            model has.
+        UserError: where they cannot be read, for an encoder, and for a tokenizer without a vocabulary or with a larger
+            one than the model has.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -50,6 +50,8 @@ def load_tokenizer_and_config(model: str, revision: str | None, chat_template: s
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise unreadable_model(model, revision, error) from error
+    if encoder := next((name for name in config.architectures or () if name.endswith("ForMaskedLM")), None):
+        raise UserError(f"model {model}: is an encoder, {encoder}; give a causal language model")
     require_vocabulary(model, tokenizer, config)
     if chat_template is not None:
         tokenizer.chat_template = chat_template

@@ -10,6 +10,7 @@ The template's text holds all special tokens, a beginning-of-sequence token too,
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
@@ -23,6 +24,7 @@ from scorers.errors import UserError, did_you_mean
 
 # Names that transformers gives to every template, beside the arguments of apply_chat_template and the special tokens.
 GIVEN = {"messages", "raise_exception", "strftime_now"}
+DATE = datetime(2024, 7, 26)  # the day that templates which write one fall back to where they are given no clock
 TEMPLATE_TOKENS = 1024  # more than a chat template puts around a prompt
 NO_LIMIT = 2**62  # tokens
 
@@ -169,19 +171,41 @@ def template_variables(tokenizer: Any) -> list[str]:
     """
     try:
         tree = ImmutableSandboxedEnvironment(extensions=[loopcontrols, GenerationBlock]).parse(template_of(tokenizer))
+        variables = meta.find_undeclared_variables(tree)
     except TemplateSyntaxError as error:
         raise UserError(
             f"the chat template of {tokenizer.name_or_path} is no Jinja2 template ({error}); correct it"
         ) from error
     given = {*inspect.signature(tokenizer.apply_chat_template).parameters, *tokenizer.SPECIAL_TOKENS_ATTRIBUTES, *GIVEN}
-    return sorted(meta.find_undeclared_variables(tree) - given - DEFAULT_NAMESPACE.keys())
+    return sorted(variables - given - DEFAULT_NAMESPACE.keys())
+
+
+def apply_template(
+    tokenizer: Any, messages: Sequence[Message], template_kwargs: Mapping[str, Any], **options: Any
+) -> Any:
+    """Return what `apply_chat_template` makes of messages; the clock that a template may read stands still at `DATE`.
+
+    With the machine's clock the same inputs would give other prompts on another day, and in a run across midnight.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        messages: the conversation.
+        template_kwargs: variables of the template.
+        options: of `apply_chat_template`.
+
+    Raises:
+        jinja2.TemplateError: for messages that the template refuses, and for whatever else goes wrong in it.
+    """
+    try:
+        return tokenizer.apply_chat_template(list(messages), strftime_now=DATE.strftime, **template_kwargs, **options)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Templates are other people's programs; these are what Jinja2's operators and filters raise.
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def _render(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[str, Any]) -> str:
     """Return the text of one prompt under the chat template."""
-    text: str = tokenizer.apply_chat_template(
-        list(prompt), tokenize=False, add_generation_prompt=True, **template_kwargs
-    )
+    text: str = apply_template(tokenizer, prompt, template_kwargs, tokenize=False, add_generation_prompt=True)
     return text
 
 
@@ -198,7 +222,7 @@ def check_system_prompt(tokenizer: Any, prompt: Sequence[Message], template_kwar
     """
     try:
         without = _render(tokenizer, [message for message in prompt if message["role"] != "system"], template_kwargs)
-    except (TemplateError, ValueError):
+    except TemplateError:
         return  # the fault lies elsewhere, and rendering the whole prompt tells it
     try:
         fault = "leaves it out" if _render(tokenizer, prompt, template_kwargs) == without else None
@@ -226,8 +250,8 @@ def _encode(
     """
     try:
         # return_dict=False: transformers 5 returns a dictionary by default.
-        ids: list[int] = tokenizer.apply_chat_template(
-            list(prompt), tokenize=True, add_generation_prompt=True, return_dict=False, **template_kwargs
+        ids: list[int] = apply_template(
+            tokenizer, prompt, template_kwargs, tokenize=True, add_generation_prompt=True, return_dict=False
         )
     except TemplateError as error:
         raise UserError(

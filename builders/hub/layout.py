@@ -5,6 +5,7 @@ with the dataset's names, so that nothing but the cards has to be on this machin
 """
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 """The files that may say how a dataset is laid out."""
+log = logging.getLogger(__name__)
+
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, RuntimeError, OSError, StopIteration)
 TABLES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".arrow")
+_PLAINLY_TABLES = {".parquet", ".csv", ".tsv", ".jsonl", ".arrow"}  # .json and .txt may be anything
 """Endings of the files that can be read, also with one more for their compression."""
 _FORMATS = ("parquet", "csv", "json", "text", "arrow")  # what `datasets` calls them
 DEFAULT = Choice("default", "train")
@@ -65,6 +70,11 @@ def is_table(name: str) -> bool:
     return any(ending in TABLES for ending in PurePosixPath(name.lower()).suffixes[-2:])
 
 
+def _format_of(name: str) -> str:
+    """Return the ending that makes a file a table, such as `.jsonl` of `train.jsonl.gz`."""
+    return next(ending for ending in reversed(PurePosixPath(name.lower()).suffixes) if ending in TABLES)
+
+
 def find_part(names: Iterable[str], cards: Mapping[str, bytes], choice: Choice, what: str) -> Part:
     """Find the files of one split of a dataset.
 
@@ -94,6 +104,9 @@ def find_part(names: Iterable[str], cards: Mapping[str, bytes], choice: Choice, 
         found = [_relative(file, root, what) for file in splits[split]]
     if not found:
         raise UserError(f"{what}: split {split} has no file")
+    read = {_format_of(name) for name in found}
+    if others := sorted(name for name in names if is_table(name) and _format_of(name) in _PLAINLY_TABLES - read):
+        log.warning("%s: is read as %s; other tables are left out: %s", what, builder.name, short(", ".join(others)))
     return Part(builder.config.name, split, builder.name, tuple(found))
 
 
@@ -164,7 +177,7 @@ def _builder(root: Path, subset: str | None, what: str, cache: str | None = None
 
 def _choice_fault(kind: str, wanted: str | None, found: Sequence[str], what: str) -> str:
     """Return what is wrong with the choice of a subset or a split: it is not there, or there are several."""
-    way_out = f"choose with --{kind}, for the seeds with seed.{kind}"
+    way_out = f"choose with --{kind}, for the seeds with seed.{kind}, for evaluate.source with evaluate.{kind}"
     listed = short(", ".join(found)) or "none"
     if wanted is None:
         return f"{what}: which {kind}? It has {listed}; {way_out}"
@@ -259,9 +272,19 @@ def _told(what: str, root: Path) -> Iterator[None]:
         datasets.disable_progress_bars()
     try:
         yield
-    except (DatasetsError, yaml.YAMLError, ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
-        # The generation error says nothing; its cause does.
-        said = str(error.__cause__ or error) or type(error).__name__
+    except (
+        DatasetsError,
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+        OSError,
+        StopIteration,
+    ) as error:
+        # The generation error says nothing; its cause does. A file without a line stops the reader's iterator.
+        cause = error.__cause__ or error
+        said = "a file is empty" if isinstance(cause, StopIteration) else str(cause) or type(cause).__name__
         said = short(said.replace(f"{root}/", "").replace(str(root), "its folder"))
         raise UserError(masked(f"{what}: `datasets` cannot read it: {said}")) from None
     finally:

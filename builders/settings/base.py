@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(gt=0, le=1)]
 RUN = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,80}@round-[0-9]{3,5}", re.ASCII)
 MAX_ROUNDS = 10_000  # of a run; a graph has a few nodes in every one of them
@@ -69,7 +69,7 @@ class Settings(Section):
     )
     store: str = Field(".grace/store", description="folder of the local store")
     random_seed: int = Field(0, ge=0, description="root of every random draw; each section's seed follows from it")
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: all cores")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads of torch; null: all cores")
     workers: Positive = Field(1, description="models that are trained at the same time, each in a process of its own")
     world: WorldSettings = WorldSettings(seed=0)
     publish: PublishSettings = PublishSettings()
@@ -98,6 +98,13 @@ class Settings(Section):
     def _names_a_round(cls, value: str | None) -> str | None:
         if value is not None and not RUN.fullmatch(value):
             raise ValueError("expected namespace/name@round-NNN, such as alice/demo@round-002")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        if not value.strip() or "://" in value:
+            raise ValueError("expected a folder of this machine, such as .grace/store")
         return value
 
     @property

@@ -15,6 +15,7 @@ so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it.
 import contextlib
 import fcntl
 import logging
+import os
 import re
 import shutil
 import time
@@ -62,10 +63,11 @@ class Store:
         """Take a folder as store; it need not exist.
 
         Raises:
-            UserError: a file stands in its place.
+            UserError: a file or a link to nothing stands in its place.
         """
-        if root.exists() and not root.is_dir():
-            raise UserError(f"store {root} is a file, a folder is needed; give --store another name")
+        if os.path.lexists(root) and not root.is_dir():
+            kind = "a link to nothing" if root.is_symlink() else "a file"
+            raise UserError(f"store {root} is {kind}, a folder is needed; give --store another name")
         self.root = root
 
     def repo_path(self, repo: str, kind: Kind = "dataset") -> Path:

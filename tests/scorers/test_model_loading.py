@@ -46,6 +46,10 @@ def test_whole_weights_pass_and_a_cut_file_or_a_missing_one_is_named(tmp_path: P
         with pytest.raises(UserError, match=rf"{second}: damaged \(.*\); copy the model again"):
             check_weights(tmp_path)
     (tmp_path / second).unlink()
+    (tmp_path / second).mkdir()
+    with pytest.raises(UserError, match=rf"{second}: cannot be opened; check its permissions"):
+        check_weights(tmp_path)
+    (tmp_path / second).rmdir()
     with pytest.raises(UserError, match=rf"{second} is missing, which model.safetensors.index.json lists"):
         check_weights(tmp_path)
     for text in ("[]", "{}", '{"weight_map": 1}', "{"):

@@ -177,3 +177,41 @@ def test_a_message_with_foreign_text_cannot_steer_the_terminal(capsys: pytest.Ca
     with pytest.raises(typer.Exit), one_line_errors():
         raise UserError("file\n\x1b[2Jname")
     assert capsys.readouterr().err == "error: file \\x1b[2Jname\n"
+
+
+SWALLOWED = """
+import os, signal, sys, time
+from training.command import one_line_errors
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1_000):  # the signal is met in here
+            pass
+def turned_into_another():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1_000):
+            pass
+    except KeyboardInterrupt:
+        raise TypeError("no data type") from None
+with one_line_errors():
+    if sys.argv[1] == "deleted":
+        Deleted()
+        time.sleep(5)
+    else:
+        turned_into_another()
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize("where", ["deleted", "turned"])
+def test_an_interruption_that_a_library_swallows(where: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, where],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    # The command line's own group turns `Exit` into the status; here it is an exception of typer's.
+    assert "went on" not in done.stdout and LINE.decode() in done.stderr
+    assert done.returncode != 0 and "TypeError" not in done.stderr.rpartition("Exit")[2]

@@ -179,7 +179,10 @@ def held_out_queries(config: GraceKTOSettings) -> list[str]:
     distinct = texts.filter(texts != "").unique(maintain_order=True)
     queries = distinct.slice(settings.skip, settings.queries).to_list()
     if not queries:
-        raise UserError(f"evaluate.source {settings.source} holds no query after the first {settings.skip}")
+        raise UserError(
+            f"evaluate.source {settings.source} holds no query after the first {settings.skip}; give another source "
+            "or a smaller evaluate.skip"
+        )
     return queries
 
 
@@ -221,6 +224,8 @@ def require_folder(output: Path) -> None:
     Raises:
         UserError: a file stands in its place, or in the place of a folder above it.
     """
+    if output == Path():
+        raise UserError("--output: no folder is named; give one, such as results")
     for path in (output, *output.parents):
         if path.is_dir():
             return

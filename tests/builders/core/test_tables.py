@@ -50,7 +50,8 @@ def test_what_is_read(tmp_path: Path, name: str, content: bytes, rows: list[str 
         ("a.jsonl.gz", b"plain", "is not readable as .jsonl.gz"),
         ("a.jsonl.gz", gzip.compress(b'{"q": "a"}\n' * 99, mtime=0)[:-9], "is not readable as .jsonl.gz"),
         ("a.csv", "q,r\na,b\né,c\n".encode("latin-1"), "a.csv, line 3: not UTF-8; save the file as UTF-8"),
-        ("a.csv", b"q,r\na,b\nc,d,e\n", "is not readable as .csv"),
+        ("a.csv", b"q,r\na,b\nc,d,e\n", "a line has more fields than the header; put fields that hold a comma"),
+        ("a.csv", "q,r\na,b\n".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
         ("a.parquet", b"PAR1", "is not readable as .parquet"),
     ],
 )

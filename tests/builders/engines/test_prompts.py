@@ -8,8 +8,15 @@ from tiny_models import make_causal_lm
 
 from builders.core.prompting import chat
 from builders.engines import Engine, SamplingSettings, load_engine
-from builders.engines.prompts import check_template_kwargs, encode_prompts, prompt_ends_with, template_variables
+from builders.engines.prompts import (
+    check_template,
+    check_template_kwargs,
+    encode_prompts,
+    prompt_ends_with,
+    template_variables,
+)
 from scorers.errors import UserError
+from training.chat import render
 
 # Every message between the same two tokens; a reasoning model's template, which opens and closes an empty block for an
 # answer without thought.
@@ -181,3 +188,35 @@ def test_whether_a_prompt_opens_a_block(folder: Path) -> None:
     assert prompt_ends_with(always, chat("Write."), {}, "<think>")
     assert not prompt_ends_with(thinking, chat("Write."), {}, "<think>")
     assert not prompt_ends_with(thinking, chat("Write."), {"enable_thinking": False}, "<think>")
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ messages[7].content }}", "no element 7"),
+        ("{% for i in range(10 ** 9) %}{{ i }}{% endfor %}", "OverflowError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_template_is_one_line(folder: Path, template: str, fault: str) -> None:
+    tokenizer = tokenizer_with(folder, template)
+    with pytest.raises(UserError, match=rf"the chat template of .* refuses it \(.*{fault}") as error:
+        encoded(tokenizer)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=rf"the chat template of .* refuses the messages \(.*{fault}"):
+        render(tokenizer, chat("Write."), [{"role": "assistant", "content": "A."}], {})
+
+
+def test_a_filter_that_there_is_not(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"is no Jinja2 template \(No filter named 'nosuch'"):
+        check_template(tokenizer_with(folder, "{{ messages | nosuch }}"), [chat("Write.")], {})
+
+
+def test_the_clock_of_a_template_stands_still(folder: Path) -> None:
+    # A clock that ran would give other prompts on another day, and two prompts in a run across midnight.
+    template = "{{ strftime_now('%d %b %Y, %H:%M:%S.%f') }} {% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer = tokenizer_with(folder, template)
+    assert tokenizer.decode(encoded(tokenizer)) == "26 Jul 2024, 00:00:00.000000 Write."
+    assert render(tokenizer, chat("Write."), [{"role": "assistant", "content": "A."}], {}).prompt.startswith("26 Jul")

@@ -147,6 +147,7 @@ def test_other_formats_are_read_as_datasets_reads_them(
     [
         ({"a.csv": b""}, "cannot read it"),
         ({"train.jsonl": b'{"n": 1}\n{"n": \n'}, "cannot read it: "),
+        ({"train.jsonl": b""}, "cannot read it: a file is empty"),
         ({"cat.png": b"x"}, "no Parquet file in it, nor another table that can be read: .csv"),
         ({"cat.png": b"x", "metadata.csv": b"file_name\ncat.png\n"}, "reads it as imagefolder; tables are needed"),
         ({"README.md": b"---\nconfigs: [\n---\n", "a.csv": b"n\n1\n"}, "cannot read it"),
@@ -201,3 +202,10 @@ def test_a_dataset_of_this_project_has_one_split(store: Store) -> None:
     assert open_revision(made.repo, store, "dataset", choice=Choice("default", "train")) == made
     with pytest.raises(UserError, match="no split test; it has train alone"):
         open_revision(made.repo, store, "dataset", choice=Choice(split="test"))
+
+
+def test_tables_of_another_format_are_told(tmp_path: Path, store: Store, progress: pytest.LogCaptureFixture) -> None:
+    files = {"a.jsonl": LINES, "b.csv": b"n\n3\n", "LICENSE.txt": b"MIT"}
+    clone = write(tmp_path / "clone", files)
+    assert numbers(open_revision(str(clone), store, "dataset")) == [1, 2]
+    assert "is read as json; other tables are left out: b.csv" in progress.text

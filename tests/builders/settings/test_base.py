@@ -11,6 +11,7 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import execution, executions, identity, section_at
 from builders.settings.kto import TrainSettings
 from builders.settings.load import preset_names
+from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config
 
@@ -18,6 +19,7 @@ EXECUTION_CHANGES = {
     "engines.policy.device": "cuda",
     "engines.policy.batch_size": "3",
     "engines.policy.tensor_parallel": "2",
+    "loop.held_out": "3",
     "score.device": "cuda",
     "score.tokens_per_batch": "99",
     "score.texts_per_batch": "7",
@@ -138,3 +140,15 @@ def test_a_section_without_a_seed_gets_none() -> None:
     named = {path for path, section in sections(config) if "seed" in type(section).model_fields}
     assert named == {"train", "sft", "world"}
     assert config.seed.source == "world:seeds"
+
+
+@pytest.mark.parametrize("store", ["", " ", "s3://bucket/store", "hf://x"])
+def test_a_store_is_a_folder_of_this_machine(store: str) -> None:
+    with pytest.raises(UserError, match=r"store: .*expected a folder of this machine, such as .grace/store"):
+        load_config("tiny", store=store)
+
+
+def test_numbers_have_an_end() -> None:
+    for setting in (f"threads={10**23}", f"generate.queries={10**23}", f"sample.responses={2**31}"):
+        with pytest.raises(UserError, match="less than"):
+            load_config("tiny", [setting])

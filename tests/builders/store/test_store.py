@@ -21,6 +21,9 @@ def test_a_file_or_a_place_that_takes_no_folder_is_no_store(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"store .*file is a file, a folder is needed; give --store another name"):
         Store(tmp_path / "file")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"store .*link is a link to nothing, a folder is needed; give --store another"):
+        Store(tmp_path / "link")
     nowhere = Store(Path("/proc/store"))
     with pytest.raises(UserError, match=r"store /proc/store: no folder can be made there"), nowhere.lock():
         raise AssertionError
