@@ -17,7 +17,7 @@ from typer import Abort
 from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
 from typer.core import TyperCommand, TyperGroup
 
-from training.entry import INTERRUPTED, LINE
+from training.interruption import INTERRUPTED, LINE
 
 READER_GONE = 128 + signal.SIGPIPE  # exit status, as shells report it
 STAND_INS = "ascii_stand_ins"  # name of the way to print what a terminal's encoding lacks
@@ -74,7 +74,7 @@ def _drop_output() -> None:
 
 def _interrupted() -> None:
     """Say that a command was interrupted and how to go on."""
-    print(LINE.decode(), end="", file=sys.stderr)
+    print(LINE, file=sys.stderr)
 
 
 def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:

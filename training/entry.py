@@ -4,9 +4,7 @@ import os
 import signal
 from types import FrameType, ModuleType
 
-LINE = b"interrupted; the same command goes on where this one stopped\n"
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit status of an interruption, as shells report it."""
+from training.interruption import INTERRUPTED, LINE
 
 
 def grace() -> None:
@@ -37,5 +35,5 @@ def _cli() -> ModuleType:
 
 def _end(number: int, frame: FrameType | None) -> None:
     """End the process at once; an exception would name the module that was being imported."""
-    os.write(2, LINE)
+    os.write(2, f"{LINE}\n".encode())
     os._exit(INTERRUPTED)

@@ -15,7 +15,7 @@ from lineage_chains import chain_of
 from builders.store.store import Store
 from scorers.errors import UserError
 from training.command import one_line_errors
-from training.entry import LINE
+from training.interruption import LINE
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +148,7 @@ def test_an_interruption_while_the_command_is_imported(module: str) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    assert (done.returncode, done.stderr) == (130, LINE.decode())
+    assert (done.returncode, done.stderr) == (130, f"{LINE}\n")
 
 
 def test_a_mistake_elsewhere_ends_the_trainings(tmp_path: Path) -> None:
@@ -213,5 +213,5 @@ def test_an_interruption_that_a_library_swallows(where: str) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     # The command line's own group turns `Exit` into the status; here it is an exception of typer's.
-    assert "went on" not in done.stdout and LINE.decode() in done.stderr
+    assert "went on" not in done.stdout and LINE in done.stderr
     assert done.returncode != 0 and "TypeError" not in done.stderr.rpartition("Exit")[2]
