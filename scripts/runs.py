@@ -11,12 +11,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from builders.core.console import quiet_libraries
 
 QUERIES = 512
 """Held-out queries of either set."""
@@ -64,24 +66,23 @@ def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
     missing = [run for run in runs if not _file(folder, run).is_file()]
     worlds = sorted({run.world for run in missing if not (_world(folder, run.world) / "whole").is_file()})
     # Fresh processes: what a training leaves in memory does not add up.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=4) as pool:
-        _finish({pool.submit(make_world, folder, world): f"world {world}" for world in worlds})
-        _finish({pool.submit(do, folder, run): f"world {run.world}, {run.name}" for run in missing})
+    with get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
+        _finish(pool.imap_unordered(partial(do, folder), missing), len(missing))
     return {run: json.loads(_file(folder, run).read_bytes()) for run in runs}
 
 
-def _finish(waiting: Mapping[Any, str]) -> None:
-    """Wait for the work of some processes and print what is done."""
+def _finish(work: Iterable[tuple[str, float]], count: int) -> None:
+    """Print what the processes have done, as (what, seconds), until all is."""
     began = time.monotonic()
-    for number, done in enumerate(as_completed(waiting), 1):
-        seconds = done.result()
-        rest = (time.monotonic() - began) / number * (len(waiting) - number)
-        said = f"{number}/{len(waiting)} {waiting[done]}: {seconds:.0f} s; about {rest / 60:.0f} min left"
-        print(said, file=sys.stderr, flush=True)
+    for number, (what, seconds) in enumerate(work, 1):
+        rest = (time.monotonic() - began) / number * (count - number)
+        print(f"{number}/{count} {what}: {seconds:.0f} s; about {rest / 60:.0f} min left", file=sys.stderr, flush=True)
 
 
-def make_world(folder: Path, world: int) -> float:
-    """Make a world, its first policy, and that policy's evaluations; the seconds that it took."""
+def make_world(folder: Path, world: int) -> tuple[str, float]:
+    """Make a world, its first policy, and that policy's evaluations; what that was, and the seconds that it took."""
+    quiet_libraries()
     from training import build
 
     began = time.monotonic()
@@ -90,11 +91,12 @@ def make_world(folder: Path, world: int) -> float:
     for part in PARTS:
         evaluation(store, world, (), part, [FIRST])
     (store / "whole").touch()
-    return time.monotonic() - began
+    return f"world {world}", time.monotonic() - began
 
 
-def do(folder: Path, run: Run) -> float:
-    """Train and evaluate a run, and write its result; the seconds that it took."""
+def do(folder: Path, run: Run) -> tuple[str, float]:
+    """Train and evaluate a run, and write its result; what that was, and the seconds that it took."""
+    quiet_libraries()
     from training import run_loop
 
     began = time.monotonic()
@@ -116,7 +118,7 @@ def do(folder: Path, run: Run) -> float:
     file.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     file.with_suffix(".part").rename(file)
     shutil.rmtree(store)
-    return seconds
+    return f"world {run.world}, {run.name}", seconds
 
 
 def config_of(store: Path, world: int, *settings: str) -> Any:
