@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from scorers.forms import Form
+
+CLIP = 2.0
+"""Largest magnitude of a clipped weight: twice the mean of its polarity."""
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -31,36 +36,50 @@ class Totals:
         )
 
 
-def totals_of(rewards: pl.Series) -> Totals:
+def totals_of(rewards: pl.Series, form: Form = "linear") -> Totals:
     """Return the totals of the rewards z (Float64) of one part; nulls, the unscored rows, stand outside.
+
+    With the form `root` they are totals of √|z|, with the sign of z.
 
     >>> totals_of(pl.Series([1.5, 0.0, -0.5, None]))
     Totals(positive_sum=1.5, positive_rows=2, negative_sum=-0.5, negative_rows=1)
     """
-    scored = rewards.drop_nulls()
+    scored = _shaped(rewards.drop_nulls(), form)
     positive = scored.filter(scored >= 0)
     negative = scored.filter(scored < 0)
     return Totals(float(positive.sum()), len(positive), float(negative.sum()), len(negative))
 
 
-def global_weights(rewards: pl.Series, totals: Totals | None = None, *, binary: bool = False) -> pl.DataFrame:
+def _shaped(rewards: pl.Series, form: Form) -> pl.Series:
+    """Return what the weights are in proportion to."""
+    return rewards.sign() * rewards.abs().sqrt() if form == "root" else rewards
+
+
+def global_weights(
+    rewards: pl.Series, totals: Totals | None = None, *, binary: bool = False, form: Form = "linear"
+) -> pl.DataFrame:
     """Return the columns `weight` (W, Float64) and `label` (W ≥ 0, Boolean), one row for each reward (eq. 8–10).
 
     Args:
         rewards: z of each row, Float64 and finite; null where the row is unscored.
-        totals: those of the whole dataset where `rewards` is a part of it; None takes those of `rewards`.
+        totals: those of the whole dataset, of the same form, where `rewards` is a part of it; None takes those of
+            `rewards`.
         binary: replace W by ±1 of the same label.
+        form: how W follows from z.
 
     Where the rewards of a polarity sum to 0 its weights are 0. An unscored row gets W = −1 and label False.
 
     >>> global_weights(pl.Series([1.5, 0.0, -0.5, None]))["weight"].to_list()
     [2.0, 0.0, -1.0, -1.0]
     """
-    total = totals_of(rewards) if totals is None else totals
+    total = totals_of(rewards, form) if totals is None else totals
     up = total.positive_rows / total.positive_sum if total.positive_sum else 0.0
     down = total.negative_rows / -total.negative_sum if total.negative_sum else 0.0
-    z = pl.col("z")
-    weight: pl.Expr = pl.when(z >= 0).then(1.0 if binary else z * up).otherwise(-1.0 if binary else z * down)
+    if form == "local":
+        up = down = 1.0
+    z, limit = pl.col("z"), CLIP if form == "clipped" else float("inf")
+    scaled = pl.when(z >= 0).then(z * up).otherwise(z * down).clip(-limit, limit)
+    weight: pl.Expr = pl.when(z >= 0).then(1.0).otherwise(-1.0) if binary else scaled
     weight = pl.when(z.is_null()).then(-1.0).otherwise(weight)
     label = (z >= 0).fill_null(False)
-    return pl.DataFrame({"z": rewards}).select(weight=weight, label=label)
+    return pl.DataFrame({"z": _shaped(rewards, form)}).select(weight=weight, label=label)

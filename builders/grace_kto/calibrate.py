@@ -34,10 +34,11 @@ from builders.grace_kto.rows import (
     rules,
     scored,
 )
-from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
+from builders.grace_kto.settings import CalibrateSettings, GraceKTOSettings, RankCoefficients
 from builders.store.columns import polars_schema, require_columns
 from builders.store.revision import Revision
 from scorers.errors import UserError
+from scorers.forms import Form
 from scorers.ranking import group_rewards
 from scorers.weighting import Totals, global_weights, totals_of
 
@@ -78,7 +79,7 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
     return scores.with_columns(scattered.get_columns())
 
 
-def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False) -> pl.DataFrame:
+def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False, form: Form = "linear") -> pl.DataFrame:
     """Add the signed weight W and the label (eq. 8–10).
 
     Σ W over the positive rows is |Ω+|, over the negative rows −|Ω−|; a polarity whose rewards sum to 0 gets weights of
@@ -86,17 +87,22 @@ def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False) 
 
     Args:
         rewards: a frame with `reward`.
-        totals: sums over the whole dataset, not over this frame.
+        totals: sums over the whole dataset, of the same form, not over this frame.
         binary: replace each weight by ±1, keeping the labels: plain KTO on the same data.
+        form: how the weight follows from the reward, see `scorers.weighting.Form`.
 
     Returns:
         The frame with `weight` and `label`, which are never null.
     """
-    return rewards.with_columns(global_weights(rewards["reward"], totals, binary=binary).get_columns())
+    return rewards.with_columns(global_weights(rewards["reward"], totals, binary=binary, form=form).get_columns())
 
 
 def calibrate_frame(
-    scores: pl.DataFrame, coefficients: RankCoefficients | None = None, *, binary: bool = False
+    scores: pl.DataFrame,
+    coefficients: RankCoefficients | None = None,
+    *,
+    binary: bool = False,
+    form: Form = "linear",
 ) -> pl.DataFrame:
     """Calibrate a whole dataset in memory: what the stage adds to `scores`, but for `prompt` and `completion`.
 
@@ -106,6 +112,7 @@ def calibrate_frame(
             this function adds are replaced.
         coefficients: weight of each metric's rank in the rank sum (eq. 5); None takes the defaults.
         binary: replace the weights by ±1 of the same label.
+        form: how the weight follows from the reward, see `scorers.weighting.Form`.
 
     Returns:
         `scores` with the ranks, `rank_sum`, `reward`, `weight` and `label` (eq. 5–10), rows in the same order.
@@ -121,14 +128,14 @@ def calibrate_frame(
     _check_scores(scores)
     if "matched" not in scores.columns:
         with_matched = scores.with_columns(matched=pl.lit(True))
-        return calibrate_frame(with_matched, coefficients, binary=binary).drop("matched")
+        return calibrate_frame(with_matched, coefficients, binary=binary, form=form).drop("matched")
     rewards = add_rewards(scores, coefficients or RankCoefficients())
-    totals = totals_of(rewards["reward"])
+    totals = totals_of(rewards["reward"], form)
     if totals.positive_rows == 0:
         raise UserError(
             "the frame of scores has no matched row with all six ranked metrics, so there is nothing to rank"
         )
-    return add_weights(rewards, totals, binary=binary)
+    return add_weights(rewards, totals, binary=binary, form=form)
 
 
 def _check_scores(scores: pl.DataFrame) -> None:
@@ -175,21 +182,21 @@ def plan(context: CalibrateContext) -> list[Shard]:
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
     wanted = rules(other_tokenizers=counts_other_tokens(parent.manifest))
-    totals = checked_totals(pieces, parent.data_files(), context.config.calibrate.coefficients, wanted)
+    totals = checked_totals(pieces, parent.data_files(), context.config.calibrate, wanted)
     if totals.positive_rows == 0:
         raise UserError(f"{parent}: no response is scored, so there is nothing to rank; look at the policy's responses")
     return [Shard(index, (piece, totals)) for index, piece in enumerate(pieces)]
 
 
 def checked_totals(
-    pieces: Sequence[str], files: Sequence[Path], coefficients: RankCoefficients, wanted: Sequence[Rule]
+    pieces: Sequence[str], files: Sequence[Path], settings: CalibrateSettings, wanted: Sequence[Rule]
 ) -> Totals:
     """Check every row of a dataset and sum its rewards by polarity, in one pass.
 
     Args:
         pieces: the dataset in pieces of whole groups.
         files: the Parquet files of the dataset, in which a faulty row is named.
-        coefficients: the weight of each metric's rank in rho.
+        settings: the coefficients of the ranks, and the form of the weights.
         wanted: the rules that every row has to keep.
 
     Raises:
@@ -202,7 +209,7 @@ def checked_totals(
         if broken := broken_rules(scores, wanted):
             raise UserError(name_broken(files, broken[0]))
         ids.add(scores["response_id"])
-        totals += totals_of(add_rewards(scores, coefficients)["reward"])
+        totals += totals_of(add_rewards(scores, settings.coefficients)["reward"], settings.form)
     if (repeated := next(ids.repeated(files), None)) is not None:
         id_, places = repeated
         raise UserError(
@@ -216,7 +223,7 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     piece, totals = shard.spec
     scores = read_piece(piece, READ)
     settings = context.config.calibrate
-    frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary)
+    frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary, form=settings.form)
     # Training has to see the same messages that the policy answered, with the system prompts of that time.
     prompt = chat_by_language("query", system_prompts(context.config, context.inputs["score"].manifest))
     frame = frame.with_columns(prompt.alias("prompt"), answer_column("response").alias("completion"))

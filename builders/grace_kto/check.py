@@ -70,7 +70,7 @@ def _check_rows(
     totals = Totals()
     for piece in pieces:
         rows = read_piece(piece, CHECKED)
-        totals += totals_of(add_rewards(rows, settings.coefficients)["reward"])
+        totals += totals_of(add_rewards(rows, settings.coefficients)["reward"], settings.form)
         ids.add(rows["response_id"])
         for rule in broken_rules(rows, wanted):
             broken = rows.filter(rule.broken)
@@ -100,7 +100,8 @@ def _recompute(pieces: Sequence[str], settings: CalibrateSettings, totals: Total
     for piece in pieces:
         stored = read_piece(piece, STORED)
         rewards = add_rewards(stored.select(RANKING.names()), settings.coefficients)
-        for column, differing in _differences(stored, add_weights(rewards, totals, binary=settings.binary)):
+        computed = add_weights(rewards, totals, binary=settings.binary, form=settings.form)
+        for column, differing in _differences(stored, computed):
             shown = differing.head(max(0, ROWS_SHOWN - counts[column]))
             findings += [Finding(row[0], column, str(row[1]), str(row[2])) for row in shown.rows()]
             counts[column] += differing.height

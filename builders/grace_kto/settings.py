@@ -14,6 +14,7 @@ from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
 from scorers.errors import did_you_mean
+from scorers.forms import Form
 from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 
 _MORE = "or as many as keep a large dataset to 2 000 shards"
@@ -170,6 +171,10 @@ class CalibrateSettings(Section):
 
     coefficients: RankCoefficients = RankCoefficients()
     binary: bool = Field(False, description="replace W by ±1 of the same label: plain KTO on the same data")
+    form: Form = Field(
+        "linear",
+        description="W from z: linear, eq. 8–9; root: as √|z|; clipped: linear, 2 at most; local: z itself",
+    )
 
 
 class LoopSettings(Section):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import sum64
 
-from scorers.weighting import Totals, global_weights, totals_of
+from scorers.forms import FORMS, Form
+from scorers.weighting import CLIP, Totals, global_weights, totals_of
 
 # Rewards below 1e-9 in magnitude do not occur: the ranking sets them to 0.
 SIZE = st.floats(1e-9, 10)
@@ -52,6 +53,27 @@ def test_binary_replaces_the_weights_only() -> None:
     frame = global_weights(series([1.5, 0.0, -0.5, None]), binary=True)
     assert frame["weight"].to_list() == [1.0, 1.0, -1.0, -1.0]
     assert frame["label"].to_list() == [True, True, False, False]
+
+
+def test_gold_of_the_other_forms() -> None:
+    rewards = series([2.25, 0.0, 0.25, -1.0, -0.25, None])
+    # √|z| is 1.5, 0, 0.5 and 1, 0.5: sums 2 over three rows and 1.5 over two.
+    assert totals_of(rewards, "root") == Totals(2.0, 3, -1.5, 2)
+    root = global_weights(rewards, form="root")["weight"].to_list()
+    assert root == pytest.approx([2.25, 0.0, 0.75, -4 / 3, -2 / 3, -1.0])
+    # Linear: factors 3 / 2.5 and 2 / 1.25, so 2.7 is clipped.
+    clipped = global_weights(rewards, form="clipped")["weight"].to_list()
+    assert clipped == pytest.approx([2.0, 0.0, 0.3, -1.6, -0.4, -1.0])
+    assert global_weights(rewards, form="local")["weight"].to_list() == [2.25, 0.0, 0.25, -1.0, -0.25, -1.0]
+
+
+@given(REWARDS, st.sampled_from(FORMS))
+def test_a_form_keeps_labels_signs_and_order(values: list[float | None], form: Form) -> None:
+    linear, other = (global_weights(series(values), form=f) for f in ("linear", form))
+    assert other["label"].equals(linear["label"])
+    scored = other.with_columns(z=series(values)).drop_nulls().sort("z")
+    assert (scored["weight"] * scored["z"] >= 0).all() and scored["weight"].is_sorted()
+    assert form != "clipped" or scored["weight"].abs().max() in (None, *scored["weight"].abs().clip(upper_bound=CLIP))
 
 
 def test_no_rewards_give_no_weights() -> None:
