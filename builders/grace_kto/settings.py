@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from builders.settings.base import EXECUTION, MAX_ROUNDS, PATH, DType, Positive, Section, Settings, Share
+from builders.settings.base import EXECUTION, LATER, MAX_ROUNDS, PATH, DType, Positive, Section, Settings, Share
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
@@ -171,7 +171,7 @@ class CalibrateSettings(Section):
 
     coefficients: RankCoefficients = RankCoefficients()
     binary: bool = Field(False, description="replace W by ±1 of the same label: plain KTO on the same data")
-    form: Form = Field(
+    form: Annotated[Form, LATER] = Field(
         "linear",
         description="W from z: linear, eq. 8–9; root: as √|z|; clipped: linear, 2 at most; local: z itself",
     )

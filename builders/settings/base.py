@@ -25,6 +25,17 @@ manifest records it all the same.
 """
 
 
+class _Later:
+    """The type of the marker `LATER`."""
+
+
+LATER = _Later()
+"""Marks a setting that came after data had been published without it.
+
+Its default stays out of fingerprints and manifests, so revisions of earlier versions stay fresh.
+"""
+
+
 class _Path:
     """The type of the marker `PATH`."""
 
@@ -139,6 +150,8 @@ def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
         value = getattr(section, name)
         if EXECUTION in field.metadata:
             merely[name] = value
+        elif LATER in field.metadata and value == field.default:
+            continue
         elif isinstance(value, BaseModel):
             decides[name], below = _split(value)
             if below:

@@ -57,9 +57,11 @@ def _scores_row(query_id: str, j: int, length: int | None, index: int) -> dict[s
     return row
 
 
-def weights_frame(scores: pl.DataFrame, *, binary: bool = False) -> pl.DataFrame:
+def weights_frame(
+    scores: pl.DataFrame, coefficients: RankCoefficients | None = None, *, binary: bool = False
+) -> pl.DataFrame:
     """The calibrated dataset of a whole scores dataset."""
-    rewards = add_rewards(scores, RankCoefficients())
+    rewards = add_rewards(scores, coefficients or RankCoefficients())
     weights = add_weights(rewards, totals_of(rewards["reward"]), binary=binary)
     return weights.with_columns(
         chat_column("query").alias("prompt"), answer_column("response").alias("completion")

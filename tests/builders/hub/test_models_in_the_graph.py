@@ -84,13 +84,14 @@ def two_rounds(store: Store, rounds: int = 2) -> Made:
     made["sft", 0] = sft = policy = model(store, "sft", [seed, base], base=base)
     scorers = {"tokenizer": base, "general": general, "domain": domain, "relevance": relevance}
     scores = scores_frame()
+    weights = weights_frame(scores, load_config("tiny").calibrate.coefficients)
     groups = scores.select(column.name for column in GRACE_KTO.stage("sample").columns)
     for r in range(1, rounds + 1):
         earlier = [made["generate", e] for e in range(1, r)]
         made["generate", r] = dataset(store, "generate", [seed, *earlier, policy], r, policy=policy)
         made["sample", r] = dataset(store, "sample", [made["generate", r], policy], r, groups, policy=policy)
         made["score", r] = dataset(store, "score", [made["sample", r], *scorers.values()], r, scores, **scorers)
-        made["calibrate", r] = dataset(store, "calibrate", [made["score", r]], r, weights_frame(scores))
+        made["calibrate", r] = dataset(store, "calibrate", [made["score", r]], r, weights)
         above = [made["calibrate", r], sft] if policy == sft else [made["calibrate", r], sft, policy]
         made["policy", r] = policy = model(store, "policy", above, r, base=sft, policy=policy)
     return made

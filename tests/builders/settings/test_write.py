@@ -114,13 +114,13 @@ def test_every_setting_of_the_pipeline_is_written(tmp_path: Path, pipeline: Any)
 
 def test_settings_that_have_a_description_show_it(tmp_path: Path) -> None:
     text = init(tmp_path).read_text()
-    assert "#   rounds: 4  # R, dataset renewals; 1 with K = total is the offline variant\n" in text
+    assert "#   rounds: 8  # R, dataset renewals; 1 with K = total is the offline variant\n" in text
     assert "#     # tensor_parallel: 1  # GPUs one model is spread over\n" in text
 
 
 def test_the_presets_values_are_shown_in_place_of_the_defaults(tmp_path: Path) -> None:
     text = init(tmp_path).read_text()
-    assert "#   queries: 64  # K, new queries per round\n" in text and "# name: tiny" in text and "…" not in text
+    assert "#   queries: 32  # K, new queries per round\n" in text and "# name: tiny" in text and "…" not in text
     assert "#   queries: 250  # K, new queries per round\n" in init_again(tmp_path, "paper-72b").read_text()
 
 
