@@ -126,7 +126,7 @@ def test_push_under_a_fault(connected: HubServer, revision: Revision, route: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(95))
 def test_push_under_several_faults(connected: HubServer, revision: Revision, seed: int) -> None:
     rng = random.Random(seed)
     for route, nth in rng.sample(PUSH_STEPS, 4):
