@@ -70,7 +70,7 @@ def main() -> None:
     rows = rows_of([found[firsts[run.world]] for run in wanted], [found[run] for run in wanted])
     threads = " and ".join(map(str, options.threads))
     note = (
-        f"{len(options.worlds)} worlds, {threads} threads, {QUERIES} held-out queries each; change: mean ± standard "
+        f"{len(options.worlds)} worlds, threads: {threads}, {QUERIES} held-out queries each; change: mean ± standard "
         "deviation over worlds; better and worse: on how many of them the 95 % interval of the difference, paired by "
         "query, does not hold 0."
     )
