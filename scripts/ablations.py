@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from scripts.compare_methods import OTHERS, RANKED, difference_table, differences, table
-from scripts.runs import QUERIES, Run, results, seeds_of
+from scripts.runs import QUERIES, Run, made_by, results, seeds_of
 
 BASE = "unchanged"
 #: By name, the settings that are changed.
@@ -60,7 +60,7 @@ def main() -> None:
     note = (
         f"{len(options.worlds)} worlds, {QUERIES} held-out queries each; mean ± standard deviation over worlds, rank 1 "
         "is best among the rows. Differences are paired by world, with 95 % intervals by Student's t; bold where the "
-        "interval does not hold 0."
+        "interval does not hold 0. " + made_by("ablations", options.worlds)
     )
     text = "\n\n".join(("\n".join(lines), "\n".join(difference_table(compared, BASE)), note)) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from scripts.runs import QUERIES, Result, Run, results, seeds_of, sign, value
+from scripts.runs import QUERIES, Result, Run, made_by, results, seeds_of, sign, value
 
 RANKED = ("L", "E", "P", "R_s", "R_d")
 OTHERS = ("matched", "ppl_D median", "grammaticality", "on_topic", "duplicate_sentences", "heading_coverage")
@@ -258,7 +258,7 @@ def main() -> None:
         f"{len(options.worlds)} worlds, {QUERIES} held-out queries each; mean ± standard "
         "deviation over worlds; rank 1 is best. Differences are paired by world, with 95 % intervals by Student's t; "
         "bold where the interval does not hold 0. Settings chosen among "
-        f"{len(tried)}: {', '.join(setting.name for setting in chosen)}.",
+        f"{len(tried)}: {', '.join(setting.name for setting in chosen)}. " + made_by("compare_methods", options.worlds),
     ]
     parts = [lines, difference_table(compared, base), counts({m: r for m, r in methods.items() if m != SFT}), notes]
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.runs import QUERIES, Result, Run, results, seeds_of, sign, value
+from scripts.runs import QUERIES, Result, Run, made_by, results, seeds_of, sign, value
 from training.grace_kto.table import LOW_IS_BETTER, number
 
 LEFT_OUT = ("P", "ppl_D")  # means of perplexities, of which the medians are shown
@@ -72,7 +72,8 @@ def main() -> None:
     note = (
         f"{len(options.worlds)} worlds, threads: {threads}, {QUERIES} held-out queries each; change: mean ± standard "
         "deviation over worlds; better and worse: on how many of them the 95 % interval of the difference, paired by "
-        "query, does not hold 0."
+        "query, does not hold 0. "
+        + made_by("demo_seeds", options.worlds, f" --threads {','.join(map(str, options.threads))}")
     )
     text = "\n".join([*markdown(rows, len(wanted)), "", note, ""])
     options.output.mkdir(parents=True, exist_ok=True)

@@ -163,6 +163,11 @@ def _file(folder: Path, run: Run) -> Path:
     return folder / "results" / str(run.world) / f"{run.name}.json"
 
 
+def made_by(script: str, worlds: Sequence[int], more: str = "") -> str:
+    """The command that makes a table again, for the file that holds it."""
+    return f"Made by `python scripts/{script}.py --worlds {','.join(map(str, worlds))}{more}`."
+
+
 def seeds_of(text: str) -> list[int]:
     """Read a list of seeds such as `0-9` or `0,3,5`."""
     found: list[int] = []
