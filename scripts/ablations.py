@@ -7,12 +7,10 @@ world, with 95 % intervals by Student's t. Prints the table and one line of JSON
     python scripts/ablations.py --worlds 0-4 --jobs 2
 """
 
-import argparse
 import json
-from pathlib import Path
 
 from scripts.compare_methods import OTHERS, RANKED, difference_table, differences, table
-from scripts.runs import QUERIES, Run, made_by, results, seeds_of
+from scripts.runs import QUERIES, Run, made_by, parser_of, results
 
 BASE = "unchanged"
 #: By name, the settings that are changed.
@@ -43,12 +41,7 @@ CHANGES = {
 
 def main() -> None:
     """Run all changes on all worlds and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=seeds_of, default="0-4", help="seeds of the worlds, such as 0-4")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, of one thread each")
-    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="kept between calls")
-    parser.add_argument("--output", type=Path, default=Path("docs"))
-    options = parser.parse_args()
+    options = parser_of(__doc__, "0-4").parse_args()
     runs = {
         name: [Run(world, f"with-{settings[0].replace('=', '-')}", settings) for world in options.worlds]
         for name, settings in CHANGES.items()

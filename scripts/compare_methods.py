@@ -10,7 +10,6 @@ tried. Then all methods run on all worlds. Prints the table and one line of JSON
     python scripts/compare_methods.py --worlds 0-9 --jobs 2
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from scripts.runs import QUERIES, Result, Run, made_by, results, seeds_of, sign, value
+from scripts.runs import QUERIES, Result, Run, made_by, parser_of, results, sign, value
 
 RANKED = ("L", "E", "P", "R_s", "R_d")
 OTHERS = ("matched", "ppl_D median", "grammaticality", "on_topic", "duplicate_sentences", "heading_coverage")
@@ -239,12 +238,7 @@ def draw(found: Mapping[str, Mapping[str, tuple[float, float, float]]], base: st
 
 def main() -> None:
     """Choose, run, and write table, figure and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=seeds_of, default="0-9", help="seeds of the worlds, such as 0-9")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, of one thread each")
-    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="kept between calls")
-    parser.add_argument("--output", type=Path, default=Path("docs"))
-    options = parser.parse_args()
+    options = parser_of(__doc__, "0-9").parse_args()
     began = time.monotonic()
     chosen, tried = choose(options.folder, options.worlds[:CHOSEN_ON], options.jobs)
     runs = {SFT: [Run(world, "sft") for world in options.worlds]}

@@ -8,14 +8,12 @@ writes `demo.md` and `demo.json`. A rerun goes on where it stopped.
     python scripts/demo_seeds.py --worlds 0-9 --threads 1,2 --jobs 2
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from scripts.runs import QUERIES, Result, Run, made_by, results, seeds_of, sign, value
+from scripts.runs import QUERIES, Result, Run, made_by, parser_of, results, seeds_of, sign, value
 from training.grace_kto.table import LOW_IS_BETTER, number
 
 LEFT_OUT = ("P", "ppl_D")  # means of perplexities, of which the medians are shown
@@ -57,12 +55,8 @@ def markdown(rows: Sequence[dict[str, Any]], runs: int) -> list[str]:
 
 def main() -> None:
     """Run the demo on all worlds and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=seeds_of, default="0-9", help="seeds of the worlds, such as 0-9")
+    parser = parser_of(__doc__, "0-9")
     parser.add_argument("--threads", type=seeds_of, default="1", help="CPU threads of torch, such as 1,2")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
-    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="kept between calls")
-    parser.add_argument("--output", type=Path, default=Path("docs"))
     options = parser.parse_args()
     wanted = [Run(w, f"demo-{n}", (f"threads={n}",)) for n in options.threads for w in options.worlds]
     firsts = {world: Run(world, "sft") for world in options.worlds}

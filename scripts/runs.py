@@ -6,6 +6,7 @@ are chosen, and `test`, of which is reported. The result is one JSON file a run,
 one stopped; a run that was stopped half-way goes on in its store.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -161,6 +162,21 @@ def _world(folder: Path, world: int) -> Path:
 def _file(folder: Path, run: Run) -> Path:
     """The file of a run's result."""
     return folder / "results" / str(run.world) / f"{run.name}.json"
+
+
+def parser_of(description: str | None, worlds: str) -> argparse.ArgumentParser:
+    """A parser with the options that all scripts over worlds have.
+
+    Args:
+        description: the script's docstring.
+        worlds: the worlds without the option.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=seeds_of, default=worlds, help=f"seeds of the worlds, such as {worlds}")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="kept between calls")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the tables")
+    return parser
 
 
 def made_by(script: str, worlds: Sequence[int], more: str = "") -> str:

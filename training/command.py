@@ -224,6 +224,7 @@ def _one_interruption() -> Iterator[None]:
     finally:
         sys.unraisablehook = sys.__unraisablehook__
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

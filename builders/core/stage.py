@@ -229,8 +229,8 @@ def row_shards(rows: int, size: int | None, default: int) -> list[Shard]:
 def content_shards(ids: Sequence[str], size: int | None, default: int) -> list[Shard]:
     """Plan shards of consecutive rows that begin where the rows' own ids say so; a spec is (first row, number of rows).
 
-    A shard begins at a row whose id is the smallest of `default` rows around it. Rows that are inserted or left out so
-    move the ends near them alone: all other shards keep their rows, and a push does not send them again. Without a
+    A shard begins at a row whose id is the smallest of the `default` rows around it. So rows that are inserted or left
+    out change the shards near them alone; all others keep their rows, and a push does not send them again. Without a
     size, shards have half of `default` rows at least, `default` on average and seldom more than twice as many; rows
     that fit into one shard are not cut.
 
@@ -238,7 +238,7 @@ def content_shards(ids: Sequence[str], size: int | None, default: int) -> list[S
         ids: hexadecimal ids that are spread evenly, such as `query_id`, one per row; a row whose id is that of the row
             before it stays in the same shard.
         size: rows per shard, then cut by number; None for cuts by content.
-        default: as for `row_shards`, but doubled until the shards are `MANY_SHARDS` at most.
+        default: as for `row_shards`, but doubled until there are about `MANY_SHARDS` shards or fewer.
     """
     if size is not None or len(ids) <= default:
         return row_shards(len(ids), size, default)

@@ -23,14 +23,15 @@ from scorers.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     import datasets
 
-CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-"""The files that may say how a dataset is laid out."""
 log = logging.getLogger(__name__)
 
-_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, RuntimeError, OSError, StopIteration)
+CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
+"""The files that may say how a dataset is laid out."""
 TABLES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".arrow")
-_PLAINLY_TABLES = {".parquet", ".csv", ".tsv", ".jsonl", ".arrow"}  # .json and .txt may be anything
 """Endings of the files that can be read, also with one more for their compression."""
+_SURELY_TABLES = {".parquet", ".csv", ".tsv", ".jsonl", ".arrow"}  # .json and .txt may be anything
+# What `datasets` and what it calls raise for data that they cannot read.
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, RuntimeError, OSError, StopIteration)
 _FORMATS = ("parquet", "csv", "json", "text", "arrow")  # what `datasets` calls them
 DEFAULT = Choice("default", "train")
 """How `datasets` calls the only subset and the only split."""
@@ -71,8 +72,8 @@ def is_table(name: str) -> bool:
 
 
 def _format_of(name: str) -> str:
-    """Return the ending that makes a file a table, such as `.jsonl` of `train.jsonl.gz`."""
-    return next(ending for ending in reversed(PurePosixPath(name.lower()).suffixes) if ending in TABLES)
+    """Return the ending that makes a file a table, such as `.jsonl` of `train.jsonl.gz`; empty where it has none."""
+    return next((ending for ending in reversed(PurePosixPath(name.lower()).suffixes) if ending in TABLES), "")
 
 
 def find_part(names: Iterable[str], cards: Mapping[str, bytes], choice: Choice, what: str) -> Part:
@@ -105,7 +106,7 @@ def find_part(names: Iterable[str], cards: Mapping[str, bytes], choice: Choice, 
     if not found:
         raise UserError(f"{what}: split {split} has no file")
     read = {_format_of(name) for name in found}
-    if others := sorted(name for name in names if is_table(name) and _format_of(name) in _PLAINLY_TABLES - read):
+    if others := sorted(name for name in names if is_table(name) and _format_of(name) in _SURELY_TABLES - read):
         log.warning("%s: is read as %s; other tables are left out: %s", what, builder.name, short(", ".join(others)))
     return Part(builder.config.name, split, builder.name, tuple(found))
 
@@ -272,16 +273,7 @@ def _told(what: str, root: Path) -> Iterator[None]:
         datasets.disable_progress_bars()
     try:
         yield
-    except (
-        DatasetsError,
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RuntimeError,
-        OSError,
-        StopIteration,
-    ) as error:
+    except (*_UNREADABLE, DatasetsError) as error:
         # The generation error says nothing; its cause does. A file without a line stops the reader's iterator.
         cause = error.__cause__ or error
         said = "a file is empty" if isinstance(cause, StopIteration) else str(cause) or type(cause).__name__
