@@ -247,9 +247,18 @@ def test_the_reference_counts_beside_the_policy(
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-def test_a_tiny_model_always_fits(causal_lm_dir: Path, method: Any) -> None:
-    require_memory("sft", SFTSettings(method=method), causal_lm_dir)
-    require_memory("train", TrainSettings(method=method), causal_lm_dir, causal_lm_dir)
+def test_a_tiny_model_fits_wherever_its_weights_do(
+    causal_lm_dir: Path, method: Any, node: Callable[[float | None, float], None]
+) -> None:
+    def check() -> None:
+        require_memory("sft", SFTSettings(method=method), causal_lm_dir)
+        require_memory("train", TrainSettings(method=method), causal_lm_dir, causal_lm_dir)
+
+    node(None, 1e9)
+    check()
+    node(None, 1e3)
+    with pytest.raises(UserError, match="needs at least"):
+        check()
 
 
 def test_targets_that_name_no_layer(causal_lm_dir: Path) -> None:

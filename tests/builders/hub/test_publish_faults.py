@@ -87,8 +87,11 @@ def attempt_push(local: Revision, store: Store) -> bool:
     return True
 
 
-def push_under_fault(hub: HubServer, local: Revision, store: Store, *, several: bool = False) -> None:
-    """Push under the ordered faults and again without; of several, the first may leave the others without a turn."""
+def push_under_fault(hub: HubServer, local: Revision, store: Store, *, several: bool = False) -> str:
+    """Push under the ordered faults and again without; the digest that then stands under the tag.
+
+    Of several faults the first may leave the others without a turn.
+    """
     whole = attempt_push(local, store)
     if hub.faults.pending():
         assert several
@@ -99,6 +102,7 @@ def push_under_fault(hub: HubServer, local: Revision, store: Store, *, several: 
     there = publish(local, config_for(store), page_of)
     assert hub.repo("alice/demo-scores").tags["round-001"] == there["revision"]
     check_tags(hub, local)
+    return Manifest.model_validate_json(hub.read("alice/demo-scores", "manifest.json", "round-001")).digest
 
 
 def store_of(local: Revision) -> Store:
@@ -122,7 +126,7 @@ def test_every_step_is_reached_by_an_undisturbed_push_and_pull(
 @pytest.mark.parametrize(("route", "nth"), PUSH_STEPS, ids=[f"{route}-{nth}" for route, nth in PUSH_STEPS])
 def test_push_under_a_fault(connected: HubServer, revision: Revision, route: str, nth: int, kind: str | int) -> None:
     order(connected, route, kind, nth)
-    push_under_fault(connected, revision, store_of(revision))
+    assert push_under_fault(connected, revision, store_of(revision)) == revision.digest
 
 
 @pytest.mark.slow
@@ -131,7 +135,7 @@ def test_push_under_several_faults(connected: HubServer, revision: Revision, see
     rng = random.Random(seed)
     for route, nth in rng.sample(PUSH_STEPS, 4):
         order(connected, route, rng.choice(KINDS), nth)
-    push_under_fault(connected, revision, store_of(revision), several=True)
+    assert push_under_fault(connected, revision, store_of(revision), several=True) == revision.digest
 
 
 @pytest.mark.slow
@@ -231,7 +235,8 @@ def pusher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RemoteHub
 def test_a_killed_push_is_completed_by_the_next(
     pusher: tuple[RemoteHub, Forks], revision: Revision, tmp_path: Path, number: int
 ) -> None:
-    push_twice(*pusher, revision, tmp_path, f"org{number}", *KILLED[number])
+    found = push_twice(*pusher, revision, tmp_path, f"org{number}", *KILLED[number])
+    assert found == hashes_of(revision)
 
 
 @pytest.mark.slow
@@ -241,13 +246,19 @@ def test_a_killed_push_through_xet_is_completed_by_the_next(
 ) -> None:
     # A Hub of its own: what one push has sent, Xet does not send again.
     with Forks(environment(remote.endpoint, tmp_path / "home", xet=True), MODULES) as forks:
-        push_twice(remote, forks, revision, tmp_path, "alice", route, 1)
+        assert push_twice(remote, forks, revision, tmp_path, "alice", route, 1) == hashes_of(revision)
+
+
+def hashes_of(local: Revision) -> dict[str, str]:
+    """SHA-256 of a revision's data files, by path."""
+    assert local.manifest is not None
+    return {file.path: file.sha256 for file in local.manifest.files}
 
 
 def push_twice(
     hub: RemoteHub, forks: Forks, local: Revision, folder: Path, namespace: str, route: str, nth: int
-) -> None:
-    """Push, killed at a request; nothing is visible. Push again; all is there."""
+) -> dict[str, str]:
+    """Push, killed at a request; nothing is visible. Push again; the hashes of the data files under the tag."""
     repo = f"{namespace}/demo-scores"
     command = ["push", "local/demo-scores", "--store", str(store_of(local).root), "--config", "tiny", "--json"]
     command += ["--set", f"namespace={namespace}"]
@@ -260,9 +271,8 @@ def push_twice(
     assert done.returncode == 0, done.stderr
     tags = api.list_repo_refs(repo, repo_type="dataset").tags
     rows = api.list_repo_tree(repo, "data", revision=tags[0].target_commit, repo_type="dataset")
-    assert local.manifest is not None and [tag.name for tag in tags] == ["round-001"]
-    hashes = {row.path: row.lfs.sha256 for row in rows if hasattr(row, "lfs") and row.lfs}
-    assert hashes == {file.path: file.sha256 for file in local.manifest.files}
+    assert [tag.name for tag in tags] == ["round-001"]
+    return {row.path: row.lfs.sha256 for row in rows if hasattr(row, "lfs") and row.lfs}
 
 
 def test_downloads_are_not_resumed_from_a_damaged_file(
