@@ -13,6 +13,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+LARGEST = 64
+"""The most probable tokens among which a nucleus is looked for first."""
+
 
 def row_uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
     """Return the random numbers of one seed.
@@ -44,10 +47,25 @@ def shaped_probabilities(logits: "torch.Tensor", temperature: float, top_p: floa
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)
     if top_p >= 1.0:
         return probabilities
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    # A token stays where the more probable ones sum to less than top_p: the smallest set that reaches top_p.
-    ordered.masked_fill_(ordered.cumsum(dim=-1) - ordered >= top_p, 0.0)
-    return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
+    # To find the largest few costs a fraction of sorting a vocabulary, and the nucleus is mostly among them.
+    count = min(LARGEST, probabilities.shape[-1])
+    largest = probabilities.topk(count, dim=-1).values  # (rows, count), descending
+    kept = _in_nucleus(largest, top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (rows, 1)
+    inside = probabilities >= largest.gather(-1, kept - 1)
+    weights = probabilities.masked_fill(~inside, 0.0)
+    # Rows whose nucleus may be larger, and rows with equal probabilities at its end, of which the first by id stay.
+    larger = (kept == count) & (count < probabilities.shape[-1])
+    unsure = (larger | (inside.sum(dim=-1, keepdim=True) != kept)).squeeze(-1)  # (rows,)
+    if bool(unsure.any()):
+        ordered, order = probabilities[unsure].sort(dim=-1, descending=True, stable=True)
+        ordered.masked_fill_(~_in_nucleus(ordered, top_p), 0.0)
+        weights[unsure] = torch.zeros_like(ordered).scatter_(-1, order, ordered)
+    return weights
+
+
+def _in_nucleus(ordered: "torch.Tensor", top_p: float) -> "torch.Tensor":
+    """Which of (rows, tokens) descending probabilities stay: those before which the sum is less than top_p."""
+    return ordered.cumsum(dim=-1) - ordered < top_p
 
 
 def draw(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor":

@@ -1,4 +1,4 @@
-"""One forward pass of a policy or a reference: log-probabilities of completion tokens, never all logits at once.
+"""One forward pass of a policy or a reference: log-probabilities of completion tokens.
 
 This module imports torch, so import it inside functions.
 """
@@ -9,29 +9,23 @@ from typing import Any
 
 import torch  # noqa: TID253
 
+from training.head import label_logps
 
-def token_logps(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Tensor:
+
+def token_logps(model: Any, batch: dict[str, Any], prefix: str = "", *, mixed: bool) -> torch.Tensor:
     """Compute the log-probability of each completion token given the tokens before it.
 
     Args:
         model: a causal language model with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`).
         batch: tensors of shape (B, T) from the collator: input_ids, attention_mask, completion_mask.
         prefix: "" for the rows' own completions, "KL_" for the borrowed ones.
+        mixed: whether the trainer computes in another precision than the weights'.
 
     Returns:
         (B, T-1) in nats, at most 0; exactly 0 at prompt tokens and padding, so a plain sum is that of the completion.
     """
-    # The fused head returns 0 at the positions whose label is -100.
-    labels = batch[f"{prefix}input_ids"].masked_fill(batch[f"{prefix}completion_mask"] == 0, -100)
-    outputs = model(
-        input_ids=batch[f"{prefix}input_ids"],
-        attention_mask=batch[f"{prefix}attention_mask"],
-        labels=labels,
-        use_cache=False,
-        fused_lm_head=True,
-    )
-    logps: torch.Tensor = outputs.log_probs  # (B, T-1)
-    return logps
+    ids, attended, wanted = (batch[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask"))
+    return label_logps(model, ids, attended, ids.masked_fill(wanted == 0, -100), mixed=mixed)
 
 
 def evaluation_mode(model: torch.nn.Module) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch  # noqa: TID253
-from peft import PeftModel  # noqa: TID253
 from torch.nn.utils.rnn import pad_sequence  # noqa: TID253
 from tqdm import tqdm
 from transformers import TrainerCallback  # noqa: TID253
@@ -17,11 +16,7 @@ from trl import SFTTrainer  # noqa: TID253
 
 from builders.core.console import progress_bar
 from scorers.errors import UserError
-
-# Largest number of logits (batch positions × vocabulary) that are held in memory at once: 64 MiB in float32.
-DIRECT_LOGITS = 2**24
-# What TRL's head does to logits where a configuration has one of these; `_direct_loss` does none of it.
-SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+from training.head import label_logps
 
 
 @dataclass(frozen=True)
@@ -153,49 +148,16 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             A scalar tensor in nats per token, with `return_outputs` together with the outputs.
         """
         weights = inputs.pop("loss_weights")[:, 1:]  # (B, T-1)
-        # A wrapped model (DDP, DeepSpeed) must be called as a whole, else its gradients are not synchronised.
-        if model is self.model and not return_outputs and self._is_small(model, weights):
-            causal = model.get_base_model() if isinstance(model, PeftModel) else model
-            summed, outputs = _direct_loss(causal, inputs, weights), None
-        else:
+        outputs = None
+        if return_outputs:
             outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-            summed = -(outputs.log_probs * weights).sum()
+            logps = outputs.log_probs  # (B, T-1)
+        else:
+            logps = label_logps(model, **inputs, mixed=self.args.bf16)
+        summed = -(logps * weights).sum()
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = summed / total.clamp(min=1e-9)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Gradients are averaged over processes, but the loss is the processes' sum.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
-
-    def _is_small(self, model: Any, weights: torch.Tensor) -> bool:
-        """Whether `_direct_loss` fits a device batch: on a CPU in float32, few logits, and logits as the head has them.
-
-        It calls the model's parts, which `bf16` would leave in float32.
-        """
-        config = model.config.get_text_config()
-        plain = all(getattr(config, name, None) is None for name in SCALES)
-        few = weights.numel() * config.vocab_size <= DIRECT_LOGITS
-        return plain and few and weights.device.type == "cpu" and not self.args.bf16
-
-
-def _direct_loss(model: Any, inputs: dict[str, Any], weights: torch.Tensor) -> torch.Tensor:
-    """Σ weight · cross-entropy, from logits at the positions that count.
-
-    On a CPU TRL's tiled head projects every position, and twice, which doubles the time of a small model's step.
-
-    Args:
-        model: a causal language model.
-        inputs: input_ids, attention_mask and labels, (B, T) each.
-        weights: (B, T-1) weight of each predicted token.
-
-    Returns:
-        A scalar tensor in nats.
-    """
-    # (B, T-1, H): the last position predicts nothing.
-    hidden = model.base_model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-    ).last_hidden_state[:, :-1]
-    wanted = weights > 0
-    logits = model.get_output_embeddings()(hidden[wanted])  # (tokens, V)
-    losses = torch.nn.functional.cross_entropy(logits, inputs["labels"][:, 1:][wanted], reduction="none")
-    return (losses * weights[wanted]).sum()

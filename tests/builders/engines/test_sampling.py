@@ -118,6 +118,27 @@ def test_drawn_token_lies_in_the_kept_set(
     assert float(logprobs[0]) == pytest.approx(float(logits.log_softmax(-1)[0, tokens[0]]), abs=1e-4)
 
 
+@pytest.mark.parametrize("largest", [1, 4, 64])
+def test_nucleus_is_that_of_a_loop_over_sorted_tokens(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flat and sharp rows, ties at the nucleus's end, more tokens than the few that are looked at first."""
+    import torch
+
+    monkeypatch.setattr("builders.engines.sampling.LARGEST", largest)
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(0, scale, 40) for scale in (0.01, 1, 4)] + [rng.integers(0, 3, 40), np.zeros(40)]
+    logits = torch.tensor(np.array(rows))
+    for top_p in (0.05, 0.5, 0.9, 0.99):
+        weights = shaped_probabilities(logits, 1.0, top_p)
+        for row, found in zip(torch.softmax(logits, dim=-1).tolist(), weights.tolist(), strict=True):
+            expected, reached = [0.0] * len(row), 0.0
+            for token in sorted(range(len(row)), key=lambda token: (-row[token], token)):
+                if reached >= top_p:
+                    break
+                expected[token] = row[token]
+                reached += row[token]
+            assert found == expected
+
+
 def test_uniforms_belong_to_their_seed() -> None:
     assert row_uniforms(7, 5).tolist() == row_uniforms(7, 9)[:5].tolist()
     assert row_uniforms(7, 5).tolist() != row_uniforms(8, 5).tolist()

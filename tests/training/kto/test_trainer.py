@@ -120,11 +120,15 @@ def count_forwards(trainer: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_equals_trl_with_unit_weights(method: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
+def test_equals_trl_with_unit_weights(
+    method: Any, make_trainer: Any, causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trl import KTOConfig, KTOTrainer
 
     from training.kto.order import order_rows
 
+    # TRL's own head, since Adam makes a step of a rounding error where a gradient is nearly 0.
+    monkeypatch.setattr("training.head.DIRECT_LOGITS", 0)
     peft = (lambda: lora_config()) if method == "lora" else (lambda: None)
     ours = make_trainer(peft_config=peft(), lambda_positive=1.0, lambda_negative=1.0)
     start = parameters(ours)

@@ -90,11 +90,11 @@ def test_loss_equals_a_plain_computation(
 
 
 def test_direct_and_tiled_losses_agree(causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.sft.trainer
+    import training.head
 
     sft = _settings(steps=3, prompt_loss_weight=0.1)
     direct = run_sft(base=causal_lm_dir, output=tmp_path / "a", conversations=conversations_of(DOCUMENTS), settings=sft)
-    monkeypatch.setattr(training.sft.trainer, "DIRECT_LOGITS", 0)
+    monkeypatch.setattr(training.head, "DIRECT_LOGITS", 0)
     tiled = run_sft(base=causal_lm_dir, output=tmp_path / "b", conversations=conversations_of(DOCUMENTS), settings=sft)
     assert direct["train_loss"] == pytest.approx(tiled["train_loss"], rel=1e-5)
 
