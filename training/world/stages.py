@@ -26,7 +26,7 @@ from training.world.texts import Prompt, World
 Rows = Callable[[World], list[dict[str, Any]]]  # the texts of one dataset, as rows
 Training = Callable[[Prompt, Context[Any], Path], Trained]  # trains one model into a folder
 
-VERSION = 2  # raise it when any text, size or step count of the world changes
+VERSION = 3  # raise it when any text, size or step count of the world changes
 SEED_DOCUMENTS = 4_000
 HELD_OUT_QUERIES = 1_024  # half for choices, half for what is reported of them
 EXERCISES = 700
