@@ -65,4 +65,5 @@ def _direct(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, l
     logits = causal.get_output_embeddings()(hidden[wanted])  # (tokens, V)
     losses = torch.nn.functional.cross_entropy(logits, targets[wanted], reduction="none")
     # Scattered, so that a batch without any label is still connected to the model and can be trained on.
-    return hidden.new_zeros(targets.shape).masked_scatter(wanted, -losses)
+    logps: torch.Tensor = hidden.new_zeros(targets.shape).masked_scatter(wanted, -losses)
+    return logps

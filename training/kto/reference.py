@@ -144,7 +144,7 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         with self._reference() as model, torch.no_grad(), self.accelerator.autocast():
             for batch in loader:
                 for prefix in prefixes:
-                    logps = token_logps(model, batch, prefix, mixed=self.args.bf16).sum(-1)  # (B,)
+                    logps = token_logps(model, batch, prefix, mixed=bool(self.args.bf16)).sum(-1)  # (B,)
                     # Without the rows that fill up the last batch of several processes.
                     values = self.accelerator.gather_for_metrics(logps).float().cpu().numpy()
                     columns[f"ref_{prefix}logps"][done : done + len(values)] = values

@@ -226,7 +226,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         if self._batch is None:
             raise RuntimeError("the training loss is normalised over an optimizer batch, which `train` draws")
         batch, labels, counted = self._batch, inputs["label"], inputs["counted"]
-        logps = token_logps(model, inputs, mixed=self.args.bf16)  # (B, T-1)
+        logps = token_logps(model, inputs, mixed=bool(self.args.bf16))  # (B, T-1)
         policy, log_ratios = self._log_ratios(logps, inputs)
         if batch.z_ref is None:  # once per optimizer batch, from all its device batches
             batch.z_ref = self._z_ref(model, batch.samples, policy, inputs)
@@ -303,7 +303,7 @@ class GraceKTOTrainer(ReferenceTrainer):
         with torch.no_grad(), evaluating(self.model):
             for sample in samples:  # one forward pass per device batch
                 batch = self._prepare_inputs(sample)
-                policy = token_logps(model, batch, prefix, mixed=self.args.bf16).sum(-1)
+                policy = token_logps(model, batch, prefix, mixed=bool(self.args.bf16)).sum(-1)
                 self._require_finite(policy, batch["row"], f"policy log-probability of the {whose} completion")
                 pairs.append(torch.stack([policy, batch[f"ref_{prefix}logps"]], dim=-1))
         return torch.cat(pairs)
@@ -319,7 +319,7 @@ class GraceKTOTrainer(ReferenceTrainer):
     def _evaluation_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The mean loss of the device batch; each row's numbers are kept for the means over the whole dataset."""
         evaluation_mode(self.model)  # again: transformers has put the 4-bit layers into evaluation mode too
-        logps = token_logps(model, inputs, mixed=self.args.bf16)  # (B, T-1)
+        logps = token_logps(model, inputs, mixed=bool(self.args.bf16))  # (B, T-1)
         policy, log_ratios = self._log_ratios(logps, inputs)
         z_ref = self._z_ref(model, [inputs], policy, inputs)
         losses = self._row_losses(policy, inputs, z_ref)

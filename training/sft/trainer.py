@@ -153,7 +153,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             outputs = model(**inputs, use_cache=False, fused_lm_head=True)
             logps = outputs.log_probs  # (B, T-1)
         else:
-            logps = label_logps(model, **inputs, mixed=self.args.bf16)
+            logps = label_logps(model, **inputs, mixed=bool(self.args.bf16))
         summed = -(logps * weights).sum()
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = summed / total.clamp(min=1e-9)
