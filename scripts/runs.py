@@ -3,10 +3,12 @@
 A run is a world and the settings that differ from the preset tiny. Worlds with their first policies are made once; each
 run trains in a copy of its world's store and is evaluated on two sets of held-out queries: `choice`, on which settings
 are chosen, and `test`, of which is reported. The result is one JSON file a run, so that a rerun goes on where the last
-one stopped; a run that was stopped half-way goes on in its store.
+one stopped; a run that was stopped half-way goes on in its store. Files of other settings, the preset's included, or of
+another version of the world are made anew.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -20,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from builders.core.console import quiet_libraries
+from builders.settings.base import identities, identity
+from training.world.stages import VERSION
 
 QUERIES = 512
 """Held-out queries of either set."""
 PARTS = {"test": 0, "choice": QUERIES}
 """The sets by name, with the queries of the world's held-out ones that are skipped before them."""
 FIRST = "local/tiny-sft"
+FIRST_SECTIONS = ("models", "seed", "sample", "score", "sft", "evaluate")
+"""What the first policy and its evaluation follow from."""
 
 Result = dict[str, Any]
 
@@ -64,13 +70,38 @@ def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
     """
     runs = list(dict.fromkeys(runs))
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    missing = [run for run in runs if not _file(folder, run).is_file()]
-    worlds = sorted({run.world for run in missing if not (_world(folder, run.world) / "whole").is_file()})
-    # Fresh processes: what a training leaves in memory does not add up.
-    with get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
-        _finish(pool.imap_unordered(partial(do, folder), missing), len(missing))
-    return {run: json.loads(_file(folder, run).read_bytes()) for run in runs}
+    missing = [run for run in runs if _kept(folder, run) is None]
+    worlds = sorted({run.world for run in missing if not _is_whole(folder, run.world)})
+    if missing:
+        # Fresh processes: what a training leaves in memory does not add up.
+        with get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+            _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
+            _finish(pool.imap_unordered(partial(do, folder), missing), len(missing))
+    found = {run: _kept(folder, run) for run in runs}
+    return {run: result for run, result in found.items() if result is not None}
+
+
+def _kept(folder: Path, run: Run) -> Result | None:
+    """The result of a run with these very settings; None where there is none."""
+    try:
+        result: Result = json.loads(_file(folder, run).read_bytes())
+    except FileNotFoundError:
+        return None
+    return result if result.get("recipe") == recipe(run.world, run.settings) else None
+
+
+def _is_whole(folder: Path, world: int) -> bool:
+    """Whether a world is there with its first policy, made with today's settings."""
+    mark = _world(folder, world) / "whole"
+    return mark.is_file() and mark.read_text(encoding="utf-8") == recipe(world, (), FIRST_SECTIONS)
+
+
+def recipe(world: int, settings: Sequence[str], sections: Sequence[str] = ()) -> str:
+    """Digest of what decides the numbers of a run: the world's version and all settings, or those of some sections."""
+    config = config_of(Path("store"), world, *settings)
+    decides = identities(config, sections) if sections else identity(config)
+    text = json.dumps([VERSION, world, decides], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _finish(work: Iterable[tuple[str, float]], count: int) -> None:
@@ -91,7 +122,7 @@ def make_world(folder: Path, world: int) -> tuple[str, float]:
     build(config_of(store, world), "sft")
     for part in PARTS:
         evaluation(store, world, (), part, [FIRST])
-    (store / "whole").touch()
+    (store / "whole").write_text(recipe(world, (), FIRST_SECTIONS), encoding="utf-8")
     return f"world {world}", time.monotonic() - began
 
 
@@ -113,7 +144,8 @@ def do(folder: Path, run: Run) -> tuple[str, float]:
         policies.append("local/tiny-policy")
     found = {part: evaluation(store, run.world, run.settings, part, policies) for part in PARTS}
     seconds = time.monotonic() - began
-    record = {"world": run.world, "name": run.name, "settings": run.settings, "seconds": seconds, **found}
+    made = {"recipe": recipe(run.world, run.settings), "settings": run.settings, "seconds": seconds}
+    record = {"world": run.world, "name": run.name, **made, **found}
     file = _file(folder, run)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
