@@ -7,6 +7,7 @@ import pytest
 
 from scripts import runs
 from scripts.runs import FIRST_SECTIONS, Run, recipe, results
+from training.world.stages import VERSION
 
 RUN = Run(3, "mine", ("train.mu=0.25",))
 
@@ -30,7 +31,7 @@ def test_a_result_of_other_settings_is_not(other: str, tmp_path: Path) -> None:
 
 def test_another_version_of_the_world_is_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     before = recipe(3, ())
-    monkeypatch.setattr(runs, "VERSION", runs.VERSION + 1)
+    monkeypatch.setattr(runs, "VERSION", VERSION + 1)
     assert recipe(3, ()) != before
 
 
