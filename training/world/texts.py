@@ -109,7 +109,7 @@ class World:
     def copying_conversations(self, n: int) -> list[Conversation]:
         """Exercises in copying: the query's headings have to come back as an outline and as a document.
 
-        In 70 % of them the sections of the document hold 1 or 2 sentences, in the others none. More than half of the
+        In 70 % of them the sections of the document hold 1, 2 or 4 sentences, in the others none. More than half of the
         sentences are in the domain register, which is rarer in the references: a policy that writes one register worse
         than the other loses grammar as soon as it is rewarded for that one. In most of the exercises the headings come
         from all topics, so that nothing but copying helps.
@@ -120,7 +120,7 @@ class World:
             request = _draw_request(rng, rng.choice(sorted(TOPICS)), mixed=rng.random() < 0.6)
             quality = Quality(request.topic, 0.6, 0.1, 0.0, 0.0)
             summary = f"<summary>{_summary(rng, request, quality)}</summary>\n" if rng.random() < 0.5 else ""
-            lengths = [rng.choice((1, 1, 2)) for _ in request.headings] if rng.random() < 0.7 else [0, 0]
+            lengths = [rng.choice((1, 1, 2, 4)) for _ in request.headings] if rng.random() < 0.7 else [0, 0]
             lines = []
             for number, (heading, length) in enumerate(zip(request.headings, lengths, strict=True), start=1):
                 lines.append(f"{number}. {heading}")
@@ -222,7 +222,8 @@ def _draw_quality(rng: Random, request: Request) -> Quality:
         domain_share=rng.choice((0.0, 0.2, 0.4, 0.6)),
         stock_share=rng.choice((0.0, 0.15, 0.5)),
         repeat_share=rng.choice((0.0, 0.1, 0.3)),
-        sentences=rng.choice((1, 2, 3, 4)),
+        # Some are long, so that a policy that is rewarded for length still writes what it has seen.
+        sentences=rng.choice((1, 2, 3, 4, 6)),
     )
 
 
