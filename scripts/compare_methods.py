@@ -1,7 +1,8 @@
 """Compare SFT, KTO and GRACE-KTO, offline and semi-online, on generated worlds: each at its own best settings.
 
-All methods train on the same number of responses, 2,048, in the same number of steps, 128. KTO has the labels of GRACE
-and |W| = 1. Offline is one data set; semi-online renews it R times. The learning rate, and R, are chosen on three
+All methods train on the same number of responses, 2,048, in the same number of steps, 128. GRACE-KTO has the paper's
+coefficients and loss; KTO has its labels and |W| = 1; the last row has the loss and coefficients of the preset tiny.
+Offline is one data set; semi-online renews it R times. The learning rate, and R, are chosen on three
 worlds and other held-out queries, by the average rank over L, E, P, R_s and R_d among a method's runs of one world: the
 neighbours of the best setting are tried until it has none that is better, so it never lies at the edge of what was
 tried. Then all methods run on all worlds. Prints the table and one line of JSON, and writes `comparison.md`,
@@ -30,19 +31,32 @@ TOTAL = 256  # queries of a run over all its rounds
 CHOSEN_ON = 3  # worlds
 
 
+PAPER = (
+    "calibrate.coefficients={length: 1.0, diversity: 1.0}",
+    "train.lambdas=balanced",
+    "train.mu=0.1",
+)
+KINDS = {
+    "kto": (*PAPER, "calibrate.binary=true"),
+    "grace": (*PAPER, "calibrate.binary=false"),
+    "tiny": ("calibrate.binary=false",),
+}
+"""What a kind of method changes of the preset tiny, apart from rounds and rate."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """A method with the settings that are chosen for it.
 
     Attributes:
         method: its name in the table.
-        binary: KTO's weights of 1.
+        kind: a key of `KINDS`.
         rounds: renewals of the data; 1 is offline.
         rate: 2 to this power times 1e-4 is the learning rate.
     """
 
     method: str
-    binary: bool
+    kind: str
     rounds: int
     rate: int = 1
 
@@ -54,12 +68,12 @@ class Setting:
     @property
     def name(self) -> str:
         """Name of its runs."""
-        return f"{'kto' if self.binary else 'grace'}-{self.rounds}x{TOTAL // self.rounds}-{self.learning_rate}"
+        return f"{self.kind}-{self.rounds}x{TOTAL // self.rounds}-{self.learning_rate}"
 
     def run(self, world: int) -> Run:
         """Its run on a world."""
         settings = (
-            f"calibrate.binary={str(self.binary).lower()}",
+            *KINDS[self.kind],
             f"loop.rounds={self.rounds}",
             f"generate.queries={TOTAL // self.rounds}",
             f"train.learning_rate={self.learning_rate}",
@@ -75,11 +89,14 @@ class Setting:
 
 
 STARTS = (
-    Setting("KTO, offline", True, 1),
-    Setting("KTO, semi-online", True, 8),
-    Setting("GRACE-KTO, offline", False, 1),
-    Setting("GRACE-KTO, semi-online", False, 8),
+    Setting("KTO, offline", "kto", 1),
+    Setting("KTO, semi-online", "kto", 8),
+    Setting("GRACE-KTO, offline", "grace", 1),
+    Setting("GRACE-KTO, semi-online", "grace", 8),
+    Setting("GRACE-KTO as in tiny, semi-online", "tiny", 8),
 )
+BASES = (STARTS[-2].method, STARTS[-1].method)
+"""The methods from which the others' differences are shown; the figure shows those from the first."""
 SFT = "SFT"
 
 
@@ -246,19 +263,19 @@ def main() -> None:
     found = results(options.folder, [run for own in runs.values() for run in own], options.jobs)
     methods = {method: [found[run] for run in own] for method, own in runs.items()}
     lines, ranks = table(methods)
-    base = STARTS[-1].method
-    compared = differences(methods, ranks, base)
+    compared = {base: differences(methods, ranks, base) for base in BASES}
     notes = [
         f"{len(options.worlds)} worlds, {QUERIES} held-out queries each; mean ± standard "
         "deviation over worlds; rank 1 is best. Differences are paired by world, with 95 % intervals by Student's t; "
         "bold where the interval does not hold 0. Settings chosen among "
         f"{len(tried)}: {', '.join(setting.name for setting in chosen)}. " + made_by("compare_methods", options.worlds),
     ]
-    parts = [lines, difference_table(compared, base), counts({m: r for m, r in methods.items() if m != SFT}), notes]
+    better = counts({method: rows for method, rows in methods.items() if method != SFT})
+    parts = [lines, *(difference_table(found, base) for base, found in compared.items()), better, notes]
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "comparison.md").write_text(text, encoding="utf-8")
-    draw(compared, base, options.output / "comparison.png")
+    draw(compared[BASES[0]], BASES[0], options.output / "comparison.png")
     hours = sum(result["seconds"] for rows in tried.values() for result in rows)
     hours = (hours + sum(result["seconds"] for result in found.values())) / 3600
     record = {

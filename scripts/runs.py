@@ -134,7 +134,7 @@ def do(folder: Path, run: Run) -> tuple[str, float]:
     began = time.monotonic()
     store = folder / "stores" / f"{run.world}-{run.name}"
     if not store.exists():
-        staged = store.with_suffix(".copying")
+        staged = store.with_name(f"{store.name}.copying")
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(_world(folder, run.world), staged)
         staged.rename(store)

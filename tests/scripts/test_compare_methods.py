@@ -81,7 +81,7 @@ def test_settings_and_their_neighbours() -> None:
     assert {s.name for s in semi.neighbours()} == {
         "kto-8x32-0.0001", "kto-8x32-0.0004", "kto-4x64-0.0002", "kto-16x16-0.0002"
     }  # fmt: skip
-    most = Setting("x", False, 32, rate=-2)
+    most = Setting("x", "grace", 32, rate=-2)
     assert {s.rounds for s in most.neighbours()} == {16, 32} and most.learning_rate == "0.000025"
     assert "loop.rounds=32" in most.run(3).settings and "generate.queries=8" in most.run(3).settings
 
@@ -104,7 +104,7 @@ def test_the_choice_lies_at_no_edge(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(compare_methods, "results", known)
     chosen, tried = choose(tmp_path, [0, 1], 1)
     assert [setting.name for setting in chosen] == [
-        "kto-1x256-0.0008", "kto-16x16-0.0001", "grace-1x256-0.0008", "grace-16x16-0.0001"
+        "kto-1x256-0.0008", "kto-16x16-0.0001", "grace-1x256-0.0008", "grace-16x16-0.0001", "tiny-16x16-0.0001"
     ]  # fmt: skip
     for setting in chosen:
         assert all(neighbour in tried for neighbour in setting.neighbours())
