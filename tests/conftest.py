@@ -10,8 +10,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_UPDATE_CHECK", "1")
 
+import hypothesis
 import pytest
 from tiny_models import make_bge_m3, make_causal_lm
+
+# By default an example that takes longer than 0.2 s fails, as any may on a busy machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 NEWLY_IMPORTED = 300  # modules
 _modules_frozen = 0

@@ -129,7 +129,7 @@ def test_the_window_has_room_for_what_stands_before_a_text(tmp_path: Path) -> No
     st.lists(st.text(max_size=40) | st.sampled_from(TEXTS[:-1]), min_size=1, max_size=6),
     st.sampled_from([1, 100, 10_000]),
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_score_does_not_depend_on_the_batch(scorer: Perplexity, texts: list[str], tokens_per_batch: int) -> None:
     alone = [scorer.score([text])[0] for text in texts]
     scorer._tokens_per_batch = tokens_per_batch

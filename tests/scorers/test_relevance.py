@@ -122,7 +122,7 @@ def test_a_long_text_makes_smaller_batches(
 
 
 @given(st.lists(st.tuples(st.sampled_from(QUERIES), st.sampled_from(TEXTS) | st.text(max_size=30)), max_size=6))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_pair_does_not_depend_on_the_others(scorer: Relevance, pairs: list[tuple[str, str]]) -> None:
     together = scorer.score([query for query, _ in pairs], [text for _, text in pairs])
     for i, (query, text) in enumerate(pairs):

@@ -23,7 +23,7 @@ def config_on(
             f"seed.source={source}",
             f"evaluate.source={source}",
             "seed.columns={query: query}",
-            "calibrate.coefficients.diversity=1",  # the method's own, as in calibrate_frame
+            "calibrate.coefficients={diversity: 1, length: 1}",  # the method's own, as in calibrate_frame
             *(f"models.{role}={path}" for role, path in models.items() if path is not None),
             *overrides,
         ],

@@ -97,7 +97,7 @@ def test_frequencies_follow_the_distribution(temperature: float, top_p: float) -
     assert chisquare(seen[exact > 0], count * exact[exact > 0]).pvalue > 1e-3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12),
     uniform=st.floats(0, 1, exclude_max=True),

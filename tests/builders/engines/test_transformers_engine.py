@@ -158,7 +158,7 @@ def test_a_row_does_not_depend_on_its_batch(
     assert [ids_of(completion) for completion in turned[::-1]] == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
     batch_size=st.integers(1, 5),

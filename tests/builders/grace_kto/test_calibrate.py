@@ -192,7 +192,7 @@ def test_weights_sum_to_the_rows_of_each_polarity(seed: int) -> None:
 METRIC = st.one_of(st.none(), st.lists(st.integers(0, 4).map(float), min_size=6, max_size=6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(METRIC, min_size=1, max_size=6), min_size=1, max_size=5))
 def test_properties(groups: list[list[list[float] | None]]) -> None:
     frame = frame_from(groups)

@@ -74,7 +74,7 @@ def test_the_order_and_size_of_the_parts_and_kills_change_no_byte(
     assert bytes_of(context) == whole and sum(engines[3].calls) == sum(waves) - 9
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20), st.integers(1, 9)), min_size=1, max_size=6))
 def test_parts_cover_every_range_without_gap_or_overlap(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[int, int, int]]

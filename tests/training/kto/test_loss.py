@@ -58,7 +58,7 @@ rows = st.lists(
 
 
 @given(rows, st.floats(0, 50), st.floats(0.01, 1), st.floats(0.1, 4), st.floats(0.1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_an_independent_computation(batch: Any, z_ref: Any, beta: Any, positive: Any, negative: Any) -> None:
     policy, reference, weights, labels = (list(column) for column in zip(*batch, strict=True))
     expected = []
@@ -72,7 +72,7 @@ def test_equals_an_independent_computation(batch: Any, z_ref: Any, beta: Any, po
 
 
 @given(rows)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_gradient_raises_positives_lowers_negatives_and_ignores_weight_zero(batch: Any) -> None:
     import torch
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from conversations import conversations_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.settings.sft import SFTSettings
@@ -41,7 +41,6 @@ def test_rows_are_prompt_and_completion(causal_lm_dir: Path) -> None:
     assert tokenize(tokenizer, [conversation], length + 1)[1] == 1
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=4), st.sampled_from([0.0, 0.1, 1.0])
 )

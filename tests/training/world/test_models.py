@@ -35,7 +35,7 @@ def test_every_word_is_one_token(base: Path, seed: int) -> None:
         assert tokenizer.decode(tokenizer(row["reference"])["input_ids"]) == row["reference"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_round_trips(base: Path, text: str) -> None:
     """Up to the NFC normalisation that Qwen2's tokenizer does."""

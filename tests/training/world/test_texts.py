@@ -60,7 +60,7 @@ def test_measures_are_shares_on_any_text(query: str, document: str) -> None:
         assert value is None or 0.0 <= value <= 1.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_rows_of_any_seed(seed: int) -> None:
     """Queries are well formed and new, a longer list starts with the shorter one, references keep to the grammar."""
