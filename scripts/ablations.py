@@ -1,6 +1,6 @@
 """What the parts of GRACE-KTO do: one change at a time against the demo's settings, on generated worlds.
 
-Every row is a run of the preset tiny with one setting changed; the differences from the unchanged run are paired by
+Every row is a run of the preset tiny, of half its rounds, with one setting changed; the differences from the unchanged run are paired by
 world, with 95 % intervals by Student's t. Prints the table and one line of JSON, and writes `ablations.md` and
 `ablations.json`. A rerun goes on where it stopped.
 
@@ -13,14 +13,19 @@ from scripts.compare_methods import OTHERS, RANKED, difference_table, difference
 from scripts.runs import QUERIES, Run, made_by, parser_of, results
 
 BASE = "unchanged"
+ROUNDS = "loop.rounds=8"
 #: By name, the settings that are changed.
-CHANGES = {
-    BASE: ("workers=1",),
+CHANGES: dict[str, tuple[str, ...]] = {
+    BASE: (),
     "KL matched": ("train.kl=matched",),
     "KL none": ("train.kl=none",),
     "reference initial": ("train.reference=initial",),
     "μ 0": ("train.mu=0.0",),
     "μ 0.1": ("train.mu=0.1",),
+    "μ 0.5": ("train.mu=0.5",),
+    "λ balanced": ("train.lambdas=balanced",),
+    "coefficients 1": ("calibrate.coefficients={length: 1.0, diversity: 1.0}",),
+    "top-p 1": ("sample.top_p=1.0",),
     "weights clipped": ("calibrate.form=clipped",),
     "weights √": ("calibrate.form=root",),
     "weights ±1": ("calibrate.binary=true",),
@@ -43,8 +48,8 @@ def main() -> None:
     """Run all changes on all worlds and write the table."""
     options = parser_of(__doc__, "0-4").parse_args()
     runs = {
-        name: [Run(world, f"with-{settings[0].replace('=', '-')}", settings) for world in options.worlds]
-        for name, settings in CHANGES.items()
+        name: [Run(world, f"ablation-{number}", (ROUNDS, *settings)) for world in options.worlds]
+        for number, (name, settings) in enumerate(CHANGES.items())
     }
     found = results(options.folder, [run for own in runs.values() for run in own], options.jobs)
     methods = {name: [found[run] for run in own] for name, own in runs.items()}
