@@ -1,8 +1,8 @@
 """What the parts of GRACE-KTO do: one change at a time against the demo's settings, on generated worlds.
 
-Every row is a run of the preset tiny, of half its rounds, with one setting changed; the differences from the unchanged run are paired by
-world, with 95 % intervals by Student's t. Prints the table and one line of JSON, and writes `ablations.md` and
-`ablations.json`. A rerun goes on where it stopped.
+Every row is a run of the preset tiny, of half its rounds, with one setting changed; the differences from the unchanged
+run are paired by world, with 95 % intervals by Student's t. Prints the table and one line of JSON, and writes
+`ablations.md` and `ablations.json`. A rerun goes on where it stopped.
 
     python scripts/ablations.py --worlds 0-4 --jobs 2
 """
@@ -48,8 +48,8 @@ def main() -> None:
     """Run all changes on all worlds and write the table."""
     options = parser_of(__doc__, "0-4").parse_args()
     runs = {
-        name: [Run(world, f"ablation-{number}", (ROUNDS, *settings)) for world in options.worlds]
-        for number, (name, settings) in enumerate(CHANGES.items())
+        name: [Run(world, f"ablation {name}", (ROUNDS, *settings)) for world in options.worlds]
+        for name, settings in CHANGES.items()
     }
     found = results(options.folder, [run for own in runs.values() for run in own], options.jobs)
     methods = {name: [found[run] for run in own] for name, own in runs.items()}
