@@ -55,6 +55,14 @@ class Run:
         """Whether there is anything to train."""
         return bool(self.settings)
 
+    @property
+    def recipe(self) -> str:
+        """Digest of what decides its numbers: the world's version and its settings, those of the preset included."""
+        config = config_of(Path("store"), self.world, *self.settings)
+        decides = identity(config) if self.trained else identities(config, FIRST_SECTIONS)
+        text = json.dumps([VERSION, self.world, decides], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
     """Do what is missing of some runs, several at a time, and return the results of all.
@@ -87,21 +95,13 @@ def _kept(folder: Path, run: Run) -> Result | None:
         result: Result = json.loads(_file(folder, run).read_bytes())
     except FileNotFoundError:
         return None
-    return result if result.get("recipe") == recipe(run.world, run.settings) else None
+    return result if result.get("recipe") == run.recipe else None
 
 
 def _is_whole(folder: Path, world: int) -> bool:
     """Whether a world is there with its first policy, made with today's settings."""
     mark = _world(folder, world) / "whole"
-    return mark.is_file() and mark.read_text(encoding="utf-8") == recipe(world, (), FIRST_SECTIONS)
-
-
-def recipe(world: int, settings: Sequence[str], sections: Sequence[str] = ()) -> str:
-    """Digest of what decides the numbers of a run: the world's version and all settings, or those of some sections."""
-    config = config_of(Path("store"), world, *settings)
-    decides = identities(config, sections) if sections else identity(config)
-    text = json.dumps([VERSION, world, decides], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return mark.is_file() and mark.read_text(encoding="utf-8") == Run(world, FIRST).recipe
 
 
 def _finish(work: Iterable[tuple[str, float]], count: int) -> None:
@@ -122,7 +122,7 @@ def make_world(folder: Path, world: int) -> tuple[str, float]:
     build(config_of(store, world), "sft")
     for part in PARTS:
         evaluation(store, world, (), part, [FIRST])
-    (store / "whole").write_text(recipe(world, (), FIRST_SECTIONS), encoding="utf-8")
+    (store / "whole").write_text(Run(world, FIRST).recipe, encoding="utf-8")
     return f"world {world}", time.monotonic() - began
 
 
@@ -144,7 +144,7 @@ def do(folder: Path, run: Run) -> tuple[str, float]:
         policies.append("local/tiny-policy")
     found = {part: evaluation(store, run.world, run.settings, part, policies) for part in PARTS}
     seconds = time.monotonic() - began
-    made = {"recipe": recipe(run.world, run.settings), "settings": run.settings, "seconds": seconds}
+    made = {"recipe": run.recipe, "settings": run.settings, "seconds": seconds}
     record = {"world": run.world, "name": run.name, **made, **found}
     file = _file(folder, run)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,15 @@
 """Which kept results of runs are taken, and which are made anew."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scripts import runs
-from scripts.runs import FIRST_SECTIONS, Run, recipe, results
+from scripts.runs import Run, results
 from training.world.stages import VERSION
 
 RUN = Run(3, "mine", ("train.mu=0.25",))
@@ -19,26 +22,37 @@ def keep(folder: Path, made: str) -> None:
 
 
 def test_a_result_of_these_settings_is_taken(tmp_path: Path) -> None:
-    keep(tmp_path, recipe(3, RUN.settings))
+    keep(tmp_path, RUN.recipe)
     assert results(tmp_path, [RUN, RUN], jobs=1)[RUN]["seconds"] == 1.0
 
 
-@pytest.mark.parametrize("other", [recipe(4, RUN.settings), recipe(3, ()), recipe(3, ("train.mu=0.2",)), ""])
+@pytest.mark.parametrize(
+    "other",
+    ["", *(Run(*other).recipe for other in ((4, "mine", RUN.settings), (3, "mine"), (3, "mine", ("train.mu=0.2",))))],
+)
 def test_a_result_of_other_settings_is_not(other: str, tmp_path: Path) -> None:
     keep(tmp_path, other)
     assert runs._kept(tmp_path, RUN) is None
 
 
 def test_another_version_of_the_world_is_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = recipe(3, ())
+    before = RUN.recipe
     monkeypatch.setattr(runs, "VERSION", VERSION + 1)
-    assert recipe(3, ()) != before
+    assert RUN.recipe != before
 
 
-def test_a_world_is_made_anew_for_another_first_policy_alone(tmp_path: Path) -> None:
+def test_the_first_policy_and_its_world_depend_on_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "world-3" / "whole"
     mark.parent.mkdir()
-    mark.write_text(recipe(3, ("train.mu=0.25",), FIRST_SECTIONS))
+    mark.write_text(Run(3, "sft").recipe)
     assert runs._is_whole(tmp_path, 3)
-    mark.write_text(recipe(3, ("sft.steps=7",), FIRST_SECTIONS))
-    assert not runs._is_whole(tmp_path, 3)
+    config_of = runs.config_of
+    for setting, kept in (("train.mu=0.25", True), ("sft.steps=7", False)):
+        preset = partial(changed, config_of, setting)
+        monkeypatch.setattr(runs, "config_of", preset)
+        assert runs._is_whole(tmp_path, 3) == kept
+
+
+def changed(config_of: Callable[..., Any], setting: str, store: Path, world: int, *settings: str) -> Any:
+    """The configuration of a run where the preset says something else."""
+    return config_of(store, world, setting, *settings)
