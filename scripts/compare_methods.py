@@ -1,12 +1,12 @@
 """Compare SFT, KTO and GRACE-KTO, offline and semi-online, on generated worlds: each at its own best settings.
 
 All methods train on the same number of responses, 2,048, in the same number of steps, 128. GRACE-KTO has the paper's
-coefficients and loss; KTO has its labels and |W| = 1; the last row has the loss and coefficients of the preset tiny.
-Offline is one data set; semi-online renews it R times. The learning rate, and R, are chosen on three
-worlds and other held-out queries, by the average rank over L, E, P, R_s and R_d among a method's runs of one world: the
-neighbours of the best setting are tried until it has none that is better, so it never lies at the edge of what was
-tried. Then all methods run on all worlds. Prints the table and one line of JSON, and writes `comparison.md`,
-`comparison.json` and `comparison.png`. A rerun goes on where it stopped.
+coefficients and loss; KTO has its labels and |W| = 1; the last row has the coefficients and loss of the preset tiny.
+Offline is one data set; semi-online renews it R times. The learning rate, and R, are chosen on three worlds and other
+held-out queries, by the average rank over L, E, P, R_s and R_d among a method's runs of one world: the neighbours of
+the best setting are tried until it has none that is better, so it never lies at the edge of what was tried. Then all
+methods run on all worlds. Prints the table and one line of JSON, and writes `comparison.md`, `comparison.json` and
+`comparison.png`. A rerun goes on where it stopped.
 
     python scripts/compare_methods.py --worlds 0-9 --jobs 2
 """
@@ -29,8 +29,6 @@ OTHERS = ("matched", "ppl_D median", "grammaticality", "on_topic", "duplicate_se
 LOW_IS_BETTER = ("ppl_D median", "duplicate_sentences")
 TOTAL = 256  # queries of a run over all its rounds
 CHOSEN_ON = 3  # worlds
-
-
 PAPER = (
     "calibrate.coefficients={length: 1.0, diversity: 1.0}",
     "train.lambdas=balanced",

@@ -44,8 +44,8 @@ def label_logps(
 
 def _is_small(model: Any, labels: torch.Tensor) -> bool:
     """Whether `_direct` fits: on a CPU in float32, few logits, and logits as the head has them."""
-    # A wrapped model (DDP, DeepSpeed) must be called as a whole, else its gradients are not synchronised.
-    if not isinstance(model, PreTrainedModel | PeftModel):
+    # A wrapped or sharded model (DDP, DeepSpeed, FSDP) must be called as a whole, else its parts stay apart.
+    if torch.distributed.is_initialized() or not isinstance(model, PreTrainedModel | PeftModel):
         return False
     config = model.config.get_text_config()
     plain = all(getattr(config, name, None) is None for name in SCALES)
@@ -57,10 +57,8 @@ def _direct(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, l
     """What `label_logps` returns, from logits at the labelled positions."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     # (B, T-1, H): the last position predicts nothing.
-    hidden = causal.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state[
-        :, :-1
-    ]
-    targets = labels[:, 1:]
+    outputs = causal.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    hidden, targets = outputs.last_hidden_state[:, :-1], labels[:, 1:]
     wanted = targets != -100
     logits = causal.get_output_embeddings()(hidden[wanted])  # (tokens, V)
     losses = torch.nn.functional.cross_entropy(logits, targets[wanted], reduction="none")
