@@ -3,9 +3,9 @@
 They are a section of the configuration, and all that `training.kto.rounds.train_round` needs to know of it.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from builders.settings.base import EXECUTION, PATH, Positive, Section
 
@@ -67,6 +67,15 @@ class TrainSettings(Section):
         None, description="zero2, zero3, or a DeepSpeed JSON file; null: none"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
+
+    @field_validator("lambdas", mode="wrap")
+    @classmethod
+    def _is_a_pair_or_balanced(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        """Say both that is allowed; of two types pydantic's first error names the one."""
+        try:
+            return check(value)
+        except ValidationError as error:
+            raise ValueError("expected balanced, or two numbers of at least 0, such as [1.0, 0.5]") from error
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

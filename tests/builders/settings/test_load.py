@@ -70,6 +70,8 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", ["sample.top_p=1.5"], ["sample.top_p", "1.5", "less than or equal to 1"]),
         ("tiny", ["generate.queries='12'"], ["generate.queries", "'12'", "valid integer"]),
         ("tiny", ["train.kl=mismatch"], ["train.kl", "'mismatch'", "'mismatched'"]),
+        ("tiny", ["train.lambdas=0.5"], ["train.lambdas is 0.5: expected balanced, or two numbers of at least 0"]),
+        ("tiny", ["train.lambdas=[1,-1]"], ["train.lambdas is [1, -1]: expected balanced, or two numbers"]),
         ("tiny", ["nonsense"], ["nonsense", "section.key=value"]),
         ("tiny", ["name.x=1"], ["--set name.x: name is a value"]),
         *(("tiny", [f"{path}=3"], ["expected section.key=value"]) for path in (".", "a..b", "loop.", ".loop", "")),
