@@ -20,7 +20,7 @@ def test_lists_of_yaml_are_tuples() -> None:
     [
         ({"batch_size": 6, "device_batch_size": 4}, "batch_size 6 is not a multiple of device_batch_size 4"),
         ({"learning_rate": 1e-6, "learning_rate_end": 1e-5}, "learning_rate_end 1e-05 is above learning_rate 1e-06"),
-        ({"lambdas": [1, -1]}, "greater than or equal to 0"),
+        ({"lambdas": [1, -1]}, "expected balanced, or two numbers of at least 0"),
         ({"betta": 0.1}, "Extra inputs are not permitted"),
         ({"batch_size": "8"}, "valid integer"),
     ],

@@ -85,7 +85,7 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", [f"name={'x' * 3000}"], ["--set: name is 'xxx", "xxx…: string should match"]),
         ("tiny", ["generate.queries=[1"], ["[1", "not a YAML value"]),
         ("tiny", ["train.batch_size=6"], ["batch_size 6", "device_batch_size 16"]),
-        ("tiny", ["train.lambdas=equal"], ["--set: train.lambdas is 'equal': input should be 'balanced'"]),
+        ("tiny", ["train.lambdas=equal"], ["--set: train.lambdas is 'equal': expected balanced, or two numbers"]),
         ("tiny", ["engine.kind=vllm"], ["unknown key engine, did you mean engines?"]),
         ("tiny", ["world=null"], ["world is None"]),
         ("tiny", ["random_seed=-1"], ["--set: random_seed is -1: input should be greater than or equal to 0"]),
