@@ -81,8 +81,10 @@ def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
     missing = [run for run in runs if _kept(folder, run) is None]
     worlds = sorted({run.world for run in missing if not _is_whole(folder, run.world)})
     if missing:
-        # Fresh processes: what a training leaves in memory does not add up.
-        with get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        # A fresh process each, since what trainings leave in memory adds up: a fork of one that has made the imports.
+        forks = get_context("forkserver")
+        forks.set_forkserver_preload(["scripts.imports"])
+        with forks.Pool(jobs, maxtasksperchild=1) as pool:
             _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
             _finish(pool.imap_unordered(partial(do, folder), missing), len(missing))
     found = {run: _kept(folder, run) for run in runs}

@@ -3,6 +3,7 @@
 Stages that are fresh in the store are kept, so the loop can be stopped anywhere and resumes there.
 """
 
+import gc
 import logging
 import time
 
@@ -42,6 +43,9 @@ def run_loop(config: Settings) -> list[StageResult]:
         log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done, time.monotonic() - began))
         for line in () if pipeline.watch is None else pipeline.watch(config, round_):
             log.info("round %d/%d: %s", round_, rounds, line)
+        # The libraries' objects stay; the collections of the next rounds would walk through them, half a second each.
+        gc.collect()
+        gc.freeze()
     return results
 
 

@@ -4,6 +4,7 @@ The body comes from the template that the stage names in dataset_cards/, the fro
 values come from the manifest, except the types in the contract and one real row. Equal manifests give equal bytes.
 """
 
+import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,7 @@ def write_card(
     write_text(folder / "README.md", text)
 
 
+@functools.cache
 def environment() -> ImmutableSandboxedEnvironment:
     """Return the environment of the templates.
 
