@@ -77,11 +77,7 @@ def _direct(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, l
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Group rows, longest first, so that none is padded by more than a quarter of a group's longest.
-
-    >>> _alike([70, 100, 80, 10])
-    [[1, 2], [0], [3]]
-    """
+    """Group rows, longest first, so that none is padded by more than a quarter of its group's longest."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if groups and lengths[row] >= 0.75 * lengths[groups[-1][0]]:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import training.head
 
@@ -95,3 +97,15 @@ def test_other_precisions_and_scaled_logits_take_trls_head(causal_lm_dir: Path) 
     del model.config.final_logit_softcapping
     training.head.label_logps(model.to(torch.bfloat16), ids, mask, labels, mixed=False)
     assert len(calls) == 3
+
+
+def test_rows_of_like_length_go_together() -> None:
+    assert training.head._alike([70, 100, 80, 10]) == [[1, 2], [0], [3]]
+
+
+@given(st.lists(st.integers(1, 500)))
+def test_every_row_is_in_one_group_and_a_quarter_of_it_is_padding_at_most(lengths: list[int]) -> None:
+    groups = training.head._alike(lengths)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    for longest, *others in groups:
+        assert all(0.75 * lengths[longest] <= lengths[row] <= lengths[longest] for row in others)
