@@ -4,7 +4,7 @@ A stage yields one revision, of a dataset or of a model, from its parents: a dat
 of them, a model stage trains. See docs/architecture.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,7 @@ import polars as pl
 
 from builders.cards.card import Card
 from builders.core.models import Loaded, LocalModel, load_engine_for
-from builders.engines import Engine
+from builders.engines import Batch, Completion, Engine
 from builders.settings.base import Settings
 from builders.store.check import Finding
 from builders.store.columns import Column
@@ -83,6 +83,26 @@ class ShardResult:
     counts: dict[str, int]
 
 
+Asking = Generator[Batch, list[Completion], ShardResult]
+"""A shard that asks an engine: it yields batches of prompts and is sent their completions."""
+
+
+@dataclass(frozen=True)
+class Asks:
+    """How a stage builds its shards where that asks an engine, see `builders.core.asking`.
+
+    Attributes:
+        role: whose engine.
+        build: makes the rows of one shard.
+    """
+
+    role: str
+    build: Callable[["Context[Any]", Shard], Asking]
+
+
+Build = Callable[["Context[Any]", Shard], ShardResult] | Asks
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training reports for the manifest.
@@ -142,7 +162,7 @@ class Step:
 
     name: str
     columns: Sequence[Column]
-    build: Callable[[Context[Any], Shard], ShardResult]
+    build: Build
 
 
 @dataclass(frozen=True)
@@ -203,7 +223,7 @@ class Stage:
     # Of a dataset stage.
     columns: Sequence[Column] = ()
     plan: Callable[[Context[Any]], list[Shard]] | None = None
-    build: Callable[[Context[Any], Shard], ShardResult] | None = None
+    build: Build | None = None
     scratch: Callable[[Context[Any]], Sequence[Path]] | None = None
     summaries: Sequence[str] = ()
     # Of a model stage.

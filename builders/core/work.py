@@ -5,13 +5,14 @@ The finished shard file is the marker of resume: a rerun checks the shards that 
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from builders.core.asking import answered
 from builders.core.console import Progress, quiet_libraries
 from builders.core.models import set_threads
-from builders.core.stage import Context, Shard, Stage, Step, Trained
+from builders.core.stage import Asks, Context, Shard, Stage, Step, Trained
 from builders.settings.base import Settings
 from builders.store.columns import check_frame
 from builders.store.files import naming_full_disk
@@ -66,14 +67,38 @@ def build_missing(step: Stage | Step, context: Context[Any], shards: Sequence[Sh
     paths = [shard_path(context.work, shard) for shard in shards]
     context.work.mkdir(parents=True, exist_ok=True)
     with Progress(step.name, len(shards)) as progress:
+        missing = []
         for shard, path in zip(shards, paths, strict=True):
             # Every random draw comes from a hash of what is drawn, so a shard made later has the same bytes.
-            whole = shard_is_whole(path)
-            if not whole:
-                build_shard(step, context, shard)
-            # Shards of an earlier run count as rows, not in the rate of tokens.
-            progress.advance(shard_rows(path), 0 if whole else shard_counts(path).get("tokens", 0))
+            if shard_is_whole(path):
+                progress.advance(shard_rows(path), 0)  # shards of an earlier run do not count in the rate of tokens
+            else:
+                missing.append(shard)
+        for path in build_each(step, context, missing):
+            progress.advance(shard_rows(path), shard_counts(path).get("tokens", 0))
     return paths
+
+
+def build_each(step: Stage | Step, context: Context[Any], shards: Sequence[Shard]) -> Iterator[Path]:
+    """Build shards and write their files, and yield the path of each one once it is there, in any order.
+
+    Raises:
+        UserError: for a null, NaN or infinite value where the columns allow none.
+        TypeError: for a stage without `build`, or rows whose columns are not the stage's.
+    """
+    build = step.build
+    if build is None:
+        raise TypeError(f"stage {step.name} is a dataset stage without a build")
+    if isinstance(build, Asks):
+        built = answered(build, context, shards)
+    else:
+        built = ((shard, build(context, shard)) for shard in shards)
+    for shard, result in built:
+        # Checked before it is written: a faulty shard never becomes a marker of resume.
+        check_frame(result.frame, step.columns, f"stage {step.name}, shard {shard.index}")
+        path = shard_path(context.work, shard)
+        write_shard(result.frame, step.columns, path, result.counts)
+        yield path
 
 
 def shard_path(work: Path, shard: Shard) -> Path:
@@ -93,14 +118,7 @@ def build_shard(step: Stage | Step, context: Context[Any], shard: Shard) -> Path
     The arguments can be pickled; models are loaded in the process that does the work.
 
     Raises:
-        UserError: for a null, NaN or infinite value where the columns allow none.
-        TypeError: for a stage without `build`, or rows whose columns are not the stage's.
+        UserError: as `build_each`.
+        TypeError: as `build_each`.
     """
-    if step.build is None:
-        raise TypeError(f"stage {step.name} is a dataset stage without a build")
-    result = step.build(context, shard)
-    # Checked before it is written: a faulty shard never becomes a marker of resume.
-    check_frame(result.frame, step.columns, f"stage {step.name}, shard {shard.index}")
-    path = shard_path(context.work, shard)
-    write_shard(result.frame, step.columns, path, result.counts)
-    return path
+    return next(build_each(step, context, [shard]))

@@ -5,7 +5,7 @@ prompts, with token ids, log-probability and finish reason. The random numbers o
 Importing this module loads neither torch nor vllm: `load_engine` imports the engine that is asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -60,6 +60,25 @@ class Completion:
     """Sum of the tokens' log p under the model's full distribution at temperature 1, in nats; None where unknown."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are asked together.
+
+    Attributes:
+        prompts: the chat messages of each prompt.
+        seeds: one integer per prompt, taken modulo 2**63; greedy decoding ignores them.
+        settings: how to draw tokens.
+    """
+
+    prompts: Sequence[Sequence[Message]]
+    seeds: Sequence[int]
+    settings: SamplingSettings
+
+
+More = Callable[[], tuple[Any, Batch] | None]
+"""Returns the next batch under a key of the caller's; None where there is none for now."""
+
+
 class Engine(Protocol):
     """The interface of every sampling engine."""
 
@@ -88,8 +107,29 @@ class Engine(Protocol):
             ValueError: where prompts and seeds differ in number.
         """
 
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        """Generate the completions of many batches, and yield each batch's under its key once all of them are there.
+
+        An engine that fills its slots from one queue takes on batches as long as it has room, so that they are done in
+        any order, and may round otherwise where other prompts run beside them. One whose results are to be equal bit
+        for bit takes one batch after the other.
+
+        Args:
+            more: asked for the next batch while there is room. Once nothing is under way, None ends the stream.
+
+        Raises:
+            UserError: as `generate`.
+        """
+
     def close(self) -> None:
         """Release the model's memory; the engine cannot be used afterwards."""
+
+
+def one_by_one(engine: Engine, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+    """The `stream` of an engine that takes one batch after the other, so that no batch's bits depend on others."""
+    while (found := more()) is not None:
+        key, batch = found
+        yield key, engine.generate(batch.prompts, batch.seeds, batch.settings)
 
 
 def load_engine(

@@ -1,14 +1,16 @@
 """The sampling engine that runs a causal LM by transformers, on a CPU or one GPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from builders.engines import (
     SEED_RANGE,
     Completion,
     Message,
+    More,
     SamplingSettings,
     end_token_ids,
+    one_by_one,
     resolve_window,
     yarn_overrides,
 )
@@ -72,6 +74,10 @@ class TransformersEngine:
             Completion(self._text(row.token_ids), row.finish_reason, len(row.token_ids), row.token_ids, row.logprob)
             for row in rows
         ]
+
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        """Generate one batch after the other; see `Engine.stream`."""
+        return one_by_one(self, more)
 
     def _text(self, token_ids: list[int]) -> str:
         """Return the text of generated ids, without special tokens."""

@@ -1,16 +1,20 @@
 """The sampling engine that runs a causal LM by vLLM (Kwon et al., 2023), on GPUs or, with vLLM's CPU build, on CPU."""
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builders.engines import (
     SEED_RANGE,
+    Batch,
     Completion,
     Message,
+    More,
     SamplingSettings,
     end_token_ids,
     not_finite,
@@ -32,6 +36,26 @@ CPU_ENVIRONMENT = {
 }
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Adapter ranks that vLLM can reserve room for."""
+
+
+_MISSING = Completion("", "length", 0)
+
+
+@dataclass
+class _Answer:
+    """A batch's completions so far, under its key, and how many are missing."""
+
+    key: Any
+    completions: list[Completion]
+    missing: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the completion of one of vLLM's requests belongs."""
+
+    answer: _Answer
+    row: int
 
 
 class VllmEngine:
@@ -62,6 +86,8 @@ class VllmEngine:
         rank = None if adapter is None else lora_rank(adapter)
         # Imported last, since that takes seconds: a user's mistake is reported before.
         vllm = import_vllm(device)
+        self._slots = batch_size
+        self._numbers = itertools.count()  # of requests
         self._adapter = None if adapter is None else adapter_request(adapter)
         self._llm: Any = vllm.LLM(
             model=model,
@@ -89,15 +115,50 @@ class VllmEngine:
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
         """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
-        from vllm import SamplingParams, TokensPrompt
+        batches = iter([(None, Batch(prompts, seeds, settings))])
+        [(_, completions)] = self.stream(lambda: next(batches, None))
+        return completions
 
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        """Keep vLLM's slots full from one queue of all batches; see `Engine.stream`."""
+        # Prompts may share prefixes within a call; those cached by an earlier call would change this call's rounding.
+        self._llm.reset_prefix_cache()
+        running: dict[str, _Place] = {}  # by vLLM's id of a request
+        try:
+            while True:
+                # As many prompts wait as run: a slot that becomes free is filled at once.
+                while len(running) < 2 * self._slots and (found := more()) is not None:
+                    key, batch = found
+                    if not batch.prompts:
+                        yield key, []
+                    running |= self._enqueue(key, batch)
+                if not running:
+                    return
+                for output in self._llm.llm_engine.step():
+                    place = running.pop(output.request_id)
+                    place.answer.completions[place.row] = self._completion(place.row, output.outputs[0])
+                    place.answer.missing -= 1
+                    if not place.answer.missing:
+                        yield place.answer.key, place.answer.completions
+        finally:
+            if running:  # an error, or nobody asks on
+                self._llm.llm_engine.abort_request(list(running))
+
+    def _enqueue(self, key: Any, batch: Batch) -> "dict[str, _Place]":
+        """Hand a batch's prompts to vLLM; one entry per prompt."""
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        settings = batch.settings
         encoded = encode_prompts(
-            self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs
-        )
-        if not encoded:
-            return []
-        parameters = [
-            SamplingParams(
+            self._tokenizer, batch.prompts, batch.seeds, settings.max_new_tokens, self.context_window,
+            self._template_kwargs,
+        )  # fmt: skip
+        answer = _Answer(key, [_MISSING] * len(encoded), len(encoded))
+        places = {}
+        for row, (ids, seed) in enumerate(zip(encoded, batch.seeds, strict=True)):
+            parameters = SamplingParams(
                 max_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
@@ -105,14 +166,12 @@ class VllmEngine:
                 logprobs=0,  # of the drawn token alone
                 stop_token_ids=self._end_ids,
                 detokenize=False,  # `_completion` decodes, so that both engines give the same text
+                output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            for seed in seeds
-        ]
-        # Prompts may share prefixes within a call; those cached by an earlier call would change this call's rounding.
-        self._llm.reset_prefix_cache()
-        requests = [TokensPrompt(prompt_token_ids=ids) for ids in encoded]
-        outputs = self._llm.generate(requests, parameters, use_tqdm=False, lora_request=self._adapter)
-        return [self._completion(row, output.outputs[0]) for row, output in enumerate(outputs)]
+            request = str(next(self._numbers))
+            self._llm.llm_engine.add_request(request, tokens_input(ids), parameters, lora_request=self._adapter)
+            places[request] = _Place(answer, row)
+        return places
 
     def _completion(self, row: int, output: Any) -> Completion:
         """Return vLLM's output of one row as a completion.

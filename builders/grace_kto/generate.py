@@ -22,9 +22,9 @@ import polars as pl
 
 from builders.core.draws import derive_seed, query_id
 from builders.core.prompting import chat
-from builders.core.stage import At, Context, Shard, ShardResult, Step, row_shards
+from builders.core.stage import Asking, Asks, At, Context, Shard, ShardResult, Step, row_shards
 from builders.core.work import build_missing
-from builders.engines import SamplingSettings
+from builders.engines import Batch, SamplingSettings
 from builders.engines.prompts import fits_window
 from builders.grace_kto import sample
 from builders.grace_kto.candidates import Candidates
@@ -150,8 +150,8 @@ class Prompt:
     counts: Counter[str]
 
 
-def ask(context: GenerateContext, part: Shard) -> ShardResult:
-    """Send one part's prompts to the policy, all at once, and read its replies.
+def ask(context: GenerateContext, part: Shard) -> Asking:
+    """Send one part's prompts to the policy and read its replies.
 
     Raises:
         UserError: where `sample` would have no room to answer any query.
@@ -165,7 +165,7 @@ def ask(context: GenerateContext, part: Shard) -> ShardResult:
     sampling = SamplingSettings(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
-    completions = engine.generate([chat(p.text) for p in asked], [p.draw for p in asked], sampling) if asked else []
+    completions = (yield Batch([chat(p.text) for p in asked], [p.draw for p in asked], sampling)) if asked else []
     opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], config)
     queries: dict[int, list[str]] = {}  # by the prompt's number
     unread: list[tuple[str, str, str]] = []
@@ -182,7 +182,7 @@ def ask(context: GenerateContext, part: Shard) -> ShardResult:
     return ShardResult(frame_of(rows, PARTS_COLUMNS), {"read": len(drawn)})
 
 
-ASK = Step("generate: replies", PARTS_COLUMNS, ask)
+ASK = Step("generate: replies", PARTS_COLUMNS, Asks("policy", ask))
 """Asks the policy; its files hold the queries of `PROMPTS_AT_ONCE` prompts each, and what was dropped."""
 
 

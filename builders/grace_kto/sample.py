@@ -23,8 +23,8 @@ import polars as pl
 
 from builders.core.draws import derive_seed
 from builders.core.prompting import chat
-from builders.core.stage import Context, Shard, ShardResult, row_shards
-from builders.engines import Engine, Message, SamplingSettings
+from builders.core.stage import Asking, Context, Shard, ShardResult, row_shards
+from builders.engines import Batch, Engine, Message, SamplingSettings
 from builders.engines.prompts import fits_window, prompt_ends_with
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.languages import system_for
@@ -113,7 +113,7 @@ def nothing_fits(engine: Engine, config: GraceKTOSettings, what: str) -> UserErr
     )
 
 
-def build(context: SampleContext, shard: Shard) -> ShardResult:
+def build(context: SampleContext, shard: Shard) -> Asking:
     """Sample and extract the responses to the queries of one shard."""
     config = context.config
     settings = config.sample
@@ -125,17 +125,16 @@ def build(context: SampleContext, shard: Shard) -> ShardResult:
     asked = [(*row, j) for row in queries.iter_rows() for j in range(settings.responses)]
     # A response's seed depends on its query and j alone, not on the shard it falls into.
     draws = [derive_seed(config.random_seed, context.round, identity, j) for identity, _, j in asked]
-    engine = context.engine("policy")
     system = system_prompts(config, None)
     messages = [chat(query, system=system_for(query, system)) for _, query, _ in asked]
-    completions = engine.generate(
+    completions = yield Batch(
         messages,
         draws,
         SamplingSettings(
             max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
         ),
     )
-    opened = begins_in_block(engine, messages, config)
+    opened = begins_in_block(context.engine("policy"), messages, config)
     policy = str(context.models["policy"].record)
     rows: list[dict[str, object]] = []
     thinking: Counter[Thinking] = Counter()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from builders.cards.card import Card
-from builders.core.stage import Stage
+from builders.core.stage import Asks, Stage
 from builders.grace_kto import calibrate, columns, generate, parts, ready, roles, sample, score, seed
 from builders.grace_kto.card import facts, recipe, weight_histogram
 from builders.grace_kto.check import check_calibration
@@ -79,7 +79,7 @@ SAMPLE = Stage(
     bytes_depend_on=sampling_depends_on,
     columns=columns.GROUPS_COLUMNS,
     plan=sample.plan,
-    build=sample.build,
+    build=Asks("policy", sample.build),
     summaries=("num_tokens", "logprob"),
     card=Card(
         "grace_kto/sample.md.jinja",

@@ -1,6 +1,6 @@
 """An engine whose replies are given, and the context in which the runner hands it to stage `generate`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from builders.core.models import ModelFinder
 from builders.core.nodes import Node
 from builders.core.plan import Graph
 from builders.core.stage import Context
-from builders.engines import Completion, Message, SamplingSettings
+from builders.engines import Completion, Message, More, SamplingSettings, one_by_one
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
@@ -40,6 +40,9 @@ class Script:
         else:
             texts = [self.replies(seed) for seed in seeds]
         return [Completion(text, "stop", 1) for text in texts]
+
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        return one_by_one(self, more)
 
     def close(self) -> None:
         self.replies = ()

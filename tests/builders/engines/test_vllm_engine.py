@@ -1,13 +1,13 @@
 """The vLLM engine, real vLLM on the CPU, against the transformers engine on the same tiny model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_models import make_tokenizer
 
-from builders.engines import Completion, Engine, Message, SamplingSettings, load_engine
+from builders.engines import Batch, Completion, Engine, Message, More, SamplingSettings, load_engine
 from builders.engines.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, import_vllm, lora_rank
 from scorers.errors import UserError
 
@@ -82,8 +82,12 @@ def reference(model_dir: Path) -> Engine:
     return load_engine("transformers", str(model_dir), device="cpu")
 
 
+Steps = dict[str, int]
+"""Decoding steps, by what was asked."""
+
+
 @pytest.fixture(scope="module")
-def answers(model_dir: Path, environment: None) -> dict[str, list[Completion]]:
+def asked(model_dir: Path, environment: None) -> tuple[dict[str, list[Completion]], Steps]:
     """Everything asked of one loaded engine, which is then closed: vLLM runs one model at a time in a process."""
     engine = load_engine("vllm", str(model_dir), device="cpu", batch_size=8)
     results = {
@@ -95,11 +99,58 @@ def answers(model_dir: Path, environment: None) -> dict[str, list[Completion]]:
         "many": engine.generate(PROMPTS * 6, range(36), SAMPLED),
         "narrow": engine.generate(PROMPTS, SEEDS, NARROW),
         "none": engine.generate([], [], SAMPLED),
+        "streamed": streamed(engine),
     }
+    steps = {
+        "one call": count_steps(engine, lambda: engine.generate(PROMPTS * 8, range(48), SAMPLED)),
+        "a stream": count_steps(engine, lambda: list(engine.stream(more_of(many_small())))),
+        "dropped": count_steps(engine, lambda: next(engine.stream(more_of(many_small())))),
+    }
+    results["after a dropped stream"] = engine.generate(PROMPTS, SEEDS, SAMPLED)
     with pytest.raises(UserError, match=r"^prompt of row 0: \d+ tokens \+ max_new_tokens 60 exceed the context window"):
         engine.generate(STRETCHED, [1], SAMPLED)
     engine.close()
-    return results
+    return results, steps
+
+
+@pytest.fixture(scope="module")
+def answers(asked: tuple[dict[str, list[Completion]], Steps]) -> dict[str, list[Completion]]:
+    return asked[0]
+
+
+def more_of(batches: list[Batch]) -> More:
+    """Hand out batches, each under its number."""
+    numbered = iter(enumerate(batches))
+    return lambda: next(numbered, None)
+
+
+def many_small() -> list[Batch]:
+    """The 48 prompts of one call in batches of two."""
+    return [Batch((PROMPTS * 8)[at : at + 2], range(at, at + 2), SAMPLED) for at in range(0, 48, 2)]
+
+
+def streamed(engine: Engine) -> list[Completion]:
+    """Every prompt in a batch of its own, between an empty batch and one with other settings."""
+    own = [Batch([prompt], [seed], SAMPLED) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
+    found = dict(engine.stream(more_of([*own, Batch([], [], SAMPLED), Batch(PROMPTS, SEEDS, GREEDY)])))
+    assert [len(found[number]) for number in range(8)] == [1] * 6 + [0, 6]
+    return [found[number][0] for number in range(6)]
+
+
+def count_steps(engine: Any, work: Callable[[], Any]) -> int:
+    """The steps that vLLM makes during some work."""
+    inner, step = engine._llm.llm_engine, engine._llm.llm_engine.step
+    count = 0
+
+    def counting() -> Any:
+        nonlocal count
+        count += 1
+        return step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inner, "step", counting)
+        work()
+    return count
 
 
 def ids_of(completion: Completion) -> list[int]:
@@ -206,3 +257,20 @@ def test_adapters_that_vllm_cannot_serve_are_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1024}')
     with pytest.raises(UserError, match=r"type LORA of rank 1024; the engine vllm takes LORA of rank 1 to 512"):
         lora_rank(str(tmp_path))
+
+
+def test_a_batch_in_a_stream_has_the_answers_of_a_call(answers: dict[str, list[Completion]]) -> None:
+    assert all_ids(answers["streamed"]) == all_ids(answers["sampled"])
+
+
+def test_small_batches_keep_the_slots_full(asked: tuple[dict[str, list[Completion]], Steps]) -> None:
+    steps = asked[1]
+    assert steps["a stream"] <= 1.1 * steps["one call"]
+
+
+def test_a_stream_that_nobody_reads_on_leaves_nothing_behind(
+    asked: tuple[dict[str, list[Completion]], Steps],
+) -> None:
+    answers, steps = asked
+    assert steps["dropped"] < steps["a stream"]
+    assert all_ids(answers["after a dropped stream"]) == all_ids(answers["sampled"])

@@ -11,8 +11,9 @@ from datasets_factory import add_dataset, add_model
 from real_configs import SEEDS, config_on
 from scripted_engine import context_of
 
+from builders.core.asking import answered
 from builders.core.draws import query_id
-from builders.core.stage import At, Context, Shard, row_shards
+from builders.core.stage import Asks, At, Context, Shard, row_shards
 from builders.core.work import build_shards
 from builders.engines import Message
 from builders.engines.prompts import encode_prompts
@@ -69,7 +70,8 @@ def test_prompts_and_seeds_depend_on_round_and_number_alone(tmp_path: Path, caus
     def asked(spec: tuple[int, int], round_: int = 1) -> list[tuple[str, int]]:
         context, engine = context_of(tmp_path, causal_lm_dir, ["['a']"])
         context.round = round_
-        generate.ask(context, Shard(0, spec))
+        assert isinstance(generate.ASK.build, Asks)
+        list(answered(generate.ASK.build, context, [Shard(0, spec)]))
         return engine.asked
 
     assert asked((0, 3)) == asked((0, 3)) == asked((0, 1)) + asked((1, 2))

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tolerances import log_likelihood
 from builders.core.draws import derive_seed, query_id
 from builders.core.models import ModelFinder, load_engine_for
 from builders.core.prompting import chat
-from builders.engines import Completion, Engine, Message, SamplingSettings
+from builders.engines import Completion, Engine, Message, More, SamplingSettings, one_by_one
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.verify import verify
@@ -138,6 +138,9 @@ class Server:
     ) -> list[Completion]:
         tagged = "<summary>A.</summary><outline>B.</outline><answer>C.</answer>"
         return [Completion(tagged if seed % 2 else "no tags", "stop", 4) for seed in seeds]
+
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        return one_by_one(self, more)
 
     def close(self) -> None:
         """Nothing is held."""
