@@ -50,7 +50,7 @@ def require_engine(setting: str, engine: LocalEngineSettings) -> None:
 
     Raises:
         UserError: the device is not there; the engine is not installed, or built for another device; there are fewer
-            GPUs than `tensor_parallel`, or they cannot compute in bfloat16.
+            GPUs than `tensor_parallel` times `pipeline_parallel`, or they cannot compute in bfloat16.
     """
     require_device(f"{setting}.device", engine.device)
     if isinstance(engine, VllmEngineSettings):
@@ -72,10 +72,10 @@ def _require_vllm(setting: str, engine: VllmEngineSettings, device: str) -> None
     import torch
 
     gpus = torch.cuda.device_count()
-    if engine.tensor_parallel > gpus:
+    if engine.tensor_parallel * engine.pipeline_parallel > gpus:
         raise UserError(
-            f"{setting}.tensor_parallel is {engine.tensor_parallel}, and this machine has {gpus} GPU; set it to "
-            f"at most {gpus}"
+            f"{setting}: tensor_parallel {engine.tensor_parallel} times pipeline_parallel {engine.pipeline_parallel} "
+            f"GPUs are needed, and this machine has {gpus}; lower them to that number"
         )
     if pick_dtype(engine.dtype, device) == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from builders.settings.engines import LocalEngineSettings
 
 T = TypeVar("T")
+VLLM_ALONE = ("tensor_parallel", "pipeline_parallel", "memory_share")
 _FOLDER_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -237,6 +238,6 @@ def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engi
         yarn_factor=settings.yarn_factor,
         chat_template=settings.chat_template,
         chat_template_kwargs=settings.chat_template_kwargs,
-        # A setting of vLLM alone.
-        tensor_parallel_size=getattr(settings, "tensor_parallel", 1),
+        # Settings of vLLM alone.
+        **{name: getattr(settings, name) for name in VLLM_ALONE if hasattr(settings, name)},
     )

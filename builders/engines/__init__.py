@@ -145,7 +145,9 @@ def load_engine(
     yarn_factor: float | None = None,
     chat_template: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    tensor_parallel_size: int = 1,
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
+    memory_share: float = 0.9,
 ) -> Engine:
     """Load an engine.
 
@@ -161,18 +163,21 @@ def load_engine(
         yarn_factor: factor by which YaRN stretches the model's window; None leaves it as configured.
         chat_template: text of a chat template in place of the tokenizer's; None for the tokenizer's.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`; None for none.
-        tensor_parallel_size: number of GPUs over which the engine vllm spreads the model.
+        tensor_parallel: GPUs over which the engine vllm spreads each layer.
+        pipeline_parallel: GPUs to which it deals out the layers; tensor_parallel for each.
+        memory_share: of each GPU's memory that it takes, for weights and KV cache, in (0, 1].
 
     Raises:
         UserError: for an unknown kind, an option out of range, or a model that cannot be loaded.
     """
     check_options(kind, device, dtype, batch_size, yarn_factor)
     if kind == "transformers":
-        if tensor_parallel_size != 1:
-            raise UserError(
-                f"engine transformers: tensor_parallel_size is {tensor_parallel_size}, this engine runs on one device; "
-                "set it to 1 or use the engine vllm"
-            )
+        for name, gpus in (("tensor_parallel", tensor_parallel), ("pipeline_parallel", pipeline_parallel)):
+            if gpus != 1:
+                raise UserError(
+                    f"engine transformers: {name} is {gpus}, this engine runs on one device; set it to 1 or use the "
+                    "engine vllm"
+                )
         from builders.engines.transformers_engine import TransformersEngine
 
         return TransformersEngine(
@@ -186,7 +191,7 @@ def load_engine(
         model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
         context_window=context_window, yarn_factor=yarn_factor, chat_template=chat_template,
         chat_template_kwargs=chat_template_kwargs,
-        tensor_parallel_size=tensor_parallel_size,
+        tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel, memory_share=memory_share,
     )  # fmt: skip
 
 

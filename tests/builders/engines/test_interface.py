@@ -26,7 +26,7 @@ from scorers.errors import UserError
         ),
         ({"batch_size": 0}, r"batch_size is 0; set it to at least 1"),
         ({"yarn_factor": 0.5}, r"yarn_factor is 0.5; set it above 1"),
-        ({"tensor_parallel_size": 2}, r"tensor_parallel_size is 2, this engine runs on one device"),
+        ({"tensor_parallel": 2}, r"tensor_parallel is 2, this engine runs on one device"),
     ],
 )
 def test_bad_options_are_named(causal_lm_dir: Path, options: dict[str, Any], message: str) -> None:

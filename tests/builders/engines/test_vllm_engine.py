@@ -20,6 +20,7 @@ PROMPTS: list[list[Message]] = [
     [{"role": "user", "content": text}] for text in ("trade " * 9, "a", "harbour", "a", "river trade " * 6, "prices")
 ]
 SEEDS = [2**63 + 5, 1, 2, 3, 4, 2**70]
+LONG: list[list[Message]] = [[{"role": "user", "content": "river trade " * 238}]] * 64  # 490 tokens each and more
 STRETCHED: list[list[Message]] = [[{"role": "user", "content": "river trade " * 250}]]
 
 
@@ -100,6 +101,7 @@ def asked(model_dir: Path, environment: None) -> tuple[dict[str, list[Completion
         "narrow": engine.generate(PROMPTS, SEEDS, NARROW),
         "none": engine.generate([], [], SAMPLED),
         "streamed": streamed(engine),
+        "long": engine.generate(LONG, range(64), SamplingSettings(4)),
     }
     steps = {
         "one call": count_steps(engine, lambda: engine.generate(PROMPTS * 8, range(48), SAMPLED)),
@@ -205,6 +207,14 @@ def test_finish_reasons_and_every_end_token(answers: dict[str, list[Completion]]
         assert not ends & set(ids_of(completion)[:-1])
         assert completion.finish_reason == "stop" or len(ids_of(completion)) == 60
         assert completion.text == reference.tokenizer.decode(ids_of(completion), skip_special_tokens=True)
+
+
+def test_many_long_prompts_at_once(answers: dict[str, list[Completion]], reference: Engine) -> None:
+    """A prompt that vLLM would split over steps ends in an error on a CPU."""
+    ids = reference.tokenizer.apply_chat_template(LONG[0], add_generation_prompt=True, return_dict=False)
+    assert len(ids) >= 490 and len(answers["long"]) == 64
+    expected = logprobs_by_forward(reference, LONG[:8], answers["long"][:8])
+    assert [completion.logprob for completion in answers["long"][:8]] == pytest.approx(expected, abs=1e-3)
 
 
 def test_no_prompts_give_no_completions(answers: dict[str, list[Completion]]) -> None:

@@ -20,7 +20,8 @@ def test_the_kind_decides_the_section() -> None:
     vllm: GraceKTOSettings = load_config("tiny", ["engines.policy.kind=vllm", "engines.policy.tensor_parallel=2"])
     assert isinstance(vllm.engines.policy, VllmEngineSettings)
     # What the preset says of the engine stays.
-    expected = plain.engines.policy.model_dump() | {"kind": "vllm", "tensor_parallel": 2}
+    own = {"kind": "vllm", "tensor_parallel": 2, "pipeline_parallel": 1, "memory_share": 0.9}
+    expected = plain.engines.policy.model_dump() | own
     assert vllm.engines.policy.model_dump() == expected
 
 
@@ -73,7 +74,7 @@ SHARED = "batch_size, chat_template, chat_template_kwargs, context_window, devic
         (
             ["engines.policy.kind=vllm", "engines.policy.tensor_paralel=3"],
             "--set: unknown key engines.policy.tensor_paralel, did you mean tensor_parallel?; "
-            f"allowed there: {SHARED}, tensor_parallel, yarn_factor",
+            f"allowed there: {SHARED}, memory_share, pipeline_parallel, tensor_parallel, yarn_factor",
         ),
         (
             ["engines.policy.tensor_parallel=2"],
