@@ -19,6 +19,8 @@ EXECUTION_CHANGES = {
     "engines.policy.device": "cuda",
     "engines.policy.batch_size": "3",
     "engines.policy.tensor_parallel": "2",
+    "engines.policy.pipeline_parallel": "2",
+    "engines.policy.memory_share": "0.5",
     "loop.held_out": "3",
     "score.device": "cuda",
     "score.tokens_per_batch": "99",

@@ -232,7 +232,7 @@ def test_where_each_value_comes_from(tmp_path: Path) -> None:
     assert lines["store"] == ("store: there", "--store")
     # --set puts a whole section in the place of the preset's.
     assert lines["engines.policy.kind"] == ("kind: vllm", "--set")
-    assert lines["engines.policy.batch_size"] == ("batch_size: 64", "default")
+    assert lines["engines.policy.batch_size"] == ("batch_size: 256", "default")
     assert lines["sample"] == ("sample:", None)
 
 
