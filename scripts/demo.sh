@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The semi-online loop on the tiny preset: a world, models made from scratch, sixteen rounds, and what they changed.
+# The semi-online loop on the tiny preset: a world, models made from scratch, twenty-four rounds, and what they changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1
 .venv/bin/grace loop --config tiny
-.venv/bin/grace evaluate --config tiny sft local/tiny-policy@round-004 local/tiny-policy@round-008 local/tiny-policy@round-016
+.venv/bin/grace evaluate --config tiny sft local/tiny-policy@round-008 local/tiny-policy@round-016 local/tiny-policy@round-024

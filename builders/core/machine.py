@@ -4,7 +4,12 @@ import re
 from importlib.util import find_spec
 
 from builders.core.models import pick_device, pick_dtype
-from builders.settings.engines import LocalEngineSettings, VllmEngineSettings
+from builders.settings.engines import (
+    EngineSettings,
+    LocalEngineSettings,
+    OpenAIEngineSettings,
+    VllmEngineSettings,
+)
 from scorers.errors import UserError
 
 DEVICE = re.compile(r"auto|cpu|cuda(?::(?P<number>\d+))?")
@@ -41,7 +46,26 @@ def require_device(setting: str, device: str) -> None:
         )
 
 
-def require_engine(setting: str, engine: LocalEngineSettings) -> None:
+def local_engine(setting: str, engine: EngineSettings, what: str) -> LocalEngineSettings:
+    """Return the settings of an engine that holds its model in this process.
+
+    Args:
+        setting: path of its section, such as `engines.policy`.
+        engine: the section.
+        what: what needs it, for the message.
+
+    Raises:
+        UserError: the engine asks a server.
+    """
+    if isinstance(engine, OpenAIEngineSettings):
+        raise UserError(
+            f"{what} needs the model itself, and {setting}.kind is openai, a server; set {setting}.kind to "
+            "transformers or vllm, or build data alone (`build --stage calibrate`)"
+        )
+    return engine
+
+
+def require_engine(setting: str, engine: EngineSettings) -> None:
     """Check that this machine can run an engine.
 
     Args:
@@ -52,6 +76,10 @@ def require_engine(setting: str, engine: LocalEngineSettings) -> None:
         UserError: the device is not there; the engine is not installed, or built for another device; there are fewer
             GPUs than `tensor_parallel` times `pipeline_parallel`, or they cannot compute in bfloat16.
     """
+    if isinstance(engine, OpenAIEngineSettings):
+        install = "install the extra that brings it: pip install 'grace-data[api]'"
+        require_package(f"{setting}.kind=openai", "openai", install)
+        return
     require_device(f"{setting}.device", engine.device)
     if isinstance(engine, VllmEngineSettings):
         _require_vllm(setting, engine, pick_device(engine.device))

@@ -5,7 +5,7 @@ identity goes into fingerprints, manifests and the columns that name a model.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from builders.engines import Message, load_engine, resolve_window, yarn_overrides
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
+from builders.settings.base import Settings
+from builders.settings.engines import EngineSettings, LocalEngineSettings, OpenAIEngineSettings
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Model, content_digest, describe_files, has_manifest, read_manifest
 from builders.store.ref import is_commit, valid_revision
@@ -23,7 +25,6 @@ from scorers.model_loading import check_attention_only, check_weights, window_in
 
 if TYPE_CHECKING:
     from builders.engines import Engine
-    from builders.settings.engines import LocalEngineSettings
 
 T = TypeVar("T")
 VLLM_ALONE = ("tensor_parallel", "pipeline_parallel", "memory_share")
@@ -45,16 +46,71 @@ class LocalModel:
     adapter: Path | None = None
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a server runs.
+
+    Attributes:
+        record: its identity, as manifests name it: the name there, and a digest of what the server says of it.
+        window: its context window in tokens.
+        setting: path of the engine's section, for messages.
+    """
+
+    record: Model
+    window: int
+    setting: str
+
+
+AnyModel = LocalModel | ServedModel
+
+
+def on_disk(model: AnyModel, what: str) -> LocalModel:
+    """Return a model whose files are needed.
+
+    Args:
+        model: the model.
+        what: what needs its files, for the message.
+
+    Raises:
+        UserError: for a model that a server runs.
+    """
+    if isinstance(model, ServedModel):
+        raise UserError(
+            f"{what} needs the files of model {model.record.id}, which a server runs ({model.setting}.kind is openai); "
+            f"name a model of this machine or of the Hub, and set {model.setting}.kind to transformers or vllm"
+        )
+    return model
+
+
 @dataclass
 class ModelFinder:
-    """Resolves model names to models on disk.
+    """Resolves model names to models.
 
-    A name is a folder, a repository of the store or a repository on the Hub, tried in this order. Each name is resolved
-    once and a folder is hashed once, so one finder gives the same answer throughout a run.
+    A name is that of a model on a server, a folder, a repository of the store or a repository on the Hub, tried in this
+    order. Each name is resolved once and a folder is hashed once, so one finder gives the same answer throughout a run.
     """
 
     store: Store
+    served: Mapping[str, tuple[str, OpenAIEngineSettings]] = field(default_factory=dict)
+    """By the name of a model that a server runs: path and settings of its engine; see `served_by`."""
     _known: dict[str, LocalModel] = field(default_factory=dict)
+    _asked: dict[str, ServedModel] = field(default_factory=dict)
+
+    def find_any(self, name: str) -> AnyModel:
+        """Find a model by the name a configuration gives it, also one that a server runs.
+
+        Raises:
+            UserError: as `find`, and where the server cannot be reached or does not have it.
+        """
+        if name not in self.served:
+            return self.find(name)
+        if name not in self._asked:
+            from builders.engines.openai_engine import describe_model
+
+            setting, settings = self.served[name]
+            record, window = describe_model(name, settings, setting)
+            self._asked[name] = ServedModel(record, window, setting)
+        return self._asked[name]
 
     def find(self, name: str) -> LocalModel:
         """Find a model by the name a configuration gives it.
@@ -123,6 +179,19 @@ class ModelFinder:
         return LocalModel(record, self.find(str(revision.manifest.models["base"])).path, revision.path)
 
 
+def served_by(config: Settings) -> dict[str, tuple[str, OpenAIEngineSettings]]:
+    """Return path and settings of the engines that ask a server, by the name of the role's model there."""
+    engines, models = getattr(config, "engines", None), getattr(config, "models", None)
+    if engines is None or models is None:
+        return {}
+    roles = {role: getattr(engines, role) for role in type(engines).model_fields}
+    return {
+        getattr(models, role): (f"engines.{role}", settings)
+        for role, settings in roles.items()
+        if settings.kind == "openai"
+    }
+
+
 def folder_digest(folder: Path) -> str:
     """Return the content digest over all files of a model folder."""
     return content_digest(describe_files(folder, sorted(p for p in folder.rglob("*") if p.is_file())))
@@ -142,9 +211,9 @@ class Loaded:
     """A cache of loaded models: loaded on first use, released when a stage needs other models."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[LocalModel, Hashable], Any] = {}
+        self._held: dict[tuple[AnyModel, Hashable], Any] = {}
 
-    def get(self, model: LocalModel, use: Hashable, load: Callable[[], T]) -> T:
+    def get(self, model: AnyModel, use: Hashable, load: Callable[[], T]) -> T:
         """Return a model as it was loaded for one use, loading it the first time.
 
         Args:
@@ -159,7 +228,7 @@ class Loaded:
         loaded: T = self._held[key]
         return loaded
 
-    def keep(self, models: Iterable[LocalModel]) -> None:
+    def keep(self, models: Iterable[AnyModel]) -> None:
         """Release all models except these."""
         kept = set(models)
         for key in [key for key in self._held if key[0] not in kept]:
@@ -199,7 +268,7 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def require_policy(settings: "LocalEngineSettings", model: LocalModel, prompts: Sequence[Sequence[Message]]) -> None:
+def require_policy(settings: LocalEngineSettings, model: LocalModel, prompts: Sequence[Sequence[Message]]) -> None:
     """Check that an engine can run a model, by the model's configuration and tokenizer alone.
 
     Args:
@@ -220,15 +289,25 @@ def require_policy(settings: "LocalEngineSettings", model: LocalModel, prompts: 
         check_attention_only(config, name, "the engine transformers", "use the engine vllm or another model")
 
 
-def load_engine_for(settings: "LocalEngineSettings", model: LocalModel) -> "Engine":
+def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
     """Load the engine that a role's settings describe, with a model and its adapter.
 
     Raises:
-        UserError: as `load_engine`.
+        UserError: as `load_engine`; for a model on a server and an engine that loads one, or the other way round.
     """
+    if isinstance(model, ServedModel) and isinstance(settings, OpenAIEngineSettings):
+        from builders.engines.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(model.record.id, settings, model.window, model.setting)
+    model = on_disk(model, f"engine {settings.kind}")
+    if isinstance(settings, OpenAIEngineSettings):
+        raise UserError(
+            f"model {model.record} was made here, and an engine of kind openai asks a server; set its kind to "
+            "transformers or vllm"
+        )
     device = pick_device(settings.device)
     return load_engine(
-        settings.kind,  # type: ignore[attr-defined]
+        settings.kind,
         str(model.path),
         adapter=None if model.adapter is None else str(model.adapter),
         device=device,

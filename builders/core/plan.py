@@ -11,7 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from builders.core.continued import continued, is_awaited, require_last_round
-from builders.core.models import LocalModel, ModelFinder
+from builders.core.models import AnyModel, ModelFinder
 from builders.core.nodes import Needs, Node, needs
 from builders.core.pipeline import Pipeline, tag_of
 from builders.core.stage import Source, Stage
@@ -38,7 +38,7 @@ class Inputs:
     """
 
     parents: dict[str, Revision]
-    models: dict[str, LocalModel]
+    models: Mapping[str, AnyModel]
     records: list[Parent]
     recipe: dict[str, Any]
     source: Source | None = None
@@ -339,9 +339,9 @@ def last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].partition("@")[0]
 
 
-def _local(wanted: "Node | str", made: Mapping[Node, Revision], finder: ModelFinder) -> LocalModel:
-    """Return the model of a role on disk: a stage's revision, or a model found by its name."""
-    return finder.of(made[wanted]) if isinstance(wanted, Node) else finder.find(wanted)
+def _local(wanted: "Node | str", made: Mapping[Node, Revision], finder: ModelFinder) -> AnyModel:
+    """Return the model of a role: a stage's revision, or a model found by its name."""
+    return finder.of(made[wanted]) if isinstance(wanted, Node) else finder.find_any(wanted)
 
 
 def configuration_of(stage: Stage, config: Settings) -> dict[str, Any]:

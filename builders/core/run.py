@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builders.core.continued import continued_ref, last_round
 from builders.core.given import given_datasets
-from builders.core.models import LocalModel, ModelFinder
+from builders.core.models import AnyModel, ModelFinder, served_by
 from builders.core.nodes import Node, model_node, node_of
 from builders.core.pipeline import Pipeline
 from builders.core.plan import Graph
@@ -91,7 +91,7 @@ def run(
 
 def materialise(
     pipeline: Pipeline, config: Settings, wanted: Mapping[str, "str | At"], finder: ModelFinder | None = None
-) -> tuple[dict[str, LocalModel], ModelFinder]:
+) -> tuple[dict[str, AnyModel], ModelFinder]:
     """Find models by role; those that stages make are built where they are missing or stale.
 
     Args:
@@ -107,7 +107,7 @@ def materialise(
         UserError: for a name that no model has, and as `run`.
     """
     store = Store(Path(config.store))
-    finder = finder or ModelFinder(store)
+    finder = finder or ModelFinder(store, served_by(config))
     # Round 0: no round is being built, so a stage that is made in every round has to come as an `At`.
     found = {role: model_node(pipeline, name, 0) for role, name in wanted.items()}
     nodes = [node for node in found.values() if isinstance(node, Node)]
@@ -144,7 +144,7 @@ def dry_run(
     )
     graph.require_readable()
     plans = []
-    for node, reason in outlook(graph, ModelFinder(store)):
+    for node, reason in outlook(graph, ModelFinder(store, served_by(config))):
         stage = pipeline.stage(node.stage)
         action = "keep" if reason is None else "build"
         held = graph.held(node)

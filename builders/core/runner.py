@@ -19,7 +19,7 @@ from typing import IO
 
 from builders.core.assemble import add_dataset, add_model
 from builders.core.given import with_source
-from builders.core.models import Loaded, LocalModel, ModelFinder, set_threads
+from builders.core.models import AnyModel, Loaded, ModelFinder, served_by, set_threads
 from builders.core.nodes import Node
 from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs
@@ -64,7 +64,7 @@ class _Job:
     reason: str
 
 
-def find_model(pipeline: Pipeline, finder: ModelFinder, name: str) -> LocalModel:
+def find_model(pipeline: Pipeline, finder: ModelFinder, name: str) -> AnyModel:
     """Find a model that no stage makes.
 
     Raises:
@@ -73,7 +73,7 @@ def find_model(pipeline: Pipeline, finder: ModelFinder, name: str) -> LocalModel
     with naming_near(
         name, finder.store, ("model",), [stage.name for stage in pipeline.stages if stage.kind == "model"]
     ):
-        return finder.find(name)
+        return finder.find_any(name)
 
 
 def outlook(graph: Graph, finder: ModelFinder, forced: Set[Node] = frozenset()) -> Iterator[tuple[Node, str | None]]:
@@ -119,7 +119,7 @@ class Runner:
         self.forced = forced
         self.lock = lock
         self.made = dict(graph.given)
-        self.finder = ModelFinder(graph.store)
+        self.finder = ModelFinder(graph.store, served_by(graph.config))
         self.loaded = Loaded()
         self.results: list[StageResult] = []
         self.began: dict[Node, float] = {}  # when work on a node began, by the monotonic clock
@@ -175,13 +175,13 @@ class Runner:
             if ready is not None and reason is not None:
                 ready(self.graph.config, self._find)
 
-    def _find(self, name: str) -> LocalModel | None:
+    def _find(self, name: str) -> AnyModel | None:
         """Return a model by the name that the configuration gives it.
 
         None for the name of a stage, and for a model that nothing in this run uses.
         """
         return (
-            self.finder.find(name)
+            self.finder.find_any(name)
             if any(name in found.models.values() for found in self.graph.needs.values())
             else None
         )

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from builders.cards.card import Card
-from builders.core.models import Loaded, LocalModel, load_engine_for
+from builders.core.models import AnyModel, Loaded, LocalModel, load_engine_for, on_disk
 from builders.engines import Batch, Completion, Engine
 from builders.settings.base import Settings
 from builders.store.check import Finding
@@ -24,7 +24,7 @@ from builders.store.store import Store
 
 MANY_SHARDS = 2_000  # no more where a stage chooses their size: every reader of a dataset opens all of its files
 
-FindModel = Callable[[str], LocalModel | None]
+FindModel = Callable[[str], AnyModel | None]
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
@@ -127,7 +127,7 @@ class Context(Generic[ConfigT]):
         store: the local store.
         round: the round that is being built; 0 for a stage whose result all rounds share.
         inputs: the parents' revisions, by the name under which the stage asks for them.
-        models: the models on disk, by role.
+        models: the models, by role.
         work: folder of this build's finished shards.
         loaded: models in memory, kept from shard to shard.
     """
@@ -136,9 +136,17 @@ class Context(Generic[ConfigT]):
     store: Store
     round: int
     inputs: dict[str, Revision]
-    models: dict[str, LocalModel]
+    models: Mapping[str, AnyModel]
     work: Path = field(default_factory=Path)
     loaded: Loaded = field(default_factory=Loaded)
+
+    def local(self, role: str) -> LocalModel:
+        """Return the model of a role whose files are needed.
+
+        Raises:
+            UserError: for one that a server runs.
+        """
+        return on_disk(self.models[role], f"role {role}")
 
     def engine(self, role: str) -> Engine:
         """Return the engine of a role with its model loaded, from the cache where it was loaded before."""

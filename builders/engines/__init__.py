@@ -125,6 +125,16 @@ class Engine(Protocol):
         """Release the model's memory; the engine cannot be used afterwards."""
 
 
+def require_seeds(prompts: Sequence[Sequence[Message]], seeds: Sequence[int]) -> None:
+    """Check that every prompt has a seed.
+
+    Raises:
+        ValueError: their numbers differ.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed per prompt is needed")
+
+
 def one_by_one(engine: Engine, more: More) -> Iterator[tuple[Any, list[Completion]]]:
     """The `stream` of an engine that takes one batch after the other, so that no batch's bits depend on others."""
     while (found := more()) is not None:

@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from builders.engines import Engine, Message
+from builders.engines import Engine, Message, require_seeds
 from scorers.errors import UserError, did_you_mean
 
 # Names that transformers gives to every template, beside the arguments of apply_chat_template and the special tokens.
@@ -63,8 +63,7 @@ def encode_prompts(
         UserError: for a tokenizer without a chat template, a template that leaves out the system prompt, and for a
             prompt that is empty, that the template refuses, or that leaves no room for `max_new_tokens`.
     """
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed per prompt is needed")
+    require_seeds(prompts, seeds)
     template_of(tokenizer)
     with_system = next((prompt for prompt in prompts if any(message["role"] == "system" for message in prompt)), None)
     if with_system is not None:

@@ -35,7 +35,8 @@ class Scorers:
 
 def load_scorers(context: Context[GraceKTOSettings]) -> Scorers:
     """Return the scorers of the stage, each loaded once and kept from shard to shard."""
-    settings, models, loaded = context.config.score, context.models, context.loaded
+    settings, loaded = context.config.score, context.loaded
+    models = {role: context.local(role) for role in ("tokenizer", "general", "domain", "relevance")}
     # The settings are part of each key: the same model with other settings is loaded anew.
     return Scorers(
         tokenizer=loaded.get(models["tokenizer"], "tokenizer", lambda: load_tokenizer(models["tokenizer"])),

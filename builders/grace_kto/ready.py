@@ -1,13 +1,14 @@
 """What the dataset stages of GRACE-KTO need, checked before anything is built: devices, packages, chat template."""
 
 from builders.core.machine import require_device, require_engine, require_package
-from builders.core.models import pick_device, require_policy
+from builders.core.models import on_disk, pick_device, require_policy
 from builders.core.prompting import chat
 from builders.core.stage import FindModel
 from builders.engines import Message
 from builders.grace_kto import roles
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.settings.engines import OpenAIEngineSettings
 from scorers.errors import UserError
 from scorers.model_loading import HEADS
 
@@ -38,18 +39,21 @@ def sample_ready(config: GraceKTOSettings, find: FindModel) -> None:
 
 def _policy_ready(config: GraceKTOSettings, find: FindModel, *, system: bool) -> None:
     """Check engine and model; of a policy that is still to be made, the model that it is made from."""
-    require_engine("engines.policy", config.engines.policy)
+    engine = config.engines.policy
+    require_engine("engines.policy", engine)
+    if isinstance(engine, OpenAIEngineSettings):
+        return  # what its model takes, the server alone knows
     model = find(roles.tokenizer(config, 1))
     if model is not None:
-        require_policy(config.engines.policy, model, trial_prompts(config, system=system))
+        require_policy(engine, on_disk(model, "engines.policy"), trial_prompts(config, system=system))
 
 
 def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
     """Check what scoring needs.
 
     Raises:
-        UserError: the device is not there, or does not compute in `score.dtype`; FlagEmbedding is not installed; the
-            relevance model lacks a head.
+        UserError: the device is not there, or does not compute in `score.dtype`; FlagEmbedding is not installed; a
+            model is one that a server runs; the relevance model lacks a head.
     """
     settings = config.score
     require_device("score.device", settings.device)
@@ -60,8 +64,11 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
     require_package(
         "models.relevance", "FlagEmbedding", "install the extra that brings it: pip install 'grace-data[score]'"
     )
-    model = find(config.models.relevance)
-    missing = [] if model is None else [head for head in HEADS if not (model.path / head).is_file()]
+    names = {role: getattr(config.models, role) for role in ("general", "domain", "relevance", "base")}
+    found = {role: model for role, name in names.items() if (model := find(name)) is not None}
+    models = {role: on_disk(model, f"models.{role}") for role, model in found.items()}
+    folder = models["relevance"].path if "relevance" in models else None
+    missing = [] if folder is None else [head for head in HEADS if not (folder / head).is_file()]
     if missing:
         raise UserError(
             f"models.relevance {config.models.relevance} lacks {' and '.join(missing)}; BGE-M3 needs both heads "

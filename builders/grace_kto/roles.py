@@ -22,9 +22,11 @@ def policy(config: GraceKTOSettings, round_: int) -> str | At:
 def tokenizer(config: GraceKTOSettings, round_: int) -> str:
     """The model whose tokenizer counts L and E.
 
-    Training never changes the tokenizer, so that of the first policy serves all rounds; `sft` has its base model's.
+    Training never changes the tokenizer, so that of the first policy serves all rounds; `sft` has its base model's. A
+    server does not tell its model's, so that of the base model has to do.
     """
-    return config.models.base if config.models.policy == "sft" else config.models.policy
+    told = config.models.policy != "sft" and config.engines.policy.kind != "openai"
+    return config.models.policy if told else config.models.base
 
 
 def general(config: GraceKTOSettings, round_: int) -> str:

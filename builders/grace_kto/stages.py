@@ -12,10 +12,13 @@ from builders.grace_kto.settings import GraceKTOSettings
 
 def sampling_depends_on(config: GraceKTOSettings) -> Sequence[str]:
     """Return what the bytes of sampled texts depend on beyond the fingerprint."""
+    engine = config.engines.policy
+    if engine.kind == "openai":
+        return ["the server"]
     found = ["kind of processor"]
-    if config.engines.policy.dtype == "auto":  # bfloat16 on a GPU, float32 on a CPU
+    if engine.dtype == "auto":  # bfloat16 on a GPU, float32 on a CPU
         found.append("engines.policy.device")
-    return [*found, "composition of vLLM's batches"] if config.engines.policy.kind == "vllm" else found
+    return [*found, "composition of vLLM's batches"] if engine.kind == "vllm" else found
 
 
 def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:

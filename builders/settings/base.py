@@ -45,6 +45,14 @@ PATH = _Path()
 line from the working directory."""
 
 
+class _Private:
+    """The type of the marker `PRIVATE`."""
+
+
+PRIVATE = _Private()
+"""Marks a setting that no manifest or card shows and no fingerprint knows, such as the address of a server."""
+
+
 class Section(BaseModel):
     """Base of every section: no unknown keys, no coercion, immutable."""
 
@@ -143,11 +151,16 @@ def execution(value: Any) -> dict[str, Any]:
 
 
 def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a section's settings in two parts: those that decide the data, and those marked `EXECUTION`."""
+    """Return a section's settings in two parts: those that decide the data, and those marked `EXECUTION`.
+
+    Those marked `PRIVATE` are in neither.
+    """
     decides: dict[str, Any] = {}
     merely: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
+        if PRIVATE in field.metadata:
+            continue
         if EXECUTION in field.metadata:
             merely[name] = value
         elif LATER in field.metadata and value == field.default:

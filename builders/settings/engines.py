@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from builders.settings.base import EXECUTION, PATH, DType, Positive, Section
+from builders.settings.base import EXECUTION, PATH, PRIVATE, DType, Positive, Section
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +83,34 @@ class VllmEngineSettings(LocalEngineSettings):
     )
 
 
+class OpenAIEngineSettings(Section):
+    """A model that a server runs, by the interface of OpenAI's chat completions; the role's model is its name there.
+
+    The key comes from the environment and is written nowhere.
+    """
+
+    kind: Literal["openai"] = "openai"
+    base_url: Annotated[str | None, PRIVATE] = Field(
+        None, description="address, such as http://localhost:8000/v1; null: OPENAI_BASE_URL, else OpenAI's"
+    )
+    key_variable: Annotated[str, PRIVATE, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
+        "OPENAI_API_KEY", description="name of the environment variable with the key; a local server needs none"
+    )
+    concurrency: Annotated[Positive, EXECUTION] = Field(64, description="requests under way at once")
+    timeout: Annotated[float, EXECUTION] = Field(600.0, gt=0, description="seconds until a request is given up")
+    retries: Annotated[int, EXECUTION] = Field(5, ge=0, le=100, description="further tries of a request that failed")
+    logprobs: bool = Field(False, description="ask for log-probabilities; not every server gives them")
+    context_window: int | None = Field(None, ge=2, description="the model's window; null: what the server says")
+    chat_template: None = Field(None, description="the server has its own")
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_scalars)] = Field(
+        {}, description="variables of the chat template, for servers that take them, as vLLM's does"
+    )
+
+    def __hash__(self) -> int:
+        """Hash the values as JSON, as `LocalEngineSettings` does."""
+        return hash(self.model_dump_json())
+
+
 def _kind(value: Any) -> str | None:
     """Return the kind that a section names, `transformers` where it names none; None for a value that is no section.
 
@@ -92,6 +120,8 @@ def _kind(value: Any) -> str | None:
 
 
 EngineSettings = Annotated[
-    Annotated[TransformersEngineSettings, Tag("transformers")] | Annotated[VllmEngineSettings, Tag("vllm")],
+    Annotated[TransformersEngineSettings, Tag("transformers")]
+    | Annotated[VllmEngineSettings, Tag("vllm")]
+    | Annotated[OpenAIEngineSettings, Tag("openai")],
     Discriminator(_kind),
 ]

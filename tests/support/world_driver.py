@@ -7,9 +7,9 @@ Workers import this file again, so they take the same number of steps.
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import training.world.models as models
+from builders.core.models import on_disk
 from builders.core.run import materialise
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config
@@ -22,4 +22,4 @@ if __name__ == "__main__":
     config = load_config("tiny", ["workers=2"], sys.argv[1])
     found, _ = materialise(GRACE_KTO, config, {name: f"world:{name}" for name in ("base", "general")})
     for model in found.values():
-        print(*sorted(path.name for path in Path(model.path).iterdir()))
+        print(*sorted(path.name for path in on_disk(model, "the test").path.iterdir()))

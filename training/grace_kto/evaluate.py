@@ -23,7 +23,7 @@ import polars as pl
 
 from builders.core.continued import continued
 from builders.core.machine import require_engine
-from builders.core.models import LocalModel, ModelFinder
+from builders.core.models import LocalModel, ModelFinder, on_disk
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise, run
 from builders.core.stage import At, Context
@@ -151,7 +151,8 @@ def evaluation_models(config: GraceKTOSettings, *, first: bool = True) -> tuple[
     """
     fills = {**SCORE.roles, **({"first": roles.first_policy} if first else {})}
     wanted: dict[str, str | At] = {role: fill(config, 1) for role, fill in fills.items()}
-    return materialise(GRACE_KTO, config, wanted)
+    models, finder = materialise(GRACE_KTO, config, wanted)
+    return {role: on_disk(model, "evaluate") for role, model in models.items()}, finder
 
 
 def held_out_queries(config: GraceKTOSettings) -> list[str]:
@@ -263,7 +264,7 @@ def _named(text: str, config: GraceKTOSettings, store: Store, finder: ModelFinde
     """A policy by REF, by the name of a model stage, or as any model folder, also one that another program wrote."""
     stage = GRACE_KTO.find(text)
     if stage is not None and stage.kind == "model":
-        return materialise(GRACE_KTO, config, {text: text}, finder)[0][text]
+        return on_disk(materialise(GRACE_KTO, config, {text: text}, finder)[0][text], "evaluate")
     if Path(text).is_dir() and read_manifest(Path(text)) is None:
         return finder.find(text)
     return finder.of(open_revision(text, store, "model"))

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from builders.cards.card import Card
-from builders.core.models import LocalModel, folder_digest, require_policy
+from builders.core.machine import local_engine
+from builders.core.models import LocalModel, folder_digest, on_disk, require_policy
 from builders.core.stage import Context, FindModel, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
@@ -34,11 +35,13 @@ def ready(config: GraceKTOSettings, find: FindModel) -> None:
     Raises:
         UserError: as `require_training`, `require_policy` and `require_rendering`.
     """
-    model = find(roles.tokenizer(config, 1))
+    engine = local_engine("engines.policy", config.engines.policy, "training the policy")
+    found = find(roles.tokenizer(config, 1))
+    model = None if found is None else on_disk(found, "training the policy")
     require_training("train", config.train, model)
     if model is not None:
-        require_policy(config.engines.policy, model, trial_prompts(config, system=False))
-        require_rendering(config.engines.policy, model)
+        require_policy(engine, model, trial_prompts(config, system=False))
+        require_rendering(engine, model)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
@@ -60,7 +63,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     from training.kto.rounds import train_round
 
     config, settings, round_ = context.config, context.config.train, context.round
-    weights, policy, first = context.inputs["calibrate"], context.models["policy"], context.models["base"]
+    weights, policy, first = context.inputs["calibrate"], context.local("policy"), context.local("base")
+    engine = local_engine("engines.policy", config.engines.policy, "training the policy")
     log.info("policy: training on %s at %s", weights.repo, weights.revision)
     require_columns(weights.schema(), READ_COLUMNS, str(weights))
     # With an adapter the initial model is the policy with its adapter off; full fine-tuning has to load it.
@@ -76,7 +80,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         dataset_digest=weights.digest,
         tokens_dir=context.store.work_path(weights.repo, "tokens"),
         settings=settings,
-        template_kwargs=template_options(config.engines.policy),
+        template_kwargs=template_options(engine),
         round=round_,
         total_rounds=max(config.loop.rounds, round_),
         reference_model=first.path if needs_reference else None,
@@ -84,8 +88,8 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     for warning in record["warnings"]:
         log.warning("%s: %s", weights, warning)
     # Before the folder is hashed into the manifest.
-    if config.engines.policy.chat_template is not None:  # whoever loads the policy has it then
-        write_text(output / CHAT_TEMPLATE, config.engines.policy.chat_template)
+    if engine.chat_template is not None:  # whoever loads the policy has it then
+        write_text(output / CHAT_TEMPLATE, engine.chat_template)
     _name_base(output, first.record, context.store)
     counts = {"new_optimizer": 1} if record.pop("new_optimizer") else {}
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builders.cards.card import Card
-from builders.core.models import require_policy
+from builders.core.machine import local_engine
+from builders.core.models import on_disk, require_policy
 from builders.core.prompting import answer, chat
 from builders.core.stage import At, Context, FindModel, Stage, Trained
 from builders.grace_kto import roles
@@ -45,11 +46,13 @@ def ready(config: GraceKTOSettings, find: FindModel) -> None:
     Raises:
         UserError: as `require_training`, `require_policy` and `require_end`.
     """
-    base = find(config.models.base)
+    engine = local_engine("engines.policy", config.engines.policy, "SFT")
+    found = find(config.models.base)
+    base = None if found is None else on_disk(found, "SFT")
     require_training("sft", config.sft, base)
     if base is not None:
-        require_policy(config.engines.policy, base, trial_prompts(config, system=True))
-        require_answers(config.engines.policy, base)
+        require_policy(engine, base, trial_prompts(config, system=True))
+        require_answers(engine, base)
 
 
 def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
@@ -68,7 +71,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     """
     from training.sft.finetune import run_sft
 
-    seeds, base = context.inputs["seed"], context.models["base"]
+    seeds, base = context.inputs["seed"], context.local("base")
     require_columns(seeds.schema(), SEED_COLUMNS, str(seeds))
     documents = seeds.scan().select("query", "reference").drop_nulls().collect()
     if documents.is_empty():
@@ -89,7 +92,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         output=output,
         conversations=[*conversations, *more],
         settings=context.config.sft,
-        template_kwargs=template_options(context.config.engines.policy),
+        template_kwargs=template_options(local_engine("engines.policy", context.config.engines.policy, "SFT")),
     )
     # Seconds differ from run to run; a manifest must not.
     results = {name: value for name, value in metrics.items() if name != "seconds"}

@@ -47,7 +47,8 @@ def test_devices(device: str, count: int, message: str, monkeypatch: pytest.Monk
             {"tensor_parallel": 8},
             "cuda",
             2,
-            "p: tensor_parallel 8 times pipeline_parallel 1 GPUs are needed, and this machine has 2; lower them to that number",
+            "p: tensor_parallel 8 times pipeline_parallel 1 GPUs are needed, and this machine has 2; lower them to "
+            "that number",
         ),
         (
             {},

@@ -114,7 +114,7 @@ def test_every_setting_of_the_pipeline_is_written(tmp_path: Path, pipeline: Any)
 
 def test_settings_that_have_a_description_show_it(tmp_path: Path) -> None:
     text = init(tmp_path).read_text()
-    assert "#   rounds: 16  # R, dataset renewals; 1 with K = total is the offline variant\n" in text
+    assert "#   rounds: 24  # R, dataset renewals; 1 with K = total is the offline variant\n" in text
     assert "#     # tensor_parallel: 1  # GPUs each layer is spread over\n" in text
 
 

@@ -1,0 +1,358 @@
+"""The sampling engine that asks a server by OpenAI's chat completions: a paid interface, or a server of one's own.
+
+Requests are under way side by side, at most `concurrency` of them; the client tries a failed one again by itself. The
+prompts of a batch that are equal, such as those of a group, are asked together as `n` choices of one request; from a
+server that gives fewer, the rest is asked one by one.
+
+    {"model": "…", "messages": […], "n": 8, "seed": 812…, "temperature": 1.0, "top_p": 0.9, "max_tokens": 8192}
+    →  {"choices": [{"message": {"content": "<summary>…"}, "finish_reason": "stop"}, …],
+        "usage": {"completion_tokens": 751}}
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builders.engines import Batch, Completion, Message, More, SamplingSettings, require_seeds
+from builders.store.manifest import Model
+from scorers.errors import UserError, did_you_mean, plain
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+    from builders.settings.engines import OpenAIEngineSettings
+
+UNKNOWN_WINDOW = 2**31
+"""Tokens, where neither the settings nor the server say how large the window is; the server refuses what is longer."""
+SEEDS = 2**31
+"""Servers take seeds below this."""
+TRIES = 3
+"""Requests for one choice, where a server answers with none or with what cannot be read."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""Names of the limit on generated tokens: the one every server knows, and the one OpenAI's reasoning models ask for."""
+NO_KEY = "none"
+SAID = 300
+"""Characters of a server's message that are shown."""
+
+log = logging.getLogger(__name__)
+
+
+def describe_model(name: str, settings: "OpenAIEngineSettings", setting: str) -> tuple[Model, int]:
+    """Ask a server about a model.
+
+    Args:
+        name: the model's name there.
+        settings: the engine's.
+        setting: path of its section, for messages.
+
+    Returns:
+        Its identity, the name with a digest of what the server says of the model, which leaves out its address and the
+        time; and its context window in tokens.
+
+    Raises:
+        UserError: the server cannot be reached, refuses the key, or has no such model.
+    """
+    import openai
+
+    with _client(openai.OpenAI, settings) as client, _as_user_errors(setting, settings, name):
+        try:
+            found = client.models.retrieve(name).model_dump()
+        except openai.NotFoundError:
+            known = _names(client)
+            if known is None:  # a server that does not tell its models
+                found = {"id": name}
+            elif name not in known:
+                raise UserError(
+                    f"{setting}: the server has no model {name}{did_you_mean(name, known)}; it has "
+                    f"{', '.join(known[:10]) or 'none'}: name one of these in models"
+                ) from None
+            else:
+                found = {"id": name}
+    told = {key: found[key] for key in ("id", "owned_by", "root", "parent", "max_model_len") if found.get(key)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    window = settings.context_window or found.get("max_model_len") or UNKNOWN_WINDOW
+    return Model(id=name, revision=f"served-{digest[:16]}"), int(window)
+
+
+def _names(client: "OpenAI") -> list[str] | None:
+    """Return the names of a server's models; None where it does not tell them."""
+    import openai
+
+    try:
+        return sorted(model.id for model in client.models.list())
+    except openai.NotFoundError:
+        return None
+
+
+@dataclass
+class _Open:
+    """A batch under way: its completions so far, and how many of its requests are not done."""
+
+    key: Any
+    batch: Batch
+    completions: list[Completion | None]
+    missing: int
+
+
+class OpenAIEngine:
+    """A model on a server.
+
+    Args:
+        name: the model's name there.
+        settings: the engine's.
+        window: the context window in tokens.
+        setting: path of the settings' section, for messages.
+    """
+
+    tokenizer = None
+    """The server's own, which it does not tell."""
+
+    def __init__(self, name: str, settings: "OpenAIEngineSettings", window: int, setting: str) -> None:
+        self.context_window = window
+        self._name, self._settings, self._setting = name, settings, setting
+        self._runner = asyncio.Runner()
+        self._made: AsyncOpenAI | None = None
+        self._under_way = asyncio.Semaphore(settings.concurrency)
+        self._several = True  # whether the server gives as many choices as it is asked for
+        self._limit = LIMITS[0]
+
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
+    ) -> list[Completion]:
+        """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
+        batches = iter([(None, Batch(prompts, seeds, settings))])
+        [(_, completions)] = self.stream(lambda: next(batches, None))
+        return completions
+
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        """Keep `concurrency` requests under way; see `Engine.stream`."""
+        running: dict[asyncio.Task[None], _Open] = {}
+        try:
+            while True:
+                while len(running) < 2 * self._settings.concurrency and (found := more()) is not None:
+                    key, batch = found
+                    if not batch.prompts:
+                        yield key, []
+                    running |= self._begin(key, batch)
+                if not running:
+                    return
+                for task in self._run(_first(running)):
+                    answer = running.pop(task)
+                    task.result()  # raises what the request raised
+                    answer.missing -= 1
+                    if not answer.missing:
+                        yield answer.key, [found for found in answer.completions if found is not None]
+        finally:
+            if running:
+                self._run(_cancelled(running))
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Let the requests work until some coroutine is done."""
+        return self._runner.run(work)
+
+    def _begin(self, key: Any, batch: Batch) -> "dict[asyncio.Task[None], _Open]":
+        """Begin a batch's requests: one for the rows with the same prompt."""
+        require_seeds(batch.prompts, batch.seeds)
+        groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        for row, prompt in enumerate(batch.prompts):
+            groups.setdefault(tuple((message["role"], message["content"]) for message in prompt), []).append(row)
+        answer = _Open(key, batch, [None] * len(batch.prompts), len(groups))
+        loop = self._runner.get_loop()
+        return {loop.create_task(self._answer(answer, rows)): answer for rows in groups.values()}
+
+    async def _answer(self, answer: _Open, rows: Sequence[int]) -> None:
+        """Ask for the completions of the rows with the same prompt and keep them."""
+        if self._several and len(rows) > 1:
+            choices = await self._ask(answer.batch, rows)
+            self._keep(answer, rows, choices)
+            if len(choices) < len(rows):
+                if self._several:
+                    log.warning(
+                        "engine openai: %s gives %d of %d choices; further ones are asked one by one",
+                        *(self._name, len(choices), len(rows)),
+                    )
+                self._several = False
+        rest = [row for row in rows if answer.completions[row] is None]
+        await asyncio.gather(*(self._one(answer, row) for row in rest))
+
+    async def _one(self, answer: _Open, row: int) -> None:
+        """Ask for the completion of one row, again where there is none."""
+        for _ in range(TRIES):
+            self._keep(answer, [row], await self._ask(answer.batch, [row]))
+            if answer.completions[row] is not None:
+                return
+        raise UserError(
+            f"{self._setting}: the server answered {TRIES} requests to {self._name} without a choice; look at its log"
+        )
+
+    def _keep(self, answer: _Open, rows: Sequence[int], choices: Sequence[Completion]) -> None:
+        """Keep the choices of a request, row by row."""
+        for row, choice in zip(rows, choices, strict=False):
+            answer.completions[row] = choice
+
+    async def _ask(self, batch: Batch, rows: Sequence[int]) -> list[Completion]:
+        """Send one request and read its choices, of which there may be fewer than rows.
+
+        Raises:
+            UserError: the server refuses, cannot be reached, or answers with what is no completion.
+        """
+        import openai
+
+        async with self._under_way:
+            for _ in range(TRIES):
+                with _as_user_errors(self._setting, self._settings, self._name):
+                    try:
+                        reply = await self._client().chat.completions.create(**self._request(batch, rows))
+                        return completions_of(reply, self._name)
+                    except openai.BadRequestError as error:
+                        # OpenAI's reasoning models know the limit by its other name alone.
+                        if self._limit != LIMITS[0] or LIMITS[1] not in str(error.message):
+                            raise
+                        self._limit = LIMITS[1]
+                    except (ValueError, TypeError, AttributeError, KeyError) as error:
+                        unreadable = error  # JSON that was cut, or that is no completion
+            raise UserError(
+                f"{self._setting}: the server's answers for {self._name} cannot be read ({unreadable}); look at its log"
+            )
+
+    def _request(self, batch: Batch, rows: Sequence[int]) -> dict[str, Any]:
+        """The arguments of one request for the completions of rows with the same prompt."""
+        settings = batch.settings
+        request: dict[str, Any] = {
+            "model": self._name,
+            "messages": list(batch.prompts[rows[0]]),
+            "seed": int(batch.seeds[rows[0]]) % SEEDS,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            self._limit: settings.max_new_tokens,
+        }
+        if len(rows) > 1:
+            request["n"] = len(rows)
+        if self._settings.logprobs:
+            request["logprobs"] = True
+        if self._settings.chat_template_kwargs:
+            request["extra_body"] = {"chat_template_kwargs": self._settings.chat_template_kwargs}
+        return request
+
+    def _client(self) -> "AsyncOpenAI":
+        """The client, made on first use."""
+        import openai
+
+        if self._made is None:
+            self._made = _client(openai.AsyncOpenAI, self._settings)
+        return self._made
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._made is not None:
+            self._run(self._made.close())
+            self._made = None
+        self._runner.close()
+
+
+def completions_of(reply: Any, name: str) -> list[Completion]:
+    """Read the choices of a reply.
+
+    A server tells the tokens of all choices together. Without log-probabilities, which tell those of each, they are
+    dealt out by the length of the texts.
+
+    Args:
+        reply: the client's object.
+        name: the model's name.
+
+    Returns:
+        One completion per choice that has a text; `token_ids` is None.
+
+    Raises:
+        AttributeError, TypeError, ValueError: for what is no reply.
+    """
+    choices = [choice for choice in reply.choices if isinstance(choice.message.content, str)]
+    texts = [choice.message.content for choice in choices]
+    counts = dealt(int(reply.usage.completion_tokens), [len(text) for text in texts])
+    completions = []
+    for choice, text, count in zip(choices, texts, counts, strict=True):
+        tokens = choice.logprobs.content if choice.logprobs is not None else None
+        logprob = math.fsum(token.logprob for token in tokens) if tokens else None
+        if logprob is not None and not math.isfinite(logprob):
+            raise UserError(f"the server gives a log-probability of {logprob} for {name}; look at the model")
+        completions.append(
+            Completion(
+                text,
+                "length" if choice.finish_reason == "length" else "stop",
+                len(tokens) if tokens else count,
+                logprob=logprob,
+            )
+        )
+    return completions
+
+
+def dealt(total: int, lengths: Sequence[int]) -> list[int]:
+    """Deal a number of tokens out to texts by their lengths in characters; the shares add up to the number.
+
+    >>> dealt(10, [30, 10, 0]), dealt(3, [5]), dealt(0, [])
+    ([8, 2, 0], [3], [])
+    """
+    whole = sum(lengths)
+    ends = [round(total * part / whole) if whole else 0 for part in itertools.accumulate(lengths)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
+
+
+def _client(kind: Any, settings: "OpenAIEngineSettings") -> Any:
+    """Return a client of the openai library, synchronous or not."""
+    return kind(
+        # A server of one's own asks for no key, the client does.
+        api_key=os.environ.get(settings.key_variable) or NO_KEY,
+        base_url=settings.base_url,
+        max_retries=settings.retries,
+        timeout=settings.timeout,
+    )
+
+
+@contextlib.contextmanager
+def _as_user_errors(setting: str, settings: "OpenAIEngineSettings", name: str) -> Iterator[None]:
+    """Turn what the client raises into one line. Its text comes from the server: it is cut, and no key is in it."""
+    import openai
+
+    try:
+        yield
+    except openai.AuthenticationError:
+        raise UserError(
+            f"{setting}: the server refuses the key in {settings.key_variable}; set that variable to a key of its own"
+        ) from None
+    except openai.APITimeoutError:
+        raise UserError(
+            f"{setting}: no answer for {name} in {settings.timeout:g} s, {settings.retries + 1} times; raise "
+            f"{setting}.timeout or lower {setting}.concurrency"
+        ) from None
+    except openai.APIConnectionError as error:
+        raise UserError(
+            f"{setting}: the server cannot be reached ({type(error.__cause__ or error).__name__}); start it, or look "
+            f"at {setting}.base_url"
+        ) from None
+    except openai.APIStatusError as error:
+        said = " ".join(str(error.message).split())[:SAID]
+        raise UserError(
+            f"{setting}: the server answers {error.status_code} for {name}: {plain(said)}; change what it names, or "
+            "look at its log"
+        ) from None
+
+
+async def _first(running: "Mapping[asyncio.Task[None], object]") -> "list[asyncio.Task[None]]":
+    """Wait until some task is done; those that are, in the order in which they were begun."""
+    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    return [task for task in running if task in done]
+
+
+async def _cancelled(running: "Mapping[asyncio.Task[None], object]") -> None:
+    """Cancel tasks and wait for their end."""
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
