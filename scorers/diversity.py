@@ -1,6 +1,13 @@
 """Expression diversity E (GRACE-KTO, equation 2): the percentage of distinct n-grams among a document's n-grams."""
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
+
+import numpy as np
+import numpy.typing as npt
+
+SPAN = 2**22
+"""Largest range of ids for which a table is made; wider ones are sorted."""
 
 
 def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
@@ -19,13 +26,47 @@ def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
     """
     if n < 1:
         raise ValueError(f"n is {n}; an n-gram has at least 1 token")
-    return [_distinct_share(ids, n) for ids in token_ids]
+    lengths = [len(ids) for ids in token_ids]
+    flat = np.fromiter(chain.from_iterable(token_ids), np.int64, sum(lengths))
+    codes = _ngram_codes(flat, n)
+    # N-grams that reach into the next document are coded too, and left out here.
+    starts = accumulate(lengths[:-1], initial=0)
+    return [_distinct_share(codes[at : at + max(size - n + 1, 0)]) for at, size in zip(starts, lengths, strict=False)]
 
 
-def _distinct_share(ids: Sequence[int], n: int) -> float:
+def _ngram_codes(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
+    """Number the n-grams of a sequence: (N − n + 1,), equal where the n-grams are, and nowhere else."""
     total = len(ids) - n + 1
     if total <= 0:
+        return np.empty(0, np.uint64)
+    small = _dense(ids)
+    bits = int(small.max()).bit_length()
+    codes, width = small[:total].copy(), bits
+    for start in range(1, n):
+        if width + bits > 64:  # no room to shift: number what is there anew
+            codes = np.unique(codes, return_inverse=True)[1].astype(np.uint64)
+            width = int(codes.max()).bit_length()
+        codes <<= np.uint64(bits)
+        codes |= small[start : start + total]
+        width += bits
+    return codes
+
+
+def _dense(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Number the distinct ids from 0, in their order."""
+    low, high = int(ids.min()), int(ids.max())
+    if high - low >= SPAN:
+        return np.unique(ids, return_inverse=True)[1].astype(np.uint64)
+    there = np.zeros(high - low + 1, bool)
+    there[ids - low] = True
+    numbers = np.cumsum(there, dtype=np.uint64) - np.uint64(1)
+    dense: npt.NDArray[np.uint64] = numbers[ids - low]
+    return dense
+
+
+def _distinct_share(codes: npt.NDArray[np.uint64]) -> float:
+    """The percentage of distinct codes, which are sorted in place; 100 where there is none."""
+    if not len(codes):
         return 100.0
-    # A set of tuples: as fast as sorting packed codes with numpy at 8,000 tokens and three times as fast at 100.
-    distinct = len(set(zip(*(ids[start : start + total] for start in range(n)), strict=True)))
-    return 100.0 * distinct / total
+    codes.sort()
+    return 100.0 * (1 + int(np.count_nonzero(codes[1:] != codes[:-1]))) / len(codes)

@@ -58,3 +58,24 @@ def test_the_order_of_tokens_does_not_matter_for_single_tokens(ids: list[int], r
     shuffled = list(ids)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert diversity([shuffled], 1) == diversity([ids], 1)
+
+
+WIDE = st.lists(st.sampled_from([-3, 0, 1, 2**16, 2**22, 2**31, 2**62]), max_size=30)
+
+
+@given(st.lists(WIDE, max_size=5), st.integers(min_value=1, max_value=12))
+def test_documents_and_ids_of_any_size_are_counted_exactly(rows: list[list[int]], n: int) -> None:
+    """Ids far apart and long n-grams do not fit 64 bits side by side."""
+    for ids, value in zip(rows, diversity(rows, n), strict=True):
+        grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+        assert value == (100 * len(set(grams)) / len(grams) if grams else 100)
+
+
+def test_n_grams_of_a_long_text_with_a_large_vocabulary() -> None:
+    import numpy as np
+
+    ids = np.random.default_rng(0).integers(0, 150_000, 24_000).tolist()
+    ids[12_000:] = ids[:12_000]
+    for n in (1, 4, 7):
+        grams = {tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)}
+        assert diversity([ids], n) == [100 * len(grams) / (len(ids) - n + 1)]
