@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 SPAN = 2**22
-"""Largest range of ids for which a table is made; wider ones are sorted."""
+"""Ids below this are looked up in a table; larger ones are sorted."""
 
 
 def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
@@ -54,14 +54,13 @@ def _ngram_codes(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
 
 def _dense(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Number the distinct ids from 0, in their order."""
-    low, high = int(ids.min()), int(ids.max())
-    if high - low >= SPAN:
+    high = int(ids.max())
+    if high >= SPAN or int(ids.min()) < 0:
         return np.unique(ids, return_inverse=True)[1].astype(np.uint64)
-    there = np.zeros(high - low + 1, bool)
-    there[ids - low] = True
+    there = np.zeros(high + 1, bool)
+    there[ids] = True
     numbers = np.cumsum(there, dtype=np.uint64) - np.uint64(1)
-    dense: npt.NDArray[np.uint64] = numbers[ids - low]
-    return dense
+    return numbers.take(ids)
 
 
 def _distinct_share(codes: npt.NDArray[np.uint64]) -> float:

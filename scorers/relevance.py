@@ -2,9 +2,8 @@
 
 With H the encoder's hidden states of a text:
 - dense: inner product of the two normalised [CLS] states (eq. 13);
-- lexical: each distinct token weighs max ReLU(W_lex · H) over its positions; sum over the tokens that both texts hold
-of
-  the product of their weights, special tokens left out (eq. 14);
+- lexical: each distinct token weighs max ReLU(W_lex · H) over its positions; sum, over the tokens that both texts
+  hold, of the product of their weights, special tokens left out (eq. 14);
 - multi-vector: every state but [CLS] is projected and normalised; mean over the query's vectors of the largest inner
   product with a vector of the text (eq. 15).
 
