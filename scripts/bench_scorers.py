@@ -72,9 +72,8 @@ def show(found: dict[str, dict[str, dict[str, float]]]) -> None:
     for name, arms in found.items():
         ours = next(iter(arms.values()))["median"]
         for arm, seconds in arms.items():
-            print(
-                f"{name:<32} {arm:<24} {seconds['median']:>9.4f} {seconds['least']:>9.4f} {seconds['median'] / ours:>6.2f}"
-            )
+            median, least = seconds["median"], seconds["least"]
+            print(f"{name:<32} {arm:<24} {median:>9.4f} {least:>9.4f} {median / ours:>6.2f}")
     sys.stdout.flush()
     print(json.dumps({"bench": "scorers", "cpu_seconds": found}))
 
