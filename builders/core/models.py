@@ -16,7 +16,7 @@ from builders.engines.prompts import check_template
 from builders.settings.base import Settings
 from builders.settings.engines import EngineSettings, LocalEngineSettings, OpenAIEngineSettings
 from builders.store.files import ADAPTER_CONFIG
-from builders.store.manifest import Model, content_digest, describe_files, has_manifest, read_manifest
+from builders.store.manifest import Model, has_manifest, read_manifest
 from builders.store.ref import is_commit, valid_revision
 from builders.store.revision import Revision
 from builders.store.store import Store
@@ -137,7 +137,7 @@ class ModelFinder:
                 raise UserError(f"model {name}: {found}; give the folder of a whole model")
             if not ours:
                 check_weights(Path(name))
-            return LocalModel(Model(id=Path(name).name, revision=folder_digest(Path(name))), Path(name))
+            return LocalModel(Model(id=Path(name).name, revision=self.store.digest_of(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
         if _FOLDER_DIGEST.fullmatch(revision):
             return self._folder_of(name, revision)
@@ -190,11 +190,6 @@ def served_by(config: Settings) -> dict[str, tuple[str, OpenAIEngineSettings]]:
         for role, settings in roles.items()
         if settings.kind == "openai"
     }
-
-
-def folder_digest(folder: Path) -> str:
-    """Return the content digest over all files of a model folder."""
-    return content_digest(describe_files(folder, sorted(p for p in folder.rglob("*") if p.is_file())))
 
 
 def _from_hub(repo: str, revision: str | None) -> LocalModel:

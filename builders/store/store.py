@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from builders.store.checked import fault_of, remember_whole
+from builders.store.checked import digest_of, fault_of, remember_whole
 from builders.store.files import write_text
 from builders.store.manifest import FILE_NAME, Kind, Manifest, read_manifest
 from builders.store.ref import REPO, ROUND_TAG, Ref, is_commit, valid_revision
@@ -170,8 +170,12 @@ class Store:
 
     @property
     def _checked(self) -> Path:
-        """Folder of the notes on which revisions were hashed."""
+        """Folder of the notes on what was hashed."""
         return self.root / ".work" / "checked"
+
+    def digest_of(self, folder: Path) -> str:
+        """Return the content digest over all files of somebody's folder; they are read where they may have changed."""
+        return digest_of(folder, self._checked)
 
     def add(self, staged: Path, manifest: Manifest, refs: list[str]) -> Revision:
         """Move a staged folder into the store as one revision and point refs at it.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from builders.cards.card import Card
 from builders.core.machine import local_engine
-from builders.core.models import LocalModel, folder_digest, on_disk, require_policy
+from builders.core.models import LocalModel, on_disk, require_policy
 from builders.core.stage import Context, FindModel, Stage, Trained
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
@@ -109,8 +109,8 @@ def _require_base(policy: LocalModel, first: LocalModel, round_: int, store: Sto
     if base is None or base == first.record:
         return
     held = store.find(base.id, base.revision, "model") if is_commit(base.revision) else None
-    before = _content(policy.path) if policy.adapter else held and held.digest
-    if before is None or before == _content(first.path):
+    before = _content(policy.path, store) if policy.adapter else held and held.digest
+    if before is None or before == _content(first.path, store):
         return
     raise UserError(
         f"policy {policy.record} was made from {base}, and the first policy of this configuration is {first.record}; "
@@ -118,10 +118,10 @@ def _require_base(policy: LocalModel, first: LocalModel, round_: int, store: Sto
     )
 
 
-def _content(folder: Path) -> str:
+def _content(folder: Path, store: Store) -> str:
     """Return the content digest of a model: its manifest's, or that of all files."""
     manifest = read_manifest(folder)
-    return folder_digest(folder) if manifest is None else manifest.digest
+    return store.digest_of(folder) if manifest is None else manifest.digest
 
 
 def _name_base(output: Path, base: Model, store: Store) -> None:

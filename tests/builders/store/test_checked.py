@@ -10,6 +10,8 @@ import pytest
 from datasets_factory import add_dataset, add_model, scores_frame
 
 from builders.hub.refs import open_here, open_revision
+from builders.store.files import file_sha256
+from builders.store.manifest import content_digest, describe_files
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -194,3 +196,42 @@ def test_a_whole_revision_takes_the_place_of_a_damaged_one(
     assert again == scores == open_revision(str(scores), store)
     assert (scores.path / SHARD).stat().st_ino != inode
     assert [path.name for path in (store.root / ".work").iterdir()] == ["checked"]
+
+
+def a_model(folder: Path) -> Path:
+    """A folder that another program wrote."""
+    (folder / "sub").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "sub" / "weights").write_bytes(b"x" * 1000)
+    return folder
+
+
+def test_a_folder_without_a_manifest_is_hashed_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = a_model(tmp_path / "model")
+    expected = content_digest(describe_files(folder, [folder / "sub" / "weights", folder / "config.json"]))
+    assert store.digest_of(folder) == expected
+    read: list[Path] = []
+
+    def noting(path: Path) -> str:
+        read.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("builders.store.manifest.file_sha256", noting)
+    assert store.digest_of(folder) == expected and not read
+    # Another byte, a file more, a file less: read again.
+    flip(folder / "sub" / "weights")
+    changed = store.digest_of(folder)
+    (folder / "more").write_text("y")
+    assert len({expected, changed, store.digest_of(folder)}) == 3 and len(read) == 5
+    (folder / "more").unlink()
+    assert store.digest_of(folder) == changed
+    notes(store)[0].write_text("[")  # a damaged note
+    assert store.digest_of(folder) == changed
+
+
+def test_a_copy_of_a_folder_has_the_same_digest(store: Store, tmp_path: Path) -> None:
+    folder = a_model(tmp_path / "model")
+    shutil.copytree(folder, tmp_path / "copy")
+    assert store.digest_of(folder) == store.digest_of(tmp_path / "copy")

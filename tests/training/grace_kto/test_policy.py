@@ -13,7 +13,7 @@ from datasets_factory import add_dataset, add_model, model_of, scores_frame, wei
 from real_configs import config_on
 from tiny_models import CHAT_TEMPLATE
 
-from builders.core.models import LocalModel, folder_digest
+from builders.core.models import LocalModel
 from builders.core.runner import StageResult
 from builders.grace_kto.ready import sample_ready
 from builders.grace_kto.settings import GraceKTOSettings
@@ -62,7 +62,7 @@ def test_a_policy_from_a_given_dataset(tmp_path: Path, causal_lm_dir: Path, capl
     assert (parent.revision, parent.digest) == (weights.revision, weights.digest)
     base = manifest.models["base"]
     assert manifest.models == {"base": base, "policy": base}
-    assert (base.id, base.revision) == (causal_lm_dir.name, folder_digest(causal_lm_dir))
+    assert (base.id, base.revision) == (causal_lm_dir.name, Store(tmp_path).digest_of(causal_lm_dir))
     assert {"loss", "kl", "last_step"} <= manifest.results.keys() and manifest.results["last_step"] == 2
     assert set(manifest.configuration) == {
         "train",

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from real_configs import SEEDS, config_on, write_lines
 
-from builders.core.models import folder_digest
 from builders.core.nodes import Node, needs
 from builders.core.runner import StageResult
 from builders.grace_kto.messages import prompt_text
@@ -63,7 +62,7 @@ def test_the_first_policy_from_the_documents_of_the_seeds(
     assert (manifest.kind, manifest.stage, manifest.round, manifest.rows.written) == ("model", "sft", 0, 5)
     assert [(parent.stage, parent.kind, parent.round) for parent in manifest.parents] == [("seed", "dataset", 0)]
     (base,) = manifest.models.values()
-    assert (base.id, base.revision) == (causal_lm_dir.name, folder_digest(causal_lm_dir))
+    assert (base.id, base.revision) == (causal_lm_dir.name, Store(tmp_path).digest_of(causal_lm_dir))
     assert manifest.prompts == {"system.en": prompt_text("system.en")}
     assert {"loss", "train_loss", "steps", "tokens"} <= manifest.results.keys()
     assert manifest.counts == {"documents with the form": 5}
