@@ -26,7 +26,7 @@ from builders.store.manifest import Model
 from scorers.errors import UserError, did_you_mean, plain
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI, OpenAI
+    from openai import AsyncOpenAI
 
     from builders.settings.engines import OpenAIEngineSettings
 
@@ -64,32 +64,19 @@ def describe_model(name: str, settings: "OpenAIEngineSettings", setting: str) ->
 
     with _client(openai.OpenAI, settings) as client, _as_user_errors(setting, settings, name):
         try:
-            found = client.models.retrieve(name).model_dump()
-        except openai.NotFoundError:
-            known = _names(client)
-            if known is None:  # a server that does not tell its models
-                found = {"id": name}
-            elif name not in known:
-                raise UserError(
-                    f"{setting}: the server has no model {name}{did_you_mean(name, known)}; it has "
-                    f"{', '.join(known[:10]) or 'none'}: name one of these in models"
-                ) from None
-            else:
-                found = {"id": name}
+            known = {model.id: model.model_dump() for model in client.models.list()}
+        except openai.NotFoundError:  # a server that does not tell its models
+            known = {name: {"id": name}}
+    if name not in known:
+        raise UserError(
+            f"{setting}: the server has no model {name}{did_you_mean(name, known)}; it has "
+            f"{', '.join(sorted(known)[:10]) or 'none'}: name one of these in models"
+        )
+    found = known[name]
     told = {key: found[key] for key in ("id", "owned_by", "root", "parent", "max_model_len") if found.get(key)}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     window = settings.context_window or found.get("max_model_len") or UNKNOWN_WINDOW
     return Model(id=name, revision=f"served-{digest[:16]}"), int(window)
-
-
-def _names(client: "OpenAI") -> list[str] | None:
-    """Return the names of a server's models; None where it does not tell them."""
-    import openai
-
-    try:
-        return sorted(model.id for model in client.models.list())
-    except openai.NotFoundError:
-        return None
 
 
 @dataclass
@@ -170,6 +157,11 @@ class OpenAIEngine:
 
     async def _answer(self, answer: _Open, rows: Sequence[int]) -> None:
         """Ask for the completions of the rows with the same prompt and keep them."""
+        if answer.batch.settings.temperature == 0:  # all of them are the same, and servers refuse to say it n times
+            await self._one(answer, rows[0])
+            for row in rows[1:]:
+                answer.completions[row] = answer.completions[rows[0]]
+            return
         if self._several and len(rows) > 1:
             choices = await self._ask(answer.batch, rows)
             self._keep(answer, rows, choices)

@@ -72,9 +72,7 @@ class ChatServer:
             return 404, {"error": {"message": "no such page"}}
         if path.endswith("/models"):
             return 200, {"object": "list", "data": [{"object": "model", **model} for model in self.models]}
-        name = path.rpartition("/")[2]
-        found = [model for model in self.models if model["id"] == name]
-        return (200, {"object": "model", **found[0]}) if found else (404, {"error": {"message": f"no model {name}"}})
+        return 404, {"error": {"message": "no such page"}}  # as vLLM's server, which has no page for one model
 
 
 @contextlib.contextmanager

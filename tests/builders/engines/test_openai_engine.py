@@ -75,6 +75,14 @@ def test_a_server_that_gives_fewer_choices_is_asked_one_by_one_and_told_once(
     ]
 
 
+def test_a_greedy_prompt_is_asked_once(server: ChatServer) -> None:
+    engine = OpenAIEngine("writer", settings_for(server), 4096, SETTING)
+    found = engine.generate([user("a"), user("b"), user("a")], [1, 2, 3], SamplingSettings(30, temperature=0.0))
+    engine.close()
+    assert texts(found) == ["a/1/0", "b/2/0", "a/1/0"] and len(server.asked) == 2
+    assert all("n" not in body for body in server.asked)
+
+
 def test_more_choices_than_asked_are_left(server: ChatServer) -> None:
     server.answer = lambda body: (200, choices("x", "y", "z"))
     assert texts(ask(server, ["a", "a"], [1, 2])) == ["x", "y"]
