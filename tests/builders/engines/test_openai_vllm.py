@@ -68,8 +68,8 @@ def test_a_real_server_gives_what_the_model_gives(url: str, model_dir: Path) -> 
     )
     for ours, other in zip(greedy, expected, strict=True):
         assert (ours.finish_reason, ours.num_tokens) == (other.finish_reason, other.num_tokens)
-        # The server leaves out the bytes of a character that the limit cuts.
-        assert ours.text.rstrip("\ufffd") == other.text.rstrip("\ufffd")
+        # The server holds back what follows the bytes of a broken character, of which a random model writes many.
+        assert ours.text and other.text.startswith(ours.text.rstrip("\ufffd"))
         assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
     assert len({completion.text for completion in group}) == 4  # the choices of one request differ
     assert [completion.text for completion in again] == [completion.text for completion in group]
