@@ -22,7 +22,9 @@ SEED_RANGE = 2**63
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to draw tokens: the temperature is applied first, then top-p (nucleus sampling, Holtzman et al., 2020).
+    """How to draw tokens: a penalty on what was there, the temperature, the k most probable tokens, then the nucleus.
+
+    The log-probability of a completion is that of the model's own distribution, before all of these.
 
     Raises:
         UserError: for a value outside the ranges stated below.
@@ -33,7 +35,14 @@ class SamplingSettings:
     temperature: float = 1.0
     """Divides the logits; 0 is greedy decoding."""
     top_p: float = 1.0
-    """In (0, 1]: draw from the smallest set of most probable tokens whose probabilities sum to at least this."""
+    """In (0, 1]: draw from the smallest set of most probable tokens whose probabilities sum to at least this (nucleus
+    sampling, Holtzman et al., 2020)."""
+    top_k: int | None = None
+    """At least 1: draw from this many of the most probable tokens, equals of the last one included; None: from all."""
+    presence_penalty: float = 0.0
+    """In [-2, 2]: taken from the logits of tokens that the completion has already."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, which keeps the one that ended it; a server may leave it out."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -42,6 +51,12 @@ class SamplingSettings:
             raise UserError(f"sampling: temperature is {self.temperature}; set it to 0 (greedy) or a positive number")
         if not 0.0 < self.top_p <= 1.0:
             raise UserError(f"sampling: top_p is {self.top_p}; set it above 0 and to at most 1 (1 keeps every token)")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"sampling: top_k is {self.top_k}; set it to at least 1, or to null for every token")
+        if not -2.0 <= self.presence_penalty <= 2.0:
+            raise UserError(f"sampling: presence_penalty is {self.presence_penalty}; set it to a number from -2 to 2")
+        if not all(self.stop):
+            raise UserError("sampling: stop holds an empty text, which would end every completion; leave it out")
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the model's memory; the engine cannot be used afterwards."""
+
+
+def ended_by(text: str, stop: Sequence[str]) -> str | None:
+    """Return a text up to the end of the first stop text in it; None where it holds none.
+
+    >>> ended_by("one</a> two</a>", ("</b>", "</a>"))
+    'one</a>'
+    """
+    ends = [at + len(found) for found in stop if (at := text.find(found)) >= 0]
+    return text[: min(ends)] if ends else None
 
 
 def require_seeds(prompts: Sequence[Sequence[Message]], seeds: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ prompt share its prefill. When rows finish, the last live rows move into their p
 live rows only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ class Decoded:
     Attributes:
         token_ids: generated ids, the end-of-sequence token included.
         logprob: sum of the tokens' log-probabilities in nats, at temperature 1 and without top-p.
-        finish_reason: `stop` after an end-of-sequence token, else `length`.
+        finish_reason: `stop` after an end-of-sequence token or a text that ends a row, else `length`.
     """
 
     token_ids: list[int]
@@ -80,6 +80,7 @@ def decode(
     settings: SamplingSettings,
     end_ids: Sequence[int],
     batch_size: int,
+    ends: Callable[[list[int]], bool] | None = None,
 ) -> list[Decoded]:
     """Generate after each prompt and return the results in the order of the prompts.
 
@@ -90,6 +91,7 @@ def decode(
         settings: how to draw tokens.
         end_ids: token ids that end a row.
         batch_size: largest number of rows in a forward pass.
+        ends: whether the tokens of a row end it by what they say; None: none do.
 
     Raises:
         UserError: for a row whose log-probabilities are NaN or infinite.
@@ -99,7 +101,7 @@ def decode(
     if not prompts:
         return []
     with torch.inference_mode():
-        return Decoder(model, prompts, seeds, settings, end_ids, batch_size).run()
+        return Decoder(model, prompts, seeds, settings, end_ids, batch_size, ends).run()
 
 
 class Decoder:
@@ -113,6 +115,7 @@ class Decoder:
         settings: SamplingSettings,
         end_ids: Sequence[int],
         batch_size: int,
+        ends: Callable[[list[int]], bool] | None = None,
     ) -> None:
         import torch
 
@@ -121,6 +124,7 @@ class Decoder:
         self.prompts, self.seeds, self.settings = prompts, seeds, settings
         self.forward = Forward(model)
         self.end_ids = np.array(end_ids, np.int64)
+        self.ends = ends
         self.done: dict[int, Decoded] = {}
         # Rows are taken from the end: longest prompt first, equal prompts side by side. So a prompt that joins is never
         # longer than those before it, and there are always enough columns left of the cursor.
@@ -133,6 +137,8 @@ class Decoder:
         self.cache.window.cursor = longest
         # (places,) each row's newest token, drawn but not yet run through the model.
         self.pending = torch.zeros(self.count, dtype=torch.long, device=self.forward.device)
+        # (places, vocabulary) the tokens that each row has, made at the first draw where there is a penalty on them.
+        self.seen: torch.Tensor | None = None
 
     def run(self) -> list[Decoded]:
         """Decode all rows and return their results in the order of the prompts."""
@@ -180,6 +186,10 @@ class Decoder:
             if self.settings.temperature > 0:
                 uniforms = row_uniforms(self.seeds[row], self.settings.max_new_tokens)
             self.places.fill(place, row, window.cursor - len(self.prompts[row]), uniforms)
+        if self.settings.presence_penalty:
+            if self.seen is None:
+                self.seen = torch.zeros(self.count, logits.shape[-1], dtype=torch.bool, device=logits.device)
+            self.seen[first : window.live] = False
         self.accept(first, logits[torch.tensor(source, device=logits.device)])
 
     def advance(self) -> None:
@@ -226,8 +236,11 @@ class Decoder:
         uniforms = None
         if self.settings.temperature > 0:
             uniforms = torch.from_numpy(places.uniforms[at, places.step[at]]).to(logits.device)  # (drawn,)
-        drawn, drawn_logprobs = choose(logits, uniforms, self.settings.temperature, self.settings.top_p)
+        seen = None if self.seen is None else self.seen[first:live]
+        drawn, drawn_logprobs = choose(logits, uniforms, self.settings, seen)
         self.pending[first:live] = drawn
+        if seen is not None:
+            seen.scatter_(1, drawn[:, None], True)
         tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
         if not np.isfinite(logprobs).all():
             # The first such row in the order of the prompts, so that the message does not depend on the batch.
@@ -235,12 +248,19 @@ class Decoder:
         places.token_ids[at, places.step[at]] = tokens
         places.logprob[at] += logprobs
         places.step[at] += 1
-        ended = np.isin(tokens, self.end_ids)
+        ended = np.isin(tokens, self.end_ids) | self.stopped(at)
         finished = ended | (places.step[at] == self.settings.max_new_tokens)
         if finished.any():
             for place, stopped in zip(at[finished], ended[finished], strict=True):
                 self.record(int(place), bool(stopped))
             self.leave(at[finished])
+
+    def stopped(self, at: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the places (drawn,) hold a text that ends their row."""
+        if self.ends is None:
+            return np.zeros(len(at), bool)
+        rows = (self.places.token_ids[place, : self.places.step[place]].tolist() for place in at)
+        return np.array([self.ends(ids) for ids in rows], bool)
 
     def record(self, place: int, stopped: bool) -> None:
         """Keep the result of a finished row."""
@@ -258,4 +278,6 @@ class Decoder:
         movers = np.setdiff1d(np.arange(left, live), finished, assume_unique=True)  # live rows beyond, as many as gaps
         self.places.move(holes, movers)
         self.pending[torch.from_numpy(holes)] = self.pending[torch.from_numpy(movers)]
+        if self.seen is not None:
+            self.seen[torch.from_numpy(holes)] = self.seen[torch.from_numpy(movers)]
         self.cache.move(holes, movers, left)

@@ -228,10 +228,16 @@ class OpenAIEngine:
         }
         if len(rows) > 1:
             request["n"] = len(rows)
+        if settings.presence_penalty:
+            request["presence_penalty"] = settings.presence_penalty
+        if settings.stop:
+            request["stop"] = list(settings.stop)
         if self._settings.logprobs:
             request["logprobs"] = True
-        if self._settings.chat_template_kwargs:
-            request["extra_body"] = {"chat_template_kwargs": self._settings.chat_template_kwargs}
+        # What OpenAI does not have and other servers know by these names.
+        more = {"top_k": settings.top_k, "chat_template_kwargs": self._settings.chat_template_kwargs}
+        if any(more.values()):
+            request["extra_body"] = {name: value for name, value in more.items() if value}
         return request
 
     def _client(self) -> "AsyncOpenAI":

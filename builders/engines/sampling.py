@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from builders.engines import SamplingSettings
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,19 +32,25 @@ def row_uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def shaped_probabilities(logits: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
-    """Return the weights of all tokens after temperature and top-p.
+def shaped_probabilities(
+    logits: "torch.Tensor", temperature: float, top_p: float, top_k: int | None = None
+) -> "torch.Tensor":
+    """Return the weights of all tokens after temperature, top-k and top-p.
 
     Args:
         logits: (rows, vocabulary).
         temperature: above 0; divides the logits.
         top_p: in (0, 1].
+        top_k: at least 1; None for all tokens. Tokens as probable as the k-th stay.
 
     Returns:
-        (rows, vocabulary) float64, not renormalised; 0 for tokens outside the nucleus.
+        (rows, vocabulary) float64, not renormalised; 0 for tokens that are left out.
     """
     import torch
 
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[:, -1:]  # (rows, 1)
+        logits = logits.masked_fill(logits < least, -torch.inf)
     # float64: cumulative sums over a large vocabulary lose digits in float32 that decide the draw.
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)
     if top_p >= 1.0:
@@ -90,24 +98,28 @@ def draw(weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor":
 
 
 def choose(
-    logits: "torch.Tensor", uniforms: "torch.Tensor | None", temperature: float, top_p: float
+    logits: "torch.Tensor",
+    uniforms: "torch.Tensor | None",
+    settings: SamplingSettings,
+    seen: "torch.Tensor | None" = None,
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Choose the next token of each row.
 
     Args:
         logits: (rows, vocabulary).
         uniforms: (rows,) in [0, 1); None for greedy decoding.
-        temperature: above 0, unless greedy.
-        top_p: in (0, 1].
+        settings: how to draw; the temperature is above 0, unless greedy.
+        seen: (rows, vocabulary) bool, the tokens that a row has already; None where there is no penalty on them.
 
     Returns:
-        Token ids (rows,), and their log-probabilities (rows,) in nats, at temperature 1 and without top-p. A row whose
+        Token ids (rows,), and their log-probabilities (rows,) in nats under the model's own distribution. A row whose
         logits hold NaN or +inf gets a log-probability that is not finite.
     """
     logits = logits.float()
+    shaped = logits if seen is None else logits - settings.presence_penalty * seen
     if uniforms is None:
-        tokens = logits.argmax(dim=-1)
+        tokens = shaped.argmax(dim=-1)
     else:
-        tokens = draw(shaped_probabilities(logits, temperature, top_p), uniforms)
+        tokens = draw(shaped_probabilities(shaped, settings.temperature, settings.top_p, settings.top_k), uniforms)
     chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return tokens, chosen - logits.logsumexp(dim=-1)

@@ -10,6 +10,7 @@ from builders.engines import (
     More,
     SamplingSettings,
     end_token_ids,
+    ended_by,
     one_by_one,
     resolve_window,
     yarn_overrides,
@@ -67,13 +68,26 @@ class TransformersEngine:
         encoded = encode_prompts(
             self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs
         )
+        # A text is at most as many tokens long as it has bytes, and its first one may begin before it.
+        tail = max((len(text.encode()) for text in settings.stop), default=0) + 1
+
+        def ends(ids: list[int]) -> bool:
+            return ended_by(self._text(ids[-tail:]), settings.stop) is not None
+
         rows = decode(
-            self._model, encoded, [int(seed) % SEED_RANGE for seed in seeds], settings, self._end_ids, self._batch_size
-        )
+            self._model, encoded, [int(seed) % SEED_RANGE for seed in seeds], settings, self._end_ids,
+            self._batch_size, ends if settings.stop else None,
+        )  # fmt: skip
         return [
-            Completion(self._text(row.token_ids), row.finish_reason, len(row.token_ids), row.token_ids, row.logprob)
+            Completion(self._whole(row.token_ids, settings), row.finish_reason, len(row.token_ids), row.token_ids,
+                       row.logprob)
             for row in rows
-        ]
+        ]  # fmt: skip
+
+    def _whole(self, token_ids: list[int], settings: SamplingSettings) -> str:
+        """Return the text of a completion, which a stop text ends."""
+        text = self._text(token_ids)
+        return ended_by(text, settings.stop) or text
 
     def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
         """Generate one batch after the other; see `Engine.stream`."""

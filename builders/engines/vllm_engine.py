@@ -17,6 +17,7 @@ from builders.engines import (
     More,
     SamplingSettings,
     end_token_ids,
+    ended_by,
     not_finite,
     resolve_window,
     yarn_overrides,
@@ -48,6 +49,7 @@ class _Answer:
     """A batch's completions so far, under its key, and how many are missing."""
 
     key: Any
+    settings: SamplingSettings
     completions: list[Completion]
     missing: int
 
@@ -143,7 +145,7 @@ class VllmEngine:
                     return
                 for output in self._llm.llm_engine.step():
                     place = running.pop(output.request_id)
-                    place.answer.completions[place.row] = self._completion(place.row, output.outputs[0])
+                    place.answer.completions[place.row] = self._completion(place, output.outputs[0])
                     place.answer.missing -= 1
                     if not place.answer.missing:
                         yield place.answer.key, place.answer.completions
@@ -162,17 +164,22 @@ class VllmEngine:
             self._tokenizer, batch.prompts, batch.seeds, settings.max_new_tokens, self.context_window,
             self._template_kwargs,
         )  # fmt: skip
-        answer = _Answer(key, [_MISSING] * len(encoded), len(encoded))
+        answer = _Answer(key, settings, [_MISSING] * len(encoded), len(encoded))
         places = {}
         for row, (ids, seed) in enumerate(zip(encoded, batch.seeds, strict=True)):
             parameters = SamplingParams(
                 max_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
+                top_k=settings.top_k or 0,  # 0: every token
+                presence_penalty=settings.presence_penalty,
+                stop=list(settings.stop),
+                include_stop_str_in_output=True,
                 seed=int(seed) % SEED_RANGE,
                 logprobs=0,  # of the drawn token alone
                 stop_token_ids=self._end_ids,
-                detokenize=False,  # `_completion` decodes, so that both engines give the same text
+                # `_completion` decodes, so that both engines give the same text; only stop texts need vLLM's.
+                detokenize=bool(settings.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             request = str(next(self._numbers))
@@ -180,7 +187,7 @@ class VllmEngine:
             places[request] = _Place(answer, row)
         return places
 
-    def _completion(self, row: int, output: Any) -> Completion:
+    def _completion(self, place: _Place, output: Any) -> Completion:
         """Return vLLM's output of one row as a completion.
 
         Raises:
@@ -190,9 +197,11 @@ class VllmEngine:
         # fsum: the exact sum, whatever the order of the terms.
         logprob = math.fsum(at[token].logprob for token, at in zip(ids, output.logprobs, strict=True))
         if not math.isfinite(logprob):
-            raise not_finite(row)
+            raise not_finite(place.row)
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(text, "stop" if ids[-1] in self._end_ids else "length", len(ids), ids, logprob)
+        ended = ended_by(text, place.answer.settings.stop)
+        stopped = ended is not None or ids[-1] in self._end_ids
+        return Completion(text if ended is None else ended, "stop" if stopped else "length", len(ids), ids, logprob)
 
     def close(self) -> None:
         """Shut vLLM down and free its memory and process group, so that another model can be loaded."""

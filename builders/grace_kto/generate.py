@@ -163,7 +163,7 @@ def ask(context: GenerateContext, part: Shard) -> Asking:
     drawn = prompts_of(context, part)
     asked = [prompt for prompt in drawn if prompt.example_ids]
     sampling = SamplingSettings(
-        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
+        settings.max_new_tokens, settings.temperature, settings.top_p, settings.top_k, settings.presence_penalty
     )
     completions = (yield Batch([chat(p.text) for p in asked], [p.draw for p in asked], sampling)) if asked else []
     opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], config)

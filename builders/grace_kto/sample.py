@@ -131,7 +131,12 @@ def build(context: SampleContext, shard: Shard) -> Asking:
         messages,
         draws,
         SamplingSettings(
-            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            presence_penalty=settings.presence_penalty,
+            stop=settings.stop,
         ),
     )
     opened = begins_in_block(context.engine("policy"), messages, config)

@@ -80,6 +80,11 @@ def _known_prompt(name: str) -> str:
 Prompt = Annotated[str, AfterValidator(_known_prompt)]
 
 
+Text = Annotated[str, Field(min_length=1)]
+TOP_K = "draw from this many of the most probable tokens; null: from all"
+PENALTY = "taken from the logits of tokens that are there already"
+
+
 class GenerateSettings(Section):
     """Stage `generate` (§3.2)."""
 
@@ -92,6 +97,8 @@ class GenerateSettings(Section):
     )
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 1.0
+    top_k: Annotated[Positive | None, LATER] = Field(None, description=TOP_K)
+    presence_penalty: Annotated[float, LATER] = Field(0.0, ge=-2, le=2, description=PENALTY)
     max_new_tokens: Positive = 2048
     max_query_chars: Positive = Field(8000, description="characters (not tokens) of a query; longer ones are dropped")
     max_attempts: Positive = Field(10, description="prompts tried, as a multiple of the fewest that could do")
@@ -116,6 +123,11 @@ class SampleSettings(Section):
     )
     temperature: float = Field(1.0, ge=0)
     top_p: Share = 0.9
+    top_k: Annotated[Positive | None, LATER] = Field(None, description=TOP_K)
+    presence_penalty: Annotated[float, LATER] = Field(0.0, ge=-2, le=2, description=PENALTY)
+    stop: Annotated[tuple[Text, ...], LATER, Field(strict=False)] = Field(
+        (), description="texts that end a response, which keeps the one that ended it, such as [</answer>]"
+    )
     max_new_tokens: Positive = 8192
     thinking_tags: Tags | None = Field(
         ("<think>", "</think>"), description="a block between these before an answer is cut and counted; null: never"

@@ -23,6 +23,7 @@ DEFAULT_PRESET = "tiny"
 SET = "--set"
 STORE = "--store"
 DEFAULT = "default"
+PRESET = "preset "  # and its name
 
 # A text that can only be a path: it begins like one, has several folders, or ends as a file does.
 _PATH_LIKE = re.compile(r"(~|\.{0,2}/)|[^/:]+/[^/:]+/|.*\.(jsonl?|csv|tsv|parquet|txt|jinja)(\.[a-z0-9]+)?$")
@@ -48,6 +49,19 @@ class Values:
         """Return where a value comes from, for a section the command line where that has set a part of it."""
         known = [origin for name, origin in self.origins.items() if name == path or name.startswith(f"{path}.")]
         return known[-1] if known else DEFAULT
+
+    def at(self, path: str) -> dict[str, Any]:
+        """Return the section at a dotted path; empty where there is none."""
+        section: Any = self.data
+        for name in path.split(".") if path else ():
+            section = section.get(name)
+        return section if isinstance(section, dict) else {}
+
+    def drop(self, path: str) -> None:
+        """Leave out the value at a dotted path."""
+        section, _, key = path.rpartition(".")
+        del self.at(section)[key]
+        self.origins = {name: old for name, old in self.origins.items() if not f"{name}.".startswith(f"{path}.")}
 
     def put(self, path: str, value: Any, origin: str) -> None:
         """Set the value at a dotted path, and replace what stood there."""
@@ -119,6 +133,7 @@ def read_configuration(
     if store is not None:
         values.put("store", store, STORE)
     settings = _settings_class(values, pipelines)
+    _leave_other_kinds(values, settings)
     _locate(values, settings, names)
     try:
         # Validated as JSON, in which lists stand for tuples.
@@ -173,7 +188,7 @@ def _read(source: str | None) -> Values:
 def _preset(name: str) -> Values:
     """Return the values of a preset."""
     data = read_plain(preset_text(name), f"preset {name}")
-    return Values(data, dict.fromkeys(_leaves(data), f"preset {name}"), f"preset {name}")
+    return Values(data, dict.fromkeys(_leaves(data), f"{PRESET}{name}"), f"{PRESET}{name}")
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +215,24 @@ def _apply(values: Values, override: str) -> None:
     if not equals or not all(path.split(".")):
         raise UserError(f"--set {override}: expected section.key=value, such as --set generate.queries=64")
     values.put(path, read_plain(text, f"--set {override}: {text!r} is not a YAML value"), SET)
+
+
+def _leave_other_kinds(values: Values, settings: type[BaseModel], path: str = "") -> None:
+    """Where a user chooses another kind of a section, drop what the preset says that this kind does not have."""
+    section = values.at(path)
+    for name, info in settings.model_fields.items():
+        below = f"{path}.{name}" if path else name
+        models = sections_in(info.annotation)
+        kinds = {model.model_fields["kind"].default: model for model in models if "kind" in model.model_fields}
+        if not isinstance(section.get(name), dict):
+            continue
+        for model in () if kinds else models:
+            _leave_other_kinds(values, model, below)
+        chosen = kinds.get(section[name].get("kind"))
+        if chosen is not None and not values.origin(f"{below}.kind").startswith(PRESET):
+            for key in section[name].keys() - chosen.model_fields.keys():
+                if values.origin(f"{below}.{key}").startswith(PRESET):
+                    values.drop(f"{below}.{key}")
 
 
 def _locate(values: Values, settings: type[Settings], names: Collection[str]) -> None:

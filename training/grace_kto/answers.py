@@ -222,7 +222,10 @@ def answer_queries(
             [message for message in messages for _ in numbers],
             [derive_seed(config.random_seed, *_draw(query, number)) for query in room for number in numbers],
             SamplingSettings(
-                max_new_tokens=config.sample.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
+                max_new_tokens=config.sample.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                stop=config.sample.stop,
             ),
         )
         opened = begins_in_block(engine, messages, config)

@@ -43,6 +43,9 @@ def test_bad_options_are_named(causal_lm_dir: Path, options: dict[str, Any], mes
         ({"max_new_tokens": 1, "temperature": float("nan")}, "temperature is nan"),
         ({"max_new_tokens": 1, "top_p": 0.0}, "top_p is 0.0"),
         ({"max_new_tokens": 1, "top_p": 1.5}, "top_p is 1.5"),
+        ({"max_new_tokens": 1, "top_k": 0}, "top_k is 0"),
+        ({"max_new_tokens": 1, "presence_penalty": 2.5}, "presence_penalty is 2.5"),
+        ({"max_new_tokens": 1, "stop": ("a", "")}, "stop holds an empty text"),
     ],
 )
 def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -126,6 +126,14 @@ def test_variables_of_the_template_are_handed_on(server: ChatServer) -> None:
     assert server.asked[0]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
+def test_what_shapes_a_draw_is_handed_on(server: ChatServer) -> None:
+    engine = OpenAIEngine("writer", settings_for(server), 4096, SETTING)
+    engine.generate([user("a")], [1], SamplingSettings(5, top_k=7, presence_penalty=0.5, stop=("</a>",)))
+    engine.close()
+    asked = server.asked[0]
+    assert (asked["top_k"], asked["presence_penalty"], asked["stop"]) == (7, 0.5, ["</a>"])
+
+
 def test_no_more_requests_are_under_way_than_allowed(server: ChatServer) -> None:
     server.seconds = 0.02
     prompts = [f"p{i}" for i in range(40)]

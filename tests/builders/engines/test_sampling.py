@@ -1,15 +1,21 @@
 """Token choice: hand-computed cases, frequencies against the exact distribution, and properties."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.engines import SamplingSettings
 from builders.engines.sampling import choose, draw, row_uniforms, shaped_probabilities
 
 PROBABILITIES = [0.1, 0.5, 0.05, 0.3, 0.05]
+
+
+def shaped(temperature: float, top_p: float, **more: Any) -> SamplingSettings:
+    return SamplingSettings(1, temperature, top_p, **more)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,36 @@ def test_temperature_sharpens_before_top_p() -> None:
     assert weights.tolist() == pytest.approx([0, 0.25 / 0.355, 0, 0.09 / 0.355, 0], abs=1e-6)
 
 
+@pytest.mark.parametrize(("top_k", "kept"), [(1, [1]), (2, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3, 4]), (9, None)])
+def test_top_k_keeps_the_most_probable_and_equals_of_the_last(top_k: int, kept: list[int] | None) -> None:
+    import torch
+
+    weights = shaped_probabilities(torch.tensor([PROBABILITIES], dtype=torch.float64).log(), 1.0, 1.0, top_k)[0]
+    expected = [p if kept is None or token in kept else 0.0 for token, p in enumerate(PROBABILITIES)]
+    assert weights.tolist() == pytest.approx([p / sum(expected) for p in expected])
+
+
+def test_top_p_counts_among_what_top_k_leaves() -> None:
+    import torch
+
+    # Of 0.5 and 0.3 the first has 0.625, so that a nucleus of 0.6 is that token alone.
+    weights = shaped_probabilities(torch.tensor([PROBABILITIES], dtype=torch.float64).log(), 1.0, 0.6, 2)[0]
+    assert weights.tolist() == pytest.approx([0, 0.625, 0, 0, 0])
+
+
+def test_a_penalty_on_what_is_there_shapes_the_choice_and_not_its_logprob() -> None:
+    import torch
+
+    logits = torch.tensor([PROBABILITIES, PROBABILITIES]).log()
+    seen = torch.tensor([[False, True, False, False, False], [False] * 5])
+    # 0.5 / e is below 0.3, so the first row takes the next token.
+    tokens, logprobs = choose(logits, None, shaped(0.0, 1.0, presence_penalty=1.0), seen)
+    assert tokens.tolist() == [3, 1]
+    assert logprobs.tolist() == pytest.approx([math.log(0.3), math.log(0.5)], abs=1e-6)
+    tokens, _ = choose(logits, None, shaped(0.0, 1.0, presence_penalty=0.5), seen)
+    assert tokens.tolist() == [1, 1]  # 0.5 / e^0.5 is above 0.3
+
+
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.0999, 0), (0.1001, 1), (0.6001, 2), (0.66, 3), (0.951, 4)])
 def test_draw_inverts_the_cumulative_distribution(uniform: float, token: int) -> None:
     import torch
@@ -59,10 +95,10 @@ def test_logprob_is_that_of_the_unshaped_distribution() -> None:
     import torch
 
     logits = torch.tensor([PROBABILITIES]).log() + 3.0
-    tokens, logprobs = choose(logits, torch.tensor([0.99], dtype=torch.float64), 0.5, 0.9)
+    tokens, logprobs = choose(logits, torch.tensor([0.99], dtype=torch.float64), shaped(0.5, 0.9))
     assert tokens.tolist() == [3]
     assert logprobs.tolist() == pytest.approx([math.log(0.3)], abs=1e-6)
-    tokens, logprobs = choose(logits, None, 0.0, 1.0)
+    tokens, logprobs = choose(logits, None, shaped(0.0, 1.0))
     assert tokens.tolist() == [1]
     assert logprobs.tolist() == pytest.approx([math.log(0.5)], abs=1e-6)
 
@@ -73,7 +109,7 @@ def test_bad_logits_give_a_logprob_that_is_not_finite(bad: float, greedy: bool) 
     import torch
 
     uniforms = None if greedy else torch.tensor([0.5], dtype=torch.float64)
-    tokens, logprobs = choose(torch.tensor([[0.0, bad, 1.0]]), uniforms, 0.0 if greedy else 1.0, 0.9)
+    tokens, logprobs = choose(torch.tensor([[0.0, bad, 1.0]]), uniforms, shaped(0.0 if greedy else 1.0, 0.9))
     assert 0 <= int(tokens[0]) < 3
     assert not math.isfinite(float(logprobs[0]))
 
@@ -86,7 +122,7 @@ def test_frequencies_follow_the_distribution(temperature: float, top_p: float) -
     count = 20_000
     logits = torch.tensor([PROBABILITIES]).log().expand(count, -1)
     uniforms = torch.tensor([row_uniforms(seed, 1)[0] for seed in range(count)])
-    tokens, _ = choose(logits, uniforms, temperature, top_p)
+    tokens, _ = choose(logits, uniforms, shaped(temperature, top_p))
     exact = np.array(PROBABILITIES) ** (1 / temperature)
     exact /= exact.sum()
     order = np.argsort(-exact, kind="stable")
@@ -113,7 +149,7 @@ def test_drawn_token_lies_in_the_kept_set(
     weights = shaped_probabilities(logits, temperature, top_p)[0]
     assert float(weights.sum()) >= min(top_p, 1.0) - 1e-9
     assert float(weights.max()) == pytest.approx(float(torch.softmax(logits.double() / temperature, -1).max()))
-    tokens, logprobs = choose(logits, torch.tensor([uniform], dtype=torch.float64), temperature, top_p)
+    tokens, logprobs = choose(logits, torch.tensor([uniform], dtype=torch.float64), shaped(temperature, top_p))
     assert float(weights[tokens[0]]) > 0
     assert float(logprobs[0]) == pytest.approx(float(logits.log_softmax(-1)[0, tokens[0]]), abs=1e-4)
 

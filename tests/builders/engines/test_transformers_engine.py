@@ -1,6 +1,7 @@
 """The transformers engine against transformers' own generate and plain forward passes, and its messages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +370,37 @@ def test_missing_model_and_adapter_are_named(causal_lm_dir: Path, tmp_path: Path
         load_engine("transformers", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"^adapter .*: no adapter_config.json found"):
         load_engine("transformers", str(causal_lm_dir), adapter=str(tmp_path))
+
+
+def test_a_stop_text_ends_a_completion_and_stays_in_it(engine: TransformersEngine) -> None:
+    plain = engine.generate(PROMPTS, SEEDS, SAMPLED)
+    # Three characters from the middle of what is written without it.
+    text = max((completion.text for completion in plain), key=len)
+    stop = text[len(text) // 2 :][:3]
+    ended = engine.generate(PROMPTS, SEEDS, replace(SAMPLED, stop=("never there", stop)))
+    assert any(stop in completion.text for completion in plain)
+    for before, after in zip(plain, ended, strict=True):
+        if stop in before.text:
+            assert after.text == before.text[: before.text.index(stop) + 3] and after.finish_reason == "stop"
+            assert ids_of(after) == ids_of(before)[: after.num_tokens]
+        else:
+            assert (after.token_ids, after.finish_reason) == (before.token_ids, before.finish_reason)
+
+
+def test_a_penalty_keeps_greedy_rows_from_repeating(causal_lm_dir: Path, engine: TransformersEngine) -> None:
+    """With the largest penalty a token comes again only where its logit leads by more than 2."""
+    greedy = SamplingSettings(40, temperature=0.0)
+    plain = [ids_of(completion) for completion in engine.generate(PROMPTS, SEEDS, greedy)]
+    spread = [
+        ids_of(completion) for completion in engine.generate(PROMPTS, SEEDS, replace(greedy, presence_penalty=2.0))
+    ]
+    assert sum(len(set(ids)) for ids in spread) > sum(len(set(ids)) for ids in plain)
+    # Rows that move into other places take what they have along.
+    narrow = with_batch(causal_lm_dir, 3)
+    assert [ids_of(c) for c in narrow.generate(PROMPTS, SEEDS, replace(greedy, presence_penalty=2.0))] == spread
+
+
+def test_the_most_probable_token_alone_is_greedy(engine: TransformersEngine) -> None:
+    greedy = engine.generate(PROMPTS, SEEDS, SamplingSettings(20, temperature=0.0))
+    first = engine.generate(PROMPTS, SEEDS, SamplingSettings(20, top_k=1))
+    assert [ids_of(completion) for completion in first] == [ids_of(completion) for completion in greedy]

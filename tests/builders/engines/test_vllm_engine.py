@@ -14,6 +14,9 @@ pytestmark = pytest.mark.slow
 
 GREEDY = SamplingSettings(24, temperature=0.0)
 SAMPLED = SamplingSettings(60)
+PENALISED = SamplingSettings(24, temperature=0.0, presence_penalty=1.5)
+FIRST = SamplingSettings(24, top_k=1)
+STOPPED = SamplingSettings(24, temperature=0.0, stop=("ck", "e "))
 NARROW = SamplingSettings(30, temperature=0.7, top_p=0.8)
 PROMPTS: list[list[Message]] = [
     [{"role": "user", "content": text}] for text in ("trade " * 9, "a", "harbour", "a", "river trade " * 6, "prices")
@@ -75,6 +78,9 @@ def asked(model_dir: Path, environment: None) -> tuple[dict[str, list[Completion
         "narrow": engine.generate(PROMPTS, SEEDS, NARROW),
         "none": engine.generate([], [], SAMPLED),
         "streamed": streamed(engine),
+        "penalised": engine.generate(PROMPTS, SEEDS, PENALISED),
+        "first": engine.generate(PROMPTS, SEEDS, FIRST),
+        "stopped": engine.generate(PROMPTS, SEEDS, STOPPED),
         "long": engine.generate(LONG, range(64), SamplingSettings(4)),
     }
     steps = {
@@ -157,6 +163,16 @@ def test_greedy_equals_the_transformers_engine(answers: dict[str, list[Completio
     assert all_ids(answers["greedy"]) == all_ids(expected)
     for ours, other in zip(answers["greedy"], expected, strict=True):
         assert (ours.text, ours.finish_reason) == (other.text, other.finish_reason)
+        assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("penalised", PENALISED), ("first", GREEDY), ("stopped", STOPPED)])
+def test_what_shapes_a_draw_equals_the_transformers_engine(
+    answers: dict[str, list[Completion]], reference: Engine, name: str, settings: SamplingSettings
+) -> None:
+    expected = reference.generate(PROMPTS, SEEDS, settings)
+    for ours, other in zip(answers[name], expected, strict=True):
+        assert (ours.text, ours.finish_reason, ours.token_ids) == (other.text, other.finish_reason, other.token_ids)
         assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 

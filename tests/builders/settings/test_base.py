@@ -55,7 +55,15 @@ def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 # Settings that came after data had been published without them; their defaults change nothing.
-LATER_DEFAULTS = [("calibrate.form", "linear")]
+LATER_DEFAULTS = [
+    ("calibrate.form", "linear"),
+    *(
+        (f"{stage}.{name}", value)
+        for stage in ("generate", "sample")
+        for name, value in (("top_k", None), ("presence_penalty", 0.0))
+    ),
+    ("sample.stop", ()),
+]
 
 
 def test_the_default_of_a_later_setting_leaves_earlier_fingerprints_as_they_are() -> None:

@@ -8,7 +8,12 @@ from pydantic import TypeAdapter
 
 from builders.engines import KINDS
 from builders.grace_kto.settings import Engines, GraceKTOSettings
-from builders.settings.engines import EngineSettings, TransformersEngineSettings, VllmEngineSettings
+from builders.settings.engines import (
+    EngineSettings,
+    OpenAIEngineSettings,
+    TransformersEngineSettings,
+    VllmEngineSettings,
+)
 from builders.settings.load import sections_in
 from scorers.errors import UserError
 from training.pipelines import load_config
@@ -25,6 +30,19 @@ def test_the_kind_decides_the_section() -> None:
     assert vllm.engines.policy.model_dump() == expected
 
 
+def test_another_kind_leaves_out_what_the_preset_says_of_its_own(tmp_path: Path) -> None:
+    config: GraceKTOSettings = load_config("tiny", ["engines.policy.kind=openai"])
+    assert config.engines.policy == OpenAIEngineSettings()
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: tiny\nengines: {policy: {kind: openai, concurrency: 3}}\n")
+    config = load_config(str(path))
+    assert config.engines.policy == OpenAIEngineSettings(concurrency=3)
+    # What the user says stays, and is told.
+    path.write_text("preset: tiny\nengines: {policy: {kind: openai, device: cpu}}\n")
+    with pytest.raises(UserError, match=r"mine.yaml: unknown key engines.policy.device; allowed there: base_url"):
+        load_config(str(path))
+
+
 def test_without_a_kind_it_is_transformers() -> None:
     config: GraceKTOSettings = load_config("tiny", ["engines.policy={batch_size: 3}"])
     assert config.engines.policy == TransformersEngineSettings(batch_size=3)
@@ -34,8 +52,8 @@ def test_without_a_kind_it_is_transformers() -> None:
 
 def test_every_engine_has_its_settings() -> None:
     found = sections_in(EngineSettings)
-    assert {section.model_fields["kind"].default for section in found} == set(KINDS)
-    for kind in KINDS:
+    assert {section.model_fields["kind"].default for section in found} == {*KINDS, "openai"}
+    for kind in (*KINDS, "openai"):
         assert TypeAdapter(EngineSettings).validate_python({"kind": kind}).kind == kind
 
 
@@ -82,9 +100,9 @@ SHARED = "batch_size, chat_template, chat_template_kwargs, context_window, devic
         ),
         (
             ["engines.policy.kind=vlm"],
-            "--set: engines.policy.kind is 'vlm', did you mean vllm?; kinds: transformers, vllm",
+            "--set: engines.policy.kind is 'vlm', did you mean vllm?; kinds: transformers, vllm, openai",
         ),
-        (["engines.policy.kind=3"], "--set: engines.policy.kind is '3'; kinds: transformers, vllm"),
+        (["engines.policy.kind=3"], "--set: engines.policy.kind is '3'; kinds: transformers, vllm, openai"),
         (
             ["engines.policy.batch_size=0"],
             "--set: engines.policy.batch_size is 0: input should be greater than or equal to 1",

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.engines import VllmEngineSettings
+from builders.settings.engines import OpenAIEngineSettings, VllmEngineSettings
 from builders.settings.load import located, preset_names, sections_in
 from builders.settings.write import header
 from scorers.errors import UserError
@@ -74,9 +74,13 @@ def test_every_commented_line_is_a_setting_with_the_presets_value(
 
 def test_the_lines_of_another_kind_are_its_settings_with_their_defaults(tmp_path: Path) -> None:
     data = uncommented(init(tmp_path), kinds=True)
-    assert data["engines"]["policy"] | {"kind": "vllm", "tensor_parallel": 1} == data["engines"]["policy"]
-    config = loaded(tmp_path, data)
-    assert isinstance(config.engines.policy, VllmEngineSettings)
+    policy = data["engines"]["policy"]
+    assert policy["kind"] == "openai" and policy["tensor_parallel"] == 1 and policy["concurrency"] == 64
+    for kind in (VllmEngineSettings, OpenAIEngineSettings):
+        own = {name: value for name, value in policy.items() if name in kind.model_fields}
+        own["kind"] = kind.model_fields["kind"].default
+        config = loaded(tmp_path, data | {"engines": {"policy": own}})
+        assert isinstance(config.engines.policy, kind)
     shown = uncommented(init_again(tmp_path, "paper-72b"), "paper-72b")
     assert shown["engines"]["policy"]["tensor_parallel"] == 8
 
