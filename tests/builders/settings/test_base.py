@@ -57,12 +57,9 @@ def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 # Settings that came after data had been published without them; their defaults change nothing.
 LATER_DEFAULTS = [
     ("calibrate.form", "linear"),
-    *(
-        (f"{stage}.{name}", value)
-        for stage in ("generate", "sample")
-        for name, value in (("top_k", None), ("presence_penalty", 0.0))
-    ),
-    ("sample.stop", ()),
+    *((f"{stage}.top_k", None) for stage in ("generate", "sample")),
+    *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
+    ("sample.stop", []),
 ]
 
 
