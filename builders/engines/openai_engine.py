@@ -267,13 +267,13 @@ def completions_of(reply: Any, name: str) -> list[Completion]:
         name: the model's name.
 
     Returns:
-        One completion per choice that has a text; `token_ids` is None.
+        One completion per choice that has a text, or an empty one where the server withholds it; `token_ids` is None.
 
     Raises:
         AttributeError, TypeError, ValueError: for what is no reply.
     """
-    choices = [choice for choice in reply.choices if isinstance(choice.message.content, str)]
-    texts = [choice.message.content for choice in choices]
+    choices = [choice for choice in reply.choices if isinstance(choice.message.content, str) or _withheld(choice)]
+    texts = [choice.message.content or "" for choice in choices]
     counts = dealt(int(reply.usage.completion_tokens), [len(text) for text in texts])
     completions = []
     for choice, text, count in zip(choices, texts, counts, strict=True):
@@ -290,6 +290,11 @@ def completions_of(reply: Any, name: str) -> list[Completion]:
             )
         )
     return completions
+
+
+def _withheld(choice: Any) -> bool:
+    """Whether a server says that it does not give an answer; to ask again would not help."""
+    return choice.finish_reason == "content_filter" or bool(getattr(choice.message, "refusal", None))
 
 
 def dealt(total: int, lengths: Sequence[int]) -> list[int]:

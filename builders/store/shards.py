@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
 COUNTS_KEY = b"grace.counts"  # key of the counts in the file's metadata
-ROW_GROUP_ROWS = 50_000  # rows that a reader decodes together
+# Rows that a reader decodes together: at most so many, and so many bytes before compression.
+ROW_GROUP_ROWS = 50_000
+ROW_GROUP_BYTES = 64 * 2**20
 PAGES = {"min_chunk_size": 64 * 1024, "max_chunk_size": 256 * 1024, "norm_level": 0}  # bytes before compression
 FEW = 20  # a column has few values where each occurs so often on average
 
@@ -68,18 +70,46 @@ def write_shard(frame: pl.DataFrame, columns: Sequence[Column], path: Path, coun
     schema = arrow_schema(columns).with_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
     # The cast narrows polars' 64-bit offsets to 32 bits and sets which columns may be null.
     table = frame.select([c.name for c in columns]).to_arrow().cast(schema)
-    with replacing(path) as file, arrow_sink(file) as sink:
-        pq.write_table(
-            table,
-            sink,
-            compression="zstd",
-            row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=_of_few_values(frame, columns),
-            use_content_defined_chunking=PAGES,
-            write_page_index=True,
-        )
+    options = {
+        "compression": "zstd",
+        "use_dictionary": _of_few_values(frame, columns),
+        "use_content_defined_chunking": PAGES,
+        "write_page_index": True,
+    }
+    with replacing(path) as file, arrow_sink(file) as sink, pq.ParquetWriter(sink, table.schema, **options) as writer:
+        for start, size in row_groups(row_bytes(frame)):
+            writer.write_table(table.slice(start, size), row_group_size=ROW_GROUP_ROWS)
     # The hash comes last: a shard without it counts as unfinished and is made again.
     write_text(path.with_suffix(".sha256"), file_sha256(path))
+
+
+def row_bytes(frame: pl.DataFrame) -> pl.Series:
+    """Estimate the bytes of each row: those of its texts, and of everything else the average."""
+    texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    rest = frame.drop(texts).estimated_size() // max(frame.height, 1)
+    sizes = [pl.col(name).str.len_bytes().fill_null(0).cast(pl.Int64) for name in texts]
+    return frame.select(pl.sum_horizontal(pl.repeat(rest, pl.len(), dtype=pl.Int64), *sizes)).to_series()
+
+
+def row_groups(sizes: pl.Series) -> list[tuple[int, int]]:
+    """Cut rows into row groups.
+
+    Args:
+        sizes: (N,) bytes of each row.
+
+    Returns:
+        (first row, number of rows) of each group: as many as `ROW_GROUP_ROWS` and `ROW_GROUP_BYTES` allow, one row at
+        least; one empty group where there is no row.
+    """
+    ends = sizes.cum_sum()
+    groups = []
+    start, before = 0, 0
+    while start < len(sizes):
+        fitting = int(ends.search_sorted(before + ROW_GROUP_BYTES, side="right"))  # rows up to there do not exceed it
+        stop = min(max(fitting, start + 1), start + ROW_GROUP_ROWS)
+        groups.append((start, stop - start))
+        start, before = stop, int(ends[stop - 1])
+    return groups or [(0, 0)]
 
 
 def _of_few_values(frame: pl.DataFrame, columns: Sequence[Column]) -> list[str]:

@@ -121,6 +121,14 @@ def test_finish_reasons(server: ChatServer) -> None:
     assert [completion.finish_reason for completion in found] == ["length", "stop", "stop"]
 
 
+@pytest.mark.parametrize("why", [{"finish_reason": "content_filter"}, {"message": {"content": None, "refusal": "No."}}])
+def test_an_answer_that_is_withheld_is_empty_and_not_asked_again(server: ChatServer, why: Body) -> None:
+    reply = choices("x")
+    reply["choices"][0] |= {"message": {"content": None}} | why
+    server.answer = lambda body: (200, reply)
+    assert ask(server, ["a"], [1]) == [Completion("", "stop", 0)] and len(server.asked) == 1
+
+
 def test_variables_of_the_template_are_handed_on(server: ChatServer) -> None:
     ask(server, ["a"], [1], chat_template_kwargs={"enable_thinking": False})
     assert server.asked[0]["chat_template_kwargs"] == {"enable_thinking": False}

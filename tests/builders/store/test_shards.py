@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets_factory import plain_frame, scores_frame, weights_frame
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builders.core.prompting import answer, chat
 from builders.core.stage import Stage
 from builders.grace_kto.columns import SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
-from builders.store.columns import frame_of, polars_schema
-from builders.store.shards import arrow_schema, shard_counts, shard_is_whole, shard_rows, write_shard
+from builders.store.columns import column, frame_of, polars_schema
+from builders.store.shards import arrow_schema, row_groups, shard_counts, shard_is_whole, shard_rows, write_shard
 from training.grace_kto.pipeline import GRACE_KTO
 
 DATASET_STAGES = [stage for stage in GRACE_KTO.stages if stage.kind == "dataset"]
@@ -154,3 +156,35 @@ def test_a_full_disk_is_an_error_and_never_the_end_of_the_process(tmp_path: Path
     """Pages of a shard this large are written in a destructor of Arrow, which an error in the file would abort."""
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path} []\n"), done.stderr[-2000:]
+
+
+def test_a_row_group_holds_so_many_bytes_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builders.store.shards.ROW_GROUP_BYTES", 10)
+    monkeypatch.setattr("builders.store.shards.ROW_GROUP_ROWS", 3)
+    assert row_groups(pl.Series([4, 6, 1, 1, 1, 1, 50, 2])) == [(0, 2), (2, 3), (5, 1), (6, 1), (7, 1)]
+    assert row_groups(pl.Series([], dtype=pl.Int64)) == [(0, 0)]
+    assert row_groups(pl.Series([0, 0, 0, 0])) == [(0, 3), (3, 1)]
+
+
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 40), st.integers(1, 10))
+def test_row_groups_cover_all_rows_and_none_could_be_larger(sizes: list[int], most_bytes: int, most_rows: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builders.store.shards.ROW_GROUP_BYTES", most_bytes)
+        patch.setattr("builders.store.shards.ROW_GROUP_ROWS", most_rows)
+        groups = row_groups(pl.Series(sizes, dtype=pl.Int64))
+    assert [row for start, size in groups for row in range(start, start + size)] == list(range(len(sizes)))
+    for start, size in groups:
+        assert size <= 1 or (size <= most_rows and sum(sizes[start : start + size]) <= most_bytes)
+        if start + size < len(sizes):  # with the next row there were too many
+            assert size == most_rows or sum(sizes[start : start + size + 1]) > most_bytes
+
+
+def test_long_texts_make_small_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builders.store.shards.ROW_GROUP_BYTES", 1000)
+    columns = [column("text", pl.String, "a text", nullable=True), column("tags", pl.List(pl.String), "some")]
+    texts = ["x" * 600, "y" * 600, None, "ü" * 100, "z" * 3000, "w"]
+    frame = pl.DataFrame({"text": texts, "tags": [["a"]] * 6})
+    write_shard(frame, columns, tmp_path / "a.parquet", {"read": 6})
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [1, 3, 1, 1]
+    assert pl.read_parquet(tmp_path / "a.parquet").equals(frame) and shard_counts(tmp_path / "a.parquet") == {"read": 6}
