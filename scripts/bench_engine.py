@@ -6,7 +6,7 @@ tokens. Rounds alternate, and the median counts. CPU seconds show how much of th
 last line on stdout is one JSON object.
 
     python scripts/bench_engine.py                  # the transformers engine beside generate
-    python scripts/bench_engine.py --vllm           # vLLM too
+    python scripts/bench_engine.py --vllm           # vLLM too: shards of 8 queries beside one call of all rows
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from builders.engines import Completion, Engine, Message, SamplingSettings, load_engine
+from builders.engines import Batch, Completion, Engine, Message, SamplingSettings, load_engine
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -26,6 +26,8 @@ TEMPLATE = (
 )
 Times = tuple[float, float]
 """Wall and CPU seconds."""
+SHARD = 8  # queries
+BARE, SHARDS = "LLM.generate, one call", f"engine vllm, shards of {SHARD}"
 TOPICS = ("river trade", "harbour dues", "glass making", "night trains", "salt roads", "paper mills")
 
 
@@ -79,8 +81,10 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, floa
         engine = load_engine("vllm", model, batch_size=options.batch_size)
         timed_engine(engine, prompts[:8], SamplingSettings(8))
         for _ in range(options.rounds):
-            seconds, completions = timed_engine(engine, prompts, settings)
-            add("engine vllm", seconds, sum(completion.num_tokens for completion in completions), times, tokens)
+            seconds, produced = timed_bare(engine, prompts, settings)
+            add(BARE, seconds, produced, times, tokens)
+            seconds, produced = timed_stream(engine, prompts, settings, SHARD * options.responses)
+            add(SHARDS, seconds, produced, times, tokens)
         engine.close()
     return {name: summary(tokens[name], runs) for name, runs in times.items()}
 
@@ -120,6 +124,46 @@ def timed_engine(
     begin = now()
     completions = engine.generate(prompts, range(len(prompts)), settings)
     return since(begin), completions
+
+
+def timed_stream(
+    engine: Engine, prompts: list[list[Message]], settings: SamplingSettings, rows: int
+) -> tuple[Times, int]:
+    """Time an engine that is handed shards of so many rows, one after the other; the times, and the tokens."""
+    begin = now()
+    starts = iter(range(0, len(prompts), rows))
+
+    def more() -> tuple[int, Batch] | None:
+        at = next(starts, None)
+        return (
+            None
+            if at is None
+            else (at, Batch(prompts[at : at + rows], range(at, at + rows)[: len(prompts) - at], settings))
+        )
+
+    produced = sum(completion.num_tokens for _, found in engine.stream(more) for completion in found)
+    return since(begin), produced
+
+
+def timed_bare(engine: Any, prompts: list[list[Message]], settings: SamplingSettings) -> tuple[Times, int]:
+    """Time vLLM alone: all rows in one call, with the same seeds and end tokens; texts are not decoded."""
+    from vllm import SamplingParams, TokensPrompt
+
+    begin = now()
+    encoded = [
+        engine.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        for prompt in prompts
+    ]
+    parameters = [
+        SamplingParams(
+            max_tokens=settings.max_new_tokens, seed=seed, logprobs=0, stop_token_ids=engine._end_ids,
+            detokenize=False,
+        )
+        for seed in range(len(prompts))
+    ]  # fmt: skip
+    requests = [TokensPrompt(prompt_token_ids=ids) for ids in encoded]
+    outputs = engine._llm.generate(requests, parameters, use_tqdm=False)
+    return since(begin), sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
 def load_plain(model: str) -> Any:
@@ -222,11 +266,14 @@ def make_model(folder: Path) -> str:
 def report(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
     """Print the table, then the JSON line; ratios are to plain `generate`."""
     base = results["plain generate"]["tokens_per_second"]
-    print(f"{'':22}{'tokens':>10}{'seconds':>10}{'CPU s':>10}{'tokens/s':>12}{'ratio':>8}")
+    print(f"{'':26}{'tokens':>10}{'seconds':>10}{'CPU s':>10}{'tokens/s':>12}{'ratio':>8}")
     for name, result in results.items():
         speed = result["tokens_per_second"]
         seconds = f"{result['seconds']:>10.2f}{result['cpu_seconds']:>10.2f}"
-        print(f"{name:22}{result['tokens']:>10}{seconds}{speed:>12,.0f}{speed / base:>8.2f}")
+        print(f"{name:26}{result['tokens']:>10}{seconds}{speed:>12,.0f}{speed / base:>8.2f}")
+    if BARE in results:
+        ratio = results[BARE]["cpu_seconds"] / results[SHARDS]["cpu_seconds"]
+        print(f"{SHARDS} against {BARE}, in CPU seconds: {ratio:.2f}")
     sys.stdout.flush()
     print(json.dumps({"benchmark": "engine", **vars(options), "results": results}))
 
