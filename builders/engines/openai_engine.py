@@ -17,7 +17,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +107,10 @@ class OpenAIEngine:
     def __init__(self, name: str, settings: "OpenAIEngineSettings", window: int, setting: str) -> None:
         self.context_window = window
         self._name, self._settings, self._setting = name, settings, setting
-        self._runner = asyncio.Runner()
+        # Requests run in a thread of their own: they go on while shards are written, and a caller may have a loop.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine openai", daemon=True)
+        self._thread.start()
         self._made: AsyncOpenAI | None = None
         self._under_way = asyncio.Semaphore(settings.concurrency)
         self._several = True  # whether the server gives as many choices as it is asked for
@@ -121,7 +126,7 @@ class OpenAIEngine:
 
     def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
         """Keep `concurrency` requests under way; see `Engine.stream`."""
-        running: dict[asyncio.Task[None], _Open] = {}
+        running: dict[Future[None], _Open] = {}
         try:
             while True:
                 while len(running) < 2 * self._settings.concurrency and (found := more()) is not None:
@@ -131,29 +136,27 @@ class OpenAIEngine:
                     running |= self._begin(key, batch)
                 if not running:
                     return
-                for task in self._run(_first(running)):
-                    answer = running.pop(task)
-                    task.result()  # raises what the request raised
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                for request in [request for request in running if request in done]:
+                    answer = running.pop(request)
+                    request.result()  # raises what the request raised
                     answer.missing -= 1
                     if not answer.missing:
                         yield answer.key, [found for found in answer.completions if found is not None]
         finally:
-            if running:
-                self._run(_cancelled(running))
+            for request in running:  # an error, or nobody asks on
+                request.cancel()
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Let the requests work until some coroutine is done."""
-        return self._runner.run(work)
-
-    def _begin(self, key: Any, batch: Batch) -> "dict[asyncio.Task[None], _Open]":
+    def _begin(self, key: Any, batch: Batch) -> "dict[Future[None], _Open]":
         """Begin a batch's requests: one for the rows with the same prompt."""
         require_seeds(batch.prompts, batch.seeds)
         groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
         for row, prompt in enumerate(batch.prompts):
             groups.setdefault(tuple((message["role"], message["content"]) for message in prompt), []).append(row)
         answer = _Open(key, batch, [None] * len(batch.prompts), len(groups))
-        loop = self._runner.get_loop()
-        return {loop.create_task(self._answer(answer, rows)): answer for rows in groups.values()}
+        return {
+            asyncio.run_coroutine_threadsafe(self._answer(answer, rows), self._loop): answer for rows in groups.values()
+        }
 
     async def _answer(self, answer: _Open, rows: Sequence[int]) -> None:
         """Ask for the completions of the rows with the same prompt and keep them."""
@@ -249,11 +252,19 @@ class OpenAIEngine:
         return self._made
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections and end the thread."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        """Wait for what was cancelled and close the connections."""
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
         if self._made is not None:
-            self._run(self._made.close())
-            self._made = None
-        self._runner.close()
+            await self._made.close()
 
 
 def completions_of(reply: Any, name: str) -> list[Completion]:
@@ -346,16 +357,3 @@ def _as_user_errors(setting: str, settings: "OpenAIEngineSettings", name: str) -
             f"{setting}: the server answers {error.status_code} for {name}: {plain(said)}; change what it names, or "
             "look at its log"
         ) from None
-
-
-async def _first(running: "Mapping[asyncio.Task[None], object]") -> "list[asyncio.Task[None]]":
-    """Wait until some task is done; those that are, in the order in which they were begun."""
-    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-    return [task for task in running if task in done]
-
-
-async def _cancelled(running: "Mapping[asyncio.Task[None], object]") -> None:
-    """Cancel tasks and wait for their end."""
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)

@@ -1,5 +1,6 @@
 """The engine that asks a server, against a server on the loopback that answers as each test says."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Iterator
@@ -163,6 +164,23 @@ def test_small_batches_are_asked_side_by_side(server: ChatServer) -> None:
     found = dict(engine.stream(lambda: next(batches, None)))
     engine.close()
     assert {key: texts(answers) for key, answers in found.items()} == {i: [f"p{i}/{i}/0"] for i in range(8)}
+
+
+def test_inside_a_loop_of_the_callers_own(server: ChatServer) -> None:
+    """As in a notebook."""
+
+    async def notebook() -> list[Completion]:
+        return ask(server, ["a"], [1])
+
+    assert texts(asyncio.run(notebook())) == ["a/1/0"]
+
+
+def test_an_engine_is_closed_twice_and_leaves_no_thread(server: ChatServer) -> None:
+    engine = OpenAIEngine("writer", settings_for(server), 4096, SETTING)
+    engine.generate([user("a")], [1], SETTINGS)
+    engine.close()
+    engine.close()
+    assert "engine openai" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_an_empty_batch_is_answered(server: ChatServer) -> None:
