@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 SPAN = 2**22
 """Ids below this are looked up in a table; larger ones are sorted."""
@@ -24,6 +26,8 @@ def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
     >>> diversity([[1, 2, 1, 2, 1], [1, 2]], n=2)
     [50.0, 100.0]
     """
+    import numpy as np
+
     if n < 1:
         raise ValueError(f"n is {n}; an n-gram has at least 1 token")
     lengths = [len(ids) for ids in token_ids]
@@ -34,8 +38,10 @@ def diversity(token_ids: Sequence[Sequence[int]], n: int = 4) -> list[float]:
     return [_distinct_share(codes[at : at + max(size - n + 1, 0)]) for at, size in zip(starts, lengths, strict=False)]
 
 
-def _ngram_codes(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
+def _ngram_codes(ids: "npt.NDArray[np.int64]", n: int) -> "npt.NDArray[np.uint64]":
     """Number the n-grams of a sequence: (N − n + 1,), equal where the n-grams are, and nowhere else."""
+    import numpy as np
+
     total = len(ids) - n + 1
     if total <= 0:
         return np.empty(0, np.uint64)
@@ -52,8 +58,10 @@ def _ngram_codes(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
     return codes
 
 
-def _dense(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def _dense(ids: "npt.NDArray[np.int64]") -> "npt.NDArray[np.uint64]":
     """Number the distinct ids from 0, in their order."""
+    import numpy as np
+
     high = int(ids.max())
     if high >= SPAN or int(ids.min()) < 0:
         return np.unique(ids, return_inverse=True)[1].astype(np.uint64)
@@ -63,8 +71,10 @@ def _dense(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     return numbers.take(ids)
 
 
-def _distinct_share(codes: npt.NDArray[np.uint64]) -> float:
+def _distinct_share(codes: "npt.NDArray[np.uint64]") -> float:
     """The percentage of distinct codes, which are sorted in place; 100 where there is none."""
+    import numpy as np
+
     if not len(codes):
         return 100.0
     codes.sort()

@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1
 .venv/bin/grace loop --config tiny
-.venv/bin/grace evaluate --config tiny sft local/tiny-policy@round-008 local/tiny-policy@round-016 local/tiny-policy@round-024
+.venv/bin/grace evaluate --config tiny sft local/tiny-policy@round-012 local/tiny-policy@round-024

@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from real_configs import config_on
 from tiny_models import make_causal_lm
 
 from builders.core.draws import query_id
-from builders.engines import Completion, FinishReason, Message, SamplingSettings
+from builders.engines import Completion, FinishReason, Message, More, SamplingSettings, one_by_one
 from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.messages import prompt_text
 from builders.grace_kto.settings import GraceKTOSettings
@@ -63,6 +63,9 @@ class Writer:
     context_window: int = 4096
     asked: list[Sequence[Message]] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+
+    def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
+        return one_by_one(self, more)
 
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
