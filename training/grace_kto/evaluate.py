@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from builders.core.continued import continued
-from builders.core.machine import require_engine
+from builders.core.machine import local_engine, require_engine
 from builders.core.models import LocalModel, ModelFinder, on_disk
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise, run
@@ -62,12 +62,12 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         The comparison as it is printed, and all of it for machines.
 
     Raises:
-        UserError: a policy or the held-out source is missing, or a metric is not finite.
+        UserError: a policy or the held-out source is missing, the engine asks a server, or a metric is not finite.
     """
     store = Store(Path(config.store))
     # Mistakes and what the machine lacks are told at once, before a model is made or answers.
     require_folder(output)
-    require_engine("engines.policy", config.engines.policy)
+    require_engine("engines.policy", local_engine("engines.policy", config.engines.policy, "evaluate"))
     score_ready(config, lambda name: None)  # the models are found below
     for text in references:
         _require_policy(text, config, store)

@@ -9,7 +9,7 @@ from real_configs import SEEDS, config_on
 
 from builders.grace_kto.settings import GraceKTOSettings
 from scorers.errors import UserError
-from training.pipelines import build
+from training.pipelines import build, evaluate_policies
 
 TAGGED = "<summary>A pier.</summary><outline>One.</outline><answer>Text number {} of the pier.</answer>"
 
@@ -70,6 +70,13 @@ def test_a_served_policy_cannot_be_trained(server: ChatServer, tmp_path: Path, c
     with pytest.raises(UserError, match=message):
         build(config, "policy")
     assert server.asked == []  # told before anything is asked
+
+
+def test_a_served_policy_is_not_evaluated(server: ChatServer, tmp_path: Path, causal_lm_dir: Path) -> None:
+    config = config_for(server, tmp_path, causal_lm_dir)
+    with pytest.raises(UserError, match=r"evaluate needs the model itself, and engines\.policy\.kind is openai"):
+        evaluate_policies(config, [], tmp_path / "out")
+    assert server.asked == [] and not (tmp_path / "out").exists()
 
 
 def test_what_needs_files_names_the_server(server: ChatServer, tmp_path: Path, causal_lm_dir: Path) -> None:
