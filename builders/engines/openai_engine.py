@@ -203,13 +203,14 @@ class OpenAIEngine:
 
         async with self._under_way:
             for _ in range(TRIES):
+                request = self._request(batch, rows)
                 with _as_user_errors(self._setting, self._settings, self._name):
                     try:
-                        reply = await self._client().chat.completions.create(**self._request(batch, rows))
+                        reply = await self._client().chat.completions.create(**request)
                         return completions_of(reply, self._name)
                     except openai.BadRequestError as error:
                         # OpenAI's reasoning models know the limit by its other name alone.
-                        if self._limit != LIMITS[0] or LIMITS[1] not in str(error.message):
+                        if LIMITS[0] not in request or LIMITS[1] not in str(error.message):
                             raise
                         self._limit = LIMITS[1]
                     except (ValueError, TypeError, AttributeError, KeyError) as error:

@@ -212,7 +212,8 @@ def test_the_key_comes_from_the_environment(server: ChatServer, monkeypatch: pyt
     assert server.keys == ["Bearer sk-secret", "Bearer none"]
 
 
-def test_the_other_name_of_the_limit_is_taken_where_a_server_asks_for_it(server: ChatServer) -> None:
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_the_other_name_of_the_limit_is_taken_where_a_server_asks_for_it(server: ChatServer, concurrency: int) -> None:
     def answer(body: Body) -> Answer:
         if "max_tokens" in body:
             message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
@@ -220,7 +221,9 @@ def test_the_other_name_of_the_limit_is_taken_where_a_server_asks_for_it(server:
         return echo(body)
 
     server.answer = answer
-    assert texts(ask(server, ["a", "b"], [1, 2], concurrency=1)) == ["a/1/0", "b/2/0"]
+    server.seconds = 0.05  # so that all are under way before the first is refused
+    names = [f"p{i}" for i in range(8)]
+    assert texts(ask(server, names, list(range(8)), concurrency=concurrency)) == [f"p{i}/{i}/0" for i in range(8)]
     assert server.asked[-1]["max_completion_tokens"] == 30
 
 
