@@ -65,7 +65,7 @@ def local_engine(setting: str, engine: EngineSettings, what: str) -> LocalEngine
     return engine
 
 
-def require_engine(setting: str, engine: EngineSettings) -> None:
+def require_engine(setting: str, engine: LocalEngineSettings | OpenAIEngineSettings) -> None:
     """Check that this machine can run an engine.
 
     Args:

@@ -55,7 +55,7 @@ def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 # Settings that came after data had been published without them; their defaults change nothing.
-LATER_DEFAULTS = [
+LATER_DEFAULTS: list[tuple[str, object]] = [
     ("calibrate.form", "linear"),
     *((f"{stage}.top_k", None) for stage in ("generate", "sample")),
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
