@@ -160,6 +160,13 @@ def require_seeds(prompts: Sequence[Sequence[Message]], seeds: Sequence[int]) ->
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; one seed per prompt is needed")
 
 
+def all_at_once(engine: Engine, batch: Batch) -> list[Completion]:
+    """The `generate` of an engine whose `stream` does the work."""
+    batches = iter([(None, batch)])
+    [(_, completions)] = engine.stream(lambda: next(batches, None))
+    return completions
+
+
 def one_by_one(engine: Engine, more: More) -> Iterator[tuple[Any, list[Completion]]]:
     """The `stream` of an engine that takes one batch after the other, so that no batch's bits depend on others."""
     while (found := more()) is not None:
@@ -206,28 +213,25 @@ def load_engine(
         UserError: for an unknown kind, an option out of range, or a model that cannot be loaded.
     """
     check_options(kind, device, dtype, batch_size, yarn_factor)
-    if kind == "transformers":
-        for name, gpus in (("tensor_parallel", tensor_parallel), ("pipeline_parallel", pipeline_parallel)):
-            if gpus != 1:
-                raise UserError(
-                    f"engine transformers: {name} is {gpus}, this engine runs on one device; set it to 1 or use the "
-                    "engine vllm"
-                )
-        from builders.engines.transformers_engine import TransformersEngine
+    shared: dict[str, Any] = {
+        "revision": revision, "adapter": adapter, "device": device, "dtype": dtype, "batch_size": batch_size,
+        "context_window": context_window, "yarn_factor": yarn_factor, "chat_template": chat_template,
+        "chat_template_kwargs": chat_template_kwargs,
+    }  # fmt: skip
+    spread: dict[str, Any] = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
+    if kind == "vllm":
+        from builders.engines.vllm_engine import VllmEngine
 
-        return TransformersEngine(
-            model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
-            context_window=context_window, yarn_factor=yarn_factor, chat_template=chat_template,
-            chat_template_kwargs=chat_template_kwargs,
-        )  # fmt: skip
-    from builders.engines.vllm_engine import VllmEngine
+        return VllmEngine(model, **shared, **spread, memory_share=memory_share)
+    for name, gpus in spread.items():
+        if gpus != 1:
+            raise UserError(
+                f"engine transformers: {name} is {gpus}, this engine runs on one device; set it to 1 or use the engine "
+                "vllm"
+            )
+    from builders.engines.transformers_engine import TransformersEngine
 
-    return VllmEngine(
-        model, revision=revision, adapter=adapter, device=device, dtype=dtype, batch_size=batch_size,
-        context_window=context_window, yarn_factor=yarn_factor, chat_template=chat_template,
-        chat_template_kwargs=chat_template_kwargs,
-        tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel, memory_share=memory_share,
-    )  # fmt: skip
+    return TransformersEngine(model, **shared)
 
 
 def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_factor: float | None) -> None:

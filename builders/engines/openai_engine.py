@@ -23,7 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builders.engines import Batch, Completion, Message, More, SamplingSettings, require_seeds
+from builders.engines import Batch, Completion, Message, More, SamplingSettings, all_at_once, require_seeds
 from builders.store.manifest import Model
 from scorers.errors import UserError, did_you_mean, plain
 
@@ -120,9 +120,7 @@ class OpenAIEngine:
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
         """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
-        batches = iter([(None, Batch(prompts, seeds, settings))])
-        [(_, completions)] = self.stream(lambda: next(batches, None))
-        return completions
+        return all_at_once(self, Batch(prompts, seeds, settings))
 
     def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
         """Keep `concurrency` requests under way; see `Engine.stream`."""

@@ -16,6 +16,7 @@ from builders.engines import (
     Message,
     More,
     SamplingSettings,
+    all_at_once,
     end_token_ids,
     ended_by,
     not_finite,
@@ -124,9 +125,7 @@ class VllmEngine:
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
     ) -> list[Completion]:
         """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
-        batches = iter([(None, Batch(prompts, seeds, settings))])
-        [(_, completions)] = self.stream(lambda: next(batches, None))
-        return completions
+        return all_at_once(self, Batch(prompts, seeds, settings))
 
     def stream(self, more: More) -> Iterator[tuple[Any, list[Completion]]]:
         """Keep vLLM's slots full from one queue of all batches; see `Engine.stream`."""
