@@ -23,6 +23,8 @@ from typing import Any
 
 from builders.core.console import quiet_libraries
 from builders.settings.base import identities, identity
+from builders.store.store import Store
+from scorers.errors import UserError
 from training.world.stages import VERSION
 
 QUERIES = 512
@@ -30,6 +32,7 @@ QUERIES = 512
 PARTS = {"test": 0, "choice": QUERIES}
 """The sets by name, with the queries of the world's held-out ones that are skipped before them."""
 FIRST = "local/tiny-sft"
+LAST = "local/tiny-policy"
 FIRST_SECTIONS = ("models", "seed", "sample", "score", "sft", "evaluate")
 """What the first policy and its evaluation follow from."""
 
@@ -73,8 +76,9 @@ def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
         jobs: processes, of one thread each.
 
     Returns:
-        By run: `test` and `choice`, each a record of `evaluation.json` with the changes from the first policy; and the
-        `seconds` that it took.
+        By run: `test` and `choice`, each a record of `evaluation.json` with the changes from the first policy; the
+        `seconds` that it took; and `ended`, why it ended before its last round, None where it did not. The policy that
+        it ended with is the one evaluated.
     """
     runs = list(dict.fromkeys(runs))
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -140,20 +144,27 @@ def do(folder: Path, run: Run) -> tuple[str, float]:
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(_world(folder, run.world), staged)
         staged.rename(store)
-    policies = [FIRST]
+    policies, ended = [FIRST], None
     if run.trained:
-        run_loop(config_of(store, run.world, *run.settings, "loop.held_out=0"))
-        policies.append("local/tiny-policy")
+        config = config_of(store, run.world, *run.settings, "loop.held_out=0")
+        try:
+            run_loop(config)
+        except UserError as error:
+            # A policy that has collapsed: none of its responses can be scored, or its replies hold no queries.
+            if Store(store).find(LAST, "main", "model") is None:
+                raise
+            ended = str(error)
+        policies.append(LAST)
     found = {part: evaluation(store, run.world, run.settings, part, policies) for part in PARTS}
     seconds = time.monotonic() - began
-    made = {"recipe": run.recipe, "settings": run.settings, "seconds": seconds}
+    made = {"recipe": run.recipe, "settings": run.settings, "seconds": seconds, "ended": ended}
     record = {"world": run.world, "name": run.name, **made, **found}
     file = _file(folder, run)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     file.with_suffix(".part").rename(file)
     shutil.rmtree(store)
-    return f"world {run.world}, {run.name}", seconds
+    return f"world {run.world}, {run.name}{f', ended early ({ended})' if ended else ''}", seconds
 
 
 def config_of(store: Path, world: int, *settings: str) -> Any:
@@ -175,9 +186,11 @@ def evaluation(store: Path, world: int, settings: Sequence[str], part: str, poli
 
 
 def value(result: Result, label: str, part: str = "test") -> float:
-    """A metric of a run; NaN where no answer has a value."""
+    """A metric of a run; NaN where no answer has a value, and, on `choice`, where the run ended early."""
     found = result[part]["estimates"][label]["value"]
-    return float("nan") if found is None else float(found)
+    # The few answers that a collapsed policy still gives may have fine metrics: it must not be chosen for them.
+    collapsed = part == "choice" and result.get("ended") is not None
+    return float("nan") if found is None or collapsed else float(found)
 
 
 def sign(result: Result, label: str) -> int:

@@ -1,6 +1,7 @@
 """Which kept results of runs are taken, and which are made anew."""
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts import runs
-from scripts.runs import Run, results
+from scripts.runs import Run, results, value
 from training.world.stages import VERSION
 
 RUN = Run(3, "mine", ("train.mu=0.25",))
@@ -56,3 +57,11 @@ def test_the_first_policy_and_its_world_depend_on_no_training(tmp_path: Path, mo
 def changed(config_of: Callable[..., Any], setting: str, store: Path, world: int, *settings: str) -> Any:
     """The configuration of a run where the preset says something else."""
     return config_of(store, world, setting, *settings)
+
+
+def test_a_run_that_ended_early_is_not_chosen_for_the_few_answers_that_it_gave() -> None:
+    estimates = {"estimates": {"L": {"value": 90.0}}}
+    result = {"choice": estimates, "test": estimates, "ended": "no response is scored"}
+    assert math.isnan(value(result, "L", "choice"))
+    assert value(result, "L") == 90.0
+    assert value({**result, "ended": None}, "L", "choice") == 90.0
