@@ -15,6 +15,7 @@ from training.command import Group, Single, one_line_errors, print_version
 from training.options import (
     ConfigOption,
     JsonOption,
+    NprocOption,
     ParentsOption,
     PrivateOption,
     PushOption,
@@ -144,6 +145,7 @@ def build_command(
         "train --round 2",
         "train --sft --set models.base=Qwen/Qwen2.5-0.5B-Instruct",
         "train --dataset alice/demo-weights --revision round-001",
+        "train --nproc 8",
     ),
 )
 def train_command(
@@ -159,6 +161,7 @@ def train_command(
     overrides: SetOption = None,
     store: StoreOption = None,
     round_: RoundOption = 1,
+    nproc: NprocOption = None,
     force: Annotated[bool, typer.Option("--force", help="Train even what is fresh; datasets are kept.")] = False,
     require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch.")] = False,
     push: PushOption = False,
@@ -170,7 +173,7 @@ def train_command(
     """Train a model stage: the round's policy on the store's dataset of this round, or on --dataset."""
     with one_line_errors():
         _require_push(push, with_optimizer=with_optimizer)
-        settings = load_settings(config, overrides, store)
+        settings = load_settings(config, overrides, store, nproc=nproc)
         _check_train_options(dataset, revision, stage, sft=sft)
         from training.pipelines import build, pipeline_of, require_kind
 
@@ -220,12 +223,13 @@ def loop(
     overrides: SetOption = None,
     store: StoreOption = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in all.")] = None,
+    nproc: NprocOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build and train, round after round; can be stopped anywhere and resumes there."""
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
-        settings = load_settings(config, [*(overrides or []), *extra], store)
+        settings = load_settings(config, [*(overrides or []), *extra], store, nproc=nproc)
         from training.loop import run_loop
 
         _print_built(run_loop(settings), None, as_json=as_json)

@@ -20,6 +20,7 @@ from builders.settings.sft import SFTSettings
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 from training.precision import precision_arguments
+from training.processes import process_count
 
 GIB = 2**30
 # A 4-bit weight, its share of a block's 8-bit scale (64 weights), and of a float32 scale of scales (256 blocks).
@@ -226,7 +227,11 @@ def _frozen(sizes: Sizes, settings: TrainSettings | SFTSettings, bf16: bool) -> 
 
 
 def require_memory(
-    section: str, settings: TrainSettings | SFTSettings, model: Path | str, reference: Path | str | None = None
+    section: str,
+    settings: TrainSettings | SFTSettings,
+    model: Path | str,
+    reference: Path | str | None = None,
+    nproc: int = 1,
 ) -> None:
     """Refuse a training whose weights, gradients and optimizer cannot fit, before any weight is read.
 
@@ -235,11 +240,13 @@ def require_memory(
         settings: method, precision, optimizer, DeepSpeed.
         model: the model that is trained, a folder or an id; for the folder of an adapter, the model that it names.
         reference: a second model that is held beside the weights for a while; None for none.
+        nproc: processes that this machine will start for it; 1 also where torchrun has started some.
 
     Raises:
         UserError: one process needs more than its device or the CPU's memory has.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    here = nproc if nproc > 1 else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = nproc if nproc > 1 else process_count()
     bf16 = precision_arguments(settings.precision)["bf16"]
     zero = zero_of(section, settings.deepspeed)
     sizes = count_parameters(_whole(model), settings)
@@ -250,7 +257,7 @@ def require_memory(
     plan = f"{section}.method={settings.method} with {sizes.total / 1e9:,.2g} B parameters needs at least"
     way_out = _way_out(section, settings, zero)
     gpu, host = _gpu_memory(), _free_memory()
-    share = host / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = host / here
     if gpu is None:
         _require(plan, f"of memory for {started}", need.device + need.host, share, way_out)
     else:

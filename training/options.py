@@ -22,6 +22,9 @@ PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on 
 PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
 SubsetOption = Annotated[str | None, typer.Option("--subset", help="Subset of that dataset, if it has several.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Split of that dataset; default train.")]
+NprocOption = Annotated[
+    int | None, typer.Option("--nproc", min=1, help="Processes that train together, one per GPU; the setting nproc.")
+]
 ParentsOption = Annotated[
     bool, typer.Option("--parents/--no-parents", help="Publish unpublished parents too, or refuse.")
 ]
@@ -36,9 +39,19 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def load_settings(config: str | None, overrides: list[str] | None, store: str | None) -> "Settings":
-    """Return the settings that the options `--config`, `--set` and `--store` name."""
+def load_settings(
+    config: str | None, overrides: list[str] | None, store: str | None, **shorthands: object
+) -> "Settings":
+    """Return the settings that the options `--config`, `--set` and `--store` name.
+
+    Args:
+        config: a preset or a file.
+        overrides: `section.key=value` each.
+        store: folder of the store.
+        shorthands: top-level settings that have an option of their own; None where it is not given.
+    """
     from training.pipelines import load_config
 
-    settings: Settings = load_config(config, overrides or [], store)
+    more = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
+    settings: Settings = load_config(config, [*(overrides or []), *more], store)
     return settings

@@ -1,12 +1,12 @@
 """Which precision a training computes in, for every method."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from scorers.errors import UserError
+from training.processes import process_count
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -41,7 +41,11 @@ def precision_arguments(precision: Precision, setting: str = "precision") -> dic
 
 
 def deepspeed_arguments(
-    file: Path | str | None, precision: Mapping[str, bool], adapter: bool, section: str | None = None
+    file: Path | str | None,
+    precision: Mapping[str, bool],
+    adapter: bool,
+    section: str | None = None,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Add DeepSpeed to the training arguments of a precision.
 
@@ -54,6 +58,7 @@ def deepspeed_arguments(
         precision: from `precision_arguments`.
         adapter: whether an adapter is trained, not every weight.
         section: section of the settings, for the message; None: they are named without one.
+        processes: processes that will train together; None: those that were started.
 
     Returns:
         `deepspeed` (None, or DeepSpeed's configuration), `bf16` and `use_cpu`.
@@ -65,7 +70,7 @@ def deepspeed_arguments(
     if file is None:
         return {"deepspeed": None, **precision}
     at = f"{section}." if section else ""
-    if precision["use_cpu"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if precision["use_cpu"] and (processes or process_count()) > 1:
         raise UserError(
             f"{at}deepspeed in several processes needs an accelerator in each, and this machine has none; set "
             f"{at}deepspeed to null, or start one process"

@@ -24,8 +24,9 @@ from builders.core.nodes import Node
 from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs
 from builders.core.stage import Context, Stage, Trained
-from builders.core.work import build_shards, first_process, train, train_apart
+from builders.core.work import build_shards, first_process, train, train_apart, train_as_one_of
 from builders.executors.processes import process_pool, submit
+from builders.executors.together import run_together
 from builders.settings.base import Settings
 from builders.store.names import naming_near
 from builders.store.revision import Revision
@@ -227,7 +228,9 @@ class Runner:
 
         A job without others beside it stays in this process: a second process would gain nothing.
         """
-        models = [job for job in waiting if self._stage(job).kind == "model"]
+        shared = self.graph.config.nproc > 1  # by several processes, which are enough at a time
+        stages = [(job, self._stage(job)) for job in waiting]
+        models = [job for job, stage in stages if stage.kind == "model" and not (shared and stage.together)]
         alone = len(waiting) + len(running) < 2
         room = self.graph.config.workers - len(running)
         if self.graph.config.workers == 1 or alone or room < 1:
@@ -269,7 +272,7 @@ class Runner:
         stage = self._stage(job)
         if stage.kind == "model":
             self.loaded.keep(())  # training needs the memory
-            self._finish_model(job, train(*self._training(job)))
+            self._finish_model(job, self._train(job))
             return
         # Models of earlier stages make room for this stage's.
         self.loaded.keep(job.inputs.models.values())
@@ -280,6 +283,14 @@ class Runner:
         paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)
         self._done(job, revision, context.work, *(stage.scratch(context) if stage.scratch else ()))
+
+    def _train(self, job: _Job) -> Trained:
+        """Run a training in this process, or in several beside it that train together."""
+        processes = self.graph.config.nproc
+        if processes == 1 or not self._stage(job).together:
+            return train(*self._training(job))
+        held = [] if self.lock is None else [self.lock]
+        return run_together(processes, train_as_one_of, processes, *self._training(job), held=held)
 
     def _finish_model(self, job: _Job, trained: Trained) -> None:
         """Add a trained model to the store; under torchrun every process but the first ends here."""

@@ -207,6 +207,7 @@ class Stage:
         scratch: lists folders beside the context's working folder that are deleted once the revision is in the store.
         summaries: numeric columns whose distribution the manifest keeps.
         train: writes the model's files into a folder that does not exist yet.
+        together: whether several processes can train the model together.
     """
 
     name: str
@@ -236,6 +237,7 @@ class Stage:
     summaries: Sequence[str] = ()
     # Of a model stage.
     train: Callable[[Context[Any], Path], Trained] | None = None
+    together: bool = False
 
 
 def row_shards(rows: int, size: int | None, default: int) -> list[Shard]:

@@ -44,6 +44,17 @@ def train_apart(stage: Stage, context: Context[Settings], output: Path) -> Train
     return train(stage, context, output)
 
 
+def train_as_one_of(processes: int, stage: Stage, context: Context[Settings], output: Path) -> Trained:
+    """Run `train` in one of several processes that train together; without `threads` they share the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    trained = train_apart(stage, context, output)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return trained
+
+
 def build_shards(stage: Stage, context: Context[Any]) -> list[Path]:
     """Build the shards of a dataset that are missing or damaged, and return the paths of all, in order."""
     if stage.plan is None:

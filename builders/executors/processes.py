@@ -63,12 +63,19 @@ def submit(pool: ProcessPoolExecutor, task: Callable[..., T], *values: Any) -> "
 
     A terminal sends it to all; each would print a traceback of its own.
     """
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
+    with without_interrupts():
         return pool.submit(task, *values)
-    # A process that is started while the signal is ignored ignores it too.
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment: a process that is started meanwhile ignores it to its end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return pool.submit(task, *values)
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 

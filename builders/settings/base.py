@@ -90,6 +90,9 @@ class Settings(Section):
     random_seed: int = Field(0, ge=0, description="root of every random draw; each section's seed follows from it")
     threads: int | None = Field(None, ge=1, le=4096, description="CPU threads of torch; null: all cores")
     workers: Positive = Field(1, description="models that are trained at the same time, each in a process of its own")
+    nproc: Annotated[Positive, EXECUTION] = Field(
+        1, description="processes of this machine that train a policy together, one per GPU, as torchrun starts them"
+    )
     world: WorldSettings = WorldSettings(seed=0)
     publish: PublishSettings = PublishSettings()
 

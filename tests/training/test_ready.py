@@ -158,3 +158,22 @@ def test_a_training_that_cannot_fit_is_told_before_any_data_is_made(
     with pytest.raises(UserError, match=rf"^{section}\.method=full with .* parameters needs at least .* of memory"):
         build(config, stage)
     assert not list(Path(config.store).rglob("*.parquet"))
+
+
+def test_how_many_processes_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TrainSettings(batch_size=16, device_batch_size=8)
+    require_training("train", settings, None, nproc=2)
+    with pytest.raises(
+        UserError, match=r"^train\.batch_size 16 is not a multiple of train\.device_batch_size 16 times 2 processes; ch"
+    ):
+        require_training("train", TrainSettings(batch_size=16, device_batch_size=16), None, nproc=2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^nproc is 4, and this machine has no GPU and 2 cores; set it to 2 at most$"):
+        require_training("train", settings, None, nproc=4)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^nproc is 4, one GPU per process, and this machine has 2; set it to 2 at mo"):
+        require_training("train", settings, None, nproc=4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^nproc is 2, and torchrun has started 2 processes already; set nproc to 1$"):
+        require_training("train", settings, None, nproc=2)

@@ -38,7 +38,7 @@ def ready(config: GraceKTOSettings, find: FindModel) -> None:
     engine = local_engine("engines.policy", config.engines.policy, "training the policy")
     found = find(roles.tokenizer(config, 1))
     model = None if found is None else on_disk(found, "training the policy")
-    require_training("train", config.train, model)
+    require_training("train", config.train, model, config.nproc)
     if model is not None:
         require_policy(engine, model, trial_prompts(config, system=False))
         require_rendering(engine, model)
@@ -149,5 +149,6 @@ POLICY = Stage(
     ready=ready,
     bytes_depend_on=processor,
     train=train,
+    together=True,
     card=Card("grace_kto/policy.md.jinja", tags=("trl", "kto"), facts=facts, recipe=recipe),
 )

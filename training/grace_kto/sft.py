@@ -49,7 +49,7 @@ def ready(config: GraceKTOSettings, find: FindModel) -> None:
     engine = local_engine("engines.policy", config.engines.policy, "SFT")
     found = find(config.models.base)
     base = None if found is None else on_disk(found, "SFT")
-    require_training("sft", config.sft, base)
+    require_training("sft", config.sft, base, config.nproc)
     if base is not None:
         require_policy(engine, base, trial_prompts(config, system=True))
         require_answers(engine, base)
@@ -114,5 +114,6 @@ SFT = Stage(
     ready=ready,
     bytes_depend_on=processor,
     train=train,
+    together=True,
     card=Card("grace_kto/sft.md.jinja", tags=("trl", "sft"), facts=facts, recipe=recipe),
 )

@@ -32,6 +32,7 @@ from training.kto.state import load_optimizer, load_random, states_of, write_ran
 from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 from training.memory import deepspeed_file
 from training.precision import deepspeed_arguments, precision_arguments
+from training.processes import process_count, share_batch
 
 # Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
 LEFT_OUT = ("training_args.bin", "README.md")
@@ -212,14 +213,7 @@ def build_trainer(
 def _arguments(
     settings: TrainSettings, plan: RoundPlan, precision: Mapping[str, bool], attention: str
 ) -> GraceKTOConfig:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    # Rows that all processes read in one forward pass; accumulation makes up the rest of the optimizer batch.
-    per_pass = settings.device_batch_size * world
-    if settings.batch_size % per_pass:
-        raise UserError(
-            f"batch_size {settings.batch_size} is not a multiple of device_batch_size {settings.device_batch_size} "
-            f"times {world} processes; change one of them"
-        )
+    _, accumulation = share_batch("train", settings.batch_size, settings.device_batch_size, process_count())
     positive, negative = (None, None) if settings.lambdas == "balanced" else settings.lambdas
     # float32 where every weight is trained: bfloat16 would round away updates as small as the learning rate.
     dtype = "bfloat16" if precision["bf16"] and settings.method != "full" else "float32"
@@ -233,7 +227,7 @@ def _arguments(
         # Below 1 transformers reads the number as a share of the steps.
         warmup_steps=settings.warmup_ratio,
         per_device_train_batch_size=settings.device_batch_size,
-        gradient_accumulation_steps=settings.batch_size // per_pass,
+        gradient_accumulation_steps=accumulation,
         beta=settings.beta,
         mu=settings.mu,
         kl=settings.kl,

@@ -25,6 +25,7 @@ from training.chat import forget_how_loaded, require_end, with_template
 from training.chat import tokenize as tokenize_chats
 from training.memory import deepspeed_file, require_memory
 from training.precision import deepspeed_arguments, precision_arguments
+from training.processes import process_count, share_batch
 from training.ready import require_training
 
 Conversation = Mapping[str, list[Message]]  # {"prompt": messages, "completion": messages}
@@ -63,7 +64,7 @@ def run_sft(
         UserError: the memory cannot hold weights and optimizer; the batch cannot be shared by the processes; there are
             no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
-    device_batch, accumulation = _batches(settings)
+    device_batch, accumulation = share_batch("sft", settings.batch_size, settings.device_batch_size, process_count())
     attention = trainable_attention(base, settings.attention)
     require_memory("sft", settings, base)
     require_training("sft", settings, None)
@@ -98,23 +99,6 @@ def run_sft(
         "tokens": sum(row["length"] for row in rows),
     }
     return metrics | counts
-
-
-def _batches(settings: SFTSettings) -> tuple[int, int]:
-    """Rows per forward pass of one process, and forward passes per optimizer step.
-
-    Raises:
-        UserError: they do not make up the optimizer batch.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    device_batch = settings.device_batch_size or max(1, settings.batch_size // processes)
-    if settings.batch_size % (device_batch * processes):
-        parts = [] if settings.device_batch_size is None else [f"sft.device_batch_size {device_batch}"]
-        parts += [] if processes == 1 else [f"{processes} processes"]
-        raise UserError(
-            f"sft.batch_size {settings.batch_size} is not a multiple of {' times '.join(parts)}; change one of them"
-        )
-    return device_batch, settings.batch_size // (device_batch * processes)
 
 
 def tokenize(

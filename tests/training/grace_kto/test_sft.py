@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -167,19 +166,20 @@ train_main()
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path, causal_lm_dir: Path) -> None:
-    """torchrun and `train --sft`: the same optimizer batches of 8, also where the last one of an epoch has 5 rows."""
+def test_two_processes_train_as_one(tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun, and `nproc`: the same optimizer batches of 8, also where the last one of an epoch has 5 rows."""
     texts = [tagged(f"Harbour {n}." + " Trade grew." * (n % 7)) for n in range(21)]
     lines = [json.dumps({"query": f"Report {n}", "reference": text}) + "\n" for n, text in enumerate(texts)]
     source = write_lines(tmp_path / "documents.jsonl", lines)
     options = ("sft.batch_size=8", "sft.epochs=2.0", "sft.steps=null", "sft.prompt_loss_weight=0.1")
     revisions = []
-    for name in ("one", "two"):
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    for name in ("one", "nproc", "two"):
         (tmp_path / name).mkdir()
         overrides = (*SMALL, f"seed.source={source}", *options)
         config = config_on(tmp_path / name, *overrides, policy=causal_lm_dir)
-        if name == "one":
-            revisions.append(trained(config).revision)
+        if name != "two":
+            revisions.append(trained(config.model_copy(update={"nproc": 1 if name == "one" else 2})).revision)
             continue
         build(config, "seed")
         script = tmp_path / "train.py"
@@ -188,14 +188,14 @@ def test_two_processes_train_as_one(tmp_path: Path, causal_lm_dir: Path) -> None
         arguments = ["--sft", "--config", "tiny", "--store", config.store]
         arguments += [word for setting in settings for word in ("--set", setting)]
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-        environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-        done = subprocess.run([*launch, *arguments], cwd=tmp_path, capture_output=True, timeout=300, env=environment)
+        done = subprocess.run([*launch, *arguments], cwd=tmp_path, capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr.decode()[-2000:]
         found = Store(Path(config.store)).find("local/tiny-sft", "main", "model")
         assert found is not None
         revisions.append(found)
-    one, two = (revision.manifest for revision in revisions)
-    assert one is not None and two is not None
+    one, nproc, two = (revision.manifest for revision in revisions)
+    assert one is not None and nproc is not None and two is not None
+    assert nproc.results == two.results
     assert (two.results["steps"], two.rows.written) == (one.results["steps"], one.rows.written) == (6, 21)
     for name in ("loss", "train_loss"):
         # Sums of a few hundred float32 terms in another order, over six steps.
