@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from builders.settings.base import EXECUTION, PATH, Positive, Section
+from builders.settings.base import EXECUTION, LATER, PATH, Positive, Section
 
 # strict=False: YAML and manifests have lists, which a strict model would not accept as tuples.
 Pair = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(strict=False)]
@@ -32,6 +32,11 @@ class TrainSettings(Section):
     )
     reference: Literal["initial", "round"] = Field(
         "initial", description="reference model: the one training began with, or the policy that sampled the round"
+    )
+    reference_logps: Annotated[Literal["forward", "sampler"], LATER] = Field(
+        "forward",
+        description="by forward passes of the reference; sampler: the column logprob, where a forward pass over some "
+        "rows agrees; needs reference: round",
     )
     lambdas: Literal["balanced"] | Pair = Field(
         "balanced", description="loss weights of positive and negative rows; balanced: N/(2·N+) and N/(2·N−)"
@@ -83,6 +88,11 @@ class TrainSettings(Section):
         if self.batch_size % self.device_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of device_batch_size {self.device_batch_size}"
+            )
+        if self.reference_logps == "sampler" and self.reference == "initial":
+            raise ValueError(
+                "reference_logps is sampler, and the sampler of a later round is not the initial reference; set "
+                "reference to round, or reference_logps to forward"
             )
         if self.learning_rate_end > self.learning_rate:
             raise ValueError(f"learning_rate_end {self.learning_rate_end} is above learning_rate {self.learning_rate}")

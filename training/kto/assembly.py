@@ -234,6 +234,7 @@ def _arguments(
         reference=settings.reference,
         reference_cache=str(plan.run_dir / "reference.npz"),
         reference_key=plan.fingerprint,
+        sampler_reference=settings.reference_logps == "sampler",
         lambda_positive=positive,
         lambda_negative=negative,
         max_length=settings.max_length,

@@ -36,6 +36,7 @@ class GraceKTOConfig(KTOConfig):  # type: ignore[misc]
     reference_model: str | None = field(default=None, metadata={"help": "Reference model; None: the policy itself."})
     reference_cache: str | None = field(default=None, metadata={"help": "NPZ file of reference log-probabilities."})
     reference_key: str = field(default="", metadata={"help": "What the cache must have been computed for."})
+    sampler_reference: bool = field(default=False, metadata={"help": "Take `logprob` as reference where it agrees."})
     initial_adapter: str | None = field(default=None, metadata={"help": "Adapter folder to start from."})
     learning_rate_end: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
     schedule_steps: int | None = field(default=None, metadata={"help": "Steps of the schedule; None: max_steps."})
@@ -99,6 +100,12 @@ class WeightedCollator(DataCollatorForUnpairedPreference):  # type: ignore[misc]
         first = 0 if self.tokens is None else len(self.tokens)
         self.tokens = tokens if self.tokens is None else concatenate_datasets([self.tokens, tokens])
         return first
+
+    def tokens_of(self, rows: Any) -> Dataset:
+        """Return the tokenized rows of some numbers, (N,), in their order."""
+        if self.tokens is None:
+            raise RuntimeError("no dataset was added")
+        return self.tokens.select(rows)
 
     def name_of(self, row: int) -> str:
         """Return the response_id of a row, as messages call it."""

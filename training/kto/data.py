@@ -36,7 +36,8 @@ REQUIRED: dict[str, pl.DataType] = {
     "weight": pl.Float64(),
 }
 FINISH_REASON = "finish_reason"
-READ = (*REQUIRED, "query_id", "response_id", FINISH_REASON)
+SAMPLED = ("logprob", "num_tokens")
+READ = (*REQUIRED, "query_id", "response_id", FINISH_REASON, *SAMPLED)
 """The columns that training reads; those after `REQUIRED` where they are there."""
 
 
@@ -88,6 +89,19 @@ def with_ids(frame: pl.DataFrame, first_row: int = 0) -> pl.DataFrame:
         names = [f"row {i}" for i in range(first_row, first_row + len(frame))]
         added.append(pl.Series("response_id", names, dtype=pl.String))
     return frame.with_columns(added)
+
+
+def with_logprob(frame: pl.DataFrame, lengths: Sequence[int]) -> pl.DataFrame:
+    """Add the column logprob where it is missing, and make it null where a row has not the tokens that were sampled.
+
+    Args:
+        frame: rows, with or without what the stage `sample` says of a response.
+        lengths: (N,) tokens of the completions, as training reads them.
+    """
+    if not set(SAMPLED) <= set(frame.columns):
+        return frame.with_columns(pl.lit(None, pl.Float64).alias("logprob"))
+    same = pl.col("num_tokens") == pl.Series(lengths)
+    return frame.with_columns(pl.when(same).then(pl.col("logprob").cast(pl.Float64)))
 
 
 def require_values(frame: pl.DataFrame) -> None:

@@ -4,7 +4,9 @@ This module imports torch and TRL, so import it inside functions.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from training.kto.config import GraceKTOConfig, WeightedCollator
+
+CHECKED = 64
+"""Rows whose sampler's log-probability is compared with a forward pass."""
+AGREES = 0.01
+"""How far β times a log-probability may be from that of a forward pass: it moves a row's loss by a 400th at most."""
+
+log = logging.getLogger(__name__)
 
 
 class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
@@ -127,18 +136,62 @@ class ReferenceTrainer(KTOTrainer):  # type: ignore[misc]
         return concatenate_datasets([dataset, dataset_of(columns)], axis=1)
 
     def _compute_reference(self, dataset: Dataset, batch_size: int) -> "dict[str, NDArray[np.float32]]":
-        """Run the reference over a dataset.
+        """Compute the reference over a dataset: by its forward passes, or from what the sampler wrote down.
+
+        The sampler's log-probability is that of the reference where the policy that sampled is the reference, in the
+        same precision, and the text is tokenized as it was sampled. So it counts for rows of as many tokens, once a
+        forward pass over `CHECKED` of them agrees; all others get a forward pass.
 
         Returns:
             Log-probabilities of each row's completion, in nats: ref_logps and, with kl=mismatched, ref_KL_logps of the
             borrowed completion, each (N,) float32 in the order of the rows.
+        """
+        own, borrowed = ("",), ("KL_",) if self.args.kl == "mismatched" else ()
+        if not self.args.sampler_reference:
+            return self._forward_reference(dataset, batch_size, (*own, *borrowed))
+        values = self._sampler_reference(dataset, batch_size)
+        missing = np.flatnonzero(np.isnan(values))
+        if len(missing):
+            values[missing] = self._forward_reference(dataset.select(missing), batch_size, own)["ref_logps"]
+        columns = {"ref_logps": values}
+        return columns | (self._forward_reference(dataset, batch_size, borrowed) if borrowed else {})
+
+    def _sampler_reference(self, dataset: Dataset, batch_size: int) -> "NDArray[np.float32]":
+        """The sampler's log-probability of each row's completion in nats, (N,); NaN where a forward pass is needed."""
+        rows = values_of(dataset, "row").to_numpy()
+        given = values_of(self._collator.tokens_of(rows), "logprob").fill_null(math.nan)
+        values = given.to_numpy().astype(np.float32)
+        known = np.flatnonzero(~np.isnan(values))
+        if not len(known):
+            return values
+        checked = known[np.linspace(0, len(known) - 1, min(CHECKED, len(known))).astype(np.int64)]
+        again = self._forward_reference(dataset.select(checked), batch_size, ("",))["ref_logps"]
+        off = float(np.abs(again - values[checked]).max())
+        agrees = self.args.beta * off <= AGREES
+        if self.accelerator.is_main_process:
+            said = f"reference: the sampler's log-probability is within {off:.2g} nats of a forward pass"
+            if agrees:
+                log.info("%s, and taken for %d of %d rows", said, len(known), len(rows))
+            else:
+                log.warning(
+                    "%s, too much for beta %g, so all %d rows get a forward pass; another precision, policy or "
+                    "tokenization than in sampling makes such a difference", said, self.args.beta, len(rows)
+                )  # fmt: skip
+        return values if agrees else np.full_like(values, math.nan)
+
+    def _forward_reference(
+        self, dataset: Dataset, batch_size: int, prefixes: Sequence[str]
+    ) -> "dict[str, NDArray[np.float32]]":
+        """Run the reference over a dataset: over the rows' own completions (prefix ""), the borrowed ones, or both.
+
+        Returns:
+            ref_logps, ref_KL_logps, as `_compute_reference` has them.
         """
         loader = self.accelerator.prepare(
             DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         )
         # By prefix of the batch's tensors: own completions and borrowed ones. One array each, since a million tensors
         # of a batch would take a hundred times its memory; NaN, so that a row left out would be an error.
-        prefixes = ("", "KL_") if self.args.kl == "mismatched" else ("",)
         columns = {f"ref_{prefix}logps": np.full(len(dataset), np.nan, np.float32) for prefix in prefixes}
         done = 0
         with self._reference() as model, torch.no_grad(), self.accelerator.autocast():

@@ -3,7 +3,7 @@
 One Arrow file per range of a Parquet file's rows, so that all cores share one large file too. A file is written whole
 or not at all, so a killed run goes on with the files that are missing:
 
-    tokens-<key>/00000.arrow    prompt_ids, completion_ids, label, weight, query_id, response_id
+    tokens-<key>/00000.arrow    prompt_ids, completion_ids, label, weight, query_id, response_id, logprob
 
 The key hashes the rows' digest, the tokenizer and the template's variables; the folder is safe to delete. A process
 that trains maps the files, so that rows take memory only while a batch reads them.
@@ -27,7 +27,7 @@ from builders.executors.processes import process_pool, submit
 from builders.store.files import arrow_sink, replacing
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
 from training import chat
-from training.kto.data import FINISH_REASON, READ, count_rows, require_values, with_ids
+from training.kto.data import FINISH_REASON, READ, count_rows, require_values, with_ids, with_logprob
 
 if TYPE_CHECKING:
     import datasets
@@ -41,9 +41,10 @@ SCHEMA = pa.schema(
         "weight": pa.float64(),
         "query_id": pa.string(),
         "response_id": pa.string(),
+        "logprob": pa.float64(),
     }
 )
-VERSION = 2  # raise it when equal rows give other token ids or are put into other files
+VERSION = 3  # raise it when equal rows give other token ids or are put into other files
 BATCH_ROWS = 1_000  # read and tokenized at a time
 RANGE_ROWS = 20_000  # rows of one Arrow file at most, which take a core about 20 s
 WRITE_BYTES = 32 << 20  # of one record batch, about: many small ones make a mapped file's pages resident in passing
@@ -108,7 +109,8 @@ def tokenized(
     Returns:
         The columns of `SCHEMA`, rows in the order of the source. Where query_id is absent, rows with equal prompts are
         one query; where response_id is absent, it is `row i`, i from 0. The end of the turn is left out of rows whose
-        finish_reason is `length`, since the policy never wrote it.
+        finish_reason is `length`, since the policy never wrote it. `logprob` is the sampler's; null where it gave none,
+        and where the row has not as many tokens as the policy wrote.
 
     Raises:
         UserError: a column is missing or of another type, there is no row, a value is null, a weight is not finite; the
@@ -260,6 +262,7 @@ def token_table(frame: pl.DataFrame, first_row: int, tokenizer: Any, template_kw
         tokenizer, frame["prompt"].to_list(), frame["completion"].to_list(), template_kwargs, finished
     )
     columns = {"prompt_ids": pa.array(prompts, IDS), "completion_ids": pa.array(completions, IDS)}
+    frame = with_logprob(frame, [len(ids) for ids in completions])
     rest = frame.select(SCHEMA.names[2:]).to_arrow()
     return pa.table({**columns, **{name: rest.column(name) for name in rest.column_names}}).cast(SCHEMA)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import torch  # noqa: TID253
 from datasets import Dataset  # noqa: TID253
 from peft import PeftModel  # noqa: TID253
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # What the trainer reads of a tokenized dataset. Other columns are dropped: their names could clash with the trainer's.
-TOKEN_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight", "query_id", "response_id"]
+TOKEN_COLUMNS = ["prompt_ids", "completion_ids", "label", "weight", "query_id", "response_id", "logprob"]
 
 
 class GraceKTOTrainer(ReferenceTrainer):
@@ -162,6 +163,7 @@ class GraceKTOTrainer(ReferenceTrainer):
             uncut.max_length = None  # with a limit TRL would drop rows whose prompt fills it, without a message
             # Not called train: TRL would then give advice on class weights that are not used here.
             dataset = super()._prepare_dataset(dataset, processing_class, uncut, f"weighted {name}")
+            dataset = dataset.add_column("logprob", pa.nulls(len(dataset), pa.float64()))
         return dataset.select_columns(TOKEN_COLUMNS)
 
     def _set_class_weights(self, labels: "NDArray[np.bool_]", args: GraceKTOConfig) -> None:

@@ -3,95 +3,30 @@
 Learning rates here are far above practice, so that a difference would show within a few steps.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from kto_trainers import (
+    COMMON,
+    independent_log_probabilities,
+    logged,
+    lora_config,
+    make_dataset,
+    row_names,
+    trainer_on,
+    weights_frame,
+)
 
 from scorers.errors import UserError
-
-WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
-
-
-def weights_frame(queries: Any = 8, responses: Any = 4, unit: Any = True, seed: int = 0, length: Any = 12) -> Any:
-    generator = np.random.default_rng(seed)
-    rows = []
-    for q in range(queries):
-        for j in range(responses):
-            label = bool((q + j) % 2)
-            size = 1.0 if unit else float(generator.uniform(0.1, 2))
-            text = " ".join(generator.choice(WORDS, length + 3 * j))
-            rows.append(
-                {
-                    "query_id": f"q{q}",
-                    "response_id": f"q{q}-{j}",
-                    "prompt": [{"role": "user", "content": f"Please write report {q}"}],
-                    "completion": [{"role": "assistant", "content": text}],
-                    "label": label,
-                    "weight": size if label else -size,
-                }
-            )
-    return pl.DataFrame(rows)
-
-
-def make_dataset(frame: Any = None, **kwargs: Any) -> Any:
-    from datasets import Dataset
-
-    return Dataset.from_polars(weights_frame(**kwargs) if frame is None else frame)
-
-
-def lora_config(dropout: Any = 0.0) -> Any:
-    from peft import LoraConfig
-
-    # With both factors random the adapter is not zero, so policy and reference differ from the first step.
-    return LoraConfig(
-        r=4, target_modules="all-linear", init_lora_weights=False, lora_dropout=dropout, task_type="CAUSAL_LM"
-    )
-
-
-COMMON = {
-    "learning_rate": 1e-3,
-    "bf16": False,
-    "use_cpu": True,
-    "report_to": "none",
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "beta": 0.05,
-    "gradient_checkpointing": False,
-    "dataloader_pin_memory": False,
-}
 
 
 @pytest.fixture
 def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
-    def make(
-        dataset: Any = None,
-        device_batch: Any = 4,
-        accumulation: Any = 1,
-        peft_config: Any = None,
-        model: Any = None,
-        **options: Any,
-    ) -> Any:
-        from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
-
-        settings = (
-            {"mu": 0.0, "learning_rate_end": options.get("learning_rate", 1e-3), "max_steps": 6, "seed": 0}
-            | COMMON
-            | options
-        )
-        config = GraceKTOConfig(
-            str(tmp_path / "ours"),
-            per_device_train_batch_size=device_batch,
-            gradient_accumulation_steps=accumulation,
-            **settings,
-        )
-        rows = make_dataset() if dataset is None else dataset
-        return GraceKTOTrainer(str(model or causal_lm_dir), config, rows, peft_config=peft_config)
-
-    return make
+    return partial(trainer_on, causal_lm_dir, tmp_path)
 
 
 # The update is the gradient itself, so a wrong normalisation shows in the parameters.
@@ -106,10 +41,6 @@ def assert_same_parameters(first: Any, second: Any, atol: Any) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_allclose(value, second[name], rtol=0, atol=atol, err_msg=name)
-
-
-def logged(trainer: Any, name: str) -> Any:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def count_forwards(trainer: Any) -> Any:
@@ -157,24 +88,6 @@ def test_equals_trl_with_unit_weights(
     assert any((value != start[name]).any() for name, value in parameters(ours).items())
 
 
-def independent_log_probabilities(model_dir: Any, rows: Any) -> Any:
-    """Per token log-probabilities of the completions, one row at a time, from the full logits."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    result = []
-    for row in rows:
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
-        whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([whole])).logits[0]
-        logps = torch.log_softmax(logits.double(), -1)
-        result.append([logps[t - 1, whole[t]].item() for t in range(len(prompt), len(whole))])
-    return result
-
-
 def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer: Any, causal_lm_dir: Path) -> None:
     dataset = make_dataset(unit=False, queries=5, responses=3)
     trainer = make_trainer(dataset, device_batch=15, mu=0.3, kl="none", max_steps=1)
@@ -186,16 +99,6 @@ def test_weights_lambdas_and_cross_entropy_enter_the_loss(make_trainer: Any, cau
     tokens = np.concatenate([row for row, label in zip(logps, labels, strict=True) if label])
     assert logged(trainer, "loss")[0] == pytest.approx(kto - 0.3 * tokens.mean(), abs=1e-5)
     assert logged(trainer, "cross_entropy")[0] == pytest.approx(-tokens.mean(), abs=1e-5)
-
-
-def test_reference_log_probabilities_are_the_models_own(make_trainer: Any, causal_lm_dir: Path) -> None:
-    trainer = make_trainer()
-    by_id = dict(zip(row_names(trainer), trainer.train_dataset["ref_logps"], strict=True))
-    dataset = make_dataset()
-    for response_id, logps in zip(
-        dataset["response_id"], independent_log_probabilities(causal_lm_dir, dataset), strict=True
-    ):
-        assert by_id[response_id] == pytest.approx(sum(logps), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -272,55 +175,6 @@ def test_a_ragged_last_batch_is_the_mean_over_its_rows(make_trainer: Any) -> Non
     assert_same_parameters(results[0], results[2], 2e-6)
 
 
-def test_reference_of_an_adapter(make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
-    """initial: the base model; round: the adapter as loaded; a named model: that model."""
-    from safetensors.torch import save_file
-    from tiny_models import make_causal_lm
-
-    plain = make_trainer(peft_config=lora_config(), reference="initial")
-    base = make_trainer()
-    assert plain.train_dataset["ref_logps"][:] == base.train_dataset["ref_logps"][:]
-
-    adapter = tmp_path / "adapter"
-    plain.model.save_pretrained(adapter)
-    loaded = make_trainer(peft_config=lora_config(), reference="round", initial_adapter=str(adapter), max_steps=1)
-    loaded.train()
-    assert loaded.train_dataset["ref_logps"][:] != base.train_dataset["ref_logps"][:]
-    assert logged(loaded, "rewards/chosen")[0] == pytest.approx(0, abs=1e-6)  # policy = reference at the first step
-
-    other = make_causal_lm(tmp_path / "other", seed=5)
-    named = make_trainer(peft_config=lora_config(), reference_model=str(other))
-    direct = make_trainer(model=other)
-    assert named.train_dataset["ref_logps"][:] == direct.train_dataset["ref_logps"][:]
-
-    save_file({"base_model.model.elsewhere": plain.model.get_input_embeddings().weight}, tmp_path / "x.safetensors")
-    (tmp_path / "x.safetensors").rename(adapter / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="does not fit this model"):
-        make_trainer(peft_config=lora_config(), initial_adapter=str(adapter))
-    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
-        make_trainer(peft_config=lora_config(), initial_adapter=str(causal_lm_dir))
-
-
-def test_the_cache_spares_the_reference_passes(
-    make_trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from training.kto.trainer import GraceKTOTrainer
-
-    cache = {"reference_cache": str(tmp_path / "reference.npz"), "reference_key": "one"}
-    first = make_trainer(**cache).train_dataset
-
-    def refuse(*args: Any) -> None:
-        raise AssertionError("computed again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GraceKTOTrainer, "_compute_reference", refuse)
-        second = make_trainer(**cache).train_dataset
-        with pytest.raises(AssertionError, match="computed again"):
-            make_trainer(**(cache | {"reference_key": "two"}))
-    assert first["ref_logps"][:] == second["ref_logps"][:]
-    assert first["ref_KL_logps"][:] == second["ref_KL_logps"][:]
-
-
 def test_nothing_is_cut(make_trainer: Any) -> None:
     with pytest.raises(UserError, match=r"q\d-\d has \d+ tokens with its prompt, the limit is 60 \(\d+ rows"):
         make_trainer(make_dataset(length=40), max_length=60)
@@ -335,11 +189,6 @@ def test_a_borrowed_completion_is_cut_to_the_window(make_trainer: Any) -> None:
     trainer = make_trainer(dataset, max_length=longest)
     batch = trainer.data_collator(list(trainer.train_dataset))
     assert batch["KL_input_ids"].shape[1] <= longest
-
-
-def row_names(trainer: Any) -> list[str]:
-    """The response_id of each training row, in training order."""
-    return [trainer.data_collator.name_of(row) for row in trainer.train_dataset["row"]]
 
 
 def _token_ids(trainer: Any) -> Any:
