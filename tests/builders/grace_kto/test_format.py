@@ -319,7 +319,7 @@ def test_a_killed_run_goes_on_and_yields_the_same_bytes(
     (tmp_path / "whole").mkdir()
     whole = formatted(configured(tmp_path / "whole", causal_lm_dir, rows, "format.attempts=2"))
     asked = len(teacher.asked)
-    assert len(whole.data_files()) == 3 and 0 < manifest_of(whole).rows.dropped.popitem()[1] < 9
+    assert len(whole.data_files()) == 3 and 0 < sum(manifest_of(whole).rows.dropped.values()) < 9
 
     teacher.asked.clear()
     (tmp_path / "killed").mkdir()
