@@ -16,6 +16,7 @@ from builders.core.models import served_by
 from builders.grace_kto.format import ask_for_plan
 from builders.grace_kto.messages import prompt_text
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.hub.refs import open_here
 from builders.inspect.verify import verify
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -23,6 +24,7 @@ from scorers.extraction import compose
 from training.cli import app
 from training.pipelines import PIPELINES, build, plan, whole_run
 
+PIERS = range(3, 7)
 REPLY = "<summary>An old pier.</summary><outline>State\nRepair</outline>"
 SMALL = (
     "sft={steps: 2, batch_size: 2, warmup_ratio: 0.0, learning_rate: 1.0e-3}",
@@ -32,7 +34,7 @@ SMALL = (
 
 
 def document(pier: int) -> str:
-    """Of equally many tokens for every pier below 10, as a reciting model needs."""
+    """Of equally many tokens for every pier of `PIERS`, as a reciting model needs."""
     return f"The pier {pier} is old. It leans.\n\nIt needs repair soon, and nobody pays."
 
 
@@ -44,16 +46,19 @@ def query(pier: int) -> str:
 def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that answers the stage's prompt about any pier with one summary and outline."""
     folder = tmp_path_factory.mktemp("models") / "teacher"
-    return make_reciting_lm(folder, ask_for_plan(query(1), document(1), "en"), REPLY, window=1024)
+    return make_reciting_lm(folder, ask_for_plan(query(3), document(3), "en"), REPLY, window=1024)
 
 
 def config_for(folder: Path, base: Path, *overrides: str) -> GraceKTOSettings:
     source = folder / "documents.jsonl"
-    rows = [{"query": query(pier), "reference": document(pier)} for pier in range(1, 5)]
+    rows = [{"query": query(pier), "reference": document(pier)} for pier in PIERS]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return config_on(folder, f"seed.source={source}", *SMALL, "format.max_new_tokens=70", *overrides, policy=base)
+    return config_on(
+        folder, f"seed.source={source}", *SMALL, "format={temperature: 0, max_new_tokens: 70}", *overrides, policy=base
+    )
 
 
+@pytest.mark.slow
 def test_plain_documents_and_a_teacher_give_the_first_policy(
     tmp_path: Path, causal_lm_dir: Path, teacher_dir: Path
 ) -> None:
@@ -66,8 +71,7 @@ def test_plain_documents_and_a_teacher_give_the_first_policy(
     documents, policy = results[1].revision, results[2].revision
     rows = documents.scan().collect()
     assert rows["completion"].to_list() == [
-        [{"role": "assistant", "content": compose("An old pier.", "State\nRepair", document(pier))}]
-        for pier in range(1, 5)
+        [{"role": "assistant", "content": compose("An old pier.", "State\nRepair", document(pier))}] for pier in PIERS
     ]
     assert policy.manifest is not None and documents.manifest is not None
     # The model is made from the formatted documents and says so; the seeds stand above those.
@@ -92,6 +96,7 @@ def test_plain_documents_and_a_teacher_give_the_first_policy(
     assert trainer.train().training_loss > 0
 
 
+@pytest.mark.slow
 def test_a_teacher_makes_an_earlier_first_policy_stale_and_none_keeps_it(
     tmp_path: Path, causal_lm_dir: Path, teacher_dir: Path
 ) -> None:
@@ -123,25 +128,22 @@ def printed(config: GraceKTOSettings, *words: str) -> tuple[Any, str]:
     return json.loads(done.stdout.splitlines()[-1]), done.output
 
 
-def test_a_dataset_and_a_model_of_one_name(
-    held: GraceKTOSettings, causal_lm_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dataset_and_a_model_of_one_name(held: GraceKTOSettings) -> None:
     store = Store(Path(held.store))
     dataset, model = (store.find("local/tiny-sft", "main", kind) for kind in ("dataset", "model"))
     assert dataset is not None and model is not None and dataset.revision != model.revision
     for words in (["verify", "local/tiny-sft"], ["lineage", "local/tiny-sft@round-000"]):
-        caplog.clear()
-        assert dataset.revision in json.dumps(printed(held, *words)[0])
-        name = words[1]
-        assert caplog.messages == [f"{name} is a dataset and a model; the dataset is taken, --model takes the model"]
-        caplog.clear()
-        found = json.dumps(printed(held, *words, "--model")[0])
-        assert model.revision in found and caplog.messages == []
+        found, said = printed(held, *words)
+        assert dataset.revision in json.dumps(found)
+        assert f"{words[1]} is a dataset and a model; the dataset is taken, --model takes the model\n" in said
+        found, said = printed(held, *words, "--model")
+        assert model.revision in json.dumps(found) and "--model" not in said
     # A commit is of one of them alone, and a folder says which it is.
     for revision in (dataset, model):
-        for name in (str(revision), str(revision.path), str(revision.path.parents[1])):
-            assert revision.revision in json.dumps(printed(held, "verify", name)[0])
-    assert caplog.messages == []
+        assert open_here(str(revision.path.parents[1]), store) == revision
+        for name in (str(revision), str(revision.path)):
+            found, said = printed(held, "verify", name)
+            assert revision.revision in json.dumps(found) and "--model" not in said
     # Both are of the run, the documents first, and models are looked for among models.
     names = [(revision.manifest.kind, revision.manifest.stage) for revision in whole_run(held) if revision.manifest]
     assert names == [("dataset", "seed"), ("dataset", "format"), ("model", "sft")]
@@ -149,6 +151,7 @@ def test_a_dataset_and_a_model_of_one_name(
     assert plans.repo == "local/tiny-sft"
 
 
+@pytest.mark.slow
 def test_the_first_policy_from_a_given_dataset(held: GraceKTOSettings, tmp_path: Path, causal_lm_dir: Path) -> None:
     """Somebody's documents are trained on as they are, without the model that formatted them."""
     (tmp_path / "mine").mkdir()
@@ -161,7 +164,7 @@ def test_the_first_policy_from_a_given_dataset(held: GraceKTOSettings, tmp_path:
     # The messages are those of the dataset, whatever the configuration says.
     assert manifest.prompts == {"system.en": prompt_text("system.en")} and manifest.rows.written == 4
     weights = add_dataset(Store(Path(mine.store)), "generate", queries(), repo="local/other-queries")
-    with pytest.raises(UserError, match="it is of stage generate; sft starts from one of seed, format$"):
+    with pytest.raises(UserError, match=r"it is of stage generate; sft starts from one of seed, format$"):
         build(mine, "sft", start=str(weights))
 
 
@@ -190,7 +193,9 @@ def served(server: ChatServer) -> tuple[str, str]:
 
 
 def test_a_teacher_that_a_server_runs(server: ChatServer, tmp_path: Path, causal_lm_dir: Path) -> None:
-    config = config_for(tmp_path, causal_lm_dir, *served(server), "format.attempts=20")
+    config = config_for(
+        tmp_path, causal_lm_dir, *served(server), "format={temperature: 0.7, attempts: 20, max_new_tokens: 70}"
+    )
     revision = build(config, "format")[-1].revision
     rows = revision.scan().collect()
     assert rows.height == 4 and set(rows["summary"]) == {"An old pier."}
