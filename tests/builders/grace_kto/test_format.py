@@ -386,6 +386,17 @@ def test_a_teacher_that_is_not_there_is_told_before_the_seeds_are_read(tmp_path:
     assert not list(Path(config.store).rglob("*.parquet"))
 
 
+def test_a_teacher_without_a_chat_template(tmp_path: Path, causal_lm_dir: Path) -> None:
+    tokenizer = tokenizer_of(causal_lm_dir)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "bare" / name).write_bytes((causal_lm_dir / name).read_bytes())
+    config = configured(tmp_path, causal_lm_dir, seeds(PLAIN), f"models.teacher={tmp_path / 'bare'}")
+    with pytest.raises(UserError, match=r"no chat template found; set engines\.teacher\.chat_template=FILE"):
+        formatted(config)
+
+
 def test_the_card(tmp_path: Path, causal_lm_dir: Path, teacher: Teacher) -> None:
     config = configured(tmp_path, causal_lm_dir, seeds(PLAIN, TAGGED, None), "sample.system_prompt=null")
     revision = formatted(config)

@@ -81,6 +81,7 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", ["seed.columns={query: a, query: b}"], ["the key query stands on line 1 and again on line 1"]),
         ("tiny", ["loop.rounds=99999999999"], ["loop.rounds is 99999999999", "less than or equal to 10000"]),
         ("tiny", ["generate.prompt=generate.zz"], ["no such prompt, did you mean generate.zh?; prompts: format,"]),
+        ("tiny", ["generate.prompt=format"], ["generate.prompt is 'format'", "should match pattern '^generate"]),
         ("tiny", ["sample.system_prompt=system.cn"], ["no such prompt", "system.en, system.zh"]),
         ("tiny", [f"name={'x' * 3000}"], ["--set: name is 'xxx", "xxx…: string should match"]),
         ("tiny", ["generate.queries=[1"], ["[1", "not a YAML value"]),
