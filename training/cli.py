@@ -15,6 +15,7 @@ from training.command import Group, Single, one_line_errors, print_version
 from training.options import (
     ConfigOption,
     JsonOption,
+    ModelOption,
     NprocOption,
     ParentsOption,
     PrivateOption,
@@ -285,6 +286,7 @@ def push_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
+    model: ModelOption = False,
     private: PrivateOption = False,
     parents: ParentsOption = True,
     with_optimizer: WithOptimizerOption = False,
@@ -306,7 +308,7 @@ def push_command(
         options: dict[str, Any] = {"private": private, "parents": parents, "with_optimizer": with_optimizer}
         if ref is not None:
             with naming_near(ref, Store(Path(settings.store))):
-                published = push(ref, settings, page_of, **options)
+                published = push(ref, settings, page_of, kind="model" if model else None, **options)
             machine.print_json(published) if as_json else console.print_push(published)
             return
         several = publish_all(whole_run(settings), settings, page_of, **options)
@@ -323,7 +325,7 @@ def pull_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
-    model: Annotated[bool, typer.Option("--model", help="The repository is a model's.")] = False,
+    model: ModelOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a revision from the Hugging Face Hub into the store, every file checked."""

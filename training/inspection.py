@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from training.command import one_line_errors
-from training.options import ConfigOption, JsonOption, SetOption, StoreOption, examples, load_settings
+from training.options import ConfigOption, JsonOption, ModelOption, SetOption, StoreOption, examples, load_settings
 
 app = typer.Typer()
 
@@ -36,6 +36,7 @@ def verify_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
+    model: ModelOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute a revision's digests, for weights also ranks, rewards and weights; exit status 1 on a difference."""
@@ -45,7 +46,7 @@ def verify_command(
         from builders.inspect.verify import verify
         from builders.report import as_json as machine
         from builders.report import console
-        from builders.store.manifest import FILE_NAME
+        from builders.store.manifest import FILE_NAME, Kind
         from builders.store.names import naming_near
         from builders.store.store import Store
         from scorers.errors import UserError
@@ -56,7 +57,8 @@ def verify_command(
         found = Store(Path(settings.store))
         # A local copy first, as it lies on disk: a newer round on the Hub is not what is to be verified.
         with naming_near(ref, found):
-            revision = open_here(ref, found) or open_revision(ref, found)
+            kind: Kind | None = "model" if model else None
+            revision = open_here(ref, found, kind) or open_revision(ref, found, kind)
         findings = verify(revision, PIPELINES)
         machine.print_json(machine.verified(revision, findings)) if as_json else console.print_findings(
             revision, findings
@@ -73,6 +75,7 @@ def lineage_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
+    model: ModelOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a revision was made from, back to the seeds, in the store and on the Hub."""
@@ -83,7 +86,7 @@ def lineage_command(
         from builders.report import console
         from builders.store.store import Store
 
-        nodes = lineage(ref, Store(Path(settings.store)))
+        nodes = lineage(ref, Store(Path(settings.store)), "model" if model else None)
         machine.print_json(machine.traced(nodes)) if as_json else console.print_lineage(nodes)
 
 

@@ -19,6 +19,7 @@ StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
 RoundOption = Annotated[int, typer.Option("--round", min=1, max=MAX_ROUNDS, help="Round of the semi-online loop.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
+ModelOption = Annotated[bool, typer.Option("--model", help="The repository is a model's.")]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Create repositories private.")]
 SubsetOption = Annotated[str | None, typer.Option("--subset", help="Subset of that dataset, if it has several.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Split of that dataset; default train.")]

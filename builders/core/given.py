@@ -86,14 +86,14 @@ def _origin(pipeline: Pipeline, target: Stage, revision: Revision, start: str) -
         above = [stage.name for stage in pipeline.upto(target) if stage is not target and stage.kind == "dataset"]
         raise UserError(
             f"dataset {start}: it is of stage {revision.manifest.stage}; {target.name} starts from one of "
-            f"{', '.join(reversed(above))}"
+            f"{', '.join([*reversed(above), *target.instead.values()])}"
         )
     if origin is None:
         raise UserError(
             f"dataset {start}: none of its columns ({', '.join(revision.schema().names())}) is one that a stage above "
             f"{target.name} adds; {target.name} takes a {nearest.suffix} dataset"
         )
-    if target.kind == "model" and origin.name not in target.parents:
+    if target.kind == "model" and origin.name not in (*target.parents, *target.instead.values()):
         raise UserError(
             f"dataset {start}: it is of stage {origin.name}, and {target.name} trains on a {nearest.suffix} dataset; "
             f"`build --stage {nearest.name} --from {start}` makes one"
@@ -104,14 +104,15 @@ def _origin(pipeline: Pipeline, target: Stage, revision: Revision, start: str) -
 def origin_of(pipeline: Pipeline, revision: Revision, target: Stage) -> Stage | None:
     """Find the stage whose place a dataset given by the user takes; None where no stage fits.
 
-    That is the stage its manifest names, if it stands above `target`. For a foreign dataset it is guessed from the
-    columns: the last stage above `target` that introduces one of them.
+    That is the stage its manifest names, if it stands above `target` or can take a parent's place. For a foreign
+    dataset it is guessed from the columns: the last stage above `target` that introduces one of them.
     """
     # Nearest stage first, so the first match below is the last stage.
     above = [stage for stage in pipeline.upto(target) if stage is not target and stage.kind == "dataset"]
     if revision.manifest is not None and revision.manifest.pipeline == pipeline.name:
         # What it is need not be guessed; a later stage's rows would pass for an earlier one's by their columns.
-        return next((stage for stage in above if stage.name == revision.manifest.stage), None)
+        known = [*above, *(pipeline.stage(name) for name in target.instead.values())]
+        return next((stage for stage in known if stage.name == revision.manifest.stage), None)
     columns = set(revision.schema().names())
     return next((stage for stage in above if _introduced(pipeline, stage) & columns), None)
 

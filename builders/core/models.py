@@ -77,7 +77,8 @@ def on_disk(model: AnyModel, what: str) -> LocalModel:
     if isinstance(model, ServedModel):
         raise UserError(
             f"{what} needs the files of model {model.record.id}, which a server runs ({model.setting}.kind is openai); "
-            f"name a model of this machine or of the Hub, and set {model.setting}.kind to transformers or vllm"
+            f"name a model of this machine or of the Hub, and set {model.setting}.kind to transformers or vllm, or "
+            f"write {model.record.id}@main for the files of that name"
         )
     return model
 
@@ -180,16 +181,28 @@ class ModelFinder:
 
 
 def served_by(config: Settings) -> dict[str, tuple[str, OpenAIEngineSettings]]:
-    """Return path and settings of the engines that ask a server, by the name of the role's model there."""
+    """Return path and settings of the engines that ask a server, by the name of the role's model there.
+
+    Raises:
+        UserError: one name is given to two engines that differ, so that it does not tell which model is meant.
+    """
     engines, models = getattr(config, "engines", None), getattr(config, "models", None)
     if engines is None or models is None:
         return {}
-    roles = {role: getattr(engines, role) for role in type(engines).model_fields}
-    return {
-        getattr(models, role): (f"engines.{role}", settings)
-        for role, settings in roles.items()
-        if settings.kind == "openai"
-    }
+    named = {role: (getattr(models, role), getattr(engines, role)) for role in type(engines).model_fields}
+    served: dict[str, tuple[str, OpenAIEngineSettings]] = {}
+    for role, (name, settings) in named.items():
+        if settings.kind != "openai" or name is None:
+            continue
+        others = (other for other, found in named.items() if found[0] == name and found[1] != settings)
+        if (other := next(others, None)) is not None:
+            raise UserError(
+                f"models.{role} and models.{other} are both {name}, and engines.{role} asks a server otherwise than "
+                f"engines.{other}; give both engines the same settings, or call one of the models by another name, "
+                f"such as {name}@main for the files of that name"
+            )
+        served[name] = (f"engines.{role}", settings)
+    return served
 
 
 def _from_hub(repo: str, revision: str | None) -> LocalModel:

@@ -1,5 +1,6 @@
 """Nodes of a build graph, a stage in a round each, and what each of them is made from under a configuration."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from builders.core.pipeline import Pipeline
@@ -51,14 +52,24 @@ def node_of(pipeline: Pipeline, stage: str, round_: int) -> Node:
     return Node(stage, round_)
 
 
-def needs(pipeline: Pipeline, config: Settings, node: Node) -> Needs:
-    """Return what one node is made from under a configuration."""
+def needs(pipeline: Pipeline, config: Settings, node: Node, given: Container[Node] = ()) -> Needs:
+    """Return what one node is made from under a configuration.
+
+    Args:
+        pipeline: the pipeline of the stage.
+        config: the configuration.
+        node: the stage in its round.
+        given: nodes whose revisions are in hand; one that can take a parent's place does.
+    """
     stage = pipeline.stage(node.stage)
     parents = {name: node_of(pipeline, name, node.round) for name in stage.parents}
     for name, wanted in (stage.also(config, node.round) if stage.also else {}).items():
         found = _resolve(pipeline, wanted, node.round, "dataset")
         # A text that names no dataset stage (a file, a Hub dataset) is no parent: the stage reads it itself.
         if isinstance(found, Node):
+            parents[name] = found
+    for name, other in stage.instead.items():
+        if (found := node_of(pipeline, other, node.round)) in given:
             parents[name] = found
     models = {
         role: _resolve(pipeline, fill(config, node.round), node.round, "model") for role, fill in stage.roles.items()

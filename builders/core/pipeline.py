@@ -115,10 +115,15 @@ class Pipeline:
         if stage is None:
             known = ", ".join(stage.name for stage in self.stages)
             raise UserError(f"{manifest.repo}: pipeline {self.name} has no stage {manifest.stage}; stages: {known}")
-        # The parent that the card's command names; models follow from the configuration.
+        # The parent that the card's command names, or what took its place; models follow from the configuration.
         starts = next((p for p in stage.parents if self.stage(p).kind == "dataset"), None)
-        # The card's next step: the first dataset stage whose first parent is this stage.
+        instead = stage.instead.get(starts or "")
+        if any(parent.stage == instead for parent in manifest.parents):
+            starts = instead
+        # The card's next step: the first dataset stage whose first parent is this stage and that cannot be passed by.
+        passed = {other for s in self.stages for other in s.instead.values()}
         below = [s for s in self.stages if s.kind == "dataset" and s.parents[:1] == (stage.name,)]
+        below = [s for s in below if s.name not in passed]
         following = below[0] if below and stage.kind == "dataset" else None
         return Page(
             card=stage.card,

@@ -125,7 +125,7 @@ class Graph:
             self.given[node] = existing
             self.kept[node] = reason
             return Needs({}, {})
-        return needs(self.pipeline, self.config, node)
+        return needs(self.pipeline, self.config, node, self.given)
 
     def _kept_reason(self, existing: Revision, node: Node) -> str | None:
         """Say why a revision is taken as it is; None where it has to be compared with what would be built now."""

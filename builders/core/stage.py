@@ -186,7 +186,10 @@ class Stage:
         parents: stages whose revisions of the same round it reads.
         also: further dataset parents, by the name under which the stage reads them, from configuration and round. A
             value is an `At`, or a setting's text, which counts only where it is the name of a stage. A parent named
-            `source` takes the place of what the function `source` identifies.
+            `source` takes the place of what the function `source` identifies, one with a name of `parents` takes the
+            place of that parent.
+        instead: by the name of a parent, another dataset stage that can take its place: where `also` says so, or where
+            the user gives a dataset of it.
         reads: columns that a dataset given in place of the first parent has to have; empty for all of that parent's.
         roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
             stage, or a name in the store, of a folder or on the Hub.
@@ -218,6 +221,7 @@ class Stage:
     # What the stage reads.
     parents: Sequence[str] = ()
     also: Callable[[Any, int], Mapping[str, "str | At"]] | None = None
+    instead: Mapping[str, str] = field(default_factory=dict)
     reads: Sequence[Column] = ()
     roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
     sections: Sequence[str] = ()

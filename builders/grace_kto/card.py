@@ -52,7 +52,7 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     seeds = [found[1] for p in made.values() if (found := WORLD_REPO.search(p.repo)) is not None]
     if seeds:
         value["world"] = {"seed": int(seeds[0])}
-    models = {role: names[role] for role in ("base", "general", "domain", "relevance") if role in names}
+    models = {role: names[role] for role in ("base", "general", "domain", "relevance", "teacher") if role in names}
     # The setting names the policy of the first round: training has it as its base, and in the role `policy` that of the
     # round before, which is found by its round. The scores' metrics are counted with the policy's tokenizer.
     policy = (names.get("base") if manifest.stage == "policy" else names.get("policy")) or names.get("tokenizer")

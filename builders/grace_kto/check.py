@@ -1,6 +1,8 @@
-"""What `grace verify` recomputes of GRACE-KTO: the ranks, rewards, weights and labels of a weights dataset (eq. 5–10).
+"""What `grace verify` recomputes of GRACE-KTO.
 
-They follow from the scores columns of the same rows and from the coefficients in the manifest.
+Of a weights dataset these are the ranks, rewards, weights and labels (eq. 5–10), which follow from the scores columns
+of the same rows and from the coefficients in the manifest. Of a dataset of formatted documents it is the tagged form,
+in which the seed's document stands letter by letter.
 """
 
 import itertools
@@ -11,18 +13,22 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
+from builders.core.prompting import answer
 from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.columns import RANKED, WEIGHTS_COLUMNS
+from builders.grace_kto.format import tagged
 from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.rows import CHECKED, RANKING, ResponseIds, Rule, broken_rules, rules
 from builders.grace_kto.settings import CalibrateSettings
 from builders.store.check import Finding
 from builders.store.columns import polars_schema
 from builders.store.manifest import FILE_NAME, Manifest
+from scorers.extraction import Plan, extract
 from scorers.weighting import Totals, totals_of
 
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows listed per column
+NOT_COMPOSED = ("summary, outline and reference in the tagged form", "another text")
 CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
 _COMPARED = (*CHECKED, *CALIBRATED)
 STORED = pl.Schema({name: dtype for name, dtype in polars_schema(WEIGHTS_COLUMNS).items() if name in _COMPARED})
@@ -121,3 +127,30 @@ def _differences(stored: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple
             near = (pl.col("stored") - pl.col("computed")).abs() <= TOLERANCE
             differ = differ & ~near.fill_null(False)
         yield column, pair.filter(differ)
+
+
+def check_documents(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
+    """Compose the tagged form of every document again and list the first rows whose completion is another text.
+
+    Args:
+        manifest: the revision's manifest.
+        files: the readable data files by path.
+        sound: whether all files are there and fit the contract; nothing is recomputed otherwise.
+
+    Returns:
+        At most `ROWS_SHOWN` findings, and one more that says how many rows there are.
+    """
+    if not sound or not files:
+        return [Finding("data/", "completion", "", "not recomputed: the rows are incomplete or do not fit")]
+    findings: list[Finding] = []
+    differing = 0
+    names = ("query_id", "reference", "summary", "outline", "attempts", "completion")
+    for path in files.values():
+        rows = pl.read_parquet(path, columns=list(names), glob=False).select(names)
+        for identity, reference, summary, outline, attempts, completion in rows.iter_rows():
+            text = tagged(reference, Plan(summary, outline), given=not attempts)
+            found = extract(text)
+            if found is None or found[:2] != (summary, outline) or completion != answer(text):
+                differing += 1
+                findings += [Finding(identity, "completion", *NOT_COMPOSED)] if differing <= ROWS_SHOWN else []
+    return findings + ([_summed("completion", differing)] if differing > ROWS_SHOWN else [])

@@ -25,6 +25,24 @@ SEED_COLUMNS = (
     LANGUAGE,
     column("source", pl.String, "where the row came from: file name or dataset@revision"),
 )
+# Stage `format` keeps the seeds that have a document and adds these.
+FORMAT_COLUMNS = (
+    QUERY_ID,
+    QUERY,
+    column("reference", pl.String, "the reference document, as the seed has it"),
+    *SEED_COLUMNS[3:],
+    column("summary", pl.String, "the document's summary: the formatter's, or that of a reference with tags"),
+    column("outline", pl.String, "the document's outline: the formatter's, or that of a reference with tags"),
+    column("attempts", pl.Int32, "replies asked for, the last of them used; 0 for a reference with tags"),
+    column(
+        "formatter",
+        pl.String,
+        "model@revision that wrote summary and outline; null for a reference with tags",
+        nullable=True,
+    ),
+    column("prompt", MESSAGES, "the messages that the document answers, TRL's conversational form"),
+    column("completion", MESSAGES, "the document in the tagged form as one assistant message"),
+)
 # Stage `generate`.
 QUERIES_COLUMNS = (
     QUERY_ID,

@@ -75,7 +75,7 @@ def plan(context: GenerateContext) -> list[Shard]:
         wave = further(settings.queries - found.kept.height, found.kept.height, asked)
     if found.kept.height < settings.queries:
         message = exhausted(found.kept.height, settings.queries, found.counts)
-        raise UserError(message + unread_in(asking.work))
+        raise UserError(message + unread_in(asking.work, "no query was"))
     # The last wave may bring more than is missing.
     found.counts["dropped.surplus"] += found.kept.height - settings.queries
     counts = {reason: n for reason, n in found.counts.items() if n}
@@ -166,11 +166,12 @@ def ask(context: GenerateContext, part: Shard) -> Asking:
         settings.max_new_tokens, settings.temperature, settings.top_p, settings.top_k, settings.presence_penalty
     )
     completions = (yield Batch([chat(p.text) for p in asked], [p.draw for p in asked], sampling)) if asked else []
-    opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], config)
+    tags, template_kwargs = config.sample.thinking_tags, config.engines.policy.chat_template_kwargs
+    opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], tags, template_kwargs)
     queries: dict[int, list[str]] = {}  # by the prompt's number
     unread: list[tuple[str, str, str]] = []
     for prompt, completion in zip(asked, completions, strict=True):
-        read = read_reply(completion.text, prompt.shown, config.sample.thinking_tags, opened)
+        read = read_reply(completion.text, prompt.shown, tags, opened)
         if not any(read):
             unread.append((prompt.text, completion.text, completion.finish_reason))
         found = usable(read, settings.max_query_chars, prompt.language, prompt.counts)

@@ -37,6 +37,22 @@ def sample_ready(config: GraceKTOSettings, find: FindModel) -> None:
     _policy_ready(config, find, system=True)
 
 
+def format_ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what asking the teacher needs.
+
+    Raises:
+        UserError: as `require_engine` and `require_policy`.
+    """
+    engine = config.engines.teacher
+    require_engine("engines.teacher", engine)
+    model = None if isinstance(engine, OpenAIEngineSettings) else find(roles.teacher(config, 0))
+    if model is not None and not isinstance(engine, OpenAIEngineSettings):
+        try:
+            require_policy(engine, on_disk(model, "engines.teacher"), trial_prompts(config, system=False))
+        except UserError as error:  # what concerns a chat template names the policy's engine
+            raise UserError(str(error).replace("engines.policy.", "engines.teacher.")) from None
+
+
 def _policy_ready(config: GraceKTOSettings, find: FindModel, *, system: bool) -> None:
     """Check engine and model; of a policy that is still to be made, the model that it is made from."""
     engine = config.engines.policy

@@ -2,11 +2,26 @@
 
 from builders.core.stage import At
 from builders.grace_kto.settings import GraceKTOSettings
+from scorers.errors import UserError
 
 
 def base(config: GraceKTOSettings, round_: int) -> str:
     """The model that supervised fine-tuning starts from."""
     return config.models.base
+
+
+def teacher(config: GraceKTOSettings, round_: int) -> str:
+    """The model that writes summary and outline of plain documents.
+
+    Raises:
+        UserError: none is set.
+    """
+    if config.models.teacher is None:
+        raise UserError(
+            "stage format: models.teacher is null, and it asks that model for the summaries and outlines of plain "
+            "documents; set it to an instruct model, or set sft.untagged=wrap, which needs none"
+        )
+    return config.models.teacher
 
 
 def first_policy(config: GraceKTOSettings, round_: int) -> str:

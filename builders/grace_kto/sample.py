@@ -18,6 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -139,7 +140,8 @@ def build(context: SampleContext, shard: Shard) -> Asking:
             stop=settings.stop,
         ),
     )
-    opened = begins_in_block(context.engine("policy"), messages, config)
+    template_kwargs = config.engines.policy.chat_template_kwargs
+    opened = begins_in_block(context.engine("policy"), messages, settings.thinking_tags, template_kwargs)
     policy = str(context.models["policy"].record)
     rows: list[dict[str, object]] = []
     thinking: Counter[Thinking] = Counter()
@@ -170,18 +172,23 @@ def build(context: SampleContext, shard: Shard) -> Asking:
     return ShardResult(frame, counts | left_out | {"read": read})
 
 
-def begins_in_block(engine: Engine, messages: Sequence[Sequence[Message]], config: GraceKTOSettings) -> bool:
+def begins_in_block(
+    engine: Engine,
+    messages: Sequence[Sequence[Message]],
+    tags: tuple[str, str] | None,
+    template_kwargs: Mapping[str, Any],
+) -> bool:
     """Whether the chat template opens a thinking block itself, so that every response begins inside it.
 
     Args:
-        engine: the policy's engine; one without a tokenizer, as a server's, counts as opening none.
+        engine: the engine; one without a tokenizer, as a server's, counts as opening none.
         messages: the prompts, of which the first stands for all.
-        config: the tags, and the variables of the template.
+        tags: the tags of a thinking block; None: there is none.
+        template_kwargs: variables of the template.
     """
-    tags = config.sample.thinking_tags
     if tags is None or engine.tokenizer is None or not messages:
         return False
-    return prompt_ends_with(engine.tokenizer, messages[0], config.engines.policy.chat_template_kwargs, tags[0])
+    return prompt_ends_with(engine.tokenizer, messages[0], template_kwargs, tags[0])
 
 
 def read_response(

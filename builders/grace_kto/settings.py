@@ -30,12 +30,18 @@ class ModelSettings(Section):
     general: Annotated[str, PATH] = Field(description="general language model M_G (eq. 3)")
     domain: Annotated[str, PATH] = Field(description="domain language model M_D (eq. 3)")
     relevance: Annotated[str, PATH] = Field(description="BGE-M3 folder or repository with its two heads (eq. 4)")
+    teacher: Annotated[str | None, PATH, LATER] = Field(
+        None,
+        description="an instruct model that writes summary and outline of plain reference documents, for `train --sft` "
+        "(§3.1); null: none",
+    )
 
 
 class Engines(Section):
     """How the models that write text are run, by role."""
 
     policy: EngineSettings = Field(TransformersEngineSettings(), description="queries and responses")
+    teacher: EngineSettings = Field(TransformersEngineSettings(), description="summaries and outlines (stage format)")
 
 
 class SeedColumns(Section):
@@ -81,8 +87,27 @@ Prompt = Annotated[str, AfterValidator(_known_prompt)]
 
 
 Text = Annotated[str, Field(min_length=1)]
+# strict=False: YAML has lists, which a strict model would not accept as tuples.
+Tags = Annotated[tuple[Text, Text], Field(strict=False)]
 TOP_K = "draw from this many of the most probable tokens; null: from all"
 PENALTY = "taken from the logits of tokens that are there already"
+
+
+class FormatSettings(Section):
+    """Stage `format` (§3.1), which is built where models.teacher is set."""
+
+    attempts: Positive = Field(3, description="replies asked for to one document before it is dropped")
+    temperature: float = Field(
+        0.7, ge=0, description="0 is greedy, and one attempt is all: another would give the same reply"
+    )
+    top_p: Share = 0.9
+    max_new_tokens: Positive = Field(2048, description="tokens of a reply, which has summary and outline alone")
+    max_document_chars: Positive | None = Field(
+        None, description="longer documents are dropped; null: those that a local teacher's window has no room for"
+    )
+    thinking_tags: Tags | None = Field(
+        ("<think>", "</think>"), description="a block between these before a reply is cut; null: never"
+    )
 
 
 class GenerateSettings(Section):
@@ -91,7 +116,7 @@ class GenerateSettings(Section):
     queries: Positive = Field(250, description="K, new queries per round")
     examples: Positive = Field(5, description="seed queries shown in one prompt, drawn uniformly")
     per_prompt: Positive = Field(5, description="queries asked for in one prompt")
-    prompt: Prompt = Field(
+    prompt: Annotated[Prompt, Field(pattern=r"^generate(\.|$)")] = Field(
         "generate",
         description="prompt file in builders/grace_kto/prompts; generate: that of the seeds' language, else en",
     )
@@ -106,11 +131,6 @@ class GenerateSettings(Section):
         0.8, description="share of common word 3-grams from which a query counts as a repetition; null: equal ones only"
     )
     shard_queries: Positive | None = Field(None, description=f"queries per shard; null: 32, {_MORE}")
-
-
-# strict=False: YAML has lists, which a strict model would not accept as tuples.
-Tag = Annotated[str, Field(min_length=1)]
-Tags = Annotated[tuple[Tag, Tag], Field(strict=False)]
 
 
 class SampleSettings(Section):
@@ -223,6 +243,7 @@ class GraceKTOSettings(Settings):
     models: ModelSettings
     engines: Engines = Engines()
     seed: SeedSettings
+    format: FormatSettings = FormatSettings()
     generate: GenerateSettings = GenerateSettings()
     sample: SampleSettings = SampleSettings()
     score: ScoreSettings = ScoreSettings()

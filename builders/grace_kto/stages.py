@@ -1,23 +1,24 @@
 """The dataset stages of GRACE-KTO as plain data; its model stages and its graph are in training/grace_kto."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from builders.cards.card import Card
 from builders.core.stage import Asks, Stage
-from builders.grace_kto import calibrate, columns, generate, parts, ready, roles, sample, score, seed
+from builders.grace_kto import calibrate, columns, format, generate, parts, ready, roles, sample, score, seed
 from builders.grace_kto.card import facts, recipe, weight_histogram
-from builders.grace_kto.check import check_calibration
+from builders.grace_kto.check import check_calibration, check_documents
 from builders.grace_kto.settings import GraceKTOSettings
 
 
-def sampling_depends_on(config: GraceKTOSettings) -> Sequence[str]:
-    """Return what the bytes of sampled texts depend on beyond the fingerprint."""
-    engine = config.engines.policy
+def sampling_depends_on(config: GraceKTOSettings, role: str = "policy") -> Sequence[str]:
+    """Return what the bytes of texts that a role's model samples depend on beyond the fingerprint."""
+    engine = getattr(config.engines, role)
     if engine.kind == "openai":
         return ["the server"]
     found = ["kind of processor"]
     if engine.dtype == "auto":  # bfloat16 on a GPU, float32 on a CPU
-        found.append("engines.policy.device")
+        found.append(f"engines.{role}.device")
     return [*found, "composition of vLLM's batches"] if engine.kind == "vllm" else found
 
 
@@ -43,6 +44,32 @@ SEED = Stage(
     plan=seed.plan,
     build=seed.build,
     card=Card("grace_kto/seed.md.jinja", tags=("writing-prompts",), facts=facts, recipe=recipe),
+)
+FORMAT = Stage(
+    name="format",
+    kind="dataset",
+    suffix="sft",
+    version=1,
+    parents=("seed",),
+    roles={"teacher": roles.teacher},
+    sections=("format", "engines.teacher", "sample.system_prompt", "random_seed", "threads"),
+    per_round=False,
+    prompts=format.prompts,
+    ready=ready.format_ready,
+    bytes_depend_on=partial(sampling_depends_on, role="teacher"),
+    check=check_documents,
+    columns=columns.FORMAT_COLUMNS,
+    plan=format.plan,
+    build=format.build,
+    summaries=("attempts",),
+    card=Card(
+        "grace_kto/format.md.jinja",
+        tags=("synthetic", "sft", "trl"),
+        annotated=True,
+        read="seeds read",
+        facts=facts,
+        recipe=recipe,
+    ),
 )
 GENERATE = Stage(
     name="generate",

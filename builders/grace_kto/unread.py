@@ -1,4 +1,4 @@
-"""Replies of the policy that no query could be read from: kept beside the parts, one of them quoted in the message.
+"""Replies of which nothing could be used: kept beside the parts, one of them quoted in the message.
 
 A file `unread-00000.jsonl` has a line for every such reply of a part. What the policy wrote is data: a reader of the
 file parses JSON, and a message shows it escaped and on one line::
@@ -33,8 +33,13 @@ def keep_unread(folder: Path, part: int, replies: Sequence[tuple[str, str, str]]
             file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
-def unread_in(folder: Path) -> str:
-    """Return the part of a message that quotes the first unread reply and names its file; empty where there is none."""
+def unread_in(folder: Path, nothing: str) -> str:
+    """Return the part of a message that quotes the first unread reply and names its file; empty where there is none.
+
+    Args:
+        folder: folder of the parts' files.
+        nothing: what was not read from a reply, such as `no query was`.
+    """
     files = sorted(folder.glob("unread-*.jsonl"))
     if not files:
         return ""
@@ -42,9 +47,7 @@ def unread_in(folder: Path) -> str:
         first = json.loads(next(lines))
     cut = ", cut at the length limit" if first["finish_reason"] == "length" else ""
     more = f" and {len(files) - 1} more beside it" if len(files) > 1 else ""
-    return (
-        f': the first one that no query was read from{cut} is "{quoted(first["reply"])}"; all are in {files[0]}{more}'
-    )
+    return f': the first one that {nothing} read from{cut} is "{quoted(first["reply"])}"; all are in {files[0]}{more}'
 
 
 def quoted(text: str) -> str:

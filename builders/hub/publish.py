@@ -121,14 +121,17 @@ def push(
     private: bool = False,
     parents: bool = True,
     with_optimizer: bool = False,
+    kind: Kind | None = None,
 ) -> dict[str, Any]:
     """Publish the revision that a REF names in the store, or at a path; see `publish`.
+
+    Of a name that a dataset and a model have, the dataset is meant unless a kind is given.
 
     Raises:
         UserError: as `publish`, and where the store does not hold the revision.
     """
     store = Store(Path(config.store))
-    found = open_here(text, store)
+    found = open_here(text, store, kind)
     if found is None:
         raise UserError(
             f"{text}: not in the store {store.root}; `grace status` shows what is, `grace pull` brings more"

@@ -121,14 +121,16 @@ def _pulled(ref: Ref, store: Store, kind: Kind | None) -> Revision:
     raise missing[0]
 
 
-def open_here(text: str, store: Store) -> Revision | None:
+def open_here(text: str, store: Store, kind: Kind | None = None) -> Revision | None:
     """Open the revision that a REF names on this machine, a path or a revision of the store; None where there is none.
+
+    Of a name a dataset comes before a model, unless a kind is given.
 
     For commands that look at local data, pulled or altered as it may be: the Hub, which may have a newer round, is not
     asked.
     """
     ref = parse_ref(text)
-    return store.lookup(ref) if ref.path is None else _named(_from_path(ref.path))
+    return store.lookup(ref, kind) if ref.path is None else _named(_from_path(ref.path))
 
 
 def _from_path(path: Path) -> Revision:
@@ -137,7 +139,8 @@ def _from_path(path: Path) -> Revision:
     A folder without a manifest has no revision's name yet, unless it is a snapshot.
     """
     if (path / "snapshots").is_dir() and (repo := _cached_repo(path)) is not None:
-        if (newest := Store(path.parent).lookup(Ref(repo, None))) is None:
+        kind: Kind = "model" if path.name.startswith("models--") else "dataset"
+        if (newest := Store(path.parent).lookup(Ref(repo, None), kind)) is None:
             raise UserError(f"{path}: neither a round nor the branch main is in it; give one of its snapshots")
         return newest
     manifest = read_manifest(path) if path.is_dir() else None

@@ -6,6 +6,7 @@ revision is looked up once, so a circle ends; their number is bounded; and a par
 is marked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from builders.cards.markdown import is_public
@@ -77,12 +78,13 @@ class _Wanted:
         return f"{self.kind}:{self.repo}@{self.revision}"
 
 
-def lineage(text: str, store: Store) -> list[Node]:
+def lineage(text: str, store: Store, kind: Kind | None = None) -> list[Node]:
     """Return the revision of a REF and everything it was made from, the REF's first.
 
     Args:
         text: the REF.
         store: the local store, which is asked before the Hub.
+        kind: `dataset` or `model`; None tries a dataset first, then a model.
 
     Returns:
         One node per revision, however many others were made from it.
@@ -90,8 +92,8 @@ def lineage(text: str, store: Store) -> list[Node]:
     Raises:
         UserError: where the REF itself is not found or has no manifest.
     """
-    with naming_near(text, store):
-        root, manifest = _root(text, store)
+    with naming_near(text, store, KINDS if kind is None else (kind,)):
+        root, manifest = _root(text, store, kind)
     finder = _Finder(store)
     nodes: dict[str, Node] = {}
     waiting = [root]
@@ -190,7 +192,7 @@ class _Finder:
         return (EXTERNAL, None) if manifest is None else (FOUND, manifest)
 
 
-def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
+def _root(text: str, store: Store, kind: Kind | None) -> tuple[_Wanted, Manifest]:
     """Return the revision that a REF names, with its manifest.
 
     Raises:
@@ -202,22 +204,22 @@ def _root(text: str, store: Store) -> tuple[_Wanted, Manifest]:
         raise UserError(
             f"{text}: no {FILE_NAME} in it, so it is no revision and nothing is known of where it came from"
         )
-    found = open_here(text, store)
+    found = open_here(text, store, kind)
     if found is None:
-        return _root_on_hub(ref)
+        return _root_on_hub(ref, KINDS if kind is None else (kind,))
     if found.manifest is None:
         raise UserError(f"{text}: no {FILE_NAME} in it, so nothing is known of where it came from")
     return _Wanted(found.manifest.kind, found.repo, found.revision), found.manifest
 
 
-def _root_on_hub(ref: Ref) -> tuple[_Wanted, Manifest]:
+def _root_on_hub(ref: Ref, kinds: Sequence[Kind]) -> tuple[_Wanted, Manifest]:
     """Return the revision of a REF that the store does not hold: of a dataset or a model on the Hub, at its commit.
 
     Raises:
         UserError: where it is not found or has no manifest.
     """
     missing: list[NotOnHub] = []
-    for kind in KINDS:
+    for kind in kinds:
         try:
             commit = resolve_commit(ref.repo, ref.revision, kind)
             manifest = fetch_manifest(ref.repo, commit, kind)

@@ -126,12 +126,17 @@ class Store:
     def lookup(self, ref: Ref, kind: Kind | None = None) -> Revision | None:
         """Return the revision that a REF names; None where the store does not hold it.
 
-        Without a revision the REF names the newest round; without a kind a dataset comes before a model.
+        Without a revision the REF names the newest round. Without a kind a dataset comes before a model; a warning says
+        so where both have the name.
         """
         for candidate in KINDS if kind is None else (kind,):
             found = self.find(ref.repo, ref.revision, candidate) if ref.revision else self.latest(ref.repo, candidate)
-            if found is not None:
-                return found
+            if found is None:
+                continue
+            models = self.refs(ref.repo, "model") if kind is None and candidate == "dataset" else {}
+            if ref.revision in models or (models and ref.revision is None):
+                log.warning("%s is a dataset and a model; the dataset is taken, --model takes the model", ref)
+            return found
         return None
 
     def require_whole(self, revision: Revision) -> None:

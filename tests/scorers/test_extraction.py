@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.extraction import TAGS, Extraction, cut_thinking, extract
+from scorers.extraction import TAGS, Extraction, Plan, compose, cut_thinking, extract, extract_plan, form_of
 
 GOOD = "<summary>S</summary>\n<outline>O</outline>\n<answer>D</answer>"
 
@@ -139,3 +139,58 @@ def test_a_thinking_block_is_cut(text: str, opened: bool, expected: tuple[str, s
 @given(st.text(), st.text(alphabet=" \n").flatmap(lambda space: st.just(space)))
 def test_what_follows_a_block_comes_back(answer: str, space: str) -> None:
     assert cut_thinking(f"{space}[T]plan[/T]{space}{answer}", ("[T]", "[/T]")) == (answer.lstrip(), "cut")
+
+
+def test_the_form_of_a_document() -> None:
+    assert [form_of(text) for text in (GOOD, "D", "", "a <answer>", GOOD + GOOD)] == [
+        "tagged",
+        "plain",
+        "plain",
+        "broken",
+        "broken",
+    ]
+
+
+PART = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(bool)
+
+
+@given(PART, PART, PART)
+def test_what_is_composed_is_taken_apart_again(summary: str, outline: str, document: str) -> None:
+    assert extract(compose(summary, outline, f" {document}\n")) == Extraction(summary, outline, document)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<summary>S</summary><outline>O</outline>",
+        "Sure!\n```xml\n<summary> S </summary>\nand\n<outline>\nO</outline>\n```",
+    ],
+)
+def test_a_plan_in_a_reply(reply: str) -> None:
+    assert extract_plan(reply) == Plan("S", "O")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "S\nO",
+        "<summary>S</summary>",
+        "<summary>S</summary><outline>O",
+        "<outline>O</outline><summary>S</summary>",
+        "<summary> </summary><outline>O</outline>",
+        "<summary>S</summary><outline>\u3000</outline>",
+        "<summary>S</summary><summary>S</summary><outline>O</outline>",
+        "<summary>S<outline>O</outline></summary>",
+        "<summary>S</summary><outline>O <answer> </outline>",
+        GOOD,
+    ],
+)
+def test_no_plan_in_a_reply(reply: str) -> None:
+    assert extract_plan(reply) is None
+
+
+def test_the_time_to_read_a_plan_is_linear() -> None:
+    """A text of a million tags is read in one pass for each tag, not in one for each pair of them."""
+    assert extract_plan("<summary></summary>" * 500_000) is None
+    assert extract_plan("<summary>" + "<" * 5_000_000) is None

@@ -115,7 +115,7 @@ def make_bge_m3(folder: Path, seed: int = 0, window: int = 256) -> Path:
     return folder
 
 
-def make_reciting_lm(folder: Path, prompt: str, answer: str, template: str = CHAT_TEMPLATE) -> Path:
+def make_reciting_lm(folder: Path, prompt: str, answer: str, template: str = CHAT_TEMPLATE, window: int = 256) -> Path:
     """Save a GPT-2 that gives one answer to every prompt of as many tokens as `prompt` has under a chat template.
 
     Each position is a direction of its own, and the head turns it into the answer's token at that place.
@@ -131,14 +131,14 @@ def make_reciting_lm(folder: Path, prompt: str, answer: str, template: str = CHA
     start = len(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
     ids = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=256, n_positions=256, n_layer=1, n_head=1, tie_word_embeddings=False,
+        vocab_size=len(tokenizer), n_embd=window, n_positions=window, n_layer=1, n_head=1, tie_word_embeddings=False,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for parameter in (*model.transformer.h.parameters(), model.transformer.wte.weight, model.lm_head.weight):
             parameter.zero_()
-        model.transformer.wpe.weight.copy_(torch.eye(256))
+        model.transformer.wpe.weight.copy_(torch.eye(window))
         for place, token in enumerate(ids, start=start - 1):
             model.lm_head.weight[token, place] = 4.0
     model.save_pretrained(folder)

@@ -228,7 +228,8 @@ def answer_queries(
                 stop=config.sample.stop,
             ),
         )
-        opened = begins_in_block(engine, messages, config)
+        tags, template_kwargs = config.sample.thinking_tags, config.engines.policy.chat_template_kwargs
+        opened = begins_in_block(engine, messages, tags, template_kwargs)
     finally:
         # Only one policy is in memory at a time; the scorers need the room.
         engine.close()

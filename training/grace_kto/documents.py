@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from builders.grace_kto.languages import HAN
 from scorers.errors import UserError
-from scorers.extraction import PARTS, TAGS, extract
+from scorers.extraction import PARTS, compose, form_of
 
 Untagged = Literal["refuse", "wrap", "drop"]
 
@@ -68,7 +68,7 @@ def prepare(documents: Sequence[str], untagged: Untagged) -> Documents:
     Raises:
         UserError: there are plain documents and `untagged` is `refuse`; no document has the form in the end.
     """
-    kinds = [_kind(document) for document in documents]
+    kinds = [form_of(document) for document in documents]
     tagged, plain, broken = (kinds.count(kind) for kind in ("tagged", "plain", "broken"))
     if (plain and untagged == "refuse") or tagged + (plain if untagged == "wrap" else 0) == 0:
         raise UserError(_refusal(len(documents), tagged, plain, broken))
@@ -88,18 +88,12 @@ def prepare(documents: Sequence[str], untagged: Untagged) -> Documents:
     return Documents(texts, {name: count for name, count in counts.items() if count})
 
 
-def _kind(document: str) -> Literal["tagged", "plain", "broken"]:
-    """Tell whether a document has the form, no tag at all, or tags that do not make the form."""
-    if extract(document) is not None:
-        return "tagged"
-    return "broken" if any(tag in document for tag in TAGS) else "plain"
-
-
 def _refusal(documents: int, tagged: int, plain: int, broken: int) -> str:
     """Return the message for documents that cannot teach the form."""
     without = [f"{plain} have none of the tags"] if plain else []
     without += [f"{broken} have some of them, broken"] if broken else []
-    ways = ["set sft.untagged=wrap to build summary and outline from each document itself"] if plain else []
+    ways = ["set models.teacher to let that model write summary and outline"] if plain else []
+    ways += ["set sft.untagged=wrap to build them from each document itself"] if plain else []
     ways += [f"set sft.untagged=drop to train on the {tagged} alone"] if tagged else []
     return (
         f"sft: {tagged} of {documents} reference documents have the form {FORM} that the policy is to learn, "
@@ -123,7 +117,7 @@ def wrap(document: str) -> str:
     headings, paragraphs = outline_of(document)
     sentences = [first_sentence(paragraph) for paragraph in paragraphs or headings]
     outline = "\n".join(headings if len(headings) > 1 else sentences)
-    return f"<summary>{sentences[0]}</summary>\n<outline>{outline}</outline>\n<answer>{document.strip()}</answer>"
+    return compose(sentences[0], outline, document)
 
 
 def outline_of(document: str) -> tuple[list[str], list[str]]:

@@ -2,6 +2,8 @@
 
     seed ─ [sft] ─ generate ─ sample ─ score ─ calibrate ─ [policy] ─▶ next round     ([x] is a model stage)
 
+With `models.teacher` the reference documents pass through the stage `format` on their way: seed ─ format ─ [sft].
+
 Where other presets name files and models, the tiny preset names stages of the generated world: `world:seeds`,
 `world:base`, and so on.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 from builders.core.pipeline import EvaluationTable, Pipeline
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.grace_kto.stages import CALIBRATE, GENERATE, SAMPLE, SCORE, SEED
+from builders.grace_kto.stages import CALIBRATE, FORMAT, GENERATE, SAMPLE, SCORE, SEED
 from builders.store.manifest import Manifest
 from training.grace_kto.policy import POLICY
 from training.grace_kto.sft import SFT
@@ -66,7 +68,7 @@ def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) 
 GRACE_KTO = Pipeline(
     name="grace-kto",
     settings=GraceKTOSettings,
-    stages=(*WORLD, SEED, SFT, GENERATE, SAMPLE, SCORE, CALIBRATE, POLICY),
+    stages=(*WORLD, SEED, FORMAT, SFT, GENERATE, SAMPLE, SCORE, CALIBRATE, POLICY),
     last="policy",
     preset="tiny",
     rounds=rounds,

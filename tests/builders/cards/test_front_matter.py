@@ -90,9 +90,10 @@ def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> 
             "sample": ["synthetic"],
             "score": ["synthetic", "preference-data"],
             "calibrate": ["synthetic", "preference-data", "kto", "trl"],
+            "format": ["synthetic", "sft", "trl"],
         }.get(stage_name, ["synthetic"]),
     ]
-    assert ("annotations_creators" in found) == (stage_name in ("score", "calibrate"))
+    assert ("annotations_creators" in found) == (stage_name in ("format", "score", "calibrate"))
     assert ("language_creators" in found) == (stage_name in ("generate", "sample"))
 
 

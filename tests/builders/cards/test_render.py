@@ -56,6 +56,8 @@ OTHER_SETTINGS = (
     "seed={source: mine.jsonl, columns: {query: text}, license: mit}",
     "generate={queries: 9, examples: 2}",
     "sample={responses: 3, system_prompt: system.en}",
+    "format={attempts: 2, top_p: 0.5, thinking_tags: null}",
+    "engines.teacher={kind: vllm, batch_size: 5}",
     "engines.policy={kind: vllm, dtype: bfloat16, yarn_factor: 2.0, batch_size: 3, tensor_parallel: 2}",
     "score={ngram: 5, summary_relevance: {dense: 0.5, lexical: 0.25, multivector: 0.25}, texts_per_batch: 3}",
     "calibrate={binary: true, coefficients: {length: 2.0}}",
@@ -268,6 +270,7 @@ def test_the_reproduction_file_is_a_configuration_with_the_same_settings(stage_n
     [
         ("world:seeds", "build --stage world:seeds"),
         ("seed", "build --stage seed"),
+        ("format", f"build --stage format --from local/demo-seed@{COMMIT}"),
         ("generate", f"build --stage generate --round 1 --from local/demo-seed@{COMMIT}"),
         ("sample", f"build --stage sample --round 1 --from local/demo-queries@{COMMIT}"),
         ("calibrate", f"build --stage calibrate --round 1 --from local/demo-scores@{COMMIT}"),
@@ -284,6 +287,12 @@ def test_the_command_builds_it_again_from_its_pinned_parent(stage_name: str, com
     following = {"seed": "generate", "generate": "sample", "sample": "score", "score": "calibrate"}.get(stage_name)
     starts = [f"build --stage {following} --from {manifest.repo}@{manifest.revision}\n"]
     assert fences(text, "bash")[:-1] == (starts if following else [])
+
+
+def test_a_model_of_what_took_a_parents_place_is_made_from_that_again(tmp_path: Path) -> None:
+    manifest = made(tmp_path, "sft", parents=parents_of(["format"]))
+    command = f"train --stage sft --dataset local/demo-sft --revision {COMMIT} --config grace.yaml\n"
+    assert fences(card_of(manifest, tmp_path), "bash")[-1] == command
 
 
 def test_language_comes_from_the_nearest_ancestor_with_the_column(tmp_path: Path) -> None:
@@ -388,6 +397,7 @@ SAID = {
     "world:domain": "A model of the generated world",
     "seed": "The writing requests that a round of GRACE-KTO starts from",
     "sft": "The policy that a GRACE-KTO run starts from",
+    "format": "Writing requests with their reference documents in the tagged form",
     "generate": "New writing requests, written by the policy of this round",
     "sample": "Groups of 8 responses to each query of the round",
     "score": "The sampled responses with the raw metrics",

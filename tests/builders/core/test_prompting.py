@@ -44,7 +44,7 @@ def test_chinese_prompts_have_chinese_punctuation(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["generate.fr", "../presets/tiny.yaml", "/etc/passwd", "", "generate.en.jinja"])
 def test_an_unknown_prompt(name: str) -> None:
-    with pytest.raises(UserError, match=r"is unknown.*; prompts: generate\.en, .*system\.zh"):
+    with pytest.raises(UserError, match=r"is unknown.*; prompts: format\.en, .*system\.zh"):
         prompt_text(name)
 
 

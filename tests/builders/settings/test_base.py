@@ -18,6 +18,8 @@ from training.pipelines import load_config
 EXECUTION_CHANGES = {
     "engines.policy.device": "cuda",
     "engines.policy.batch_size": "3",
+    "engines.teacher.device": "cuda",
+    "engines.teacher.batch_size": "3",
     "engines.policy.tensor_parallel": "2",
     "engines.policy.pipeline_parallel": "2",
     "engines.policy.memory_share": "0.5",
@@ -60,6 +62,7 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     *((f"{stage}.top_k", None) for stage in ("generate", "sample")),
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
     ("sample.stop", []),
+    ("models.teacher", None),
 ]
 
 
@@ -114,8 +117,8 @@ def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None
         ("engines.policy.context_window=100", ["generate", "sample"]),
         ("engines.policy.chat_template_kwargs.enable_thinking=false", ["sft", "generate", "sample", "policy"]),
         ("sample.thinking_tags=null", ["generate", "sample"]),
-        ("threads=3", ["sft", "generate", "sample", "score", "policy"]),
-        ("random_seed=3", ["generate", "sample", "sft", "policy"]),
+        ("threads=3", ["format", "sft", "generate", "sample", "score", "policy"]),
+        ("random_seed=3", ["format", "generate", "sample", "sft", "policy"]),
         ("score.dtype=float32", ["score"]),
         ("calibrate.coefficients.length=2.0", ["calibrate"]),
         ("train.batch_size=32", ["policy"]),

@@ -129,7 +129,7 @@ SHARED = "batch_size, chat_template, chat_template_kwargs, context_window, devic
         (["engines.policy=null"], "--set: engines.policy is None: a section is needed"),
         (
             ["engines.polcy.kind=vllm"],
-            "--set: unknown key engines.polcy, did you mean policy?; allowed there: policy",
+            "--set: unknown key engines.polcy, did you mean policy?; allowed there: policy, teacher",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from builders.core.prompting import answer, chat
 from builders.core.stage import Stage
-from builders.grace_kto.columns import SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
+from builders.grace_kto.columns import FORMAT_COLUMNS, SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
 from builders.store.columns import column, frame_of, polars_schema
 from builders.store.shards import arrow_schema, row_groups, shard_counts, shard_is_whole, shard_rows, write_shard
 from training.grace_kto.pipeline import GRACE_KTO
@@ -33,6 +33,9 @@ def test_every_contract_comes_back_as_it_was_written(tmp_path: Path, stage: Stag
         "score": scores,
         "calibrate": weights_frame(scores),
         "world:exercises": frame_of(conversations, GRACE_KTO.stage("world:exercises").columns),
+        "format": plain_frame(FORMAT_COLUMNS[:-2]).join(
+            frame_of(conversations, FORMAT_COLUMNS[-2:]), how="cross", maintain_order="left"
+        ),
     }
     frame = frames.get(stage.name)
     if frame is None:

@@ -19,14 +19,15 @@ FORM = "the form <summary>…</summary><outline>…</outline><answer>…</answer
     [
         (
             [PLAIN, PLAIN],
-            f"sft: 0 of 2 reference documents have {FORM}, 2 have none of the tags; set sft.untagged=wrap to build "
-            "summary and outline from each document itself, or tag them",
+            f"sft: 0 of 2 reference documents have {FORM}, 2 have none of the tags; set models.teacher to let "
+            "that model write summary and outline, set sft.untagged=wrap to build them from each document itself, or "
+            "tag them",
         ),
         (
             [TAGGED, PLAIN, BROKEN],
             f"sft: 1 of 3 reference documents have {FORM}, 1 have none of the tags and 1 have some of them, broken; "
-            "set sft.untagged=wrap to build summary and outline from each document itself, set sft.untagged=drop to "
-            "train on the 1 alone, or tag them",
+            "set models.teacher to let that model write summary and outline, set sft.untagged=wrap to build them from "
+            "each document itself, set sft.untagged=drop to train on the 1 alone, or tag them",
         ),
         ([BROKEN], f"sft: 0 of 1 reference documents have {FORM}, 1 have some of them, broken; tag them"),
     ],
@@ -57,7 +58,7 @@ def test_what_does_not_have_the_form_is_left_out() -> None:
         [None, TAGGED, None],
         {"documents with the form": 1, "documents left out": 2},
     )
-    with pytest.raises(UserError, match=r"1 have none of the tags; set sft\.untagged=wrap .*, or tag them$"):
+    with pytest.raises(UserError, match=r"1 have none of the tags; set models\.teacher .*, or tag them$"):
         prepare([PLAIN], "drop")
 
 
