@@ -112,8 +112,8 @@ class Perplexity:
         self._prefix = prefix_ids(self._tokenizer)
         if self.window < (least := 2 + len(self._prefix)):  # one token is predicted from the one before it
             raise UserError(
-                f"{CONTEXT}.window is {self.window} tokens, and {len(self._prefix)} of them stands before every text of "
-                f"model {self._name}; set it to at least {least}"
+                f"{CONTEXT}.window is {self.window} tokens, and {len(self._prefix)} of them stands before every text "
+                f"of model {self._name}; set it to at least {least}"
             )
         self._tokens_per_batch = 0 if _rope_depends_on_length(config) else tokens_per_batch  # 0: one text at a time
         self._model.to(device).eval()

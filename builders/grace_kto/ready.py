@@ -68,7 +68,7 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
     models = {role: on_disk(model, f"models.{role}") for role, model in found.items()}
     for role in ("general", "domain"):
         if role in models:
-            require_context(models[role], config.score.context)
+            require_context(models[role], config.score.context, CONTEXT)
     folder = models["relevance"].path if "relevance" in models else None
     missing = [] if folder is None else [head for head in HEADS if not (folder / head).is_file()]
     if missing:
@@ -92,8 +92,13 @@ def perplexity_ready(config: GraceKTOSettings) -> None:
         )
 
 
-def require_context(model: LocalModel, context: ContextSettings) -> None:
-    """Check that a language model can read documents in a window, by its configuration alone.
+def require_context(model: LocalModel, context: ContextSettings, setting: str) -> None:
+    """Check that a model can be brought to a window, by its configuration alone.
+
+    Args:
+        model: the model.
+        context: window and method.
+        setting: path of that section, for messages.
 
     Raises:
         UserError: as `scorers.context.stretch`.
@@ -101,4 +106,4 @@ def require_context(model: LocalModel, context: ContextSettings) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
-    stretch(str(model.path), config, context.method, context.window, CONTEXT)
+    stretch(str(model.path), config, context.method, context.window, setting)
