@@ -73,7 +73,7 @@ def test_the_default_of_a_later_setting_leaves_earlier_fingerprints_as_they_are(
 
 def test_a_context_of_ones_own_is_new_and_the_former_names_stand_in_fingerprints_as_before() -> None:
     """What fingerprints held of the engine and of the score stage before there was a section for the context."""
-    engine = {
+    engine: dict[str, Any] = {
         "kind": "transformers", "dtype": "float32", "context_window": None, "yarn_factor": None, "chat_template": None,
         "chat_template_kwargs": {},
     }  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 from real_configs import config_on, write_lines
 from tiny_models import make_causal_lm, make_reciting_lm
 
+from builders.grace_kto.loading import load_perplexity
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -77,8 +78,8 @@ def test_every_cell_is_what_its_models_give_in_that_context(
     assert table.rows[2][-3:] == [f"{yarn['ppl_D']:.3f}", f"{tokens:.1f}", "1.000"]
     assert table.rows[0][1:4] == ["–", "–", "0.000"]
     assert table.lines == [
-        "Caution: answers fill the window and are cut, which counts as not matched: 100% of none 60, 100% of dynamic 60, "
-        "100% of yarn 60."
+        "Caution: answers fill the window and are cut, which counts as not matched: 100% of none 60, 100% of dynamic "
+        "60, 100% of yarn 60."
     ]
 
     written = json.loads((tmp_path / "out" / "contexts.json").read_text(), parse_constant=pytest.fail)
@@ -116,20 +117,18 @@ def test_beyond_the_policys_own_window(tmp_path: Path, models: dict[str, Path]) 
 def test_an_evaluation_that_fails_leaves_an_earlier_comparison_and_goes_on(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.grace_kto import contexts
-
     config = reading(tmp_path, models)
     evaluate_contexts(config, [], tmp_path / "out", [256], ["none"])
     before = (tmp_path / "out" / "contexts.json").read_bytes()
-    real, calls = contexts.load_perplexity, []
+    calls: list[Any] = []
 
     def broken(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise MemoryError
-        return real(*args)
+        return load_perplexity(*args)
 
-    monkeypatch.setattr(contexts, "load_perplexity", broken)
+    monkeypatch.setattr("training.grace_kto.contexts.load_perplexity", broken)
     with pytest.raises(MemoryError):
         evaluate_contexts(config, [], tmp_path / "out", [256], ALL)
     assert (tmp_path / "out" / "contexts.json").read_bytes() == before
@@ -144,8 +143,8 @@ def test_an_evaluation_that_fails_leaves_an_earlier_comparison_and_goes_on(
             [256, 1024],
             ["POLICY"],
             [],
-            r"^--contexts 1k: engines\.policy\.context\.method extrapolation cannot bring model .* to 1024 tokens: gpt2 "
-            r"has no rotary positions; set engines\.policy\.context\.method to none and",
+            r"^--contexts 1k: engines\.policy\.context\.method extrapolation cannot bring model .* to 1024 tokens: "
+            r"gpt2 has no rotary positions; set engines\.policy\.context\.method to none and",
         ),
         (
             [16, 256],
