@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scorers.batching import by_length
+from scorers.context import stretch
 from scorers.errors import UserError
 from scorers.model_loading import (
     attention_for,
@@ -25,13 +26,13 @@ from scorers.model_loading import (
     quiet_loading,
     require_all_keys,
     require_vocabulary,
-    window_in,
 )
 
 if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+CONTEXT = "score.context"  # path of the settings of the window, as messages name it
 # Rows of hidden states that pass through the LM head together. With a vocabulary of 152,000 words the float32 logits of
 # 256 rows take 156 MB; those of a whole batch would take 10 GB.
 HEAD_ROWS = 256
@@ -83,6 +84,7 @@ class Perplexity:
         dtype: of weights and activations: float32, bfloat16 or float16. Log-likelihoods are float32, sums float64.
         window: tokens read at once, those before the text included; None: the model's own limit
             (`max_position_embeddings`).
+        method: how a window above the model's own is reached; see `scorers.context`.
         tokens_per_batch: padded tokens of one forward pass.
 
     Raises:
@@ -98,16 +100,21 @@ class Perplexity:
         device: str = "cpu",
         dtype: str = "float32",
         window: int | None = None,
+        method: str = "none",
         tokens_per_batch: int = 16_384,
     ) -> None:
         if dtype not in DTYPES:
             raise UserError(f"perplexity dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
         self._name = str(model)
         self._device = device
-        self._tokenizer, self._model = _load(self._name, revision, dtype)
+        self._tokenizer, self._model, self.window = _load(self._name, revision, dtype, method, window)
         config = self._model.config.get_text_config()
         self._prefix = prefix_ids(self._tokenizer)
-        self.window = _window(self._name, self._model.config, window, len(self._prefix))
+        if self.window < (least := 2 + len(self._prefix)):  # one token is predicted from the one before it
+            raise UserError(
+                f"{CONTEXT}.window is {self.window} tokens, and {len(self._prefix)} of them stands before every text "
+                f"of model {self._name}; set it to at least {least}"
+            )
         self._tokens_per_batch = 0 if _rope_depends_on_length(config) else tokens_per_batch  # 0: one text at a time
         self._model.to(device).eval()
         self._decoder = self._model.get_decoder()
@@ -244,11 +251,11 @@ def _perplexity(nll: float, length: int) -> float | None:
         return math.inf
 
 
-def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
-    """Load the tokenizer and the model with all its weights.
+def _load(name: str, revision: str | None, dtype: str, method: str, window: int | None) -> tuple[Any, Any, int]:
+    """Load the tokenizer and the model with all its weights, made for a window; return these three.
 
     Raises:
-        UserError: the model cannot be loaded or lacks weights.
+        UserError: the model cannot be loaded, lacks weights, or cannot be brought to the window.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -257,6 +264,9 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
     with quiet_loading(warnings=False), naming_wrong_shapes(f"perplexity model {name!r}"):
         try:
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+            # Before the weights are loaded: the model computes its rotary angles when it is made.
+            window, entries = stretch(name, config, method, window, CONTEXT)
+            config.update(entries)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             model, report = AutoModelForCausalLM.from_pretrained(
                 name, revision=revision, config=config, dtype=dtype, attn_implementation=attention_for(config),
@@ -266,7 +276,7 @@ def _load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
             raise load_error("perplexity", name, revision, error) from error
     require_vocabulary(name, tokenizer, config)
     require_all_keys(f"perplexity model {name!r}", report)
-    return tokenizer, model
+    return tokenizer, model, window
 
 
 def prefix_ids(tokenizer: Any) -> list[int]:
@@ -283,32 +293,6 @@ def prefix_ids(tokenizer: Any) -> list[int]:
     raise UserError(
         f"tokenizer of {tokenizer.name_or_path}: its special tokens change a text's other tokens; choose another model"
     )
-
-
-def _window(name: str, config: Any, window: int | None, prefix: int) -> int:
-    """Choose the window in tokens: the user's, else the model's limit.
-
-    Args:
-        name: the model, as the user named it.
-        config: its configuration.
-        window: what the user wants; None for the model's limit.
-        prefix: tokens that stand before the text in every window.
-
-    Raises:
-        UserError: the model states no limit and none is given, or the given one is not allowed.
-    """
-    limit = window_in(config)
-    chosen = limit if window is None else window
-    if chosen is None:
-        raise UserError(
-            f"perplexity model {name!r} ({config.model_type}) states no max_position_embeddings; set its window, in "
-            "tokens (score.window)"
-        )
-    least = 2 + prefix  # one token is predicted from the one before it
-    if chosen < least or (limit is not None and chosen > limit):
-        upper = f"any number from {least}" if limit is None else f"{least} to {limit}"
-        raise UserError(f"perplexity window is {chosen} tokens; model {name!r} allows {upper}: change the window")
-    return chosen
 
 
 def _rope_depends_on_length(config: Any) -> bool:

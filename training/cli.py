@@ -13,8 +13,11 @@ import typer
 from training import inspection
 from training.command import Group, Single, one_line_errors, print_version
 from training.options import (
+    CONTEXT_METHODS,
     ConfigOption,
+    ContextsOption,
     JsonOption,
+    MethodsOption,
     ModelOption,
     NprocOption,
     ParentsOption,
@@ -28,6 +31,8 @@ from training.options import (
     WithOptimizerOption,
     examples,
     load_settings,
+    methods_of,
+    windows_of,
 )
 
 if TYPE_CHECKING:
@@ -241,6 +246,7 @@ def loop(
         "grace evaluate",
         "grace evaluate sft local/tiny-policy@round-002",
         "grace evaluate --set evaluate.source=heldout.jsonl --output results",
+        "grace evaluate --contexts 8k,16k,32k --methods none,dynamic,yarn",
     )
 )
 def evaluate(
@@ -253,21 +259,30 @@ def evaluate(
     output: Annotated[
         str, typer.Option("--output", help="Folder for the JSON, Markdown and PNG.")
     ] = ".grace/evaluation",
+    contexts: ContextsOption = None,
+    methods: MethodsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare policies on held-out queries."""
+    """Compare policies on held-out queries, or with --contexts one policy's context windows."""
     with one_line_errors():
         settings = load_settings(config, overrides, store)
         from builders.report import as_json as machine
         from builders.report import console
-        from training.pipelines import evaluate_policies
+        from scorers.errors import UserError
+        from training.pipelines import evaluate_contexts, evaluate_policies
 
-        found = evaluate_policies(settings, policies or [], Path(output))
+        if contexts is not None:
+            ways = methods_of(methods or CONTEXT_METHODS)
+            found = evaluate_contexts(settings, policies or [], Path(output), windows_of(contexts), ways)
+        elif methods is not None:
+            raise UserError(f"--methods {methods}: of which windows? Give --contexts too, such as 8k,16k,32k")
+        else:
+            found = evaluate_policies(settings, policies or [], Path(output))
         if as_json:
             machine.print_json(found.public)
         else:
             console.print_evaluation(found.title, found.header, found.rows, found.lines)
-            typer.echo(f"written to {output}: evaluation.json, evaluation.md, evaluation.png")
+            typer.echo(f"written to {output}: {', '.join(found.files)}")
 
 
 @app.command(

@@ -32,6 +32,7 @@ ASCII = {
     "±": "+/-",
     "·": "*",
     "λ": "lambda",
+    "×": "x",
 }
 
 #: Errors of the system that the user can mend, and how; every other I/O error is a defect of the program.

@@ -162,6 +162,27 @@ def evaluate_policies(config: Settings, references: Sequence[str], output: Path)
     return pipeline.evaluate(config, references, output)
 
 
+def evaluate_contexts(
+    config: Settings, references: Sequence[str], output: Path, windows: Sequence[int], methods: Sequence[str]
+) -> EvaluationTable:
+    """Compare one policy in several context windows, in the way of the configuration's pipeline.
+
+    Args:
+        config: settings of one pipeline, from `load_config`.
+        references: REF of the policy; none for the newest.
+        output: folder to write the comparison into.
+        windows: context windows in tokens.
+        methods: how a window above the model's own is reached: none, dynamic, yarn.
+
+    Raises:
+        UserError: the pipeline has no such evaluation, or as `evaluate_policies`.
+    """
+    pipeline = pipeline_of(config)
+    if pipeline.evaluate_contexts is None:
+        raise UserError(f"pipeline {pipeline.name} has no `grace evaluate --contexts`; leave the option out")
+    return pipeline.evaluate_contexts(config, references, output, windows, methods)
+
+
 def whole_run(config: Settings) -> list[Revision]:
     """List what the store holds of a configuration's run: seeds first, then round after round, in the pipeline's order.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builders.engines import Message, load_engine, resolve_window, yarn_overrides
+from builders.engines import CONTEXT, Message, load_engine
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
 from builders.settings.base import Settings
@@ -20,8 +20,9 @@ from builders.store.manifest import Model, has_manifest, read_manifest
 from builders.store.ref import is_commit, valid_revision
 from builders.store.revision import Revision
 from builders.store.store import Store
+from scorers.context import stretch
 from scorers.errors import UserError
-from scorers.model_loading import check_attention_only, check_weights, window_in
+from scorers.model_loading import check_attention_only, check_weights
 
 if TYPE_CHECKING:
     from builders.engines import Engine
@@ -285,14 +286,13 @@ def require_policy(settings: LocalEngineSettings, model: LocalModel, prompts: Se
         prompts: prompts such as it will be given.
 
     Raises:
-        UserError: the chat template is missing or cannot render the prompts; the window or `yarn_factor` do not fit the
-            model; the engine cannot run its architecture.
+        UserError: the chat template is missing or cannot render the prompts; the context does not fit the model; the
+            engine cannot run its architecture.
     """
     name = str(model.path)
     tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
     check_template(tokenizer, prompts, settings.chat_template_kwargs)
-    overrides = yarn_overrides(config, settings.yarn_factor)
-    resolve_window(name, overrides.get("max_position_embeddings", window_in(config)), settings.context_window)
+    stretch(name, config, settings.context.method, settings.context.window, CONTEXT)
     if settings.kind == "transformers":  # type: ignore[attr-defined]
         check_attention_only(config, name, "the engine transformers", "use the engine vllm or another model")
 
@@ -321,8 +321,8 @@ def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
         device=device,
         dtype=pick_dtype(settings.dtype, device),
         batch_size=settings.batch_size,
-        context_window=settings.context_window,
-        yarn_factor=settings.yarn_factor,
+        context_window=settings.context.window,
+        context_method=settings.context.method,
         chat_template=settings.chat_template,
         chat_template_kwargs=settings.chat_template_kwargs,
         # Settings of vLLM alone.

@@ -32,6 +32,7 @@ class EvaluationTable:
         rows: cells of the table, formatted for people.
         lines: sentences printed below the table.
         public: the same results as a JSON value, for `--json`.
+        files: names of the files that were written.
     """
 
     title: str
@@ -39,6 +40,7 @@ class EvaluationTable:
     rows: Sequence[Sequence[str]]
     lines: Sequence[str]
     public: dict[str, Any]
+    files: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Pipeline:
         round_line: returns the sentence printed about a finished round, from the round's manifests.
         watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
+        evaluate_contexts: compares the context windows and methods of one policy in the same way.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Pipeline:
     round_line: Callable[[Sequence[Manifest]], str] | None = None
     watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
+    evaluate_contexts: Callable[[Any, Sequence[str], Path, Sequence[int], Sequence[str]], EvaluationTable] | None = None
 
     def find(self, name: str) -> Stage | None:
         """Return a stage by name; None where the pipeline has no such stage."""

@@ -16,6 +16,8 @@ Message = dict[str, str]
 
 FinishReason = Literal["stop", "length"]
 KINDS = ("transformers", "vllm")
+CONTEXT = "engines.policy.context"
+"""Path of the settings of the context window, as messages name it."""
 SEED_RANGE = 2**63
 """Seeds are taken modulo this, the range that both engines accept."""
 
@@ -184,7 +186,7 @@ def load_engine(
     dtype: str = "auto",
     batch_size: int = 64,
     context_window: int | None = None,
-    yarn_factor: float | None = None,
+    context_method: str = "none",
     chat_template: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     tensor_parallel: int = 1,
@@ -201,8 +203,8 @@ def load_engine(
         device: "auto", "cpu" or "cuda".
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
         batch_size: largest number of rows decoded at the same time.
-        context_window: a smaller window than the model's, in tokens; None for the model's.
-        yarn_factor: factor by which YaRN stretches the model's window; None leaves it as configured.
+        context_window: tokens of prompt and completion together; None for the model's own window.
+        context_method: how a window above the model's own is reached; see `scorers.context`.
         chat_template: text of a chat template in place of the tokenizer's; None for the tokenizer's.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`; None for none.
         tensor_parallel: GPUs over which the engine vllm spreads each layer.
@@ -212,10 +214,10 @@ def load_engine(
     Raises:
         UserError: for an unknown kind, an option out of range, or a model that cannot be loaded.
     """
-    check_options(kind, device, dtype, batch_size, yarn_factor)
+    check_options(kind, device, dtype, batch_size)
     shared: dict[str, Any] = {
         "revision": revision, "adapter": adapter, "device": device, "dtype": dtype, "batch_size": batch_size,
-        "context_window": context_window, "yarn_factor": yarn_factor, "chat_template": chat_template,
+        "context_window": context_window, "context_method": context_method, "chat_template": chat_template,
         "chat_template_kwargs": chat_template_kwargs,
     }  # fmt: skip
     spread: dict[str, Any] = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
@@ -234,7 +236,7 @@ def load_engine(
     return TransformersEngine(model, **shared)
 
 
-def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_factor: float | None) -> None:
+def check_options(kind: str, device: str, dtype: str, batch_size: int) -> None:
     """Check the options that all engines share.
 
     Raises:
@@ -245,8 +247,6 @@ def check_options(kind: str, device: str, dtype: str, batch_size: int, yarn_fact
     check_choice("engine dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     if batch_size < 1:
         raise UserError(f"engine: batch_size is {batch_size}; set it to at least 1")
-    if yarn_factor is not None and not 1.0 < yarn_factor < float("inf"):
-        raise UserError(f"engine: yarn_factor is {yarn_factor}; set it above 1, or leave it out for the model's window")
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -273,60 +273,6 @@ def end_token_ids(tokenizer: Any, generation_eos: int | Sequence[int] | None) ->
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
     return sorted(ids)
-
-
-def yarn_overrides(config: Any, factor: float | None) -> dict[str, Any]:
-    """Return configuration entries that stretch the window of a RoPE model by YaRN (Peng et al., 2024).
-
-    Args:
-        config: the model's configuration.
-        factor: new window over old window, above 1; None gives no entries.
-
-    Raises:
-        UserError: for a model without RoPE, or with scaled RoPE already.
-    """
-    if factor is None:
-        return {}
-    rope = getattr(config, "rope_parameters", None)
-    if not rope or "rope_theta" not in rope or rope.get("rope_type", "default") != "default":
-        raise UserError(
-            f"engine: yarn_factor {factor} needs a model with plain RoPE, found rope_parameters {rope}; leave "
-            "yarn_factor out for this model"
-        )
-    original = int(config.max_position_embeddings)
-    # rope_theta is repeated on purpose: entries left out fall back to the library's default, not to the model's.
-    parameters = {
-        **rope,
-        "rope_type": "yarn",
-        "factor": float(factor),
-        "original_max_position_embeddings": original,
-    }
-    return {"max_position_embeddings": int(original * factor), "rope_parameters": parameters}
-
-
-def resolve_window(model: str, model_window: int | None, requested: int | None) -> int:
-    """Return the context window to use, in tokens: the requested one if there is one, else the model's.
-
-    Args:
-        model: the model, as the user named it.
-        model_window: the window that its configuration states; None where it states none.
-        requested: the window to use; None for the model's.
-
-    Raises:
-        UserError: where neither window is known, or the requested one is larger than the model's, or below 2.
-    """
-    window = model_window if requested is None else requested
-    if window is None:
-        raise UserError(
-            f"model {model}: its configuration states no max_position_embeddings; set the engine's context_window, in "
-            "tokens"
-        )
-    if window < 2 or (model_window is not None and window > model_window):
-        raise UserError(
-            f"engine: context_window is {window}, the model's is {model_window}; set it between 2 and "
-            f"{model_window}, or stretch the model's by yarn_factor"
-        )
-    return window
 
 
 def not_finite(row: int) -> UserError:

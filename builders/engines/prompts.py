@@ -262,6 +262,7 @@ def _encode(
     if len(ids) + max_new_tokens > window:
         raise UserError(
             f"prompt of row {row}: {len(ids)} tokens + max_new_tokens {max_new_tokens} exceed the context window of "
-            f"{window}; shorten the prompt, lower max_new_tokens or use a model with a longer window (yarn_factor)"
+            f"{window}; shorten the prompt, lower max_new_tokens or give the model a longer window "
+            "(engines.policy.context)"
         )
     return ids

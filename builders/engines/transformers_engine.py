@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from builders.engines import (
+    CONTEXT,
     SEED_RANGE,
     Completion,
     Message,
@@ -12,12 +13,11 @@ from builders.engines import (
     end_token_ids,
     ended_by,
     one_by_one,
-    resolve_window,
-    yarn_overrides,
 )
 from builders.engines.loading import load_model, load_tokenizer_and_config, merge_adapter, resolve_device
 from builders.engines.prompts import check_template_kwargs, encode_prompts
-from scorers.model_loading import check_attention_only, window_in
+from scorers.context import stretch
+from scorers.model_loading import check_attention_only
 
 
 class TransformersEngine:
@@ -33,7 +33,7 @@ class TransformersEngine:
         dtype: str = "auto",
         batch_size: int = 64,
         context_window: int | None = None,
-        yarn_factor: float | None = None,
+        context_method: str = "none",
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -43,9 +43,8 @@ class TransformersEngine:
         check_attention_only(config, model, "the engine transformers", "use the engine vllm or another model")
         self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
         # Before the weights are loaded: the model computes its rotary frequencies when it is made.
-        for name, value in yarn_overrides(config, yarn_factor).items():
-            setattr(config, name, value)
-        self.context_window = resolve_window(model, window_in(config), context_window)
+        self.context_window, entries = stretch(model, config, context_method, context_window, CONTEXT)
+        config.update(entries)
         self._model: Any = load_model(model, revision, config, resolve_device(device), dtype)
         if adapter is not None:
             # Merged, the adapter costs nothing per token.

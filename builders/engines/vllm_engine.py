@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engines import (
+    CONTEXT,
     SEED_RANGE,
     Batch,
     Completion,
@@ -20,14 +21,12 @@ from builders.engines import (
     end_token_ids,
     ended_by,
     not_finite,
-    resolve_window,
-    yarn_overrides,
 )
 from builders.engines.loading import check_adapter, load_end_ids, load_tokenizer_and_config, resolve_device
 from builders.engines.prompts import check_template_kwargs, encode_prompts
 from builders.store.files import ADAPTER_CONFIG
+from scorers.context import stretch
 from scorers.errors import UserError
-from scorers.model_loading import window_in
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
@@ -76,7 +75,7 @@ class VllmEngine:
         dtype: str = "auto",
         batch_size: int = 64,
         context_window: int | None = None,
-        yarn_factor: float | None = None,
+        context_method: str = "none",
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tensor_parallel: int = 1,
@@ -86,9 +85,7 @@ class VllmEngine:
         device = resolve_device(device)
         self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
         self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
-        overrides = yarn_overrides(config, yarn_factor)
-        model_window = overrides.get("max_position_embeddings", window_in(config))
-        self.context_window = resolve_window(model, model_window, context_window)
+        self.context_window, entries = stretch(model, config, context_method, context_window, CONTEXT)
         self._end_ids = end_token_ids(self._tokenizer, load_end_ids(model, revision, config))
         rank = None if adapter is None else lora_rank(adapter)
         # Imported last, since that takes seconds: a user's mistake is reported before.
@@ -102,7 +99,7 @@ class VllmEngine:
             trust_remote_code=False,
             # vLLM's own "auto" would turn a float32 checkpoint into bfloat16.
             dtype=str(config.dtype).removeprefix("torch.") if dtype == "auto" and config.dtype else dtype,
-            hf_overrides=overrides,
+            hf_overrides=entries,
             max_model_len=self.context_window,
             max_num_seqs=batch_size,  # rows in a batch
             tensor_parallel_size=tensor_parallel,

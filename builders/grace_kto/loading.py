@@ -70,7 +70,8 @@ def load_perplexity(model: LocalModel, settings: ScoreSettings) -> "Perplexity":
         model.path,
         device=device,
         dtype=pick_dtype(settings.dtype, device),
-        window=settings.window,
+        window=settings.context.window,
+        method=settings.context.method,
         tokens_per_batch=settings.tokens_per_batch,
     )
 

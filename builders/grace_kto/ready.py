@@ -1,16 +1,19 @@
 """What the dataset stages of GRACE-KTO need, checked before anything is built: devices, packages, chat template."""
 
 from builders.core.machine import require_device, require_engine, require_package
-from builders.core.models import on_disk, pick_device, require_policy
+from builders.core.models import LocalModel, on_disk, pick_device, require_policy
 from builders.core.prompting import chat
 from builders.core.stage import FindModel
 from builders.engines import Message
 from builders.grace_kto import roles
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.settings.context import ContextSettings
 from builders.settings.engines import OpenAIEngineSettings
+from scorers.context import stretch
 from scorers.errors import UserError
 from scorers.model_loading import HEADS
+from scorers.perplexity import CONTEXT
 
 
 def trial_prompts(config: GraceKTOSettings, *, system: bool) -> list[list[Message]]:
@@ -69,20 +72,19 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
 
     Raises:
         UserError: the device is not there, or does not compute in `score.dtype`; FlagEmbedding is not installed; a
-            model is one that a server runs; the relevance model lacks a head.
+            model is one that a server runs; a language model does not fit `score.context`; the relevance model lacks a
+            head.
     """
-    settings = config.score
-    require_device("score.device", settings.device)
-    if settings.dtype == "float16" and pick_device(settings.device) == "cpu":
-        raise UserError(
-            "score.dtype float16 needs a GPU, and the device is cpu; set score.dtype to float32 or bfloat16"
-        )
+    perplexity_ready(config)
     require_package(
         "models.relevance", "FlagEmbedding", "install the extra that brings it: pip install 'grace-data[score]'"
     )
     names = {role: getattr(config.models, role) for role in ("general", "domain", "relevance", "base")}
     found = {role: model for role, name in names.items() if (model := find(name)) is not None}
     models = {role: on_disk(model, f"models.{role}") for role, model in found.items()}
+    for role in ("general", "domain"):
+        if role in models:
+            require_context(models[role], config.score.context, CONTEXT)
     folder = models["relevance"].path if "relevance" in models else None
     missing = [] if folder is None else [head for head in HEADS if not (folder / head).is_file()]
     if missing:
@@ -90,3 +92,34 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
             f"models.relevance {config.models.relevance} lacks {' and '.join(missing)}; BGE-M3 needs both heads "
             f"({', '.join(HEADS)}): give a complete folder or the id BAAI/bge-m3"
         )
+
+
+def perplexity_ready(config: GraceKTOSettings) -> None:
+    """Check what reading documents with a language model needs of the machine.
+
+    Raises:
+        UserError: the device is not there, or does not compute in `score.dtype`.
+    """
+    settings = config.score
+    require_device("score.device", settings.device)
+    if settings.dtype == "float16" and pick_device(settings.device) == "cpu":
+        raise UserError(
+            "score.dtype float16 needs a GPU, and the device is cpu; set score.dtype to float32 or bfloat16"
+        )
+
+
+def require_context(model: LocalModel, context: ContextSettings, setting: str) -> None:
+    """Check that a model can be brought to a window, by its configuration alone.
+
+    Args:
+        model: the model.
+        context: window and method.
+        setting: path of that section, for messages.
+
+    Raises:
+        UserError: as `scorers.context.stretch`.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
+    stretch(str(model.path), config, context.method, context.window, setting)

@@ -110,7 +110,7 @@ def nothing_fits(engine: Engine, config: GraceKTOSettings, what: str) -> UserErr
     return UserError(
         f"{what} leaves room for sample.max_new_tokens {config.sample.max_new_tokens} in the policy's context window "
         f"of {engine.context_window} tokens; lower sample.max_new_tokens, or use shorter queries, a shorter system "
-        "prompt or a policy with a larger window (engines.policy.yarn_factor stretches it)"
+        "prompt or a policy with a larger window (engines.policy.context stretches it)"
     )
 
 

@@ -9,7 +9,20 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from builders.settings.base import EXECUTION, LATER, MAX_ROUNDS, PATH, DType, Positive, Section, Settings, Share
+from builders.settings.base import (
+    EXECUTION,
+    FORMER,
+    LATER,
+    MAX_ROUNDS,
+    PATH,
+    DType,
+    Positive,
+    Section,
+    Settings,
+    Share,
+    moved,
+)
+from builders.settings.context import ContextSettings
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
@@ -41,7 +54,9 @@ class Engines(Section):
     """How the models that write text are run, by role."""
 
     policy: EngineSettings = Field(TransformersEngineSettings(), description="queries and responses")
-    teacher: EngineSettings = Field(TransformersEngineSettings(), description="summaries and outlines (stage format)")
+    teacher: Annotated[EngineSettings, LATER] = Field(
+        TransformersEngineSettings(), description="summaries and outlines (stage format)"
+    )
 
 
 class SeedColumns(Section):
@@ -178,7 +193,10 @@ class ScoreSettings(Section):
     summary_relevance: RelevanceWeights = _weights(SUMMARY_WEIGHTS)
     document_relevance: RelevanceWeights = _weights(DOCUMENT_WEIGHTS)
     max_length: Positive = Field(8192, description="tokens BGE-M3 reads of a text; the rest is cut and counted")
-    window: int | None = Field(None, ge=2, description="perplexity window in tokens; null: the model's own")
+    context: Annotated[ContextSettings, LATER] = Field(
+        ContextSettings(), description="what the two language models read at once; longer documents by half windows"
+    )
+    window: Annotated[None, FORMER, moved("context: {window: N}")] = None
     device: Annotated[str, EXECUTION] = Field("auto", description="auto, cpu or cuda")
     dtype: DType = "auto"
     tokens_per_batch: Annotated[Positive, EXECUTION] = Field(
@@ -243,7 +261,7 @@ class GraceKTOSettings(Settings):
     models: ModelSettings
     engines: Engines = Engines()
     seed: SeedSettings
-    format: FormatSettings = FormatSettings()
+    format: Annotated[FormatSettings, LATER] = FormatSettings()
     generate: GenerateSettings = GenerateSettings()
     sample: SampleSettings = SampleSettings()
     score: ScoreSettings = ScoreSettings()

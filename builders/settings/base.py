@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -36,6 +37,31 @@ Its default stays out of fingerprints and manifests, so revisions of earlier ver
 """
 
 
+class _Former:
+    """The type of the marker `FORMER`."""
+
+
+FORMER = _Former()
+"""Marks a setting that has another name by now: it can only be null.
+
+It stays in fingerprints and manifests, so revisions of earlier versions stay fresh. Nobody is shown it.
+"""
+
+
+def moved(now: str) -> BeforeValidator:
+    """Return the validator of a setting marked `FORMER`, which says what to give in its place.
+
+    Args:
+        now: the setting that counts, such as `context: {window: N}`.
+    """
+
+    def refuse(value: object) -> None:
+        if value is not None:
+            raise ValueError(f"this setting has another name by now; give {now}")
+
+    return BeforeValidator(refuse)
+
+
 class _Path:
     """The type of the marker `PATH`."""
 
@@ -58,6 +84,11 @@ class Section(BaseModel):
 
     # No NaN or infinity: JSON, in which manifests and results are written, has neither.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def shown_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the settings of a section by name, without those that have another name by now."""
+    return {name: field for name, field in section.model_fields.items() if FORMER not in field.metadata}
 
 
 class PublishSettings(Section):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from builders.settings.base import EXECUTION, PATH, PRIVATE, DType, Positive, Section
+from builders.settings.base import EXECUTION, FORMER, LATER, PATH, PRIVATE, DType, Positive, Section, moved
+from builders.settings.context import ContextSettings
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, Any]:
@@ -49,8 +50,9 @@ class LocalEngineSettings(Section):
     device: Annotated[str, EXECUTION] = Field("auto", description="auto, cpu or cuda")
     dtype: DType = Field("auto", description="weights in memory; auto: bfloat16 on a GPU, float32 on a CPU")
     batch_size: Annotated[Positive, EXECUTION] = Field(64, description="rows decoded at once")
-    context_window: int | None = Field(None, ge=2, description="a smaller window than the model's; null: the model's")
-    yarn_factor: float | None = Field(None, gt=1, description="stretch the window by YaRN; null: as configured")
+    context: Annotated[ContextSettings, LATER] = ContextSettings()
+    context_window: Annotated[None, FORMER, moved("context: {window: N}")] = None
+    yarn_factor: Annotated[None, FORMER, moved("context: {method: yarn, window: N}, N the tokens to reach")] = None
     chat_template: Annotated[str | None, PATH, AfterValidator(_template_text)] = Field(
         None,
         description="Jinja file in place of the tokenizer's chat template, in training too; its text counts, not its "

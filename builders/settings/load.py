@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from builders.settings.base import PATH, Settings
+from builders.settings.base import PATH, Settings, shown_fields
 from builders.settings.yaml_text import read_plain
 from scorers.errors import UserError, did_you_mean
 
@@ -318,7 +318,7 @@ def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[lis
             models = sections_in(holders[0].model_fields[part].annotation)
         else:
             models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
-    return path, list(models[0].model_fields) if models else []
+    return path, list(shown_fields(models[0])) if models else []
 
 
 def short(value: object) -> str:

@@ -5,13 +5,13 @@ Both have a line for every setting. A section that comes in kinds, such as an en
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel
 
-from builders.settings.base import Settings
+from builders.settings.base import Settings, shown_fields
 from builders.settings.load import DEFAULT, Configuration, preset_names, sections_in
 from scorers.errors import UserError
 
@@ -70,7 +70,7 @@ def describe(found: Configuration) -> Iterator[tuple[str, str, str | None]]:
 def _whole(section: BaseModel, path: str) -> Iterator[tuple[str, str]]:
     """Yield the dotted path and the line of each setting of a section; a section's own line ends with a colon."""
     pad = "  " * path.count(".")
-    for name in type(section).model_fields:
+    for name in shown_fields(type(section)):
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield f"{path}{name}", f"{pad}{name}:"
@@ -79,15 +79,18 @@ def _whole(section: BaseModel, path: str) -> Iterator[tuple[str, str]]:
             yield f"{path}{name}", f"{pad}{name}: {_yaml(value)}"
 
 
-def _commented(section: BaseModel, depth: int) -> Iterator[str]:
+def _commented(section: BaseModel, depth: int, leave_out: Collection[str] = ()) -> Iterator[str]:
     """Yield the commented lines of a section with its values.
 
     Args:
         section: the section.
         depth: levels of indentation.
+        leave_out: names of settings that get no line.
     """
     pad = "  " * depth
-    for name, field in type(section).model_fields.items():
+    for name, field in shown_fields(type(section)).items():
+        if name in leave_out:
+            continue
         value = getattr(section, name)
         if not isinstance(value, BaseModel):
             yield f"# {pad}{name}: {_yaml(value)}{_comment(field.description)}"
@@ -95,17 +98,12 @@ def _commented(section: BaseModel, depth: int) -> Iterator[str]:
         yield f"# {pad}{name}:{_comment(field.description or type(value).__doc__)}"
         yield from _commented(value, depth + 1)
         # Of the section's other kinds, the settings that the shown kind does not have, behind a second #.
+        common = shown_fields(type(value)).keys() - {"kind"}
         for other in sections_in(field.annotation):
             if other is not type(value):
                 below = f"# {pad}  "
-                lines = [(_setting(line), line.removeprefix(below)) for line in _commented(other(), depth + 1)]
-                own = [line for name, line in lines if name == "kind" or name not in type(value).model_fields]
+                own = [line.removeprefix(below) for line in _commented(other(), depth + 1, common)]
                 yield from (f"{below}# {line}" for line in own if len(own) > 1)
-
-
-def _setting(line: str) -> str:
-    """Return the name of the setting that a commented line shows."""
-    return line.removeprefix("#").strip().partition(":")[0]
 
 
 def _yaml(value: object) -> str:

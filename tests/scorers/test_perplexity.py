@@ -121,7 +121,10 @@ def test_the_window_has_room_for_what_stands_before_a_text(tmp_path: Path) -> No
     folder = make_causal_lm(tmp_path)
     add_by_itself(folder, "<|im_start|> $A")
     assert Perplexity(folder, window=3).score(["ab"]) == [plain_perplexity(folder, "ab", 3, [1])]
-    with pytest.raises(UserError, match=r"perplexity window is 2 tokens; model .* allows 3 to 512: change the window"):
+    message = (
+        r"score.context.window is 2 tokens, and 1 of them stands before every text of model .*; set it to at least 3"
+    )
+    with pytest.raises(UserError, match=message):
         Perplexity(folder, window=2)
 
 
@@ -213,7 +216,9 @@ def save_family(kind: str, folder: Path, **changes: object) -> Path:
 
 def test_a_recurrent_model_needs_a_window(tmp_path: Path) -> None:
     folder = save_family("mamba", tmp_path, state_size=4)
-    with pytest.raises(UserError, match=r"\(mamba\) states no max_position_embeddings; set its window, in tokens \(sc"):
+    with pytest.raises(
+        UserError, match=r"\(mamba\): its configuration states no max_position_embeddings; set score.context.wi"
+    ):
         Perplexity(folder)
     got = Perplexity(folder, window=64).score(TEXTS[:4])
     assert got == [plain_perplexity(folder, text, 64) for text in TEXTS[:4]]
@@ -277,9 +282,11 @@ def test_missing_weights(tmp_path: Path) -> None:
         Perplexity(folder)
 
 
-@pytest.mark.parametrize("window", [1, 0, 513])
-def test_window_out_of_range(causal_lm_dir: Path, window: int) -> None:
-    with pytest.raises(UserError, match=rf"perplexity window is {window} tokens; .* allows 2 to 512"):
+@pytest.mark.parametrize(
+    ("window", "allowed"), [(1, "at least 2"), (0, "at least 2"), (513, "at most 512, or score.context.method to yarn")]
+)
+def test_window_out_of_range(causal_lm_dir: Path, window: int, allowed: str) -> None:
+    with pytest.raises(UserError, match=rf"^score.context.window is {window}[;,] .*set it to {allowed}"):
         Perplexity(causal_lm_dir, window=window)
 
 

@@ -25,7 +25,16 @@ CASES = [
     ("score", ["score.device=cuda:1"], f"score.device is 'cuda:1', {NO_GPU}"),
     ("score", ["score.dtype=float16"], "score.dtype float16 needs a GPU, and the device is cpu; set score.dtype to"),
     ("score", ["models.relevance=POLICY"], "lacks colbert_linear.pt and sparse_linear.pt; BGE-M3 needs both heads"),
-    ("sample", ["engines.policy.context_window=4096"], "engine: context_window is 4096, the model's is 512; set it"),
+    (
+        "sample",
+        ["engines.policy.context.window=4096"],
+        "allow 512 tokens; set it to at most 512, or engines.policy.context.method to yarn or dynamic",
+    ),
+    (
+        "score",
+        ["score.context.window=4096", "models.general=POLICY"],
+        "score.context.window is 4096, and the rope settings of model",
+    ),
     (
         "sample",
         ["engines.policy.chat_template_kwargs.enable_thinking=false"],

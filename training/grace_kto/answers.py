@@ -6,7 +6,7 @@ responses. A query that leaves no room for an answer counts as one whose answers
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +28,9 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identity
 from builders.store.files import write_text
 from builders.store.manifest import fingerprint_of
+from builders.store.store import Store
 from scorers.errors import UserError
+from scorers.extraction import Extraction
 from training.intervals import Estimate, Floats, Statistic, difference, estimate, value_of
 
 # Part of an evaluation's key in the store: raise it when the same inputs give other results.
@@ -133,12 +135,25 @@ def evaluated(context: Context[GraceKTOSettings], name: str, policy: LocalModel,
             "queries": list(queries),
         }
     )
-    path = context.store.root / ".evaluations" / f"{key[:32]}.json"
+    return kept(context.store, key, name, policy, lambda: evaluate(context, name, policy, queries))
+
+
+def kept(store: Store, key: str, name: str, policy: LocalModel, make: Callable[[], Evaluation]) -> Evaluation:
+    """An evaluation from the store, or a new one that is kept there.
+
+    Args:
+        store: the store.
+        key: digest of everything that decides the evaluation.
+        name: its name in the table.
+        policy: the policy.
+        make: evaluates the policy.
+    """
+    path = store.root / ".evaluations" / f"{key[:32]}.json"
     if path.is_file():
-        kept = json.loads(path.read_bytes())
-        return Evaluation(name, str(policy.record), {label: np.array(v, np.float64) for label, v in kept.items()})
+        found = json.loads(path.read_bytes())
+        return Evaluation(name, str(policy.record), {label: np.array(v, np.float64) for label, v in found.items()})
     log.info("evaluate: %s, %s", name, policy.record)
-    evaluation = evaluate(context, name, policy, queries)
+    evaluation = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     # NaN is no JSON: null, which numpy reads as NaN.
     columns = {
@@ -162,9 +177,7 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
         UserError: a metric is NaN or infinite.
     """
     config = context.config
-    completions, opened = answer_queries(config, policy, queries)
-    tags = config.sample.thinking_tags
-    parts = [None if c is None else read_response(c.text, tags, opened=opened)[1] for c in completions]
+    completions, parts = read_answers(config, policy, queries)
     asked = [query for query in queries for _ in range(config.evaluate.responses)]
     matched = [(query, part) for query, part in zip(asked, parts, strict=True) if part is not None]
     scores = score_documents(
@@ -179,17 +192,45 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
     # A source that is a stage is the generated world's: its own measures can read the queries.
     if config.evaluate.source.startswith("world:"):
         metrics |= world_columns([(query, part.document) for query, part in matched])
-    shape = (len(queries), config.evaluate.responses)
+    return Evaluation(name, str(policy.record), by_query(metrics, completions, parts, len(queries)))
+
+
+def by_query(
+    metrics: Mapping[str, pl.Series],
+    completions: Sequence[Completion | None],
+    parts: Sequence[Extraction | None],
+    queries: int,
+) -> dict[str, Floats]:
+    """The columns of an evaluation, shape (queries, answers to each).
+
+    Args:
+        metrics: by label, a value per matched answer.
+        completions: every answer, those of one query together; None for one that was never given.
+        parts: summary, outline and document of each answer; None where it does not match.
+        queries: number of queries.
+    """
     fits = np.array([part is not None for part in parts])
     columns = {}
     for label, values in metrics.items():
         column = np.full(len(parts), np.nan)
         column[fits] = values.fill_null(float("nan")).to_numpy()
-        columns[label] = column.reshape(shape)
-    columns["matched"] = fits.astype(np.float64).reshape(shape)
+        columns[label] = column.reshape(queries, -1)
+    columns["matched"] = fits.astype(np.float64).reshape(queries, -1)
     cut = [completion is not None and completion.finish_reason == "length" for completion in completions]
-    columns["cut"] = np.array(cut, np.float64).reshape(shape)
-    return Evaluation(name, str(policy.record), columns)
+    columns["cut"] = np.array(cut, np.float64).reshape(queries, -1)
+    return columns
+
+
+def read_answers(
+    config: GraceKTOSettings, policy: LocalModel, queries: Sequence[str]
+) -> tuple[list[Completion | None], list[Extraction | None]]:
+    """Sample answers as `answer_queries`, and take each apart; None for one without the tagged form."""
+    completions, opened = answer_queries(config, policy, queries)
+    tags = config.sample.thinking_tags
+    return completions, [
+        None if completion is None else read_response(completion.text, tags, opened=opened)[1]
+        for completion in completions
+    ]
 
 
 def answer_queries(

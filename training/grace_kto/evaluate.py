@@ -14,7 +14,7 @@ on-topic share and heading coverage.
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     require_engine("engines.policy", local_engine("engines.policy", config.engines.policy, "evaluate"))
     score_ready(config, lambda name: None)  # the models are found below
     for text in references:
-        _require_policy(text, config, store)
+        require_reference(text, config, store)
     queries = held_out_queries(config)
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
@@ -99,6 +99,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         rows=rows,
         lines=lines,
         public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
+        files=("evaluation.json", "evaluation.md", "evaluation.png"),
     )
 
 
@@ -139,17 +140,21 @@ def _record(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluation_models(config: GraceKTOSettings, *, first: bool = True) -> tuple[dict[str, LocalModel], ModelFinder]:
+def evaluation_models(
+    config: GraceKTOSettings, *, first: bool = True, only: Collection[str] = tuple(SCORE.roles)
+) -> tuple[dict[str, LocalModel], ModelFinder]:
     """The models that an evaluation needs; models that are made by stages are built where they are missing.
 
     Args:
         config: the configuration.
         first: whether the first policy is needed too.
+        only: roles of the score stage whose models are needed.
 
     Returns:
         The scorers by role, with `first` also the first policy; and the finder that knows them.
     """
-    fills = {**SCORE.roles, **({"first": roles.first_policy} if first else {})}
+    scorers = {role: fill for role, fill in SCORE.roles.items() if role in only}
+    fills = {**scorers, **({"first": roles.first_policy} if first else {})}
     wanted: dict[str, str | At] = {role: fill(config, 1) for role, fill in fills.items()}
     models, finder = materialise(GRACE_KTO, config, wanted)
     return {role: on_disk(model, "evaluate") for role, model in models.items()}, finder
@@ -234,7 +239,7 @@ def require_folder(output: Path) -> None:
             raise UserError(f"--output {output}: {path} is a file, a folder is needed; give another name")
 
 
-def _require_policy(text: str, config: GraceKTOSettings, store: Store) -> None:
+def require_reference(text: str, config: GraceKTOSettings, store: Store) -> None:
     """Check that a name stands for a policy that can be opened: a model stage, a folder, a revision.
 
     Raises:

@@ -64,6 +64,15 @@ def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) 
     return evaluate_policies(config, references, output)
 
 
+def evaluate_contexts(
+    config: GraceKTOSettings, references: Sequence[str], output: Path, windows: Sequence[int], methods: Sequence[str]
+) -> EvaluationTable:
+    """Compare a policy's context windows and methods; see `training.grace_kto.contexts`."""
+    from training.grace_kto import contexts
+
+    return contexts.evaluate_contexts(config, references, output, windows, methods)
+
+
 # In topological order: every stage stands after those it reads.
 GRACE_KTO = Pipeline(
     name="grace-kto",
@@ -75,4 +84,5 @@ GRACE_KTO = Pipeline(
     round_line=round_line,
     watch=watch,
     evaluate=evaluate,
+    evaluate_contexts=evaluate_contexts,
 )

@@ -110,6 +110,8 @@ def test_recurrent_models_are_refused(tmp_path: Path, family: str, window: int |
 
 def test_a_model_without_a_stated_window_needs_one(tmp_path: Path) -> None:
     folder = save_model("bloom", tmp_path, n_head=4)
-    with pytest.raises(UserError, match=r"states no max_position_embeddings; set the engine's context_window, in tok"):
+    with pytest.raises(
+        UserError, match=r"states no max_position_embeddings; set engines.policy.context.window, in tok"
+    ):
         load_engine("transformers", str(folder), device="cpu")
     assert load_engine("transformers", str(folder), device="cpu", context_window=77).context_window == 77

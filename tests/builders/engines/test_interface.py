@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders.engines import Completion, SamplingSettings, end_token_ids, load_engine, yarn_overrides
+from builders.engines import Completion, SamplingSettings, end_token_ids, load_engine
 from scorers.errors import UserError
 
 
@@ -25,7 +25,6 @@ from scorers.errors import UserError
             r"^engine dtype 'float23' is unknown, did you mean float32\?; allowed are auto, float32",
         ),
         ({"batch_size": 0}, r"batch_size is 0; set it to at least 1"),
-        ({"yarn_factor": 0.5}, r"yarn_factor is 0.5; set it above 1"),
         ({"tensor_parallel": 2}, r"tensor_parallel is 2, this engine runs on one device"),
     ],
 )
@@ -82,17 +81,3 @@ class Settings:
 )
 def test_end_tokens_are_joined(own: int | None, generation: int | list[int] | None, expected: list[int]) -> None:
     assert end_token_ids(Settings(eos_token_id=own), generation) == expected
-
-
-def test_yarn_needs_plain_rope() -> None:
-    plain = Settings(rope_parameters={"rope_type": "default", "rope_theta": 1e6}, max_position_embeddings=4096)
-    assert yarn_overrides(plain, None) == {}
-    assert yarn_overrides(plain, 4.0) == {
-        "max_position_embeddings": 16384,
-        "rope_parameters": {
-            "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 4096,
-        },
-    }  # fmt: skip
-    scaled = Settings(rope_parameters={"rope_type": "yarn", "rope_theta": 1e6}, max_position_embeddings=4096)
-    with pytest.raises(UserError, match=r"yarn_factor 4.0 needs a model with plain RoPE, found rope_parameters \{"):
-        yarn_overrides(scaled, 4.0)

@@ -300,7 +300,7 @@ def test_adapters_that_do_not_fit_are_named(causal_lm_dir: Path, tmp_path: Path)
 
 
 def test_yarn_stretches_the_window_and_keeps_theta(causal_lm_dir: Path) -> None:
-    stretched = with_batch(causal_lm_dir, 8, yarn_factor=2.0)
+    stretched = with_batch(causal_lm_dir, 8, context_window=1024, context_method="yarn")
     rope = stretched._model.config.rope_parameters
     original = TransformersEngine(str(causal_lm_dir))._model.config.rope_parameters
     assert stretched.context_window == 1024
@@ -340,7 +340,9 @@ def test_not_finite_logits_name_the_row(causal_lm_dir: Path) -> None:
 
 def test_context_window_option(causal_lm_dir: Path) -> None:
     assert with_batch(causal_lm_dir, 8, context_window=100).context_window == 100
-    with pytest.raises(UserError, match=r"context_window is 600, the model's is 512; set it between 2 and 512"):
+    with pytest.raises(
+        UserError, match=r"context.window is 600, and the rope settings of model .* allow 512 tokens; set"
+    ):
         with_batch(causal_lm_dir, 8, context_window=600)
 
 

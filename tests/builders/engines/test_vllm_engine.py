@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import make_family
+from tiny_models import CORPUS
 
 from builders.engines import Batch, Completion, Engine, Message, More, SamplingSettings, load_engine
 from builders.engines.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, import_vllm, lora_rank
+from scorers.context import stretch
 from scorers.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -23,6 +26,9 @@ PROMPTS: list[list[Message]] = [
 ]
 SEEDS = [2**63 + 5, 1, 2, 3, 4, 2**70]
 LONG: list[list[Message]] = [[{"role": "user", "content": "river trade " * 238}]] * 64  # 490 tokens each and more
+BEYOND: list[list[Message]] = [
+    [{"role": "user", "content": text}] for text in ("river trade " * 350, "the harbour " * 280)
+]
 STRETCHED: list[list[Message]] = [[{"role": "user", "content": "river trade " * 250}]]
 
 
@@ -223,14 +229,66 @@ def test_adapter_and_template_variables_equal_the_transformers_engine(
     assert [a.logprob for a in adapted] == pytest.approx([b.logprob for b in expected], abs=1e-3)
 
 
-def test_yarn_equals_the_transformers_engine(answers: dict[str, list[Completion]], model_dir: Path) -> None:
-    engine = load_engine("vllm", str(model_dir), device="cpu", yarn_factor=2.0, context_window=900)
-    assert engine.context_window == 900
-    stretched = engine.generate(STRETCHED, [1], GREEDY)
+def sharpened(folder: Path) -> Path:
+    """A model with larger weights: those of a fresh one hardly attend to anything, whatever the positions."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("qwen2", "yarn"), ("qwen2", "dynamic"), ("qwen2", "extrapolation"), ("llama", "yarn"), ("mistral", "dynamic")],
+)
+def test_a_window_above_the_models_equals_the_transformers_engines(
+    answers: dict[str, list[Completion]], model_dir: Path, tmp_path: Path, family: str, method: str
+) -> None:
+    """Prompts of more tokens than the model's own window of 512, and a short one: the same angles for all of them."""
+    folder = model_dir if family == "qwen2" else sharpened(make_family(tmp_path, family, [*CORPUS] * 4))
+    context: dict[str, Any] = {"context_window": 1100, "context_method": method}
+    engine = load_engine("vllm", str(folder), device="cpu", dtype="float32", **context)
+    found = engine.generate([*BEYOND, PROMPTS[0]], [1, 2, 3], SAMPLED)
     engine.close()
-    expected = load_engine("transformers", str(model_dir), yarn_factor=2.0).generate(STRETCHED, [1], GREEDY)
-    assert all_ids(stretched) == all_ids(expected)
-    assert stretched[0].logprob == pytest.approx(expected[0].logprob, abs=1e-3)
+    reference = load_engine("transformers", str(folder), device="cpu", **context)
+    assert engine.context_window == reference.context_window == 1100
+    for prompt in BEYOND:
+        assert len(reference.tokenizer.apply_chat_template(prompt, return_dict=False)) > 512
+    expected = logprobs_by_forward(reference, [*BEYOND, PROMPTS[0]], found)
+    assert [completion.logprob for completion in found] == pytest.approx(expected, abs=1e-3)
+    if method != "extrapolation":
+        plain = load_engine("transformers", str(folder), device="cpu", **context | {"context_method": "extrapolation"})
+        other = logprobs_by_forward(plain, BEYOND, found[:2])
+        assert all(abs(a - b) > 0.1 for a, b in zip(other, expected[:2], strict=True))
+    decoded = reference.generate(BEYOND, [1, 2], SAMPLED)
+    expected = logprobs_by_forward(reference, BEYOND, decoded)
+    assert [completion.logprob for completion in decoded] == pytest.approx(expected, abs=1e-3)
+
+
+def test_dynamic_turns_as_vllms_own_does(answers: dict[str, list[Completion]]) -> None:
+    """vLLM's class for dynamic NTK, given the whole window, against plain RoPE with the base that is set here."""
+    import torch
+    from transformers import Qwen2Config
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    config = Qwen2Config(hidden_size=64, num_attention_heads=2, max_position_embeddings=512)
+    entries = stretch("m", config, "dynamic", 900, "context").entries["rope_parameters"]
+    theirs = {**config.rope_parameters, "rope_type": "dynamic", "factor": 900 / 512, "max_trained_positions": 512}
+    with set_current_vllm_config(VllmConfig()):
+        ours, vllms = (
+            get_rope(32, 900, rope_parameters=parameters, dtype=torch.float32) for parameters in (entries, theirs)
+        )
+    assert type(vllms).__name__ == "DynamicNTKScalingRotaryEmbedding" and type(ours).__name__ == "RotaryEmbedding"
+    # Angles are off by 2⁻²⁴ of them, times 900 positions, and the base by as much in its logarithm.
+    assert torch.allclose(ours.cos_sin_cache, vllms.cos_sin_cache, rtol=0, atol=5e-4)
+    assert ours.cos_sin_cache.shape == (900, 32)
 
 
 def test_environment_is_set_but_not_overridden(answers: dict[str, list[Completion]]) -> None:

@@ -47,7 +47,7 @@ QUERIES = {
 SMALL = (
     "generate={queries: 5, shard_queries: 5, per_prompt: 3, prompt: generate.zh}",
     "sample={responses: 4, shard_queries: 5, max_new_tokens: 300, system_prompt: system.zh}",
-    "score.window=64",  # tokens; most documents have more
+    "score.context.window=64",  # tokens; most documents have more
     "score.max_length=128",
 )
 

@@ -123,8 +123,8 @@ def test_a_smaller_batch_on_another_device_makes_nothing_stale(tmp_path: Path, c
     overrides = (SMALL, "engines.policy.batch_size=1", "engines.policy.device=auto")
     kept = build(config_on(tmp_path, *overrides, policy=causal_lm_dir), "sample", start=start)[-1]
     assert not kept.built and kept.revision == first.revision
-    changed = config_on(tmp_path, *overrides, "engines.policy.context_window=100", policy=causal_lm_dir)
-    assert build(changed, "sample", start=start)[-1].reason == "configuration changed: engines.policy.context_window"
+    changed = config_on(tmp_path, *overrides, "engines.policy.context.window=100", policy=causal_lm_dir)
+    assert build(changed, "sample", start=start)[-1].reason == "configuration changed: engines.policy.context"
 
 
 class Server:
@@ -249,7 +249,7 @@ def test_queries_without_room_for_a_response_are_left_out(
 def test_the_system_prompt_takes_room_too(tmp_path: Path, causal_lm_dir: Path) -> None:
     # The first query has 191 tokens, the system prompt 294, the template some ten for each message.
     start = add_queries(Store(Path(config_on(tmp_path, policy=causal_lm_dir).store)), [LONG[:700], QUERIES[0]])
-    window = "engines.policy.context_window=450"
+    window = "engines.policy.context.window=450"
     dropped = []
     for system in ("null", "system.en"):
         config = config_on(tmp_path, SMALL, window, f"sample.system_prompt={system}", policy=causal_lm_dir)
@@ -264,7 +264,7 @@ def test_no_query_has_room_for_a_response(tmp_path: Path, causal_lm_dir: Path) -
     message = (
         r"^local/demo-queries@\w+: none of 3 queries leaves room for sample.max_new_tokens 500 in the policy's context "
         r"window of 512 tokens; lower sample.max_new_tokens, or use shorter queries, a shorter system prompt or a "
-        r"policy with a larger window \(engines.policy.yarn_factor stretches it\)$"
+        r"policy with a larger window \(engines.policy.context stretches it\)$"
     )
     with pytest.raises(UserError, match=message):
         build(config, "sample", start=add_queries(Store(Path(config.store))))

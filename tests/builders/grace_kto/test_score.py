@@ -126,7 +126,7 @@ def test_the_weights_of_the_metrics_are_settings(
 ) -> None:
     from scorers.professionalism import professionalism
 
-    overrides = ("score.general_weight=0.5", "score.domain_weight=-2", "score.ngram=1", "score.window=64")
+    overrides = ("score.general_weight=0.5", "score.domain_weight=-2", "score.ngram=1", "score.context.window=64")
     config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir, *overrides)
     rows = score(config, groups_frame()).scan().collect()
     expected = professionalism(rows["ppl_general"], rows["ppl_domain"], 0.5, -2.0)

@@ -63,6 +63,8 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
     ("sample.stop", []),
     ("models.teacher", None),
+    *((f"{section}.context.method", "none") for section in ("engines.policy", "score")),
+    *((f"{section}.context.window", None) for section in ("engines.policy", "score")),
 ]
 
 
@@ -72,14 +74,56 @@ def test_the_default_of_a_later_setting_leaves_earlier_fingerprints_as_they_are(
     assert identity(after.calibrate)["form"] == "root"
 
 
+def test_a_context_of_ones_own_is_new_and_the_former_names_stand_in_fingerprints_as_before() -> None:
+    """What fingerprints held of the engine and of the score stage before there was a section for the context."""
+    engine: dict[str, Any] = {
+        "kind": "transformers", "dtype": "float32", "context_window": None, "yarn_factor": None, "chat_template": None,
+        "chat_template_kwargs": {},
+    }  # fmt: skip
+    plain = load_config("tiny")
+    assert identity(plain.engines.policy) == engine
+    assert identity(plain.score)["window"] is None and "context" not in identity(plain.score)
+    context = {"method": "yarn", "window": 1024}
+    for section in ("engines.policy", "score"):
+        config = load_config("tiny", [f"{section}.context={context}"])
+        assert identity(section_at(config, section)) == identity(section_at(plain, section)) | {"context": context}
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("engines.policy.context_window=100", "context: {window: N}"),
+        ("engines.policy.yarn_factor=4.0", "context: {method: yarn, window: N}, N the tokens to reach"),
+        ("score.window=100", "context: {window: N}"),
+    ],
+)
+def test_a_former_name_says_what_it_is_called_now(former: str, now: str) -> None:
+    path, _, value = former.partition("=")
+    with pytest.raises(UserError) as error:
+        load_config("tiny", [former])
+    assert str(error.value) == f"--set: {path} is {value}: this setting has another name by now; give {now}"
+    # A card of an earlier version shows it with null.
+    assert load_config("tiny", [f"{path}=null"]) == load_config("tiny")
+
+
+def test_a_method_needs_a_window() -> None:
+    with pytest.raises(UserError) as error:
+        load_config("tiny", ["engines.policy.context.method=yarn"])
+    assert str(error.value) == (
+        "--set: engines.policy.context is {'method': 'yarn'}: method yarn needs a window, the tokens to reach, such as "
+        "32768"
+    )
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_setting_either_decides_the_data_or_mere_execution(preset: str) -> None:
     found = dict(sections(load_config(preset)))
     assert {"engines", "engines.policy", "score.summary_relevance", "train", "world"} <= found.keys()
     for path, section in found.items():
-        everything = leaves(section.model_dump(), f"{path}.")
-        everything = {name: value for name, value in everything.items() if (name, value) not in LATER_DEFAULTS}
-        decides, merely = leaves(identity(section), f"{path}."), leaves(execution(section), f"{path}.")
+        everything, decides, merely = (
+            {name: value for name, value in leaves(values, f"{path}.").items() if (name, value) not in LATER_DEFAULTS}
+            for values in (section.model_dump(), identity(section), execution(section))
+        )
         assert decides | merely == everything
         assert merely.keys() == everything.keys() & EXECUTION_CHANGES.keys()
         assert not decides.keys() & EXECUTION_CHANGES.keys()
@@ -114,7 +158,7 @@ def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None
     [
         ("engines.policy.dtype=float16", ["generate", "sample"]),
         ("engines.policy.kind=transformers", ["generate", "sample"]),
-        ("engines.policy.context_window=100", ["generate", "sample"]),
+        ("engines.policy.context.window=100", ["generate", "sample"]),
         ("engines.policy.chat_template_kwargs.enable_thinking=false", ["sft", "generate", "sample", "policy"]),
         ("sample.thinking_tags=null", ["generate", "sample"]),
         ("threads=3", ["format", "sft", "generate", "sample", "score", "policy"]),

@@ -7,6 +7,7 @@ import pytest
 
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identities
+from builders.settings.context import ContextSettings
 from builders.settings.load import located, preset_names, preset_text
 from builders.settings.write import describe
 from builders.settings.yaml_text import read_yaml
@@ -31,7 +32,8 @@ def test_the_paper_preset_holds_the_papers_settings() -> None:
     assert (config.train.learning_rate, config.train.learning_rate_end, config.train.warmup_ratio) == (5e-6, 1e-6, 0.1)
     assert (config.train.beta, config.train.mu, config.train.attention) == (0.05, 0.1, "flash_attention_2")
     assert (config.sft.learning_rate, config.sft.epochs) == (1e-6, 1.0)
-    assert config.engines.policy.kind == "vllm" and config.engines.policy.context_window == 32768
+    assert config.engines.policy.kind == "vllm"
+    assert config.engines.policy.context == ContextSettings(method="yarn", window=32768)
 
 
 def test_overrides_apply_to_nested_keys() -> None:

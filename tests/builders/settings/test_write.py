@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.settings.base import shown_fields
 from builders.settings.engines import OpenAIEngineSettings, VllmEngineSettings
 from builders.settings.load import located, preset_names, sections_in
 from builders.settings.write import header
@@ -91,7 +92,7 @@ def init_again(folder: Path, preset: str) -> Path:
 
 def paths(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Every setting of a pipeline as a dotted path, of every kind of a section."""
-    for name, field in model.model_fields.items():
+    for name, field in shown_fields(model).items():
         sections = sections_in(field.annotation)
         if not sections:
             yield f"{path}{name}"
