@@ -10,8 +10,8 @@ rows make up. What each side needs for its reference is part of the time.
 | ours, mismatched, sampler's log-probability | without the reference on the row's own completion |
 | ours, matched, sampler's log-probability | the policy with gradient alone |
 
-TRL cuts no row here, and its rows are those of a data set in random order. What the benchmark does not show: GPUs, where
-passes without gradient are cheaper still; QLoRA; several processes.
+TRL cuts no row here, and its rows are in random order. What the benchmark does not show: GPUs; QLoRA; several
+processes.
 
     python scripts/bench_train.py --rounds 5
 """
@@ -113,7 +113,7 @@ def make_rows(model: Path, queries: int, tokens: int) -> pl.DataFrame:
         before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
         for label in (True, False):
             text = " ".join(draw.choice(WORDS, int(draw.integers(tokens // 2, tokens)) - 1))
-            ids = tokenizer(text).input_ids + [tokenizer.eos_token_id]
+            ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
             with torch.no_grad():
                 logits = policy(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
             logps = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])
