@@ -278,10 +278,56 @@ def require_policy(settings: LocalEngineSettings, model: LocalModel, prompts: Se
     name = str(model.path)
     tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
     check_template(tokenizer, prompts, settings.chat_template_kwargs)
-    overrides = yarn_overrides(config, settings.yarn_factor)
-    resolve_window(name, overrides.get("max_position_embeddings", window_in(config)), settings.context_window)
+    _window_of(settings, name, config)
     if settings.kind == "transformers":  # type: ignore[attr-defined]
         check_attention_only(config, name, "the engine transformers", "use the engine vllm or another model")
+
+
+def _window_of(settings: LocalEngineSettings, name: str, config: Any) -> int:
+    """Return the context window in tokens that an engine has with a model of a configuration."""
+    overrides = yarn_overrides(config, settings.yarn_factor)
+    return resolve_window(name, overrides.get("max_position_embeddings", window_in(config)), settings.context_window)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What an engine says of its model before any weight is loaded.
+
+    Attributes:
+        tokenizer: the model's; None where a server has it.
+        context_window: largest number of prompt and generated tokens together.
+    """
+
+    tokenizer: Any
+    context_window: int
+
+
+def load_window(settings: EngineSettings, model: AnyModel) -> Window:
+    """Load the tokenizer and the window that an engine has with a model, without the model.
+
+    Raises:
+        UserError: as `load_engine`, for what can be told without the weights.
+    """
+    if isinstance(model, ServedModel):
+        return Window(None, model.window)
+    settings = _loading(settings, model)
+    name = str(model.path)
+    tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
+    return Window(tokenizer, _window_of(settings, name, config))
+
+
+def _loading(settings: EngineSettings, model: LocalModel) -> LocalEngineSettings:
+    """Return the settings of an engine that loads a model which was made here.
+
+    Raises:
+        UserError: the engine asks a server.
+    """
+    if isinstance(settings, OpenAIEngineSettings):
+        raise UserError(
+            f"model {model.record} was made here, and an engine of kind openai asks a server; set its kind to "
+            "transformers or vllm"
+        )
+    return settings
 
 
 def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
@@ -295,14 +341,11 @@ def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
 
         return OpenAIEngine(model.record.id, settings, model.window, model.setting)
     model = on_disk(model, f"engine {settings.kind}")
-    if isinstance(settings, OpenAIEngineSettings):
-        raise UserError(
-            f"model {model.record} was made here, and an engine of kind openai asks a server; set its kind to "
-            "transformers or vllm"
-        )
+    kind = settings.kind
+    settings = _loading(settings, model)
     device = pick_device(settings.device)
     return load_engine(
-        settings.kind,
+        kind,
         str(model.path),
         adapter=None if model.adapter is None else str(model.adapter),
         device=device,
