@@ -14,7 +14,13 @@ from builders.engines import Message, load_engine, resolve_window, yarn_override
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
 from builders.settings.base import Settings
-from builders.settings.engines import EngineSettings, LocalEngineSettings, OpenAIEngineSettings
+from builders.settings.engines import (
+    EngineSettings,
+    LocalEngineSettings,
+    OpenAIEngineSettings,
+    TransformersEngineSettings,
+    VllmEngineSettings,
+)
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Model, has_manifest, read_manifest
 from builders.store.ref import is_commit, valid_revision
@@ -310,13 +316,12 @@ def load_window(settings: EngineSettings, model: AnyModel) -> Window:
     """
     if isinstance(model, ServedModel):
         return Window(None, model.window)
-    settings = _loading(settings, model)
-    name = str(model.path)
-    tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
-    return Window(tokenizer, _window_of(settings, name, config))
+    local, name = _loading(settings, model), str(model.path)
+    tokenizer, config = load_tokenizer_and_config(name, None, local.chat_template)
+    return Window(tokenizer, _window_of(local, name, config))
 
 
-def _loading(settings: EngineSettings, model: LocalModel) -> LocalEngineSettings:
+def _loading(settings: EngineSettings, model: LocalModel) -> TransformersEngineSettings | VllmEngineSettings:
     """Return the settings of an engine that loads a model which was made here.
 
     Raises:
@@ -341,20 +346,19 @@ def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
 
         return OpenAIEngine(model.record.id, settings, model.window, model.setting)
     model = on_disk(model, f"engine {settings.kind}")
-    kind = settings.kind
-    settings = _loading(settings, model)
-    device = pick_device(settings.device)
+    local = _loading(settings, model)
+    device = pick_device(local.device)
     return load_engine(
-        kind,
+        local.kind,
         str(model.path),
         adapter=None if model.adapter is None else str(model.adapter),
         device=device,
-        dtype=pick_dtype(settings.dtype, device),
-        batch_size=settings.batch_size,
-        context_window=settings.context_window,
-        yarn_factor=settings.yarn_factor,
-        chat_template=settings.chat_template,
-        chat_template_kwargs=settings.chat_template_kwargs,
+        dtype=pick_dtype(local.dtype, device),
+        batch_size=local.batch_size,
+        context_window=local.context_window,
+        yarn_factor=local.yarn_factor,
+        chat_template=local.chat_template,
+        chat_template_kwargs=local.chat_template_kwargs,
         # Settings of vLLM alone.
-        **{name: getattr(settings, name) for name in VLLM_ALONE if hasattr(settings, name)},
+        **{name: getattr(local, name) for name in VLLM_ALONE if hasattr(local, name)},
     )

@@ -111,11 +111,11 @@ def build_apart(step: Stage | Step, context: Context[Any], shards: Sequence[Shar
     Raises:
         UserError: as `build_each`; a worker does not see the store; a shard costs too many workers.
     """
-    executor = context.executor
-    if executor is None:
-        raise TypeError("the context has no executor")
+    executor, build = context.executor, step.build
+    if executor is None or build is None:
+        raise TypeError(f"stage {step.name} has no build, or its context no executor")
     # Of a stage no more travels than its shards need.
-    plain = Step(step.name, step.columns, step.build)
+    plain = Step(step.name, step.columns, build)
     task = partial(build_handed, plain, replace(context, executor=None), _threads(context), mark(context.work))
     by_index = {shard.index: shard for shard in shards}
     for index in executor.each(task, by_index, f"stage {step.name}"):

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from builders.executors.handing import Executor
+from builders.executors.handing import Executor, Team
 from builders.settings.base import ExecutorSettings
 
 
@@ -23,6 +23,7 @@ def open_executor(settings: ExecutorSettings, held: Sequence[IO[Any]] = ()) -> I
             a worker needs.
         ModuleNotFoundError: Ray is not installed.
     """
+    team: contextlib.AbstractContextManager[Team]
     if settings.kind == "ray":
         from builders.executors.ray_workers import ray_team
 

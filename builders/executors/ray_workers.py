@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from builders.executors.worker import DONE, LOST, Message, serve
 from builders.settings.base import ExecutorSettings
 from scorers.errors import UserError
 
+CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Read by the processes that Ray starts: with 0 they use the loopback address."""
 OBJECTS = 80 * 2**20
 """Bytes of shared memory of a Ray of the run's own: nothing but messages passes through it."""
 REACH = 5.0
@@ -45,13 +48,15 @@ def ray_team(settings: ExecutorSettings) -> "Iterator[RayTeam]":
     import ray
 
     joined = not ray.is_initialized()
-    if joined:
-        _join(settings)
-    try:
-        yield RayTeam(settings)
-    finally:
+    # Ray prints what ails its processes to stdout, which is for results.
+    with contextlib.redirect_stdout(sys.stderr):
         if joined:
-            ray.shutdown()
+            _join(settings)
+        try:
+            yield RayTeam(settings)
+        finally:
+            if joined:
+                ray.shutdown()
 
 
 def _join(settings: ExecutorSettings) -> None:
@@ -73,7 +78,8 @@ def _join(settings: ExecutorSettings) -> None:
     if address not in (None, "auto"):
         _require_reachable(str(address))
     try:
-        ray.init(address="local" if address is None else address, **options)
+        with _loopback_alone() if address is None else contextlib.nullcontext():
+            ray.init(address="local" if address is None else address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())[:SAID]
         if address is None:
@@ -82,6 +88,24 @@ def _join(settings: ExecutorSettings) -> None:
             f"executor.address {address}: no Ray cluster was joined: {said}; run this on one of its nodes, `ray start` "
             "makes one, and without an address a Ray of this run's own is started"
         ) from error
+
+
+@contextlib.contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Let the Ray that is started in this block listen on the loopback address alone.
+
+    Ray does what anybody who reaches its ports tells it to.
+    """
+    from ray._private import ray_constants
+
+    # The name is of the systems where Ray does so by itself.
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[CLUSTER], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[CLUSTER]
 
 
 def _require_reachable(address: str) -> None:
