@@ -13,6 +13,7 @@ from typing import Any
 
 from builders.core.asking import answered
 from builders.core.console import Progress, quiet_libraries
+from builders.core.machine import require_engine
 from builders.core.models import Loaded, LocalModel, set_threads
 from builders.core.shared import Mark, await_seen, mark, require_shared
 from builders.core.stage import Asks, Context, Shard, Stage, Step, Trained
@@ -154,13 +155,17 @@ def build_handed(
         shards: asks the executor for the next shard.
 
     Raises:
-        UserError: as `build_each`; this machine does not see the working folder, a parent or a model.
+        UserError: as `build_each`; this machine does not see the working folder, a parent or a model, or this worker
+            not the GPUs that the engine needs.
     """
     models = [model for model in context.models.values() if isinstance(model, LocalModel)]
     folders = [model.path for model in models] + [model.adapter for model in models if model.adapter is not None]
     require_shared(made, [*(revision.path for revision in context.inputs.values()), *folders])
     quiet_libraries()
     set_threads(threads)
+    if isinstance(step.build, Asks):  # the GPUs of a worker are not those of the process that started it
+        role = step.build.role
+        require_engine(f"engines.{role}", getattr(context.config.engines, role))
     _LOADED.keep(context.models.values())
     for path in build_each(step, replace(context, loaded=_LOADED), shards):
         yield shard_index(path)

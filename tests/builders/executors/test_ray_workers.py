@@ -130,8 +130,9 @@ from builders.settings.base import ExecutorSettings
 folder = Path(sys.argv[1])
 with open_executor(ExecutorSettings(kind="ray", workers=2)) as executor:
     (folder / "address").write_text(ray.get_runtime_context().gcs_address)
-    print(*made_by(stuck_once if sys.argv[2:] else rows, folder, executor))
+    hashes = made_by(stuck_once if sys.argv[2:] else rows, folder, executor)
 assert not ray.is_initialized()
+print(*hashes)
 """
 
 
