@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 
 WORDS = tuple(f"{a}{b}" for a in ("ri", "ha", "tra", "sto", "gla", "pa") for b in ("ver", "rbour", "de", "ne", "ss"))
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "ours, mismatched": {"kl": "mismatched"},
     "ours, mismatched, sampler": {"kl": "mismatched", "sampler_reference": True},
     "ours, matched, sampler": {"kl": "matched", "sampler_reference": True},
@@ -84,7 +84,7 @@ def make_model(folder: Path, width: int) -> Path:
 
     names = ["<unk>", "<|end|>", "<|user|>", "<|assistant|>", *WORDS]
     words = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|end|>", pad_token="<|end|>")
     tokenizer.chat_template = (
         "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"

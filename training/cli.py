@@ -14,8 +14,10 @@ from training import inspection
 from training.command import Group, Single, one_line_errors, print_version
 from training.options import (
     CONTEXT_METHODS,
+    AddressOption,
     ConfigOption,
     ContextsOption,
+    ExecutorOption,
     JsonOption,
     MethodsOption,
     ModelOption,
@@ -29,9 +31,11 @@ from training.options import (
     StoreOption,
     SubsetOption,
     WithOptimizerOption,
+    WorkersOption,
     examples,
     load_settings,
     methods_of,
+    shorthands,
     windows_of,
 )
 
@@ -91,6 +95,8 @@ def _print_built(results: "list[StageResult]", published: dict[str, Any] | None,
         "build --stage score --dry-run",
         "build --stage seed --set seed.source=seeds.jsonl",
         "build --stage calibrate --from alice/demo-scores@round-001",
+        "build --stage score --workers 2",
+        "build --stage score --executor ray --address auto",
     ),
 )
 def build_command(
@@ -99,6 +105,9 @@ def build_command(
     overrides: SetOption = None,
     store: StoreOption = None,
     round_: RoundOption = 1,
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="REF", help="Start at this dataset: path or name.")
     ] = None,
@@ -116,7 +125,7 @@ def build_command(
     """Build what is missing or stale up to a stage, and nothing else."""
     with one_line_errors():
         _require_push(push, with_optimizer=with_optimizer)
-        settings = load_settings(config, overrides, store)
+        settings = load_settings(config, overrides, store, shorthands(executor, workers, address))
         from builders.report import as_json as machine
         from builders.report import console
         from training.pipelines import build, plan, require_kind
@@ -168,6 +177,9 @@ def train_command(
     store: StoreOption = None,
     round_: RoundOption = 1,
     nproc: NprocOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     force: Annotated[bool, typer.Option("--force", help="Train even what is fresh; datasets are kept.")] = False,
     require_pinned: Annotated[bool, typer.Option("--require-pinned", help="Refuse a branch.")] = False,
     push: PushOption = False,
@@ -179,7 +191,7 @@ def train_command(
     """Train a model stage: the round's policy on the store's dataset of this round, or on --dataset."""
     with one_line_errors():
         _require_push(push, with_optimizer=with_optimizer)
-        settings = load_settings(config, overrides, store, nproc=nproc)
+        settings = load_settings(config, overrides, store, shorthands(executor, workers, address, nproc))
         _check_train_options(dataset, revision, stage, sft=sft)
         from training.pipelines import build, pipeline_of, require_kind
 
@@ -230,12 +242,16 @@ def loop(
     store: StoreOption = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in all.")] = None,
     nproc: NprocOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build and train, round after round; can be stopped anywhere and resumes there."""
     with one_line_errors():
         extra = [] if rounds is None else [f"loop.rounds={rounds}"]
-        settings = load_settings(config, [*(overrides or []), *extra], store, nproc=nproc)
+        extra += shorthands(executor, workers, address, nproc)
+        settings = load_settings(config, overrides, store, extra)
         from training.loop import run_loop
 
         _print_built(run_loop(settings), None, as_json=as_json)

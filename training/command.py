@@ -136,7 +136,7 @@ class StderrHandler(logging.Handler):
 
 
 # The extra that brings a package; `train` has all that `sample` has.
-EXTRAS = {"FlagEmbedding": "score", "datasets": "hub", "rensa": "sample"} | dict.fromkeys(
+EXTRAS = {"FlagEmbedding": "score", "datasets": "hub", "rensa": "sample", "ray": "ray"} | dict.fromkeys(
     ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers", "scipy"),
     "train",
 )

@@ -1,6 +1,8 @@
 """Options that several commands take, and the configuration that they name."""
 
+import json
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +22,15 @@ SetOption = Annotated[
 ]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the local store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
+ExecutorOption = Annotated[
+    str | None, typer.Option("--executor", help="Where shards are built: local or ray; see executor: in the settings.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes that build shards; on Ray, actors.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster to join: auto or host:port; default a Ray of its own.")
+]
 RoundOption = Annotated[int, typer.Option("--round", min=1, max=MAX_ROUNDS, help="Round of the semi-online loop.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Publish the result on the Hugging Face Hub.")]
 ModelOption = Annotated[bool, typer.Option("--model", help="The repository is a model's.")]
@@ -94,18 +105,28 @@ def methods_of(methods: str) -> list[str]:
 
 
 def load_settings(
-    config: str | None, overrides: list[str] | None, store: str | None, **shorthands: object
+    config: str | None, overrides: list[str] | None, store: str | None, more: Sequence[str] = ()
 ) -> "Settings":
     """Return the settings that the options `--config`, `--set` and `--store` name.
 
     Args:
-        config: a preset or a file.
-        overrides: `section.key=value` each.
-        store: folder of the store.
-        shorthands: top-level settings that have an option of their own; None where it is not given.
+        config: of `--config`.
+        overrides: of `--set`.
+        store: of `--store`.
+        more: what options that are short for settings set, on top of `--set`.
     """
     from training.pipelines import load_config
 
-    more = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
     settings: Settings = load_config(config, [*(overrides or []), *more], store)
     return settings
+
+
+def shorthands(executor: str | None, workers: int | None, address: str | None, nproc: int | None = None) -> list[str]:
+    """Return what the options `--executor`, `--workers`, `--address` and `--nproc` set.
+
+    An address is that of a Ray cluster.
+    """
+    given = {"kind": executor or ("ray" if address else None), "workers": workers, "address": address}
+    # As JSON, which YAML reads as the text it is.
+    found = [f"executor.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    return found if nproc is None else [*found, f"nproc={nproc}"]

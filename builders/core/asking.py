@@ -9,14 +9,14 @@ sent their completions, and returns its rows. It may ask again, for instance the
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult
 from builders.engines import Batch, Completion
 
 
-def answered(asks: Asks, context: Context[Any], shards: Sequence[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
+def answered(asks: Asks, context: Context[Any], shards: Iterable[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
     """Build shards and yield each as soon as it is done, in any order.
 
     Raises:

@@ -14,7 +14,13 @@ from builders.engines import CONTEXT, Message, load_engine
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
 from builders.settings.base import Settings
-from builders.settings.engines import EngineSettings, LocalEngineSettings, OpenAIEngineSettings
+from builders.settings.engines import (
+    EngineSettings,
+    LocalEngineSettings,
+    OpenAIEngineSettings,
+    TransformersEngineSettings,
+    VllmEngineSettings,
+)
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Model, has_manifest, read_manifest
 from builders.store.ref import is_commit, valid_revision
@@ -292,9 +298,54 @@ def require_policy(settings: LocalEngineSettings, model: LocalModel, prompts: Se
     name = str(model.path)
     tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
     check_template(tokenizer, prompts, settings.chat_template_kwargs)
-    stretch(name, config, settings.context.method, settings.context.window, CONTEXT)
+    _window_of(settings, name, config)
     if settings.kind == "transformers":  # type: ignore[attr-defined]
         check_attention_only(config, name, "the engine transformers", "use the engine vllm or another model")
+
+
+def _window_of(settings: LocalEngineSettings, name: str, config: Any) -> int:
+    """Return the context window in tokens that an engine has with a model of a configuration."""
+    return stretch(name, config, settings.context.method, settings.context.window, CONTEXT).window
+
+
+@dataclass(frozen=True)
+class Window:
+    """What an engine says of its model before any weight is loaded.
+
+    Attributes:
+        tokenizer: the model's; None where a server has it.
+        context_window: largest number of prompt and generated tokens together.
+    """
+
+    tokenizer: Any
+    context_window: int
+
+
+def load_window(settings: EngineSettings, model: AnyModel) -> Window:
+    """Load the tokenizer and the window that an engine has with a model, without the model.
+
+    Raises:
+        UserError: as `load_engine`, for what can be told without the weights.
+    """
+    if isinstance(model, ServedModel):
+        return Window(None, model.window)
+    local, name = _loading(settings, model), str(model.path)
+    tokenizer, config = load_tokenizer_and_config(name, None, local.chat_template)
+    return Window(tokenizer, _window_of(local, name, config))
+
+
+def _loading(settings: EngineSettings, model: LocalModel) -> TransformersEngineSettings | VllmEngineSettings:
+    """Return the settings of an engine that loads a model which was made here.
+
+    Raises:
+        UserError: the engine asks a server.
+    """
+    if isinstance(settings, OpenAIEngineSettings):
+        raise UserError(
+            f"model {model.record} was made here, and an engine of kind openai asks a server; set its kind to "
+            "transformers or vllm"
+        )
+    return settings
 
 
 def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
@@ -308,23 +359,19 @@ def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
 
         return OpenAIEngine(model.record.id, settings, model.window, model.setting)
     model = on_disk(model, f"engine {settings.kind}")
-    if isinstance(settings, OpenAIEngineSettings):
-        raise UserError(
-            f"model {model.record} was made here, and an engine of kind openai asks a server; set its kind to "
-            "transformers or vllm"
-        )
-    device = pick_device(settings.device)
+    local = _loading(settings, model)
+    device = pick_device(local.device)
     return load_engine(
-        settings.kind,
+        local.kind,
         str(model.path),
         adapter=None if model.adapter is None else str(model.adapter),
         device=device,
-        dtype=pick_dtype(settings.dtype, device),
-        batch_size=settings.batch_size,
-        context_window=settings.context.window,
-        context_method=settings.context.method,
-        chat_template=settings.chat_template,
-        chat_template_kwargs=settings.chat_template_kwargs,
+        dtype=pick_dtype(local.dtype, device),
+        batch_size=local.batch_size,
+        context_window=local.context.window,
+        context_method=local.context.method,
+        chat_template=local.chat_template,
+        chat_template_kwargs=local.chat_template_kwargs,
         # Settings of vLLM alone.
-        **{name: getattr(settings, name) for name in VLLM_ALONE if hasattr(settings, name)},
+        **{name: getattr(local, name) for name in VLLM_ALONE if hasattr(local, name)},
     )

@@ -25,6 +25,8 @@ from builders.core.pipeline import Pipeline, command_of
 from builders.core.plan import Graph, Inputs
 from builders.core.stage import Context, Stage, Trained
 from builders.core.work import build_shards, first_process, train, train_apart, train_as_one_of
+from builders.executors import open_executor
+from builders.executors.handing import Executor
 from builders.executors.processes import process_pool, submit
 from builders.executors.together import run_together
 from builders.settings.base import Settings
@@ -112,6 +114,7 @@ class Runner:
             torchrun started beside the first one.
         made: revisions by node: given, kept or built so far.
         loaded: models in memory.
+        executor: whose workers build the shards of datasets; None where this process does.
         results: what was done so far.
     """
 
@@ -122,6 +125,7 @@ class Runner:
         self.made = dict(graph.given)
         self.finder = ModelFinder(graph.store, served_by(graph.config))
         self.loaded = Loaded()
+        self.executor: Executor | None = None
         self.results: list[StageResult] = []
         self.began: dict[Node, float] = {}  # when work on a node began, by the monotonic clock
 
@@ -135,13 +139,17 @@ class Runner:
             for wanted in found.models.values():
                 if isinstance(wanted, str):
                     find_model(self.graph.pipeline, self.finder, wanted)
-        self._require_ready()
+        datasets = self._require_ready()
+        held = [] if self.lock is None else [self.lock]
         sorter = self.graph.order()
         waiting: list[_Job] = []
         running: dict[Future[Trained], _Job] = {}
         with contextlib.ExitStack() as stack:
             # However the run ends, the models' memory is released.
             stack.callback(self.loaded.keep, ())
+            # Before anything is built: that a cluster cannot be reached is told at once.
+            if datasets:
+                self.executor = stack.enter_context(open_executor(self.graph.config.executor, held))
             pool: ProcessPoolExecutor | None = None
             while sorter.is_active():
                 # 1. Nodes whose inputs are all made: keep what is fresh, queue the rest.
@@ -154,7 +162,6 @@ class Runner:
                         waiting.append(job)
                 # 2. Hand trainings to worker processes; the pool is made on first need, since its start takes seconds.
                 for job in self._apart(waiting, running):
-                    held = [] if self.lock is None else [self.lock]
                     pool = pool or stack.enter_context(process_pool(self.graph.config.workers, held))
                     running[submit(pool, train_apart, *self._training(job))] = job
                 # 3. Build one job in this process; with none to build, wait until a worker has finished one.
@@ -169,12 +176,20 @@ class Runner:
                         sorter.done(job.node)
         return self.results
 
-    def _require_ready(self) -> None:
-        """Let every stage that will be built check the machine and the models, before the first one is built."""
+    def _require_ready(self) -> bool:
+        """Let every stage that will be built check the machine and the models, before the first one is built.
+
+        Returns:
+            Whether a dataset is among them.
+        """
+        datasets = False
         for node, reason in outlook(self.graph, self.finder, self.forced):
-            ready = self.graph.pipeline.stage(node.stage).ready
-            if ready is not None and reason is not None:
-                ready(self.graph.config, self._find)
+            stage = self.graph.pipeline.stage(node.stage)
+            if reason is not None:
+                datasets |= stage.kind == "dataset"
+                if stage.ready is not None:
+                    stage.ready(self.graph.config, self._find)
+        return datasets
 
     def _find(self, name: str) -> AnyModel | None:
         """Return a model by the name that the configuration gives it.
@@ -271,7 +286,9 @@ class Runner:
         """Build a job in this process, from start to revision."""
         stage = self._stage(job)
         if stage.kind == "model":
-            self.loaded.keep(())  # training needs the memory
+            self.loaded.keep(())  # training needs the memory, the workers' too
+            if self.executor is not None:
+                self.executor.end_workers()
             self._finish_model(job, self._train(job))
             return
         # Models of earlier stages make room for this stage's.
@@ -279,7 +296,7 @@ class Runner:
         self.began[job.node] = time.monotonic()
         # Only now is a dataset from outside fetched: what is fresh needs none.
         job = replace(job, inputs=with_source(job.inputs, self.graph.store))
-        context = self._context(job)
+        context = replace(self._context(job), executor=self.executor)
         paths = build_shards(stage, context)
         revision = add_dataset(self.graph, job.node, job.inputs, context.work, paths)
         self._done(job, revision, context.work, *(stage.scratch(context) if stage.scratch else ()))

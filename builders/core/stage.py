@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from builders.cards.card import Card
-from builders.core.models import AnyModel, Loaded, LocalModel, load_engine_for, on_disk
-from builders.engines import Batch, Completion, Engine
+from builders.core.models import AnyModel, Loaded, LocalModel, load_engine_for, load_window, on_disk
+from builders.engines import Batch, Completion, Engine, Windowed
+from builders.executors.handing import Executor
 from builders.settings.base import Settings
 from builders.store.check import Finding
 from builders.store.columns import Column
@@ -130,6 +131,7 @@ class Context(Generic[ConfigT]):
         models: the models, by role.
         work: folder of this build's finished shards.
         loaded: models in memory, kept from shard to shard.
+        executor: whose workers build the shards, each with models of its own; None where this process does.
     """
 
     config: ConfigT
@@ -139,6 +141,7 @@ class Context(Generic[ConfigT]):
     models: Mapping[str, AnyModel]
     work: Path = field(default_factory=Path)
     loaded: Loaded = field(default_factory=Loaded)
+    executor: Executor | None = None
 
     def local(self, role: str) -> LocalModel:
         """Return the model of a role whose files are needed.
@@ -154,6 +157,18 @@ class Context(Generic[ConfigT]):
         model = self.models[role]
         # The settings are part of the key: two roles may run one model in different ways.
         return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model))
+
+    def window(self, role: str) -> Windowed:
+        """Return what planning needs of a role's engine: the tokenizer and the window.
+
+        That is the engine itself where this process builds the shards. Workers have engines of their own, and a second
+        one here would take a GPU's memory from them.
+        """
+        if self.executor is None:
+            return self.engine(role)
+        settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
+        model = self.models[role]
+        return self.loaded.get(model, ("window", settings), lambda: load_window(settings, model))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ The finished shard file is the marker of resume: a rerun checks the shards that 
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from builders.core.asking import answered
 from builders.core.console import Progress, quiet_libraries
-from builders.core.models import set_threads
+from builders.core.machine import require_engine
+from builders.core.models import Loaded, LocalModel, set_threads
+from builders.core.shared import Mark, await_seen, mark, require_shared
 from builders.core.stage import Asks, Context, Shard, Stage, Step, Trained
 from builders.settings.base import Settings
 from builders.store.columns import check_frame
@@ -85,12 +89,13 @@ def build_missing(step: Stage | Step, context: Context[Any], shards: Sequence[Sh
                 progress.advance(shard_rows(path), 0)  # shards of an earlier run do not count in the rate of tokens
             else:
                 missing.append(shard)
-        for path in build_each(step, context, missing):
+        build = build_each if context.executor is None else build_apart
+        for path in build(step, context, missing):
             progress.advance(shard_rows(path), shard_counts(path).get("tokens", 0))
     return paths
 
 
-def build_each(step: Stage | Step, context: Context[Any], shards: Sequence[Shard]) -> Iterator[Path]:
+def build_each(step: Stage | Step, context: Context[Any], shards: Iterable[Shard]) -> Iterator[Path]:
     """Build shards and write their files, and yield the path of each one once it is there, in any order.
 
     Raises:
@@ -112,14 +117,84 @@ def build_each(step: Stage | Step, context: Context[Any], shards: Sequence[Shard
         yield path
 
 
+def build_apart(step: Stage | Step, context: Context[Any], shards: Sequence[Shard]) -> Iterator[Path]:
+    """Let the workers of the context's executor build shards, and yield the path of each one once it is there.
+
+    Raises:
+        UserError: as `build_each`; a worker does not see the store; a shard costs too many workers.
+    """
+    executor, build = context.executor, step.build
+    if executor is None or build is None:
+        raise TypeError(f"stage {step.name} has no build, or its context no executor")
+    # Of a stage no more travels than its shards need.
+    plain = Step(step.name, step.columns, build)
+    task = partial(build_handed, plain, replace(context, executor=None), _threads(context), mark(context.work))
+    by_index = {shard.index: shard for shard in shards}
+    for index in executor.each(task, by_index, f"stage {step.name}"):
+        path = shard_path(context.work, by_index[index])
+        await_seen(path)
+        yield path
+
+
+def _threads(context: Context[Any]) -> int | None:
+    """Return the number of torch's threads in this process; None where the stage has no model and needs no torch.
+
+    Bits depend on it, and workers would have another one: by their machine, or by the cores that Ray sets aside.
+    """
+    if not context.models:
+        return None
+    import torch
+
+    set_threads(context.config.threads)
+    return torch.get_num_threads()
+
+
+_LOADED = Loaded()
+"""Models of a worker process, which live on from shard to shard and from stage to stage."""
+
+
+def build_handed(
+    step: Step, context: Context[Any], threads: int | None, made: Mark, shards: Iterator[Shard]
+) -> Iterator[int]:
+    """Build the shards that an executor hands to this worker process, and yield the index of each one.
+
+    Args:
+        step: what is built.
+        context: as the process that started the worker has it, without its models.
+        threads: threads of torch; None where there is no model.
+        made: the mark of the working folder.
+        shards: asks the executor for the next shard.
+
+    Raises:
+        UserError: as `build_each`; this machine does not see the working folder, a parent or a model, or this worker
+            not the GPUs that the engine needs.
+    """
+    models = [model for model in context.models.values() if isinstance(model, LocalModel)]
+    folders = [model.path for model in models] + [model.adapter for model in models if model.adapter is not None]
+    require_shared(made, [*(revision.path for revision in context.inputs.values()), *folders])
+    quiet_libraries()
+    set_threads(threads)
+    if isinstance(step.build, Asks):  # the GPUs of a worker are not those of the process that started it
+        role = step.build.role
+        require_engine(f"engines.{role}", getattr(context.config.engines, role))
+    _LOADED.keep(context.models.values())
+    for path in build_each(step, replace(context, loaded=_LOADED), shards):
+        yield shard_index(path)
+
+
 def shard_path(work: Path, shard: Shard) -> Path:
     """Return the path of a finished shard in the working folder."""
     return work / f"shard-{shard.index:05d}.parquet"
 
 
+def shard_index(path: Path) -> int:
+    """Return the index of a finished shard by its path."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def finished_shards(work: Path) -> dict[int, Path]:
     """Return the finished shards in a working folder by their index, in order."""
-    found = {int(path.stem.rpartition("-")[2]): path for path in work.glob("shard-*.parquet") if shard_is_whole(path)}
+    found = {shard_index(path): path for path in work.glob("shard-*.parquet") if shard_is_whole(path)}
     return dict(sorted(found.items()))
 
 

@@ -96,6 +96,18 @@ More = Callable[[], tuple[Any, Batch] | None]
 """Returns the next batch under a key of the caller's; None where there is none for now."""
 
 
+class Windowed(Protocol):
+    """What decides whether a prompt fits; every engine has it."""
+
+    @property
+    def context_window(self) -> int:
+        """Largest number of prompt and generated tokens together."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, one of transformers; None where a server has it."""
+
+
 class Engine(Protocol):
     """The interface of every sampling engine."""
 

@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from builders.engines import Engine, Message, require_seeds
+from builders.engines import Message, Windowed, require_seeds
 from scorers.errors import UserError, did_you_mean
 
 # Names that transformers gives to every template, beside the arguments of apply_chat_template and the special tokens.
@@ -80,7 +80,7 @@ def encode_prompts(
 
 
 def fits_window(
-    engine: Engine, prompt: Sequence[Message], max_new_tokens: int, template_kwargs: Mapping[str, Any]
+    engine: Windowed, prompt: Sequence[Message], max_new_tokens: int, template_kwargs: Mapping[str, Any]
 ) -> bool:
     """Whether a prompt leaves room for `max_new_tokens` in an engine's context window.
 

@@ -63,16 +63,17 @@ def submit(pool: ProcessPoolExecutor, task: Callable[..., T], *values: Any) -> "
 
     A terminal sends it to all; each would print a traceback of its own.
     """
-    with without_interrupts():
+    with ctrl_c_ignored():
         return pool.submit(task, *values)
 
 
 @contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment: a process that is started meanwhile ignores it to its end."""
+def ctrl_c_ignored() -> Iterator[None]:
+    """Let the processes that are started in this block ignore Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
         yield
         return
+    # A process that is started while the signal is ignored ignores it too.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -25,7 +25,7 @@ import polars as pl
 from builders.core.draws import derive_seed
 from builders.core.prompting import chat
 from builders.core.stage import Asking, Context, Shard, ShardResult, row_shards
-from builders.engines import Batch, Engine, Message, SamplingSettings
+from builders.engines import Batch, Engine, Message, SamplingSettings, Windowed
 from builders.engines.prompts import fits_window, prompt_ends_with
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.languages import system_for
@@ -76,7 +76,7 @@ def fitting_rows(context: SampleContext) -> list[int]:
     Raises:
         UserError: where no query does, and for a null.
     """
-    parent, engine = context.inputs["generate"], context.engine("policy")
+    parent, engine = context.inputs["generate"], context.window("policy")
     rows: list[int] = []
     others: list[str] = []  # ids
     for file in parent.data_files():
@@ -99,13 +99,13 @@ def fitting_rows(context: SampleContext) -> list[int]:
     return rows
 
 
-def fits(engine: Engine, query: str, config: GraceKTOSettings) -> bool:
+def fits(engine: Windowed, query: str, config: GraceKTOSettings) -> bool:
     """Whether a query, its system prompt and the longest response fit the policy's context window together."""
     messages = chat(query, system=system_for(query, system_prompts(config, None)))
     return fits_window(engine, messages, config.sample.max_new_tokens, config.engines.policy.chat_template_kwargs)
 
 
-def nothing_fits(engine: Engine, config: GraceKTOSettings, what: str) -> UserError:
+def nothing_fits(engine: Windowed, config: GraceKTOSettings, what: str) -> UserError:
     """Return the error where no query leaves room for a response."""
     return UserError(
         f"{what} leaves room for sample.max_new_tokens {config.sample.max_new_tokens} in the policy's context window "

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(gt=0, le=1)]
 RUN = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,80}@round-[0-9]{3,5}", re.ASCII)
+ADDRESS = re.compile(r"[A-Za-z0-9_.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", re.ASCII)
 MAX_ROUNDS = 10_000  # of a run; a graph has a few nodes in every one of them
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -98,6 +99,51 @@ class PublishSettings(Section):
     license: str = Field("apache-2.0", description="licence id of the produced datasets and models")
 
 
+class ExecutorSettings(Section):
+    """Where the shards of datasets are built; the bytes are the same everywhere."""
+
+    kind: Annotated[Literal["local", "ray"], EXECUTION] = Field(
+        "local",
+        description="local: this machine; ray: a Ray cluster, whose nodes share the folders of store and models",
+    )
+    workers: Annotated[Positive | None, EXECUTION] = Field(
+        None,
+        description="processes that build shards, each with its own models; null: this one alone, on Ray as many as "
+        "there is room for",
+    )
+    address: Annotated[str | None, EXECUTION] = Field(
+        None,
+        description="Ray cluster to join, host:port or auto for the one of this machine; null: a Ray of this run's own",
+    )
+    cpus: Annotated[Positive, EXECUTION] = Field(1, description="CPU cores that Ray sets aside for each worker")
+    gpus: Annotated[float | None, EXECUTION] = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="GPUs of each worker, such as 2 or 0.5; null: one, and none where there are none",
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _names_a_cluster(cls, value: str | None) -> str | None:
+        if value is not None and value != "auto" and not ADDRESS.fullmatch(value):
+            raise ValueError("expected auto, or host:port such as 10.0.0.1:6379")
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("expected a whole number, or a share of one GPU such as 0.5")
+        return value
+
+    @model_validator(mode="after")
+    def _address_is_of_ray(self) -> Self:
+        if self.address is not None and self.kind != "ray":
+            raise ValueError("an address is that of a Ray cluster; set kind to ray too (--executor ray)")
+        return self
+
+
 class WorldSettings(Section):
     """The generated world of the tiny presets: its documents and its models, made on this machine."""
 
@@ -124,6 +170,7 @@ class Settings(Section):
     nproc: Annotated[Positive, EXECUTION] = Field(
         1, description="processes of this machine that train a policy together, one per GPU, as torchrun starts them"
     )
+    executor: Annotated[ExecutorSettings, EXECUTION] = ExecutorSettings()
     world: WorldSettings = WorldSettings(seed=0)
     publish: PublishSettings = PublishSettings()
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -103,8 +104,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    # In the same folder, since a rename is atomic only within a file system; the process id keeps writers apart.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # In the same folder, since a rename is atomic only within a file system; machine and process keep writers apart.
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file

@@ -127,6 +127,16 @@ print(min(times[1:]))
         ("grace", ["status", "--set", "engines.policy.kind=vlm"], ["engines.policy.kind is 'vlm', did you mean vllm?"]),
         ("build", ["--stage", "seed", "--set", "seed.source=seed"], ["its own parent: seed ← seed"]),
         ("grace", ["init", "no/such/grace.yaml"], ["no folder no/such"]),
+        ("build", ["--stage", "seed", "--workers", "0"], ["--workers", "1"]),
+        ("build", ["--stage", "seed", "--executor", "slurm"], ["executor.kind is 'slurm'", "'local' or 'ray'"]),
+        ("train", ["--address", "cluster"], ["executor.address is 'cluster'", "auto, or host:port such as"]),
+        ("grace", ["loop", "--executor", "local", "--address", "auto"], ["set kind to ray too (--executor ray)"]),
+        ("build", ["--stage", "seed", "--set", "executor.gpus=1.5"], ["executor.gpus is 1.5", "share of one GPU"]),
+        (
+            "build",
+            ["--stage", "seed", "--set", "seed.source=seeds.jsonl", "--address", "127.0.0.1:1"],
+            ["executor.address 127.0.0.1:1: no Ray cluster answers there", "`ray status`", "leave the address out"],
+        ),
         ("grace", ["init", "seeds.jsonl"], ["exists already"]),
     ],
 )

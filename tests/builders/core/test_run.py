@@ -300,6 +300,7 @@ def test_batch_sizes_devices_and_workers_make_nothing_stale(tmp_path: Path) -> N
         "score.device=auto",
         "train.device_batch_size=1",
         "workers=7",
+        "executor.workers=7",
     )
     for name in ("generate", "sample", "score", "policy"):
         stage = GRACE_KTO.stage(name)

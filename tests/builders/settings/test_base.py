@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from builders.core.plan import configuration_of
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.base import execution, executions, identity, section_at
+from builders.settings.base import ExecutorSettings, execution, executions, identity, section_at
 from builders.settings.kto import TrainSettings
 from builders.settings.load import preset_names
 from scorers.errors import UserError
@@ -36,6 +36,9 @@ EXECUTION_CHANGES = {
     "train.deepspeed": "null",
 }
 """Every setting of GRACE-KTO that decides time and memory alone, with a value other than that of paper-72b."""
+
+OF_THE_RUN = {f"executor.{name}" for name in ExecutorSettings.model_fields}
+"""Settings that no stage reads, so that no manifest has them."""
 
 
 def sections(config: BaseModel, path: str = "") -> Iterator[tuple[str, BaseModel]]:
@@ -125,7 +128,7 @@ def test_a_setting_either_decides_the_data_or_mere_execution(preset: str) -> Non
             for values in (section.model_dump(), identity(section), execution(section))
         )
         assert decides | merely == everything
-        assert merely.keys() == everything.keys() & EXECUTION_CHANGES.keys()
+        assert merely.keys() == everything.keys() & (EXECUTION_CHANGES.keys() | OF_THE_RUN)
         assert not decides.keys() & EXECUTION_CHANGES.keys()
 
 
@@ -170,6 +173,7 @@ def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None
         ("sft.batch_size=16", ["sft"]),
         ("seed.language=zh", ["seed"]),
         ("workers=4", []),
+        ("executor={kind: ray, workers: 4, address: auto, cpus: 2, gpus: 0.5}", []),
         ("store=elsewhere", []),
         ("name=other", []),
         ("publish.private=true", []),
