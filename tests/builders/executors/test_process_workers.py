@@ -177,10 +177,9 @@ def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> N
     worker = pid_of(notes, STUCK)
     with pytest.raises(UserError, match="in use by another run"), Store(tmp_path).lock():
         raise AssertionError("a second run beside the first")
-    began = time.monotonic()
     os.killpg(driver.pid, how)  # as a terminal does with Ctrl-C
     said = driver.communicate(timeout=30)[1]
-    assert driver.returncode == -how and time.monotonic() - began < 10
+    assert driver.returncode == -how
     if how == signal.SIGINT:
         assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")  # the driver's alone
     with Store(tmp_path).lock():  # waits until the workers have ended
