@@ -73,6 +73,28 @@ class WorldSettings(Section):
     seed: int = Field(description="seed of the world's texts and of its models' training; default random_seed", ge=0)
 
 
+class PlanSettings(Section):
+    """What `grace plan` counts for and assumes; it decides nothing that is built."""
+
+    gpu: Annotated[str | None, EXECUTION] = Field(
+        None, description="name in the table of GPUs, such as h100 or a100-80gb, or cpu; null: this machine's"
+    )
+    gpus: Annotated[Positive, EXECUTION] = Field(1, description="GPUs of the node")
+    gpu_memory: Annotated[float | None, EXECUTION] = Field(
+        None, gt=0, description="GiB of one GPU; null: as the table says"
+    )
+    utilisation: Annotated[Share, EXECUTION] = Field(
+        0.4, description="share of the stated FLOP/s that matrix products reach"
+    )
+    bandwidth_share: Annotated[Share, EXECUTION] = Field(
+        0.6, description="share of the stated memory bandwidth that is reached"
+    )
+    response_share: Annotated[Share, EXECUTION] = Field(
+        0.5, description="mean length of a response as a share of the longest, until the store holds responses"
+    )
+    query_tokens: Annotated[Positive, EXECUTION] = Field(128, description="mean tokens of a query")
+
+
 class Settings(Section):
     """The settings that every pipeline has; each pipeline's own class adds its sections."""
 
@@ -92,6 +114,7 @@ class Settings(Section):
     workers: Positive = Field(1, description="models that are trained at the same time, each in a process of its own")
     world: WorldSettings = WorldSettings(seed=0)
     publish: PublishSettings = PublishSettings()
+    plan: PlanSettings = PlanSettings()
 
     @model_validator(mode="before")
     @classmethod
