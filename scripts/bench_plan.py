@@ -1,10 +1,10 @@
 """Compare what `grace plan` counts with what this machine measures, for two models of 30 to 150 M random parameters.
 
-Each measurement runs in a process of its own: two steps of weighted KTO (full and LoRA), perplexity of texts, sampling
-with the engine `transformers`; all on one thread of the CPU in float32. Seconds are the CPU's, which other programs do not lengthen much. Memory is the growth of the process's peak over what it held
-with all libraries imported. Time is predicted from the FLOP/s of one layer's matrix
-product with its gradients and from the bytes/s of a product number by number, both measured in the same process right
-before and after.
+Each measurement runs in a process of its own: three steps of weighted KTO (full and LoRA), perplexity of texts, and
+sampling with the engine `transformers`; all on one thread of the CPU in float32. Seconds are the CPU's, which other programs do
+not lengthen much. Memory is the growth of the process's peak over what it held with all libraries imported. Time is
+predicted from the FLOP/s of one layer's matrix product with its gradients and from the bytes/s of a product number by
+number, both measured in the same process right before and after.
 
     python scripts/bench_plan.py
     python scripts/bench_plan.py --models small --work perplexity
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 WINDOW = 1_024
 ROWS, WORDS = 4, 380  # rows of a device batch, and the words of an answer
+SLOTS = 32  # rows decoded at once
 THREADS = 1
 
 
@@ -69,7 +71,9 @@ def show(row: dict[str, Any], *, first: bool) -> None:
 
 def apart(model: Path, work: str) -> dict[str, Any]:
     """Measure one kind of work in a new process."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
+    # glibc gives freed blocks back at once: what is measured is what tensors take, not what malloc has kept of them.
+    freed = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"} | freed
     command = [sys.executable, __file__, "--child", str(model), work]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -119,13 +123,14 @@ def measured(model: Path, work: str) -> dict[str, Any]:
     from training.costs.shapes import find_config, shape_of
 
     shape = shape_of("model", find_config(str(model), Store(model / "store")))
-    machine = [speeds(shape)]
+    rows = SLOTS if work == "sampling" else ROWS * WORDS  # of a matrix product
+    machine = [speeds(shape, rows)]
     # The calibration's tensors are gone; their memory may still be the process's, to be used again.
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     found = WORK[work](model, shape)
     memory = resident("VmHWM") - before
-    machine.append(speeds(shape))
+    machine.append(speeds(shape, rows))
     flops, bandwidth = (statistics.mean(pair) for pair in zip(*machine, strict=True))
     planned = found.pop("planned")(flops, bandwidth)
     return {"parameters": shape.total, "memory": memory, "flops": flops, "bandwidth": bandwidth, **found, **planned}
@@ -133,16 +138,11 @@ def measured(model: Path, work: str) -> dict[str, Any]:
 
 def import_everything() -> None:
     """Import what the work imports, so that libraries do not count as its memory."""
-    import datasets  # noqa: F401
-    import peft  # noqa: F401
-    import trl  # noqa: F401
-
-    import builders.engines.decoding
-    import builders.engines.transformers_engine
-    import scorers.perplexity
-    import training.kto.rounds
-    import training.kto.tokens
-    import training.kto.trainer  # noqa: F401
+    for name in (
+        "datasets", "peft", "trl", "builders.engines.decoding", "builders.engines.transformers_engine",
+        "scorers.perplexity", "training.kto.rounds", "training.kto.tokens", "training.kto.trainer",
+    ):  # fmt: skip
+        import_module(name)
 
 
 def resident(field: str) -> int:
@@ -151,13 +151,13 @@ def resident(field: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
-def speeds(shape: Any) -> tuple[float, float]:
+def speeds(shape: Any, rows: int) -> tuple[float, float]:
     """FLOP/s of a layer's widest product with its two gradients, and bytes/s of a product into new memory."""
     import torch
 
-    states, weight = torch.randn(ROWS * WORDS, shape.hidden), torch.randn(shape.inner, shape.hidden)
-    gradient = torch.randn(ROWS * WORDS, shape.inner)
-    block = torch.ones(ROWS * WORDS, shape.inner)
+    states, weight = torch.randn(rows, shape.hidden), torch.randn(shape.inner, shape.hidden)
+    gradient = torch.randn(rows, shape.inner)
+    block, other = torch.ones(ROWS * WORDS, shape.inner), torch.ones(ROWS * WORDS, shape.inner)
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(12):
         began = time.process_time()
@@ -166,7 +166,7 @@ def speeds(shape: Any) -> tuple[float, float]:
         gradient.T @ states
         middle = time.process_time()
         for _ in range(4):
-            block * gradient
+            block * other
         rates[0].append(6 * states.numel() * shape.inner / (middle - began))
         rates[1].append(4 * 3 * block.nbytes / (time.process_time() - middle))
     return statistics.median(rates[0]), statistics.median(rates[1])
@@ -190,8 +190,9 @@ def train(method: str, model: Path, shape: Any) -> dict[str, Any]:
     from training.memory import Zero, count_in
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        began: list[float] = []
-        ended: list[float] = []
+        def __init__(self) -> None:
+            self.began: list[float] = []
+            self.ended: list[float] = []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             self.began.append(time.process_time())
@@ -258,18 +259,21 @@ def perplexity(model: Path, shape: Any) -> dict[str, Any]:
 
 
 def sampling(model: Path, shape: Any) -> dict[str, Any]:
-    """Sample with the engine `transformers`; random weights hardly ever draw the end, so rows are as long as allowed."""
+    """Sample with the engine `transformers`; random weights hardly ever draw the end, so rows are as long as allowed.
+
+    Nor have they a nucleus: with top-p the whole vocabulary would be sorted, which a trained model hardly needs.
+    """
     from builders.engines import SamplingSettings
     from builders.engines.transformers_engine import TransformersEngine
     from builders.settings.engines import TransformersEngineSettings
     from training.costs.inference import Sampling, decode_seconds, sampling_memory
 
-    rows, prompt, longest = 32, 96, 160
+    rows, prompt, longest = SLOTS, 96, 160
     engine = TransformersEngine(str(model), device="cpu", dtype="float32", batch_size=rows)
     began = time.process_time()
     done = engine.generate(
         [[{"role": "user", "content": text(prompt - 1)}]] * rows, list(range(rows)),
-        SamplingSettings(longest, top_p=0.9),
+        SamplingSettings(longest),
     )  # fmt: skip
     seconds = time.process_time() - began
     written = statistics.mean(row.num_tokens for row in done)

@@ -223,7 +223,7 @@ def _is_target(name: str, targets: tuple[str, ...] | str) -> bool:
 def training_need(
     sizes: Sizes, settings: TrainSettings | SFTSettings, zero: Zero, processes: int, *, bf16: bool
 ) -> Need:
-    """Compute what one process needs for weights, gradients and the optimizer's states together; see `training_parts`."""
+    """Compute what one process needs for weights, gradients and the optimizer; see `training_parts`."""
     parts = training_parts(sizes, settings, zero, processes, bf16=bf16).values()
     return Need(sum(part.device for part in parts), sum(part.host for part in parts))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.cards.card import Page
+from builders.core.costs import CostPlan
 from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
 from builders.core.run import StagePlan, dry_run, run
 from builders.core.runner import StageResult
@@ -160,6 +161,22 @@ def evaluate_policies(config: Settings, references: Sequence[str], output: Path)
     if pipeline.evaluate is None:
         raise UserError(f"pipeline {pipeline.name} has no `grace evaluate`; look at its datasets with `grace diff`")
     return pipeline.evaluate(config, references, output)
+
+
+def plan_costs(config: Settings) -> CostPlan:
+    """Count what a configuration will cost, before anything is built; nothing is downloaded.
+
+    Args:
+        config: settings of one pipeline, from `load_config`; its section `plan` names machine and assumptions.
+
+    Raises:
+        UserError: the pipeline cannot be counted, a model's shape is not known here, or a part cannot fit the machine;
+            the message says what would.
+    """
+    pipeline = pipeline_of(config)
+    if pipeline.costs is None:
+        raise UserError(f"pipeline {pipeline.name} has no `grace plan`; `build --dry-run` says what would be built")
+    return pipeline.costs(config)
 
 
 def whole_run(config: Settings) -> list[Revision]:

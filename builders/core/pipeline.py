@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.cards.card import Page
+from builders.core.costs import CostPlan
 from builders.core.stage import Stage
 from builders.settings.base import Settings
 from builders.store.manifest import Manifest
@@ -55,6 +56,7 @@ class Pipeline:
         round_line: returns the sentence printed about a finished round, from the round's manifests.
         watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
+        costs: counts what a configuration will cost, before anything is built.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Pipeline:
     round_line: Callable[[Sequence[Manifest]], str] | None = None
     watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
+    costs: Callable[[Any], CostPlan] | None = None
 
     def find(self, name: str) -> Stage | None:
         """Return a stage by name; None where the pipeline has no such stage."""

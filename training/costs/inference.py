@@ -10,6 +10,7 @@ from training.memory import ENCODERS
 
 HEAD_ROWS = 256  # states that pass a perplexity model's head together, as in scorers/perplexity.py
 ENCODED = 16_384  # padded tokens of a batch of BGE-M3, as in scorers/relevance.py
+CHOICE_BYTES = 100  # that drawing a token moves for each word: logits, probabilities in float64, their sums
 LAYER_SECONDS = 3e-4  # that transformers' Python needs for one layer of one decoding step; vLLM replays a graph
 
 
@@ -68,8 +69,8 @@ def sampling_memory(
         step = passing_bytes(shape, 8192, width) / gpus
         room = max(0.0, budget - weights.value / gpus - step)
         slots = room * gpus / (token.value * use.window)
-        found["KV cache"] = Amount(room, f"what is left of {engine.memory_share:.0%}: {slots:,.1f} windows of "
-                                         f"{use.window:,} tokens at {token.value / 1e3:,.0f} kB ({token.formula})")  # fmt: skip
+        said = f"what is left of {engine.memory_share:.0%}: {slots:,.1f} windows of {use.window:,} tokens"
+        found["KV cache"] = Amount(room, f"{said} at {token.value / 1e3:,.0f} kB ({token.formula})")
         found["a step"] = Amount(step, "8,192 prompt tokens through one layer")
         least = weights.value / gpus + step + token.value * use.window / gpus
         return found | {"peak": Amount(least + machine.reserve, "weights + a step + one whole window + CUDA")}
@@ -77,8 +78,8 @@ def sampling_memory(
     columns = use.prompt + use.longest
     cache = Amount(rows * columns * token.value, f"{rows} rows × {columns:,.0f} tokens × {token.formula}")
     prefill = passing_bytes(shape, min(16_384, min(rows, use.distinct) * use.prompt), width)
-    found |= {"KV cache": cache, "prefill": Amount(prefill, "prompt tokens through one layer"),
-              "logits": Amount(logits, f"{rows} rows × {shape.vocabulary:,}: logits, probabilities, their order")}  # fmt: skip
+    found["KV cache"], found["prefill"] = cache, Amount(prefill, "prompt tokens through one layer")
+    found["logits"] = Amount(logits, f"{rows} rows × {shape.vocabulary:,}: logits, probabilities, their order")
     return found | {
         "peak": Amount(sum(part.value for part in found.values()) + machine.reserve, "all of these together")
     }
@@ -116,14 +117,15 @@ def decode_seconds(
     moved = (shape.total if not shape.tied else shape.layers + shape.embedding) * width
     keys = slots * context * cache_bytes(shape, width).value
     arithmetic = slots * (2 * shape.multiplied + 4 * shape.depth * shape.attention * context)
+    moved += slots * shape.vocabulary * CHOICE_BYTES
     overhead = 0.0 if isinstance(engine, VllmEngineSettings) else shape.depth * LAYER_SECONDS
     # On a CPU reading and computing do not overlap as well as on a GPU, whose slower part decides.
     parts = ((moved + keys) / speed, arithmetic / rate)
     each = overhead + (sum(parts) if machine.device == "cpu" else max(parts))
     return Amount(
         prompts + steps * each,
-        f"{use.rows:,} rows × {use.written:,.0f} tokens in {steps:,.0f} steps of {slots:,.0f} rows: {each * 1e3:,.2f} ms "
-        f"(read {(moved + keys) / 1e9:,.2f} GB, {arithmetic:,.3g} FLOP) + prompts {prompts:,.0f} s",
+        f"{use.rows:,} rows × {use.written:,.0f} tokens in {steps:,.0f} steps of {slots:,.0f} rows: "
+        f"{each * 1e3:,.2f} ms (read {(moved + keys) / 1e9:,.2f} GB, {arithmetic:,.3g} FLOP) + prompts {prompts:,.0f} s",
     )
 
 
@@ -148,7 +150,8 @@ def relevance_memory(shape: Shape, tokens: int, texts: int, width: int) -> dict[
         "weights": weight_bytes(shape, width),
         "a batch": Amount(
             passing_bytes(shape, count, width) + 3 * count * shape.hidden * 4,
-            f"{count:,} tokens × ((3 × {shape.hidden:,} + 2 × {shape.inner:,}) × {width} + vectors 12 × {shape.hidden:,})",
+            f"{count:,} tokens × ((3 × {shape.hidden:,} + 2 × {shape.inner:,}) × {width} "
+            f"+ vectors 12 × {shape.hidden:,})",
         ),
     }
     return found | {"peak": Amount(sum(part.value for part in found.values()), "both together")}
@@ -164,7 +167,9 @@ def reading_seconds(
     encoder = shape.config.model_type in ENCODERS
     one = forward_flops(shape, window, head=0 if encoder else None, whole=encoder)
     flops = texts * passes * one
-    moved = texts * passes * window * shape.depth * (8 * shape.hidden + 4 * shape.attention + 4 * shape.inner) * width * 2
+    moved = (
+        texts * passes * window * shape.depth * (8 * shape.hidden + 4 * shape.attention + 4 * shape.inner) * width * 2
+    )
     seconds = flops / (machine.flops(width) * utilisation) + moved / (machine.bandwidth * bandwidth_share)
     return Amount(
         seconds, f"{texts:,.0f} texts × {passes:.3g} windows of {window:,.0f} tokens × {one:,.3g} FLOP forward"

@@ -1,4 +1,4 @@
-"""Shapes of the models that the presets name, for `grace plan` without a network: the facts of their public config.json.
+"""Shapes of the models that the presets name, for `grace plan` without a network: facts of their public config.json.
 
 Only what decides parameters, memory and time is here; a model that is at hand is read from its own config.json.
 """

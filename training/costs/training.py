@@ -96,8 +96,8 @@ def head_bytes(shape: Shape, settings: TrainSettings | SFTSettings, step: Step) 
     if is_direct(shape, step):
         count = step.rows * step.labelled
         return Amount(
-            3 * 4 * count * shape.vocabulary, f"float32 logits, their log-softmax and its gradient: 3 × 4 × {count:,.0f} "
-            f"tokens × {shape.vocabulary:,}"
+            3 * 4 * count * shape.vocabulary,
+            f"float32 logits, their log-softmax and its gradient: 3 × 4 × {count:,.0f} tokens × {shape.vocabulary:,}"
         )  # fmt: skip
     on_cpu = step.device == "cpu"
     count = step.rows * (step.tokens if on_cpu else step.labelled)
@@ -107,7 +107,7 @@ def head_bytes(shape: Shape, settings: TrainSettings | SFTSettings, step: Step) 
     weight = shape.vocabulary * shape.hidden * 4 if settings.method == "full" else 0
     return Amount(
         tile + hidden + weight,
-        f"a tile of logits {tile / 1e6:,.0f} MB + states and their gradient 8 × {count:,.0f} tokens × {shape.hidden:,}"
+        f"a tile of logits {tile / 1e6:,.0f} MB + states and gradient 8 × {count:,.0f} tokens × {shape.hidden:,}"
         + (f" + float32 gradient 4 × {shape.vocabulary:,} × {shape.hidden:,}" if weight else ""),
     )
 
@@ -133,7 +133,9 @@ def training_memory(
         processes: processes over which it does.
         step: one pass of one process.
     """
-    parts = {name: part.device for name, part in training_parts(sizes, settings, zero, processes, bf16=step.bf16).items()}
+    parts = {
+        name: part.device for name, part in training_parts(sizes, settings, zero, processes, bf16=step.bf16).items()
+    }
     width = width_of(settings, zero, bf16=step.bf16)
     trained = sizes.total if settings.method == "full" else sizes.adapter
     count = step.rows * step.tokens
@@ -179,9 +181,7 @@ def _of_trained(trained: float, value: float) -> str:
     return f"{value / trained if trained else 0:,.3g} bytes × {trained:,} trained parameters"
 
 
-def _frozen_words(
-    sizes: Sizes, settings: TrainSettings | SFTSettings, width: int, zero: Zero, processes: int
-) -> str:
+def _frozen_words(sizes: Sizes, settings: TrainSettings | SFTSettings, width: int, zero: Zero, processes: int) -> str:
     shared = f", over {processes} processes" if zero.stage == 3 else ""
     if settings.method == "qlora":
         return f"{sizes.linear:,} in 4 bits (0.516 bytes) + {sizes.total - sizes.linear:,} × {width} bytes{shared}"
@@ -236,6 +236,7 @@ def row_work(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, 
     """
     labelled = step.labelled if step.device == "cuda" or is_direct(shape, step) else step.tokens
     layers = forward_flops(shape, step.tokens, head=0, whole=step.device == "cpu" and step.rows > 1)
+    attention = layers - 2 * step.tokens * shape.linear
     head = 2 * labelled * shape.vocabulary * shape.hidden
     full = settings.method == "full"
     adapter = 0 if full else 2 * step.tokens * sizes.adapter
@@ -243,7 +244,9 @@ def row_work(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, 
     passes = (3 if full else 2) + again
     heads = (3 if full else 2) + (0 if is_direct(shape, step) else 1)
     extra = 1 if step.kl else 0
-    flops = (passes + extra) * layers + (heads + extra) * head + (3 + again + extra) * adapter
+    # Attention has no weights: its backward pass is five products where the forward pass has two, adapter or not.
+    scores = (2.5 - (2 if full else 1)) * attention
+    flops = (passes + extra) * layers + scores + (heads + extra) * head + (3 + again + extra) * adapter
     width = width_of(settings, zero, bf16=step.bf16)
     kept = shape.depth * step.tokens * layer_bytes(shape, sizes, settings, step, width).value
     moved = ((1 + again + extra) * PASSES_FORWARD + PASSES_BACKWARD) * kept
@@ -253,14 +256,15 @@ def row_work(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, 
     return Work(
         flops,
         moved,
-        f"{passes} × forward of the layers ({layers:,.3g} FLOP) + {heads} × of the head ({head:,.3g})"
+        f"{passes} × forward of the layers ({layers:,.3g} FLOP) + attention ({scores:,.3g}) "
+        f"+ {heads} × of the head ({head:,.3g})"
         + (f" + {3 + again} × of the adapter ({adapter:,.3g})" if adapter else "")
         + (" + 1 × forward for the KL term" if extra else ""),
     )
 
 
 def step_seconds(
-    work: Work, rows: float, trained: int, machine: Machine, width: int, *, utilisation: float, bandwidth_share: float
+    work: Work, rows: float, trained: float, machine: Machine, width: int, *, utilisation: float, bandwidth_share: float
 ) -> float:
     """Seconds of one optimizer step of one process.
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from builders.core.costs import CostPlan
 from builders.core.pipeline import EvaluationTable, Pipeline
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
@@ -20,7 +21,8 @@ from training.grace_kto.sft import SFT
 from training.world.stages import world_stages
 
 # The world's models are taught the pipeline's own wish for new queries, in the short wording that they can learn.
-WORLD = world_stages(partial(ask_for_queries, prompt="generate.tiny"))
+WORLD_PROMPT = partial(ask_for_queries, prompt="generate.tiny")
+WORLD = world_stages(WORLD_PROMPT)
 
 
 def rounds(config: GraceKTOSettings) -> int:
@@ -62,6 +64,13 @@ def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) 
     return evaluate_policies(config, references, output)
 
 
+def costs(config: GraceKTOSettings) -> CostPlan:
+    """Count what a run will cost; see `training.grace_kto.costs`."""
+    from training.grace_kto.costs import plan_costs
+
+    return plan_costs(config)
+
+
 # In topological order: every stage stands after those it reads.
 GRACE_KTO = Pipeline(
     name="grace-kto",
@@ -73,4 +82,5 @@ GRACE_KTO = Pipeline(
     round_line=round_line,
     watch=watch,
     evaluate=evaluate,
+    costs=costs,
 )
