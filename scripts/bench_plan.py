@@ -1,10 +1,10 @@
 """Compare what `grace plan` counts with what this machine measures, for two models of 30 to 150 M random parameters.
 
 Each measurement runs in a process of its own: three steps of weighted KTO (full and LoRA), perplexity of texts, and
-sampling with the engine `transformers`; all on one thread of the CPU in float32. Seconds are the CPU's, which other programs do
-not lengthen much. Memory is the growth of the process's peak over what it held with all libraries imported. Time is
-predicted from the FLOP/s of one layer's matrix product with its gradients and from the bytes/s of a product number by
-number, both measured in the same process right before and after.
+sampling with the engine `transformers`; all on one thread of the CPU in float32. Seconds are the CPU's, which other
+programs do not lengthen much. Memory is the growth of the process's peak over what it held with all libraries imported.
+Time is predicted from the FLOP/s of one layer's matrix product with its gradients and from the bytes/s of a product
+number by number, both measured in the same process right before and after.
 
     python scripts/bench_plan.py
     python scripts/bench_plan.py --models small --work perplexity

@@ -76,23 +76,17 @@ class WorldSettings(Section):
 class PlanSettings(Section):
     """What `grace plan` counts for and assumes; it decides nothing that is built."""
 
-    gpu: Annotated[str | None, EXECUTION] = Field(
+    gpu: str | None = Field(
         None, description="name in the table of GPUs, such as h100 or a100-80gb, or cpu; null: this machine's"
     )
-    gpus: Annotated[Positive, EXECUTION] = Field(1, description="GPUs of the node")
-    gpu_memory: Annotated[float | None, EXECUTION] = Field(
-        None, gt=0, description="GiB of one GPU; null: as the table says"
-    )
-    utilisation: Annotated[Share, EXECUTION] = Field(
-        0.4, description="share of the stated FLOP/s that matrix products reach"
-    )
-    bandwidth_share: Annotated[Share, EXECUTION] = Field(
-        0.6, description="share of the stated memory bandwidth that is reached"
-    )
-    response_share: Annotated[Share, EXECUTION] = Field(
+    gpus: Positive = Field(1, description="GPUs of the node")
+    gpu_memory: float | None = Field(None, gt=0, description="GiB of one GPU; null: as the table says")
+    utilisation: Share = Field(0.4, description="share of the stated FLOP/s that matrix products reach")
+    bandwidth_share: Share = Field(0.6, description="share of the stated memory bandwidth that is reached")
+    response_share: Share = Field(
         0.5, description="mean length of a response as a share of the longest, until the store holds responses"
     )
-    query_tokens: Annotated[Positive, EXECUTION] = Field(128, description="mean tokens of a query")
+    query_tokens: Positive = Field(128, description="mean tokens of a query")
 
 
 class Settings(Section):

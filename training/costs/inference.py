@@ -125,7 +125,8 @@ def decode_seconds(
     return Amount(
         prompts + steps * each,
         f"{use.rows:,} rows × {use.written:,.0f} tokens in {steps:,.0f} steps of {slots:,.0f} rows: "
-        f"{each * 1e3:,.2f} ms (read {(moved + keys) / 1e9:,.2f} GB, {arithmetic:,.3g} FLOP) + prompts {prompts:,.0f} s",
+        f"{each * 1e3:,.2f} ms (read {(moved + keys) / 1e9:,.2f} GB, {arithmetic:,.3g} FLOP) "
+        f"+ prompts {prompts:,.0f} s",
     )
 
 

@@ -32,13 +32,6 @@ EXECUTION_CHANGES = {
     "train.gradient_checkpointing": "false",
     "train.save_steps": "5",
     "train.deepspeed": "null",
-    "plan.gpu": "h200",
-    "plan.gpus": "4",
-    "plan.gpu_memory": "70.0",
-    "plan.utilisation": "0.3",
-    "plan.bandwidth_share": "0.5",
-    "plan.response_share": "0.25",
-    "plan.query_tokens": "64",
 }
 """Every setting of GRACE-KTO that decides time and memory alone, with a value other than that of paper-72b."""
 

@@ -19,8 +19,8 @@ COMMON = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
-H, I, V, KEYS = 64, 160, 300, 32
-ATTENTION, MLP = 2 * H * H + 2 * H * KEYS, 3 * H * I
+H, INNER, V, KEYS = 64, 160, 300, 32
+ATTENTION, MLP = 2 * H * H + 2 * H * KEYS, 3 * H * INNER
 # What a layer of each family has besides its matrices: norms, and Qwen2's biases of queries, keys and values.
 FAMILIES: dict[str, tuple[int, int]] = {
     "qwen2": (2 * H + H + 2 * KEYS, 2),
@@ -49,7 +49,7 @@ def test_parts_add_up_to_the_real_modules(family: str, tied: bool) -> None:
     assert (shape.embedding, shape.head, shape.tied) == (V * H, 0 if tied else V * H, tied)
     assert shape.layers == 3 * (ATTENTION + MLP + vectors)
     assert (shape.linear, shape.rest, shape.norms) == (3 * (ATTENTION + MLP), H, norms)
-    assert (shape.hidden, shape.inner, shape.attention, shape.keys, shape.gated) == (H, I, H, KEYS, True)
+    assert (shape.hidden, shape.inner, shape.attention, shape.keys, shape.gated) == (H, INNER, H, KEYS, True)
     assert shape.capped == (family == "gemma2")
 
 

@@ -71,7 +71,11 @@ def test_a_smaller_share_of_the_longest_response_takes_fewer_hours(tmp_path: Pat
             r"train: qlora of Qwen/Qwen2\.5-72B-Instruct needs 9\d\.\d GiB of one h100, which has 78\.0 GiB; with "
             r"train\.method=lora train\.deepspeed=zero3 it needs \d\d\.\d GiB",
         ),
-        ("qwen2.5-7b", ("plan.gpu=a10", "train.gradient_checkpointing=false"), r"train\.gradient_checkpointing=true it"),
+        (
+            "qwen2.5-7b",
+            ("plan.gpu=a10", "train.gradient_checkpointing=false"),
+            r"train\.gradient_checkpointing=true it",
+        ),
         ("qwen2.5-7b", ("plan.gpu=rtx-4090", "train.method=full"), r"train\.method=qlora it needs"),
         ("paper-72b", ("plan.gpus=4",), r"is spread over 8 GPUs, and there are 4; set tensor_parallel"),
         ("paper-72b", ("engines.policy.tensor_parallel=1",), r"with engines\.policy\.tensor_parallel=[248] it needs"),
