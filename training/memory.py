@@ -251,15 +251,16 @@ def training_parts(
         return _parts(Need(frozen), Need(trained * 4), Need(trained * 4), Need(trained * states))
     # DeepSpeed trains weights of the computation's type, and keeps a float32 copy beside the optimizer's states.
     width = 2 if bf16 else 4
-    weights = [Need(frozen / shards["weights"]), Need(trained * width / shards["weights"])]
+    kept_weights, own_weights = Need(frozen / shards["weights"]), Need(trained * width / shards["weights"])
     gradients, optimizer = Need(trained * width / shards["gradients"]), Need(trained * (4 + states) / processes)
     if zero.optimizer != "none":  # the gradients go where the optimizer is, shard by shard
         kept = zero.optimizer == "cpu"
         gradients = Need(0.0, trained * width / processes if kept else 0.0)
         optimizer = Need(0.0, optimizer.device if kept else 0.0)
     if zero.stage == 3 and zero.weights != "none":
-        weights = [Need(0.0, part.device if zero.weights == "cpu" else 0.0) for part in weights]
-    return _parts(*weights, gradients, optimizer)
+        on_cpu = zero.weights == "cpu"
+        kept_weights, own_weights = (Need(0.0, w.device if on_cpu else 0.0) for w in (kept_weights, own_weights))
+    return _parts(kept_weights, own_weights, gradients, optimizer)
 
 
 def _parts(frozen: Need, trained: Need, gradients: Need, optimizer: Need) -> dict[str, Need]:

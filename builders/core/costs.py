@@ -41,3 +41,22 @@ class CostPlan:
     machine: str
     assumptions: Sequence[str]
     costs: Sequence[Cost]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """One part of a rehearsal.
+
+    Attributes:
+        part: the stage.
+        seconds: how long it took, loading included.
+        memory: bytes that this process held at the most, of a GPU where there is one, else of the CPU's memory.
+        hours: of this part in the full run, by the ratio of their tokens; None for what takes next to nothing.
+        note: what was different from a full run, or empty.
+    """
+
+    part: str
+    seconds: float
+    memory: int
+    hours: float | None
+    note: str = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.cards.card import Page
-from builders.core.costs import CostPlan
+from builders.core.costs import CostPlan, Rehearsed
 from builders.core.stage import Stage
 from builders.settings.base import Settings
 from builders.store.manifest import Manifest
@@ -57,6 +57,7 @@ class Pipeline:
         watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
         costs: counts what a configuration will cost, before anything is built.
+        rehearse: runs everything once, small, and measures it; with True, on models with random weights.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Pipeline:
     watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
     costs: Callable[[Any], CostPlan] | None = None
+    rehearse: Callable[[Any, bool], Sequence[Rehearsed]] | None = None
 
     def find(self, name: str) -> Stage | None:
         """Return a stage by name; None where the pipeline has no such stage."""

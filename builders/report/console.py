@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from builders.core.costs import Cost, CostPlan
+from builders.core.costs import Cost, CostPlan, Rehearsed
 from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.diff import STATISTICS
@@ -80,6 +80,20 @@ def print_costs(plan: CostPlan) -> None:
         print_table(plain(section), ("part", "amount", "formula"), rows)
     for text in plan.assumptions:
         print_paragraph(plain(text))
+
+
+def print_rehearsal(parts: Sequence[Rehearsed]) -> None:
+    """Print what each part of a rehearsal took, and the hours of the full run that follow from it."""
+    rows = [
+        (p.part, round(p.seconds, 1), round(p.memory / 2**30, 2), "" if p.hours is None else round(p.hours, 2), p.note)
+        for p in parts
+    ]
+    print_table("", ("part", "seconds", "GiB", "hours of the full run", "note"), rows)
+    hours = sum(p.hours or 0 for p in parts)
+    print_paragraph(
+        f"All of the full run: {hours:,.1f} hours, by the ratio of tokens. Seconds hold the loading of models, which a "
+        "full run does once, so they are an upper bound; nothing of the rehearsal was kept."
+    )
 
 
 def _amount(cost: Cost) -> str:

@@ -98,7 +98,7 @@ def _gpu(name: str, what: str, origin: str) -> Machine:
 
 def cpu(threads: int | None, origin: str) -> Machine:
     """Return this machine's CPU."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     cores = threads or os.cpu_count() or 1
     memory = float(psutil.virtual_memory().total)

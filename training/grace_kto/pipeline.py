@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from builders.core.costs import CostPlan
+from builders.core.costs import CostPlan, Rehearsed
 from builders.core.pipeline import EvaluationTable, Pipeline
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
@@ -71,6 +71,13 @@ def costs(config: GraceKTOSettings) -> CostPlan:
     return plan_costs(config)
 
 
+def rehearse(config: GraceKTOSettings, random_weights: bool) -> Sequence[Rehearsed]:
+    """Run everything once, small; see `training.grace_kto.rehearsal`."""
+    from training.grace_kto import rehearsal
+
+    return rehearsal.rehearse(config, random_weights=random_weights)
+
+
 # In topological order: every stage stands after those it reads.
 GRACE_KTO = Pipeline(
     name="grace-kto",
@@ -83,4 +90,5 @@ GRACE_KTO = Pipeline(
     watch=watch,
     evaluate=evaluate,
     costs=costs,
+    rehearse=rehearse,
 )
