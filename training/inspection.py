@@ -1,4 +1,4 @@
-"""The commands that build nothing: `status`, `verify`, `lineage`, `diff`, and the configuration's `init` and `config`.
+"""The commands that build nothing: `plan`, `status`, `verify`, `lineage`, `diff`, and `init` and `config`.
 
 They are part of `grace` (training/cli.py), and import what they need when they run, so that `grace --help` stays fast.
 """
@@ -28,6 +28,34 @@ def status(
 
         rows = status_of(pipeline_of(settings), settings)
         machine.print_json(machine.held(rows)) if as_json else console.print_status(rows)
+
+
+@app.command(
+    "plan",
+    epilog=examples(
+        "grace plan --config paper-72b",
+        "grace plan --gpu a100-80gb --gpus 8",
+        "grace plan --set plan.response_share=0.3 --json",
+    ),
+)
+def plan_command(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU to count for, such as h100; cpu for none.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="GPUs of the node.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count parameters, memory, tokens, bytes and hours of a run, before it begins; refuse what cannot fit."""
+    with one_line_errors():
+        named = [*([] if gpu is None else [f"plan.gpu={gpu}"]), *([] if gpus is None else [f"plan.gpus={gpus}"])]
+        settings = load_settings(config, [*(overrides or []), *named], store)
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import plan_costs
+
+        found = plan_costs(settings)
+        machine.print_json(machine.costs(found)) if as_json else console.print_costs(found)
 
 
 @app.command("verify", epilog=examples("grace verify local/tiny-weights", "grace verify alice/demo-weights@round-001"))

@@ -38,12 +38,14 @@ class Sizes:
         linear: those that 4-bit loading packs: the weights of linear layers but the head.
         adapter: those of a LoRA adapter; 0 for full fine-tuning.
         stored: bytes of one parameter in the checkpoint.
+        inputs: widths of the inputs of all layers that an adapter stands beside, added up; 0 for full fine-tuning.
     """
 
     total: int
     linear: int
     adapter: int
     stored: int
+    inputs: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,28 +138,64 @@ def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -
     Raises:
         UserError: one of the adapter's targets names no linear layer.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
+    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    with torch.device("meta"):  # shapes without numbers
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    head = empty.get_output_embeddings()
-    kinds = (torch.nn.Linear, Conv1D)  # GPT-2's linear layers have a class of their own
-    layers = {name: layer for name, layer in empty.named_modules() if isinstance(layer, kinds) and layer is not head}
-    adapter = 0
+    return count_in(AutoConfig.from_pretrained(model, trust_remote_code=False), settings, str(model))
+
+
+def count_in(config: Any, settings: TrainSettings | SFTSettings, model: str) -> Sizes:
+    """Count the parameters of a causal language model with a given configuration.
+
+    Args:
+        config: the configuration, one of transformers.
+        settings: method and shape of the adapter.
+        model: what messages call it.
+
+    Raises:
+        UserError: one of the adapter's targets names no linear layer.
+    """
+    import torch
+
+    empty = empty_model(config)
+    layers = linear_layers(empty)
+    adapter = inputs = 0
     if settings.method != "full":
-        _require_targets(settings.lora_targets, layers, str(model))
+        _require_targets(settings.lora_targets, layers, model)
         adapted = [layer for name, layer in layers.items() if _is_target(name, settings.lora_targets)]
         # A layer's weight is a matrix with its numbers of inputs and of outputs as sides.
         adapter = sum(settings.lora_rank * sum(layer.weight.shape) for layer in adapted)
+        inputs = sum(layer.weight.shape[1 if isinstance(layer, torch.nn.Linear) else 0] for layer in adapted)
     return Sizes(
         total=sum(parameter.numel() for parameter in empty.parameters()),
         linear=sum(layer.weight.numel() for layer in layers.values()),
         adapter=adapter,
         stored=4 if config.dtype == torch.float32 else 2,
+        inputs=inputs,
     )
+
+
+def empty_model(config: Any) -> Any:
+    """Make a model's modules without numbers: a causal language model, or else the encoder that it is."""
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    encoder = config.model_type in ENCODERS
+    with torch.device("meta"):
+        return (AutoModel if encoder else AutoModelForCausalLM).from_config(config, trust_remote_code=False)
+
+
+ENCODERS = ("xlm-roberta", "roberta", "bert")
+"""Model types that score relevance; transformers could load them as language models too."""
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Return the linear layers of a model but its head, by name."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    kinds = (torch.nn.Linear, Conv1D)  # GPT-2's linear layers have a class of their own
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not head}
 
 
 def _require_targets(targets: tuple[str, ...] | str, layers: Collection[str], model: str) -> None:
@@ -186,7 +224,15 @@ def _is_target(name: str, targets: tuple[str, ...] | str) -> bool:
 def training_need(
     sizes: Sizes, settings: TrainSettings | SFTSettings, zero: Zero, processes: int, *, bf16: bool
 ) -> Need:
-    """Compute what one process needs for weights, gradients and the optimizer's states.
+    """Compute what one process needs for weights, gradients and the optimizer; see `training_parts`."""
+    parts = training_parts(sizes, settings, zero, processes, bf16=bf16).values()
+    return Need(sum(part.device for part in parts), sum(part.host for part in parts))
+
+
+def training_parts(
+    sizes: Sizes, settings: TrainSettings | SFTSettings, zero: Zero, processes: int, *, bf16: bool
+) -> dict[str, Need]:
+    """Compute what one process needs for frozen and trained weights, gradients and the optimizer's states.
 
     Args:
         sizes: the model's numbers of parameters.
@@ -194,26 +240,32 @@ def training_need(
         zero: what DeepSpeed shards.
         processes: processes over which it does.
         bf16: whether training computes in bfloat16.
+
+    Returns:
+        By part: `frozen weights`, `trained weights`, `gradients`, `optimizer`.
     """
     shards = {name: processes if zero.stage >= stage else 1 for name, stage in (("gradients", 2), ("weights", 3))}
     trained = sizes.total if settings.method == "full" else sizes.adapter
     states = STATES[settings.optimizer]
+    frozen = _frozen(sizes, settings, bf16)
     if not zero.stage:  # plain training: float32 for whatever is trained
-        return Need(_frozen(sizes, settings, bf16) + trained * (4 + 4 + states))
+        return _parts(Need(frozen), Need(trained * 4), Need(trained * 4), Need(trained * states))
     # DeepSpeed trains weights of the computation's type, and keeps a float32 copy beside the optimizer's states.
     width = 2 if bf16 else 4
-    weights = (trained * width + _frozen(sizes, settings, bf16)) / shards["weights"]
-    gradients = trained * width / shards["gradients"]
-    optimizer = trained * (4 + states) / processes
-    device, host = weights, 0.0
-    if zero.optimizer == "none":
-        device += gradients + optimizer
-    elif zero.optimizer == "cpu":  # the gradients go where the optimizer is, shard by shard
-        host += trained * width / processes + optimizer
+    kept_weights, own_weights = Need(frozen / shards["weights"]), Need(trained * width / shards["weights"])
+    gradients, optimizer = Need(trained * width / shards["gradients"]), Need(trained * (4 + states) / processes)
+    if zero.optimizer != "none":  # the gradients go where the optimizer is, shard by shard
+        kept = zero.optimizer == "cpu"
+        gradients = Need(0.0, trained * width / processes if kept else 0.0)
+        optimizer = Need(0.0, optimizer.device if kept else 0.0)
     if zero.stage == 3 and zero.weights != "none":
-        device -= weights
-        host += weights if zero.weights == "cpu" else 0.0
-    return Need(device, host)
+        on_cpu = zero.weights == "cpu"
+        kept_weights, own_weights = (Need(0.0, w.device if on_cpu else 0.0) for w in (kept_weights, own_weights))
+    return _parts(kept_weights, own_weights, gradients, optimizer)
+
+
+def _parts(frozen: Need, trained: Need, gradients: Need, optimizer: Need) -> dict[str, Need]:
+    return {"frozen weights": frozen, "trained weights": trained, "gradients": gradients, "optimizer": optimizer}
 
 
 def _frozen(sizes: Sizes, settings: TrainSettings | SFTSettings, bf16: bool) -> float:

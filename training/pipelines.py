@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.cards.card import Page
+from builders.core.costs import CostPlan, Rehearsed
 from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
 from builders.core.run import StagePlan, dry_run, run
 from builders.core.runner import StageResult
@@ -181,6 +182,38 @@ def evaluate_contexts(
     if pipeline.evaluate_contexts is None:
         raise UserError(f"pipeline {pipeline.name} has no `grace evaluate --contexts`; leave the option out")
     return pipeline.evaluate_contexts(config, references, output, windows, methods)
+
+
+def plan_costs(config: Settings) -> CostPlan:
+    """Count what a configuration will cost, before anything is built; nothing is downloaded.
+
+    Args:
+        config: settings of one pipeline, from `load_config`; its section `plan` names machine and assumptions.
+
+    Raises:
+        UserError: the pipeline cannot be counted, a model's shape is not known here, or a part cannot fit the machine;
+            the message says what would.
+    """
+    pipeline = pipeline_of(config)
+    if pipeline.costs is None:
+        raise UserError(f"pipeline {pipeline.name} has no `grace plan`; `build --dry-run` says what would be built")
+    return pipeline.costs(config)
+
+
+def rehearse(config: Settings, *, random_weights: bool = False) -> Sequence[Rehearsed]:
+    """Run the whole loop once, small, in a throw-away store, and measure every part.
+
+    Args:
+        config: settings of one pipeline, from `load_config`.
+        random_weights: make models of the same shapes with random weights, so that nothing is downloaded.
+
+    Raises:
+        UserError: the pipeline has no rehearsal, and whatever would end the full run.
+    """
+    pipeline = pipeline_of(config)
+    if pipeline.rehearse is None:
+        raise UserError(f"pipeline {pipeline.name} has no `grace rehearse`; `build --dry-run` says what would be built")
+    return pipeline.rehearse(config, random_weights)
 
 
 def whole_run(config: Settings) -> list[Revision]:

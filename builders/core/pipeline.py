@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.cards.card import Page
+from builders.core.costs import CostPlan, Rehearsed
 from builders.core.stage import Stage
 from builders.settings.base import Settings
 from builders.store.manifest import Manifest
@@ -58,6 +59,8 @@ class Pipeline:
         watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
         evaluate_contexts: compares the context windows and methods of one policy in the same way.
+        costs: counts what a configuration will cost, before anything is built.
+        rehearse: runs everything once, small, and measures it; with True, on models with random weights.
     """
 
     name: str
@@ -70,6 +73,8 @@ class Pipeline:
     watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
     evaluate_contexts: Callable[[Any, Sequence[str], Path, Sequence[int], Sequence[str]], EvaluationTable] | None = None
+    costs: Callable[[Any], CostPlan] | None = None
+    rehearse: Callable[[Any, bool], Sequence[Rehearsed]] | None = None
 
     def find(self, name: str) -> Stage | None:
         """Return a stage by name; None where the pipeline has no such stage."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from builders.core.costs import CostPlan, Rehearsed
 from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.lineage import Node
@@ -47,6 +48,20 @@ def pulled(revision: Revision) -> dict[str, Any]:
 def planned(plans: Sequence[StagePlan]) -> dict[str, Any]:
     """Return the public form of a dry run."""
     return {"plan": [asdict(plan) for plan in plans]}
+
+
+def costs(plan: CostPlan) -> dict[str, Any]:
+    """Return the public form of `grace plan`: by section and part the number, its unit and its formula."""
+    sections: dict[str, dict[str, Any]] = {}
+    for cost in plan.costs:
+        found = {"value": cost.value, "unit": cost.unit, "formula": cost.formula}
+        sections.setdefault(cost.section, {})[cost.part] = found
+    return {"name": plan.name, "machine": plan.machine, "assumptions": list(plan.assumptions), "sections": sections}
+
+
+def rehearsed(parts: Sequence[Rehearsed]) -> dict[str, Any]:
+    """Return the public form of `grace rehearse`; `hours` is null for what takes next to nothing in a full run."""
+    return {"parts": [asdict(part) for part in parts]}
 
 
 def held(rows: Sequence[Status]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from builders.core.costs import Cost, CostPlan, Rehearsed
 from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.diff import STATISTICS
@@ -68,6 +69,41 @@ def print_plan(plans: Sequence[StagePlan]) -> None:
     """Print what a run would do."""
     rows = [(p.stage, p.round or "", p.repo, f"{p.action}: {p.reason}") for p in plans]
     print_table("", ("stage", "round", "repository", "would"), rows, names=("repository",))
+
+
+def print_costs(plan: CostPlan) -> None:
+    """Print what a configuration will cost: a table for each section, and what the numbers rest on."""
+    print(plain(f"{plan.name} on {plan.machine}"))
+    for section in dict.fromkeys(cost.section for cost in plan.costs):
+        print()
+        rows = [(c.part, _amount(c), plain(c.formula)) for c in plan.costs if c.section == section]
+        print_table(plain(section), ("part", "amount", "formula"), rows)
+    for text in plan.assumptions:
+        print_paragraph(plain(text))
+
+
+def print_rehearsal(parts: Sequence[Rehearsed]) -> None:
+    """Print what each part of a rehearsal took, and the hours of the full run that follow from it."""
+    rows = [
+        (p.part, round(p.seconds, 1), round(p.memory / 2**30, 2), "" if p.hours is None else round(p.hours, 2), p.note)
+        for p in parts
+    ]
+    print_table("", ("part", "seconds", "GiB", "hours of the full run", "note"), rows)
+    hours = sum(p.hours or 0 for p in parts)
+    print_paragraph(
+        f"All of the full run: {hours:,.1f} hours, by the ratio of tokens. Seconds hold the loading of models, which a "
+        "full run does once, so they are an upper bound; nothing of the rehearsal was kept."
+    )
+
+
+def _amount(cost: Cost) -> str:
+    """Return a number of a plan with its unit, as people read it."""
+    if cost.unit == "bytes":
+        unit, size = next(((u, s) for u, s in (("TiB", 2**40), ("GiB", 2**30)) if cost.value >= s), ("MiB", 2**20))
+        return f"{cost.value / size:,.1f} {unit}"
+    if cost.unit in ("parameters", "tokens"):
+        return f"{cost.value:,.0f}"
+    return f"{cost.value:,.1f} h" if cost.value >= 1 else f"{60 * cost.value:,.1f} min"
 
 
 def print_status(rows: Sequence[Status]) -> None:

@@ -150,6 +150,22 @@ class WorldSettings(Section):
     seed: int = Field(description="seed of the world's texts and of its models' training; default random_seed", ge=0)
 
 
+class PlanSettings(Section):
+    """What `grace plan` counts for and assumes; it decides nothing that is built."""
+
+    gpu: str | None = Field(
+        None, description="name in the table of GPUs, such as h100 or a100-80gb, or cpu; null: this machine's"
+    )
+    gpus: Positive = Field(1, description="GPUs of the node")
+    gpu_memory: float | None = Field(None, gt=0, description="GiB of one GPU; null: as the table says")
+    utilisation: Share = Field(0.4, description="share of the stated FLOP/s that matrix products reach")
+    bandwidth_share: Share = Field(0.6, description="share of the stated memory bandwidth that is reached")
+    response_share: Share = Field(
+        0.5, description="mean length of a response as a share of the longest, until the store holds responses"
+    )
+    query_tokens: Positive = Field(128, description="mean tokens of a query")
+
+
 class Settings(Section):
     """The settings that every pipeline has; each pipeline's own class adds its sections."""
 
@@ -173,6 +189,7 @@ class Settings(Section):
     executor: Annotated[ExecutorSettings, EXECUTION] = ExecutorSettings()
     world: WorldSettings = WorldSettings(seed=0)
     publish: PublishSettings = PublishSettings()
+    plan: Annotated[PlanSettings, EXECUTION] = PlanSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from builders.core.costs import CostPlan, Rehearsed
 from builders.core.pipeline import EvaluationTable, Pipeline
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
@@ -22,7 +23,8 @@ from training.grace_kto.sft import SFT
 from training.world.stages import world_stages
 
 # The world's models are taught the pipeline's own wish for new queries, in the short wording that they can learn.
-WORLD = world_stages(partial(ask_for_queries, prompt="generate.tiny"))
+WORLD_PROMPT = partial(ask_for_queries, prompt="generate.tiny")
+WORLD = world_stages(WORLD_PROMPT)
 
 
 def rounds(config: GraceKTOSettings) -> int:
@@ -73,6 +75,20 @@ def evaluate_contexts(
     return contexts.evaluate_contexts(config, references, output, windows, methods)
 
 
+def costs(config: GraceKTOSettings) -> CostPlan:
+    """Count what a run will cost; see `training.grace_kto.costs`."""
+    from training.grace_kto.costs import plan_costs
+
+    return plan_costs(config)
+
+
+def rehearse(config: GraceKTOSettings, random_weights: bool) -> Sequence[Rehearsed]:
+    """Run everything once, small; see `training.grace_kto.rehearsal`."""
+    from training.grace_kto import rehearsal
+
+    return rehearsal.rehearse(config, random_weights=random_weights)
+
+
 # In topological order: every stage stands after those it reads.
 GRACE_KTO = Pipeline(
     name="grace-kto",
@@ -85,4 +101,6 @@ GRACE_KTO = Pipeline(
     watch=watch,
     evaluate=evaluate,
     evaluate_contexts=evaluate_contexts,
+    costs=costs,
+    rehearse=rehearse,
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
 WINDOW = 1024  # longest text in tokens
+BASE, GENERAL = (96, 192), (64, 96)  # width of a token's state, and of the MLP
 
 Metrics = dict[str, float]
 
@@ -34,7 +35,7 @@ def train_base(folder: Path, seed: int, prompt: Prompt, steps: int = 400) -> Met
     from training.world.tokenizer import save_policy_tokenizer
 
     save_policy_tokenizer(folder, prompt)
-    model = _new_model(folder, seed, hidden=96, intermediate=192)
+    model = _new_model(folder, seed, BASE)
     world = World(seed)
     # Enough rows that few are seen twice, up to a limit.
     rows = _conversation_rows(folder, world.copying_conversations(min(9_000, 32 * steps)), prompt_weight=0.0)
@@ -59,7 +60,7 @@ def train_general(folder: Path, seed: int, prompt: Prompt, steps: int = 350) -> 
     from training.world.tokenizer import save_policy_tokenizer
 
     save_policy_tokenizer(folder, prompt)
-    model = _new_model(folder, seed, hidden=64, intermediate=96)
+    model = _new_model(folder, seed, GENERAL)
     return _train_and_save(
         model, folder, _text_rows(folder, World(seed).general_documents(min(6_000, 24 * steps))), steps, 4e-3, seed
     )
@@ -89,13 +90,11 @@ def train_domain(folder: Path, general: Path, seed: int, prompt: Prompt, steps: 
     )
 
 
-def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Qwen2ForCausalLM":
-    """A two-layer Qwen2 with random weights for the tokenizer in `folder`."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+def causal_config(tokenizer: Any, hidden: int, intermediate: int) -> Any:
+    """The configuration of a two-layer Qwen2 for a tokenizer."""
+    from transformers import Qwen2Config
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = Qwen2Config(
+    return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -110,10 +109,18 @@ def _new_model(folder: Path, seed: int, *, hidden: int, intermediate: int) -> "Q
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def _new_model(folder: Path, seed: int, sizes: tuple[int, int]) -> "Qwen2ForCausalLM":
+    """A two-layer Qwen2 with random weights for the tokenizer in `folder`; `sizes` are those of state and MLP."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     # The seed decides the weights; the generator of the rest of the program is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
+        model = Qwen2ForCausalLM(causal_config(tokenizer, *sizes))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -27,6 +27,27 @@ HELD_OUT = 200  # triples for the AUC
 TEMPERATURES = {"dense": 0.1, "lexical": 0.1, "multivector": 0.05}
 
 
+def encoder_config(tokenizer: Any) -> Any:
+    """The configuration of the two-layer encoder for a tokenizer."""
+    from transformers import XLMRobertaConfig
+
+    return XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * HIDDEN,
+        max_position_embeddings=WINDOW + 2,  # XLM-R counts positions from the padding id + 1
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.05,
+    )
+
+
 class Relevance:
     """An XLM-R encoder with BGE-M3's two heads.
 
@@ -37,26 +58,11 @@ class Relevance:
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
         import torch
-        from transformers import XLMRobertaConfig, XLMRobertaModel
+        from transformers import XLMRobertaModel
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            config = XLMRobertaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=HIDDEN,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=2 * HIDDEN,
-                max_position_embeddings=WINDOW + 2,  # XLM-R counts positions from the padding id + 1
-                type_vocab_size=1,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                initializer_range=0.05,
-            )
-            self.encoder: Any = XLMRobertaModel(config)
+            self.encoder: Any = XLMRobertaModel(encoder_config(tokenizer))
             self.colbert = torch.nn.Linear(HIDDEN, HIDDEN)
             self.sparse = torch.nn.Linear(HIDDEN, 1)
         # From zero, so that positions beyond the longest training text add nothing instead of noise.

@@ -1,0 +1,319 @@
+"""What a run of GRACE-KTO will cost, counted from its configuration before anything is built; see `training.costs`.
+
+Memory is that of the longest row, hours are those of the mean row.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from builders.core.costs import Cost, CostPlan, Unit
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.settings.engines import LocalEngineSettings, OpenAIEngineSettings
+from builders.store.store import Store
+from training.costs.fitting import require_fit
+from training.costs.hardware import Machine, machine_of
+from training.costs.inference import (
+    Sampling,
+    decode_seconds,
+    parallel,
+    perplexity_memory,
+    reading_seconds,
+    relevance_memory,
+    sampling_memory,
+)
+from training.costs.shapes import SHIPPED
+from training.costs.training import Amount
+from training.costs.trainings import Rows, Training
+from training.grace_kto.planned import SYSTEM_TOKENS, Run
+
+SUMMARY_SHARE = 0.1  # of a response that is its summary
+TEXT_BYTES = 4.0  # of one token of text
+COMPRESSED = 0.4  # size of text in Parquet with zstd
+ROW_BYTES = 200  # of a row's numbers and ids
+HOUR = 3600.0
+
+
+def plan_costs(config: GraceKTOSettings) -> CostPlan:
+    """Count what a run will cost.
+
+    Args:
+        config: the configuration; its section `plan` names the machine and the assumptions.
+
+    Raises:
+        UserError: a model's shape is not known here, or a part cannot fit; the message says what would.
+    """
+    machine = machine_of(config.plan, config.threads, origin="plan.gpu")
+    run = Run(config, machine, Store(Path(config.store)))
+    memory = list(_memory(run))
+    require_fit(problem for _, _, problem in memory)
+    costs = [*_parameters(run), *(cost for _, lines, _ in memory for cost in lines), *_tokens(run)]
+    return CostPlan(
+        config.name,
+        f"{machine.count} × {machine.name} ({machine.origin}), {machine.memory / 2**30:,.0f} GiB, "
+        f"{machine.half / 1e12:,.3g} TFLOP/s in 16 bits, {machine.single / 1e12:,.3g} in float32, "
+        f"{machine.bandwidth / 1e12:,.3g} TB/s",
+        _assumptions(run),
+        [*costs, *_disk(run), *_hours(run)],
+    )
+
+
+def _assumptions(run: Run) -> list[str]:
+    """What the numbers rest on, a sentence each."""
+    plan = run.config.plan
+    shipped = [shape.name for shape in run.shapes if shape.origin == SHIPPED]
+    found = [f"The shapes of {', '.join(shipped)} are those of {SHIPPED}."] if shipped else []
+    return [
+        *found,
+        f"A response has {run.written.value:,.0f} tokens on average ({run.written.formula}); memory is for the "
+        "longest.",
+        f"A query has {plan.query_tokens} tokens (plan.query_tokens), a prompt {run.prompt:,.0f}.",
+        f"Matrix products reach {plan.utilisation:.0%} of the stated FLOP/s (plan.utilisation), memory "
+        f"{plan.bandwidth_share:.0%} of the stated bandwidth (plan.bandwidth_share).",
+        f"There are {run.seeds.value:,.0f} seeds ({run.seeds.formula}).",
+        "Hours leave out loading, downloads and uploads.",
+    ]
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def _parameters(run: Run) -> Iterator[Cost]:
+    """The parameters of each model by part, and those of the adapters."""
+    for shape in run.shapes:
+        section = f"parameters: {shape.name}"
+        yield Cost(section, "embedding", shape.embedding, "parameters", f"{shape.vocabulary:,} × {shape.hidden:,}"
+                   + (", the head too" if shape.tied and shape.gated else ""))  # fmt: skip
+        each = shape.layers // shape.depth
+        yield Cost(section, "layers", shape.layers, "parameters", f"{shape.depth} × {each:,}")
+        if shape.head:
+            yield Cost(section, "head", shape.head, "parameters", f"{shape.vocabulary:,} × {shape.hidden:,}")
+        yield Cost(section, "all", shape.total, "parameters", f"with {shape.rest:,} others; from {shape.origin}")
+    for training in _trainings(run):
+        if training.sizes.adapter:
+            yield Cost(
+                f"parameters: {run.shape('policy').name}", f"adapter of {training.section}", training.sizes.adapter,
+                "parameters", f"rank {training.settings.lora_rank} × (inputs + outputs) of its layers",
+            )  # fmt: skip
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _trainings(run: Run) -> list[Training]:
+    """The trainings of a run: SFT where the first policy is its result, and weighted KTO; none beside a server."""
+    if run.served:
+        return []
+    config, shape = run.config, run.shape("policy")
+    longest, mean = run.longest, min(run.prompt + run.written.value, run.longest)
+    sft = config.sft
+    documents = run.seeds.value * sft.epochs if sft.steps is None else float(sft.steps * sft.batch_size)
+    labelled = (longest - run.prompt) / longest
+    found = []
+    if config.models.policy == "sft":
+        limit = sft.max_length or longest
+        rows = Rows(documents, min(mean, limit), min(longest, limit), 1.0 if sft.prompt_loss_weight else labelled)
+        found.append(Training.of("sft", sft, shape, run.machine, rows, config.plan, kl=False))
+    limit = config.train.max_length or longest
+    rows = Rows(float(run.rows), min(mean, limit), min(longest, limit), labelled)
+    kl = config.train.kl == "mismatched"
+    return [*found, Training.of("train", config.train, shape, run.machine, rows, config.plan, kl=kl)]
+
+
+def _memory(run: Run) -> Iterator[tuple[str, list[Cost], str | None]]:
+    """Section, lines and fault (None where it fits) of each part of the run that needs memory of a device."""
+    for training in _trainings(run):
+        yield training.section, _lines(f"memory: {training.section}", training.memory()), training.fault()
+    if not run.served:
+        parts, fault = _sampling_memory(run)
+        yield "engines.policy", _lines("memory: sampling", parts), fault
+    for role, parts, fault in _scoring_memory(run):
+        yield role, _lines(f"memory: {role}", parts), fault
+
+
+def _lines(section: str, parts: dict[str, Amount], unit: Unit = "bytes") -> list[Cost]:
+    return [Cost(section, name, part.value, unit, part.formula) for name, part in parts.items()]
+
+
+def _engine(run: Run) -> tuple[LocalEngineSettings, Machine, int]:
+    """The policy's engine, where it runs, and the bytes of a number of its weights."""
+    engine = run.config.engines.policy
+    if isinstance(engine, OpenAIEngineSettings):
+        raise TypeError("a server has no engine here")
+    machine = run.local(engine.device)
+    return engine, machine, _width(engine.dtype, machine)
+
+
+def _width(dtype: str, machine: Machine) -> int:
+    """Bytes of a number of a dtype setting on a machine; auto is bfloat16 on a GPU, float32 on a CPU."""
+    return 4 if dtype == "float32" or (dtype == "auto" and machine.device == "cpu") else 2
+
+
+def _window(run: Run, engine: LocalEngineSettings) -> int:
+    """Tokens of the policy's context window."""
+    return engine.context.window or run.shape("policy").window or int(run.longest)
+
+
+def _use(run: Run, engine: LocalEngineSettings) -> Sampling:
+    """How the policy samples one round's responses."""
+    config = run.config
+    written = min(run.written.value, config.sample.max_new_tokens)
+    return Sampling(
+        run.prompt, written, config.sample.max_new_tokens, _window(run, engine), run.rows, config.generate.queries
+    )
+
+
+def _sampling_memory(run: Run) -> tuple[dict[str, Amount], str | None]:
+    """Bytes of sampling by part, and what is wrong with them."""
+    from training.costs.fitting import sampling_fault
+
+    engine, machine, width = _engine(run)
+    shape, use = run.shape("policy"), _use(run, engine)
+    return sampling_memory(shape, engine, use, machine, width), sampling_fault(shape, engine, use, machine, width)
+
+
+def _scoring_memory(run: Run) -> Iterator[tuple[str, dict[str, Amount], str | None]]:
+    """Bytes of each scorer by part, and of all together, since they are held at the same time."""
+    from training.costs.fitting import scoring_fault
+
+    score = run.config.score
+    machine = run.local(score.device)
+    width = _width(score.dtype, machine)
+    longest = min(int(run.longest), run.config.sample.max_new_tokens) if not run.served else score.max_length
+    found = {}
+    for role in ("general", "domain"):
+        shape = run.shape(role)
+        window = score.context.window or shape.window or longest
+        found[role] = perplexity_memory(shape, max(score.tokens_per_batch, min(longest, window)), width)
+    # FlagEmbedding computes in float16 or float32 alone.
+    half = 2 if score.dtype == "float16" else 4
+    texts = min(score.texts_per_batch, run.rows)
+    found["relevance"] = relevance_memory(run.shape("relevance"), min(score.max_length, longest), texts, half)
+    weights = sum(parts["weights"].value for parts in found.values())
+    busiest = max(parts["peak"].value - parts["weights"].value for parts in found.values())
+    whole = Amount(weights + busiest + machine.reserve, "all weights + the batch of one model at a time + CUDA")
+    for role, parts in found.items():
+        yield f"score, {role}", {name: part for name, part in parts.items() if name != "peak"}, None
+    yield "score", {"peak": whole}, scoring_fault(whole.value, score.tokens_per_batch, score.dtype, machine)
+
+
+# ---- tokens and bytes ------------------------------------------------------------------------------------------------
+
+
+def _prompts(run: Run) -> int:
+    """Prompts that ask for queries in one round, if every reply is used."""
+    return -(-run.config.generate.queries // run.config.generate.per_prompt)
+
+
+def _asking(run: Run) -> tuple[float, float]:
+    """Tokens of a prompt that asks for queries, and of its reply."""
+    config = run.config
+    per, wanted = config.plan.query_tokens, config.generate
+    return SYSTEM_TOKENS + per * wanted.examples, min(wanted.max_new_tokens, per * wanted.per_prompt)
+
+
+def _tokens(run: Run) -> list[Cost]:
+    """Tokens of all rounds."""
+    rounds, (ask, reply) = run.config.loop.rounds, _asking(run)
+    written = run.written.value
+    prompts = rounds * _prompts(run)
+    counts = [
+        ("queries read", prompts * ask, f"{rounds} rounds × {_prompts(run):,} prompts × {ask:,.0f}"),
+        ("queries written", prompts * reply, f"{prompts:,} replies × {reply:,.0f}"),
+        ("prompts", rounds * run.rows * run.prompt, f"{rounds} rounds × {run.rows:,} rows × {run.prompt:,.0f}"),
+        ("responses", rounds * run.rows * written, f"{rounds} rounds × {run.rows:,} rows × {written:,.0f}"),
+    ]
+    return [Cost("tokens", part, value, "tokens", formula) for part, value, formula in counts]
+
+
+def _disk(run: Run) -> list[Cost]:
+    """Bytes on disk of all rounds, what of it a push uploads, and what is downloaded before."""
+    config = run.config
+    rounds, text = config.loop.rounds, TEXT_BYTES * COMPRESSED
+    said = f"{TEXT_BYTES:g} bytes a token, compressed to {COMPRESSED:.0%}"
+    query, response = text * config.plan.query_tokens, text * run.written.value
+    sizes = {
+        "seed": (run.seeds.value * (query + response + ROW_BYTES), "query and reference"),
+        "queries": (rounds * config.generate.queries * (query + ROW_BYTES), "query"),
+        "groups": (rounds * run.rows * (query + 2 * response + ROW_BYTES), "response, and its parts once more"),
+        "scores": (rounds * run.rows * (query + 2 * response + 2 * ROW_BYTES), "the same, and 13 numbers"),
+        "weights": (rounds * run.rows * (2 * query + 3 * response + 3 * ROW_BYTES), "the same, prompt and completion"),
+    }
+    found = [Cost("disk", name, size, "bytes", f"{what}: {said}") for name, (size, what) in sizes.items()]
+    states = 0.0
+    for training in _trainings(run):
+        times = rounds if training.section == "train" else 1
+        kept = times * training.saved
+        what = f"{times} × {training.saved_words}"
+        found.append(Cost("disk", "policies" if training.section == "train" else "sft model", kept, "bytes", what))
+        states += times * training.state
+    uploaded = sum(cost.value for cost in found)
+    if states:
+        found.append(Cost("disk", "optimizer's states", states, "bytes", "8 bytes × trained parameters, every round"))
+    ours = [shape for shape in run.shapes if not shape.name.startswith("world:")]
+    loaded = sum(shape.total * shape.stored for shape in ours)
+    return [
+        *found,
+        Cost("disk", "uploaded by a push", uploaded, "bytes", "all of these without the optimizer's states"),
+        *([Cost("disk", "downloaded", loaded, "bytes", ", ".join(shape.name for shape in ours))] if ours else []),
+    ]
+
+
+# ---- hours -----------------------------------------------------------------------------------------------------------
+
+
+def _hours(run: Run) -> list[Cost]:
+    """Hours of each part over all rounds, and GPU-hours: a node is paid for whole, also while one GPU works."""
+    rounds = run.config.loop.rounds
+    stages = [("sft", 1, t.seconds()) for t in _trainings(run) if t.section == "sft"]
+    if not run.served:
+        stages += [(name, rounds, seconds) for name, seconds in _writing(run)]
+    stages += [("score", rounds, _reading(run))]
+    stages += [("train", rounds, t.seconds()) for t in _trainings(run) if t.section == "train"]
+    found = [
+        Cost("hours", name, times * seconds.value / HOUR, "hours",
+             f"{times} × {seconds.value / HOUR:,.3g} h: {seconds.formula}")
+        for name, times, seconds in stages
+    ]  # fmt: skip
+    hours = sum(cost.value for cost in found)
+    found.append(Cost("hours", "all", hours, "hours", "one part after the other"))
+    if run.machine.device == "cuda":
+        count = run.machine.count
+        found.append(Cost("hours", "GPU-hours", hours * count, "GPU-hours", f"hours × {count} GPUs"))
+    return found
+
+
+def _rates(run: Run) -> dict[str, float]:
+    return {"utilisation": run.config.plan.utilisation, "bandwidth_share": run.config.plan.bandwidth_share}
+
+
+def _writing(run: Run) -> Iterator[tuple[str, Amount]]:
+    """Seconds of one round's queries and responses."""
+    engine, machine, width = _engine(run)
+    shape = run.shape("policy")
+    ask, reply = _asking(run)
+    prompts = _prompts(run)
+    asking = Sampling(ask, reply, run.config.generate.max_new_tokens, _window(run, engine), prompts, prompts)
+    yield "generate", decode_seconds(shape, engine, asking, machine, width, **_rates(run))
+    found = decode_seconds(shape, engine, _use(run, engine), machine, width, **_rates(run))
+    gpus = parallel(engine)
+    yield "sample", Amount(found.value, f"{found.formula}, on {gpus} device{'s' if gpus > 1 else ''}")
+
+
+def _reading(run: Run) -> Amount:
+    """Seconds of one round's scores, on one device."""
+    score, written = run.config.score, run.written.value
+    machine = run.local(score.device)
+    width = _width(score.dtype, machine)
+    parts: dict[str, Any] = {}
+    for role in ("general", "domain"):
+        parts[role] = reading_seconds(run.shape(role), run.rows, written, machine, width, **_rates(run))
+    half = 2 if score.dtype == "float16" else 4
+    texts = {"documents": (run.rows, min(written, score.max_length)), "summaries": (run.rows, SUMMARY_SHARE * written),
+             "queries": (run.config.generate.queries, run.config.plan.query_tokens)}  # fmt: skip
+    for name, (count, tokens) in texts.items():
+        length = max(1, math.ceil(tokens))
+        parts[name] = reading_seconds(run.shape("relevance"), count, length, machine, half, **_rates(run))
+    said = "; ".join(f"{name} {part.formula}" for name, part in parts.items() if name in ("general", "documents"))
+    return Amount(sum(part.value for part in parts.values()), f"on one device: {said}")
