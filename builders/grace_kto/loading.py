@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builders.core.models import Loaded, LocalModel, pick_device, pick_dtype
+from builders.core.models import LocalModel, pick_device, pick_dtype
 from builders.core.stage import Context
+from builders.grace_kto.kept_scores import (
+    PERPLEXITY,
+    RELEVANCE,
+    ComparesTexts,
+    Kept,
+    KeptPerplexity,
+    KeptRelevance,
+    ReadsTexts,
+)
 from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
 
 if TYPE_CHECKING:
@@ -28,29 +37,34 @@ class Scorers:
     """
 
     tokenizer: "PreTrainedTokenizerBase"
-    general: "Perplexity"
-    domain: "Perplexity"
-    relevance: "Relevance"
+    general: ReadsTexts
+    domain: ReadsTexts
+    relevance: ComparesTexts
 
 
 def load_scorers(context: Context[GraceKTOSettings]) -> Scorers:
-    """Return the scorers of the stage, each loaded once and kept from shard to shard."""
+    """Return the scorers of the stage; each model is loaded once, when a text is new to it, and kept in memory."""
     settings, loaded = context.config.score, context.loaded
-    models = {role: context.local(role) for role in ("tokenizer", "general", "domain", "relevance")}
+    models = {role: context.local(role) for role in ROLES}
+
     # The settings are part of each key: the same model with other settings is loaded anew.
+    def perplexity(role: str) -> KeptPerplexity:
+        model = models[role]
+        return KeptPerplexity(
+            Kept(context.store, model, context.config, PERPLEXITY),
+            lambda: loaded.get(model, ("perplexity", settings), lambda: load_perplexity(model, settings)),
+        )
+
+    relevance = models["relevance"]
     return Scorers(
         tokenizer=loaded.get(models["tokenizer"], "tokenizer", lambda: load_tokenizer(models["tokenizer"])),
-        general=_perplexity(loaded, models["general"], settings),
-        domain=_perplexity(loaded, models["domain"], settings),
-        relevance=loaded.get(
-            models["relevance"], ("relevance", settings), lambda: load_relevance(models["relevance"], settings)
+        general=perplexity("general"),
+        domain=perplexity("domain"),
+        relevance=KeptRelevance(
+            Kept(context.store, relevance, context.config, RELEVANCE),
+            lambda: loaded.get(relevance, ("relevance", settings), lambda: load_relevance(relevance, settings)),
         ),
     )
-
-
-def _perplexity(loaded: Loaded, model: LocalModel, settings: ScoreSettings) -> "Perplexity":
-    """Return a model's perplexity scorer, loaded once."""
-    return loaded.get(model, ("perplexity", settings), lambda: load_perplexity(model, settings))
 
 
 def load_tokenizer(model: LocalModel) -> "PreTrainedTokenizerBase":

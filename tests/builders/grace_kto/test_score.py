@@ -13,6 +13,7 @@ from real_configs import config_on
 from tiny_models import make_causal_lm
 from tolerances import SIMILARITY, perplexity
 
+from builders.grace_kto import loading
 from builders.grace_kto import score as module
 from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS
 from builders.grace_kto.score import relevance_columns
@@ -185,6 +186,52 @@ def test_a_large_file_is_scored_in_pieces(
         assert found[name].drop_nulls().to_list() == pytest.approx(values, rel=SIMILARITY, abs=SIMILARITY)
     for got, value, tokens in zip(found["ppl_domain"], expected["ppl_domain"], expected["length"], strict=True):
         assert got == (None if value is None else pytest.approx(value, rel=perplexity(tokens - 1)))
+
+
+def test_other_weights_make_no_model_read_again(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the models said of a shard's texts is kept; a model, a window or a text that is new is read."""
+    config = partial(config_for, tmp_path, causal_lm_dir)
+    first = score(config(domain_dir, bge_m3_dir), groups_frame(), [4, 4])
+    assert len(list(tmp_path.rglob(".scores/*/*.json"))) == 6  # of two shards under three models
+    loads: list[str] = []
+
+    def noted(load: Any, model: Any, settings: Any) -> Any:
+        loads.append(model.path.name)
+        return load(model, settings)
+
+    for name in ("load_perplexity", "load_relevance"):
+        monkeypatch.setattr(loading, name, partial(noted, getattr(loading, name)))
+    other = score(config(domain_dir, bge_m3_dir, "score.ngram=1", "score.domain_weight=3.0"), groups_frame(), [4, 4])
+    assert loads == []
+    found, expected = (revision.scan().collect() for revision in (other, first))
+    same = ("ppl_general", "ppl_domain", "dense_summary", "relevance_document")
+    assert found.select(same).equals(expected.select(same))
+    assert not found.select("diversity", "professionalism").equals(expected.select("diversity", "professionalism"))
+    assert other.manifest is not None and first.manifest is not None
+    assert other.manifest.counts == first.manifest.counts  # texts that were cut, too
+    score(config(domain_dir, bge_m3_dir, "score.context.window=64"), groups_frame(), [4, 4])
+    assert sorted(loads) == sorted([causal_lm_dir.name, domain_dir.name])
+    loads.clear()
+    score(config(causal_lm_dir, bge_m3_dir), groups_frame(), [4, 4])
+    assert loads == []  # the domain model is the general one now, which has read all this
+    score(config(domain_dir, bge_m3_dir), groups_frame(query=pl.lit("Another query.")), [4, 4])
+    assert loads == [bge_m3_dir.name]
+
+
+def test_kept_scores_that_are_damaged_or_deleted_are_computed_again(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path
+) -> None:
+    config = config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir)
+    first = score(config, groups_frame())
+    kept = sorted(tmp_path.rglob(".scores/*/*.json"))
+    before = [path.read_bytes() for path in kept]
+    kept[0].write_bytes(before[0][:20])
+    kept[1].unlink()
+    again = build(config, "score", start=f"{first.manifest.parents[0].repo}", force=True)  # type: ignore[union-attr]
+    assert again[-1].built and again[-1].revision.digest == first.digest
+    assert [path.read_bytes() for path in kept] == before
 
 
 def test_columns_of_nothing_but_nulls(tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path) -> None:
