@@ -75,10 +75,9 @@ def layer_bytes(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSetting
     attention = (2 * shape.attention + 2 * shared) * product
     mlp = (3 if shape.gated else 1) * shape.inner * product
     distinct = 2 * shape.hidden + shape.attention + shape.inner
-    if full:
-        inputs = distinct * product
-    else:
-        own = sizes.inputs / shape.depth
+    inputs: float = distinct * product
+    if not full:
+        own: float = sizes.inputs / shape.depth
         adapters = sizes.adapter / max(sizes.inputs, 1)  # about the rank, times outputs over inputs
         inputs = (own if step.bf16 else min(own, distinct)) * product + adapters * product
     eager = shape.capped or settings.attention == "eager"

@@ -143,7 +143,7 @@ class Training:
         several = self.machine.device == "cuda"
         small = {"device_batch_size": 1, "gradient_checkpointing": True}
         rows = {name: value for name, value in small.items() if getattr(settings, name) != value}
-        found: list[Mapping[str, Any]] = [{name: value} for name, value in rows.items()] + ([rows] if rows else [])
+        found: list[Mapping[str, Any]] = [*({name: value} for name, value in rows.items()), *([rows] if rows else [])]
         methods = {"full": ("lora", "qlora"), "lora": ("qlora",), "qlora": ()}[settings.method]
         found += [{**rows, "method": method} for method in methods]
         if several:
