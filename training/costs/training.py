@@ -78,8 +78,8 @@ def layer_bytes(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSetting
     inputs: float = distinct * product
     if not full:
         own: float = sizes.inputs / shape.depth
-        adapters = sizes.adapter / max(sizes.inputs, 1)  # about the rank, times outputs over inputs
-        inputs = (own if step.bf16 else min(own, distinct)) * product + adapters * product
+        ranks = settings.lora_rank * sizes.adapted / shape.depth  # the adapters' first products
+        inputs = ((own if step.bf16 else min(own, distinct)) + ranks) * product
     eager = shape.capped or settings.attention == "eager"
     scores = shape.heads * step.tokens * (4 + product) * (2 if shape.capped else 1) if eager else 0.0
     total = norms + attention + mlp + inputs + scores
