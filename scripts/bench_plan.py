@@ -3,7 +3,7 @@
 Each measurement runs in a process of its own: three steps of weighted KTO (full and LoRA), perplexity of texts, and
 sampling with the engine `transformers`; all on one thread of the CPU in float32. Seconds are the CPU's, which other
 programs do not lengthen much. Memory is the growth of the process's peak over what it held with all libraries imported.
-Time is predicted from the FLOP/s of one layer's matrix product with its gradients and from the bytes/s of a product
+Time is predicted from the FLOP/s of one layer's matrix products with their gradients and the bytes/s of a product
 number by number, both measured in the same process right before and after.
 
     python scripts/bench_plan.py
@@ -152,22 +152,29 @@ def resident(field: str) -> int:
 
 
 def speeds(shape: Any, rows: int) -> tuple[float, float]:
-    """FLOP/s of a layer's widest product with its two gradients, and bytes/s of a product into new memory."""
+    """FLOP/s of all products of a layer with their two gradients, and bytes/s of a product into new memory.
+
+    Args:
+        shape: the model.
+        rows: tokens that are multiplied together.
+    """
     import torch
 
-    states, weight = torch.randn(rows, shape.hidden), torch.randn(shape.inner, shape.hidden)
-    gradient = torch.randn(rows, shape.inner)
+    wide, keys, inner = (shape.hidden, shape.attention), (shape.hidden, shape.keys), (shape.hidden, shape.inner)
+    layers = [wide, keys, keys, wide[::-1], inner, inner, inner[::-1]]
+    operands = [(torch.randn(rows, a), torch.randn(b, a), torch.randn(rows, b)) for a, b in layers]
     block, other = torch.ones(ROWS * WORDS, shape.inner), torch.ones(ROWS * WORDS, shape.inner)
     rates: tuple[list[float], list[float]] = ([], [])
-    for _ in range(12):
+    for _ in range(6):
         began = time.process_time()
-        states @ weight.T
-        gradient @ weight
-        gradient.T @ states
+        for states, weight, gradient in operands:
+            states @ weight.T
+            gradient @ weight
+            gradient.T @ states
         middle = time.process_time()
         for _ in range(4):
             block * other
-        rates[0].append(6 * states.numel() * shape.inner / (middle - began))
+        rates[0].append(6 * rows * sum(a * b for a, b in layers) / (middle - began))
         rates[1].append(4 * 3 * block.nbytes / (time.process_time() - middle))
     return statistics.median(rates[0]), statistics.median(rates[1])
 

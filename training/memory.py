@@ -39,6 +39,7 @@ class Sizes:
         adapter: those of a LoRA adapter; 0 for full fine-tuning.
         stored: bytes of one parameter in the checkpoint.
         inputs: widths of the inputs of all layers that an adapter stands beside, added up; 0 for full fine-tuning.
+        adapted: number of these layers.
     """
 
     total: int
@@ -46,6 +47,7 @@ class Sizes:
     adapter: int
     stored: int
     inputs: int = 0
+    adapted: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def count_in(config: Any, settings: TrainSettings | SFTSettings, model: str) -> 
     empty = empty_model(config)
     layers = linear_layers(empty)
     adapter = inputs = 0
+    adapted: list[Any] = []
     if settings.method != "full":
         _require_targets(settings.lora_targets, layers, model)
         adapted = [layer for name, layer in layers.items() if _is_target(name, settings.lora_targets)]
@@ -171,6 +174,7 @@ def count_in(config: Any, settings: TrainSettings | SFTSettings, model: str) -> 
         adapter=adapter,
         stored=4 if config.dtype == torch.float32 else 2,
         inputs=inputs,
+        adapted=len(adapted),
     )
 
 

@@ -10,6 +10,7 @@ from training.memory import ENCODERS
 
 HEAD_ROWS = 256  # states that pass a perplexity model's head together, as in scorers/perplexity.py
 ENCODED = 16_384  # padded tokens of a batch of BGE-M3, as in scorers/relevance.py
+LOSS_BYTES = 24  # that the cross-entropy moves for each logit: written, read, its log-softmax written and read
 CHOICE_BYTES = 100  # that drawing a token moves for each word: logits, probabilities in float64, their sums
 LAYER_SECONDS = 3e-4  # that transformers' Python needs for one layer of one decoding step; vLLM replays a graph
 
@@ -171,6 +172,7 @@ def reading_seconds(
     moved = (
         texts * passes * window * shape.depth * (8 * shape.hidden + 4 * shape.attention + 4 * shape.inner) * width * 2
     )
+    moved += 0.0 if encoder else texts * passes * window * shape.vocabulary * LOSS_BYTES
     seconds = flops / (machine.flops(width) * utilisation) + moved / (machine.bandwidth * bandwidth_share)
     return Amount(
         seconds, f"{texts:,.0f} texts × {passes:.3g} windows of {window:,.0f} tokens × {one:,.3g} FLOP forward"

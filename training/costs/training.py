@@ -75,12 +75,11 @@ def layer_bytes(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSetting
     attention = (2 * shape.attention + 2 * shared) * product
     mlp = (3 if shape.gated else 1) * shape.inner * product
     distinct = 2 * shape.hidden + shape.attention + shape.inner
-    if full:
-        inputs: float = distinct * product
-    else:
-        own = sizes.inputs / shape.depth
-        adapters = sizes.adapter / max(sizes.inputs, 1)  # about the rank, times outputs over inputs
-        inputs = (own if step.bf16 else min(own, distinct)) * product + adapters * product
+    inputs: float = distinct * product
+    if not full:
+        own: float = sizes.inputs / shape.depth
+        ranks = settings.lora_rank * sizes.adapted / shape.depth  # the adapters' first products
+        inputs = ((own if step.bf16 else min(own, distinct)) + ranks) * product
     eager = shape.capped or settings.attention == "eager"
     scores = shape.heads * step.tokens * (4 + product) * (2 if shape.capped else 1) if eager else 0.0
     total = norms + attention + mlp + inputs + scores
