@@ -14,6 +14,7 @@ from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status
+from builders.settings.base import shown_values
 from builders.settings.load import Configuration
 from builders.settings.write import describe
 from builders.store.check import Finding
@@ -83,7 +84,7 @@ def traced(nodes: Sequence[Node]) -> dict[str, Any]:
 def configured(found: Configuration) -> dict[str, Any]:
     """Return the public form of `grace config`: the whole configuration, and by path where each value comes from."""
     origins = {path: origin for path, _, origin in describe(found) if origin is not None}
-    return {"configuration": found.settings.model_dump(mode="json"), "origins": origins}
+    return {"configuration": shown_values(found.settings), "origins": origins}
 
 
 def _named(revision: Revision) -> dict[str, Any]:

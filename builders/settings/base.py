@@ -92,6 +92,13 @@ def shown_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
     return {name: field for name, field in section.model_fields.items() if FORMER not in field.metadata}
 
 
+def shown_values(section: BaseModel) -> dict[str, Any]:
+    """Return a section as JSON values, without the settings that have another name by now."""
+    plain = section.model_dump(mode="json")
+    values = {name: getattr(section, name) for name in shown_fields(type(section))}
+    return {n: shown_values(value) if isinstance(value, BaseModel) else plain[n] for n, value in values.items()}
+
+
 class PublishSettings(Section):
     """How a stage is published."""
 

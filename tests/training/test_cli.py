@@ -372,7 +372,7 @@ def test_every_package_of_an_extra_is_named_with_one_that_brings_it() -> None:
 
     brought: dict[str, set[str]] = {}
     for requirement in importlib.metadata.requires("grace-data") or []:
-        found = re.match(r"([A-Za-z0-9_]+).*extra == '(hub|sample|score|train)'", requirement)
+        found = re.match(r"([A-Za-z0-9_]+).*extra == '(hub|sample|score|train|ray)'", requirement)
         if found:
             brought.setdefault(found[1].lower(), set()).add(found[2])
     assert {"torch", "datasets"} <= brought.keys() == {package.lower() for package in EXTRAS}

@@ -18,6 +18,7 @@ import polars as pl
 
 from builders.core.costs import Rehearsed
 from builders.core.draws import query_id
+from builders.core.run import run
 from builders.core.runner import StageResult
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
@@ -78,12 +79,13 @@ def small(config: GraceKTOSettings, folder: Path) -> GraceKTOSettings:
     """
     lines = [{"query": query, "reference": text} for query, text in DOCUMENTS.items()]
     write_text(folder / "seeds.jsonl", "".join(pl.DataFrame(lines).write_ndjson()))
+    rows = max(2, config.nproc)  # of an optimizer batch, one for each process at least
     changes: dict[str, dict[str, Any]] = {
         "seed": {"source": str(folder / "seeds.jsonl"), "subset": None, "split": None, "language": "en"},
         "generate": {"queries": 2, "examples": 2, "per_prompt": 2, "max_attempts": 1, "max_new_tokens": TOKENS},
-        "sample": {"responses": 2, "max_new_tokens": TOKENS},
-        "sft": {"steps": 2, "batch_size": 2, "device_batch_size": 1},
-        "train": {"batch_size": 2, "device_batch_size": 1, "save_steps": None},
+        "sample": {"responses": rows, "max_new_tokens": TOKENS},
+        "sft": {"steps": 2, "batch_size": rows, "device_batch_size": 1},
+        "train": {"batch_size": rows, "device_batch_size": 1, "save_steps": None},
         "loop": {"rounds": 1, "held_out": 0},
     }
     sections = {name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
@@ -127,11 +129,11 @@ def _parts(config: GraceKTOSettings, folder: Path, random_weights: bool) -> Iter
 
 def _build(config: GraceKTOSettings, stage: str, start: str | None) -> StageResult:
     """Build one stage; what stands above it is there already."""
-    from training.pipelines import build
+    from training.grace_kto.pipeline import GRACE_KTO
 
     if stage == "policy" and start is not None:  # trains on the weights made from what took the samples' place
         start = f"{config.local_namespace}/{config.name}-weights@round-001"
-    return build(config, stage, start=start if stage not in ("seed", "sft", "generate") else None)[-1]
+    return run(GRACE_KTO, config, stage, start=start if stage not in ("seed", "sft", "generate") else None)[-1]
 
 
 def _held(config: GraceKTOSettings, store: Store) -> Any:

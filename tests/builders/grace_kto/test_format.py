@@ -349,7 +349,7 @@ def test_what_makes_it_stale(tmp_path: Path, causal_lm_dir: Path, teacher: Teach
     assert not build(configured(tmp_path, causal_lm_dir, rows, *kept), "format")[-1].built
     changed = {
         "format.attempts=4": "configuration changed: format.attempts",
-        "engines.teacher.context_window=300": "configuration changed: engines.teacher.context_window",
+        "engines.teacher.context={window: 300}": "configuration changed: engines.teacher.context",
         "sample.system_prompt=system.zh": "configuration changed: sample.system_prompt",
     }
     for override, reason in changed.items():
@@ -375,7 +375,7 @@ def test_a_teacher_that_is_not_there_is_told_before_the_seeds_are_read(tmp_path:
     broken = {
         "engines.teacher={kind: vllm, device: cuda}": r"engines\.teacher\.(device|kind)",
         "engines.teacher.device=cuda:9": r"engines\.teacher\.device is 'cuda:9'",
-        "engines.teacher.context_window=100000": "context_window is 100000",
+        "engines.teacher.context={window: 100000}": r"engines\.teacher\.context\.window is 100000, and the rope",
         "models.teacher=sft": r"a stage its own parent: .*format.*; look at models",
         "models.teacher=policy": "stage policy is made anew in every round",
     }

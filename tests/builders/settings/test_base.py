@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from builders.core.plan import configuration_of
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import ExecutorSettings, execution, executions, identity, section_at
+from builders.settings.engines import TransformersEngineSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.load import preset_names
 from scorers.errors import UserError
@@ -66,6 +67,8 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
     ("sample.stop", []),
     ("models.teacher", None),
+    ("train.reference_logps", "forward"),
+    *((f"engines.teacher.{name}", value) for name, value in leaves(TransformersEngineSettings().model_dump()).items()),
     *((f"{section}.context.method", "none") for section in ("engines.policy", "score")),
     *((f"{section}.context.window", None) for section in ("engines.policy", "score")),
 ]
