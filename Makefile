@@ -4,7 +4,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST = .venv/bin/pytest --numprocesses $(JOBS) --dist worksteal --quiet
 
-.PHONY: help setup demo check test lint types unit quick mishaps clean
+.PHONY: help setup demo check test lint types unit quick large mishaps clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -33,7 +33,10 @@ unit: setup  ## the tests alone
 	$(PYTEST)
 
 quick: setup
-	$(PYTEST) -m 'not live and not gpu and not slow'
+	$(PYTEST) -m 'not live and not gpu and not large and not slow'
+
+large: setup  ## the tests on real shapes of public models: minutes, 12 GB
+	.venv/bin/pytest --quiet -m 'large and not live and not gpu'
 
 mishaps: setup  ## try some 300 mistakes and damages on the commands
 	.venv/bin/python -m scripts.mishaps --jobs $(JOBS)

@@ -88,7 +88,7 @@ def test_the_command_prints_json(tmp_path: Path, temporary: Path, causal_lm_dir:
     assert [part["part"] for part in json.loads(done.stdout.splitlines()[-1])["parts"]] == STAGES
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_real_shapes_within_twelve_gigabytes(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     config = load_config("qwen2.5-0.5b", ["score.texts_per_batch=2"], str(tmp_path / "store"))
