@@ -18,6 +18,7 @@ import polars as pl
 
 from builders.core.costs import Rehearsed
 from builders.core.draws import query_id
+from builders.core.run import run
 from builders.core.runner import StageResult
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.settings import GraceKTOSettings
@@ -127,11 +128,11 @@ def _parts(config: GraceKTOSettings, folder: Path, random_weights: bool) -> Iter
 
 def _build(config: GraceKTOSettings, stage: str, start: str | None) -> StageResult:
     """Build one stage; what stands above it is there already."""
-    from training.pipelines import build
+    from training.grace_kto.pipeline import GRACE_KTO
 
     if stage == "policy" and start is not None:  # trains on the weights made from what took the samples' place
         start = f"{config.local_namespace}/{config.name}-weights@round-001"
-    return build(config, stage, start=start if stage not in ("seed", "sft", "generate") else None)[-1]
+    return run(GRACE_KTO, config, stage, start=start if stage not in ("seed", "sft", "generate") else None)[-1]
 
 
 def _held(config: GraceKTOSettings, store: Store) -> Any:
