@@ -3,7 +3,7 @@
 Each measurement runs in a process of its own: three steps of weighted KTO (full and LoRA), perplexity of texts, and
 sampling with the engine `transformers`; all on one thread of the CPU in float32. Seconds are the CPU's, which other
 programs do not lengthen much. Memory is the growth of the process's peak over what it held with all libraries imported.
-Time is predicted from the FLOP/s of one layer's matrix products with their gradients and the bytes/s of a product
+Time is predicted from the FLOP/s of one layer's matrix products and the bytes/s of a product
 number by number, both measured in the same process right before and after.
 
     python scripts/bench_plan.py
@@ -124,13 +124,14 @@ def measured(model: Path, work: str) -> dict[str, Any]:
 
     shape = shape_of("model", find_config(str(model), Store(model / "store")))
     rows = SLOTS if work == "sampling" else ROWS * WORDS  # of a matrix product
-    machine = [speeds(shape, rows)]
+    gradients = work in ("full", "lora")
+    machine = [speeds(shape, rows, gradients=gradients)]
     # The calibration's tensors are gone; their memory may still be the process's, to be used again.
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     found = WORK[work](model, shape)
     memory = resident("VmHWM") - before
-    machine.append(speeds(shape, rows))
+    machine.append(speeds(shape, rows, gradients=gradients))
     flops, bandwidth = (statistics.mean(pair) for pair in zip(*machine, strict=True))
     planned = found.pop("planned")(flops, bandwidth)
     return {"parameters": shape.total, "memory": memory, "flops": flops, "bandwidth": bandwidth, **found, **planned}
@@ -151,12 +152,13 @@ def resident(field: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
-def speeds(shape: Any, rows: int) -> tuple[float, float]:
-    """FLOP/s of all products of a layer with their two gradients, and bytes/s of a product into new memory.
+def speeds(shape: Any, rows: int, *, gradients: bool) -> tuple[float, float]:
+    """FLOP/s of all products of a layer, with their two gradients if so asked, and bytes/s of one into new memory.
 
     Args:
         shape: the model.
         rows: tokens that are multiplied together.
+        gradients: whether the work has a backward pass.
     """
     import torch
 
@@ -169,12 +171,13 @@ def speeds(shape: Any, rows: int) -> tuple[float, float]:
         began = time.process_time()
         for states, weight, gradient in operands:
             states @ weight.T
-            gradient @ weight
-            gradient.T @ states
+            if gradients:
+                gradient @ weight
+                gradient.T @ states
         middle = time.process_time()
         for _ in range(4):
             block * other
-        rates[0].append(6 * rows * sum(a * b for a, b in layers) / (middle - began))
+        rates[0].append((6 if gradients else 2) * rows * sum(a * b for a, b in layers) / (middle - began))
         rates[1].append(4 * 3 * block.nbytes / (time.process_time() - middle))
     return statistics.median(rates[0]), statistics.median(rates[1])
 

@@ -115,18 +115,19 @@ def decode_seconds(
     steps = use.rows * use.written / slots
     prompts = use.distinct * forward_flops(shape, use.prompt, head=1) / rate
     context = use.prompt + use.written / 2
-    moved: float = (shape.total if not shape.tied else shape.layers + shape.embedding) * width
-    keys = slots * context * cache_bytes(shape, width).value
+    weights = (shape.total if not shape.tied else shape.layers + shape.embedding) * width
+    rest = slots * (context * cache_bytes(shape, width).value + shape.vocabulary * CHOICE_BYTES)
     arithmetic = slots * (2 * shape.multiplied + 4 * shape.depth * shape.attention * context)
-    moved += slots * shape.vocabulary * CHOICE_BYTES
     overhead = 0.0 if isinstance(engine, VllmEngineSettings) else shape.depth * LAYER_SECONDS
-    # On a CPU reading and computing do not overlap as well as on a GPU, whose slower part decides.
-    parts = ((moved + keys) / speed, arithmetic / rate)
-    each = overhead + (sum(parts) if machine.device == "cpu" else max(parts))
+    # A product lasts as long as its reading or its computing does, the longer of the two. On a GPU the rest goes on
+    # meanwhile, on a CPU after it.
+    on_cpu = machine.device == "cpu"
+    each = max((weights if on_cpu else weights + rest) / speed, arithmetic / rate)
+    each += overhead + (rest / speed if on_cpu else 0.0)
     return Amount(
         prompts + steps * each,
         f"{use.rows:,} rows × {use.written:,.0f} tokens in {steps:,.0f} steps of {slots:,.0f} rows: "
-        f"{each * 1e3:,.2f} ms (read {(moved + keys) / 1e9:,.2f} GB, {arithmetic:,.3g} FLOP) "
+        f"{each * 1e3:,.2f} ms (read {(weights + rest) / 1e9:,.2f} GB, {arithmetic:,.3g} FLOP) "
         f"+ prompts {prompts:,.0f} s",
     )
 

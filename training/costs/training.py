@@ -249,6 +249,11 @@ def row_work(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, 
     width = width_of(settings, zero, bf16=step.bf16)
     kept = shape.depth * step.tokens * layer_bytes(shape, sizes, settings, step, width).value
     moved = ((1 + again + extra) * PASSES_FORWARD + PASSES_BACKWARD) * kept
+    if not full:  # an adapter reads its layer's input and output, adds to the output, and does so for the gradients
+        inputs = sizes.inputs
+        outputs = sizes.adapter / settings.lora_rank - inputs
+        both = (1 + again + extra) * (inputs + 4 * outputs) + 3 * inputs + 2 * outputs
+        moved += step.tokens * both * (2 if step.bf16 else 4)
     if step.device == "cpu" and not is_direct(shape, step):
         ahead, back = CPU_HEAD_BYTES
         moved += labelled * shape.vocabulary * ((1 + extra) * ahead + back)
