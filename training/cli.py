@@ -258,29 +258,6 @@ def loop(
 
 
 @app.command(
-    epilog=examples("grace rehearse", "grace rehearse --config qwen2.5-7b --random-weights", "grace rehearse --json")
-)
-def rehearse(
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Models of the same shapes, nothing downloaded.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run every stage and training once, on two queries, in a throw-away store; measure and project."""
-    with one_line_errors():
-        settings = load_settings(config, overrides, store)
-        from builders.report import as_json as machine
-        from builders.report import console
-        from training.pipelines import rehearse as rehearse_run
-
-        found = rehearse_run(settings, random_weights=random_weights)
-        machine.print_json(machine.rehearsed(found)) if as_json else console.print_rehearsal(found)
-
-
-@app.command(
     epilog=examples(
         "grace evaluate",
         "grace evaluate sft local/tiny-policy@round-002",

@@ -1,4 +1,4 @@
-"""The commands that build nothing: `plan`, `status`, `verify`, `lineage`, `diff`, and `init` and `config`.
+"""The commands that leave the store as it is: plan, rehearse, status, verify, lineage, diff, init and config.
 
 They are part of `grace` (training/cli.py), and import what they need when they run, so that `grace --help` stays fast.
 """
@@ -56,6 +56,29 @@ def plan_command(
 
         found = plan_costs(settings)
         machine.print_json(machine.costs(found)) if as_json else console.print_costs(found)
+
+
+@app.command(
+    epilog=examples("grace rehearse", "grace rehearse --config qwen2.5-7b --random-weights", "grace rehearse --json")
+)
+def rehearse(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Models of the same shapes, nothing downloaded.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every stage and training once, on two queries, in a throw-away store; measure and project."""
+    with one_line_errors():
+        settings = load_settings(config, overrides, store)
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import rehearse as rehearse_run
+
+        found = rehearse_run(settings, random_weights=random_weights)
+        machine.print_json(machine.rehearsed(found)) if as_json else console.print_rehearsal(found)
 
 
 @app.command("verify", epilog=examples("grace verify local/tiny-weights", "grace verify alice/demo-weights@round-001"))
