@@ -6,6 +6,7 @@ import pytest
 from tiny_store import copy_store, small_config
 
 from builders.core.models import ModelFinder, load_engine_for, load_window
+from builders.settings.context import ContextSettings
 from builders.store.store import Store
 from training.pipelines import build
 
@@ -37,7 +38,7 @@ def test_every_stage_has_the_same_digest(
 def test_planning_knows_the_window_without_the_model(causal_lm_dir: Path, tmp_path: Path) -> None:
     model = ModelFinder(Store(tmp_path)).find(str(causal_lm_dir))
     for window in (None, 100):
-        settings = small_config(tmp_path).engines.policy.model_copy(update={"context_window": window})
+        settings = small_config(tmp_path).engines.policy.model_copy(update={"context": ContextSettings(window=window)})
         engine, found = load_engine_for(settings, model), load_window(settings, model)
         assert found.context_window == engine.context_window
         assert found.tokenizer.get_vocab() == engine.tokenizer.get_vocab()
