@@ -60,11 +60,16 @@ def stuck_once(notes: Path, context: Context[Any], shard: Shard) -> ShardResult:
 
 
 def stuck_on_node(notes: Path, context: Context[Any], shard: Shard) -> ShardResult:
-    """The rows; on the node whose raylet the notes name, no shard ends."""
+    """The rows; on the node whose raylet the notes name, no shard ends, and elsewhere none before one begins there."""
     note(notes, shard)
-    if (notes / "node").read_text() == str(os.getppid()):
+    node = (notes / "node").read_text()
+    if node == str(os.getppid()):
         time.sleep(600)
-    time.sleep(0.1)
+    deadline = time.monotonic() + 200  # the node's worker may start long after the others
+    while time.monotonic() < deadline and not any(
+        line.split()[1] == node for file in notes.glob("[0-9]*") for line in file.read_text().splitlines()
+    ):
+        time.sleep(0.05)
     return ShardResult(pl.DataFrame({"number": range(shard.spec, shard.spec + 10)}), {"read": 10})
 
 

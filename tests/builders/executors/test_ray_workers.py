@@ -80,7 +80,7 @@ def test_a_lost_node_costs_the_shard_in_hand(tmp_path: Path, cluster: Any, execu
         def all_begun() -> bool:
             return all(attempts(notes, s.index) for s in SHARDS) and raylet(doomed) in parents(notes)
 
-        killer = once(all_begun, lambda: cluster.remove_node(doomed, allow_graceful=False))
+        killer = once(all_begun, lambda: cluster.remove_node(doomed, allow_graceful=False), seconds=240)
         assert made_by(stuck_on_node, tmp_path / "lost", found) == alone
         killer.join()
     assert len(parents(notes)) > 1
