@@ -193,8 +193,9 @@ def execute(words: Sequence[str], folder: Path) -> tuple[int, str, str]:
     if hangs:
         process.kill()
         process.join()
-    out, err = (_take(folder / name) for name in (".out", ".err"))
-    return (-1 if hangs else process.exitcode or 0), out, err
+    out, err, status = (_take(folder / name) for name in (".out", ".err", ".status"))
+    # The child's own word: the fork server now and then loses a status, and says 255.
+    return (-1 if hangs else int(status or process.exitcode or 0)), out, err
 
 
 def _child(words: list[str], folder: Path) -> None:
@@ -217,6 +218,8 @@ def _child(words: list[str], folder: Path) -> None:
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.stderr.flush()
+    with contextlib.suppress(OSError):  # as where no file may grow
+        (folder / ".status").write_text(str(status))
     os._exit(status)
 
 
