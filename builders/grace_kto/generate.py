@@ -74,8 +74,8 @@ def plan(context: GenerateContext) -> list[Shard]:
             break  # further prompts are as long
         wave = further(settings.queries - found.kept.height, found.kept.height, asked)
     if found.kept.height < settings.queries:
-        message = exhausted(found.kept.height, settings.queries, found.counts)
-        raise UserError(message + unread_in(asking.work, "no query was"))
+        message = exhausted(found.kept.height, settings.queries, found.counts) + unread_in(asking.work, "no query was")
+        raise UserError(message) if nothing_was_asked(found.counts) else TooFewQueries(message)
     # The last wave may bring more than is missing.
     found.counts["dropped.surplus"] += found.kept.height - settings.queries
     counts = {reason: n for reason, n in found.counts.items() if n}
@@ -302,11 +302,20 @@ def usable(read: Parsed, max_chars: int, language: str, counts: Counter[str]) ->
     return kept
 
 
+class TooFewQueries(UserError):
+    """The policy has replied, and its replies hold too few queries that can be used."""
+
+
+def nothing_was_asked(counts: Mapping[str, int]) -> bool:
+    """Whether no prompt fitted the policy's context window."""
+    return counts.get(f"dropped.{OVER_WINDOW}", 0) == counts["read"]
+
+
 def exhausted(got: int, wanted: int, counts: Mapping[str, int]) -> str:
     """Return the message for a round whose attempts are spent."""
     reasons = {key.removeprefix("dropped."): n for key, n in sorted(counts.items()) if key.startswith("dropped.") and n}
     dropped = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-    if reasons.get(OVER_WINDOW) == counts["read"]:
+    if nothing_was_asked(counts):
         return (
             f"query generation: no prompt fits the policy's context window, not even with one example and "
             f"generate.max_new_tokens for the reply ({counts['read']} were tried); lower generate.max_new_tokens or "

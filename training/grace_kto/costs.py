@@ -12,7 +12,7 @@ from builders.core.costs import Cost, CostPlan, Unit
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.engines import LocalEngineSettings, OpenAIEngineSettings
 from builders.store.store import Store
-from training.costs.fitting import require_fit
+from training.costs.fitting import require_fit, sampling_fault, scoring_fault
 from training.costs.hardware import Machine, machine_of
 from training.costs.inference import (
     Sampling,
@@ -166,8 +166,6 @@ def _use(run: Run, engine: LocalEngineSettings) -> Sampling:
 
 def _sampling_memory(run: Run) -> tuple[dict[str, Amount], str | None]:
     """Bytes of sampling by part, and what is wrong with them."""
-    from training.costs.fitting import sampling_fault
-
     engine, machine, width = _engine(run)
     shape, use = run.shape("policy"), _use(run, engine)
     return sampling_memory(shape, engine, use, machine, width), sampling_fault(shape, engine, use, machine, width)
@@ -175,8 +173,6 @@ def _sampling_memory(run: Run) -> tuple[dict[str, Amount], str | None]:
 
 def _scoring_memory(run: Run) -> Iterator[tuple[str, dict[str, Amount], str | None]]:
     """Bytes of each scorer by part, and of all together, since they are held at the same time."""
-    from training.costs.fitting import scoring_fault
-
     score = run.config.score
     machine = run.local(score.device)
     width = _width(score.dtype, machine)

@@ -21,6 +21,7 @@ from builders.core.draws import query_id
 from builders.core.run import run
 from builders.core.runner import StageResult
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
+from builders.grace_kto.generate import TooFewQueries
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.engines import OpenAIEngineSettings
 from builders.store.columns import frame_of
@@ -33,7 +34,6 @@ from training.costs.hardware import machine_of
 from training.grace_kto.planned import Run
 
 TOKENS = 48  # that a reply and a response have at most
-ROLES = ("base", "policy", "general", "domain", "relevance")
 DOCUMENTS = {
     "Please write a short report on the trade of a harbour.": (
         "<summary>The report treats the trade of a harbour.</summary><outline>1. Growth\n2. Prices</outline>"
@@ -113,9 +113,7 @@ def _parts(config: GraceKTOSettings, folder: Path, random_weights: bool) -> Iter
         with _Watch() as watch:
             try:
                 result = _build(tiny, stage, start)
-            except UserError as error:
-                if stage != "generate" or "attempts" not in str(error):
-                    raise
+            except TooFewQueries:
                 start, note = _queries(folder), "the policy's replies hold no queries: the seeds' go on"
         if stage == "sample" and not result.revision.scan().select("matched").collect()["matched"].any():
             start, note = _groups(folder), "no response has the tagged form: two documents stand for responses"
@@ -136,11 +134,16 @@ def _build(config: GraceKTOSettings, stage: str, start: str | None) -> StageResu
     return run(GRACE_KTO, config, stage, start=start if stage not in ("seed", "sft", "generate") else None)[-1]
 
 
+def _names(config: GraceKTOSettings) -> dict[str, str]:
+    """Return the models that the configuration names, by role."""
+    found = {role: getattr(config.models, role) for role in type(config.models).model_fields}
+    return {role: name for role, name in found.items() if name is not None}
+
+
 def _held(config: GraceKTOSettings, store: Store) -> Any:
     """Return the models' section in which models of the run's store are folders: the rehearsal's store is empty."""
     found = {}
-    for role in ROLES:
-        name = getattr(config.models, role)
+    for role, name in _names(config).items():
         repo, _, revision = name.partition("@")
         held = store.find(repo, revision or "main", "model") if REPO.fullmatch(repo) else None
         found[role] = name if held is None or not (held.path / "config.json").is_file() else str(held.path)
@@ -151,7 +154,7 @@ def _random(config: GraceKTOSettings, store: Store, folder: Path) -> Any:
     """Return the models' section with folders of random models, one for each name."""
     from training.random_models import random_model
 
-    names = {role: getattr(config.models, role) for role in ROLES}
+    names = _names(config)
     made = {
         name: str(random_model(name, store, folder / f"model-{number}"))
         for number, name in enumerate(dict.fromkeys(names.values()))

@@ -12,7 +12,10 @@ from scorers.errors import UserError
 
 
 def test_a_worker_that_sees_the_folder(tmp_path: Path) -> None:
-    require_shared(mark(tmp_path), [tmp_path])
+    made = mark(tmp_path)
+    require_shared(made, [tmp_path])
+    # A worker that comes later compares with the same mark: checking leaves it as it is.
+    assert (tmp_path / ".shared").read_text() == made.token
 
 
 @pytest.mark.parametrize("what", ["missing", "another of its name"])

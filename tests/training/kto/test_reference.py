@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,11 @@ from kto_trainers import (
     lora_config,
     make_dataset,
     row_names,
-    trainer_on,
     weights_frame,
 )
 
 from scorers.errors import UserError
 from training.kto.tokens import tokenized
-
-
-@pytest.fixture
-def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
-    return partial(trainer_on, causal_lm_dir, tmp_path)
 
 
 def test_no_tensor_of_a_batch_is_kept(causal_lm_dir: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 Learning rates here are far above practice, so that a difference would show within a few steps.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,10 @@ from kto_trainers import (
     lora_config,
     make_dataset,
     row_names,
-    trainer_on,
     weights_frame,
 )
 
 from scorers.errors import UserError
-
-
-@pytest.fixture
-def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
-    return partial(trainer_on, causal_lm_dir, tmp_path)
-
 
 # The update is the gradient itself, so a wrong normalisation shows in the parameters.
 PLAIN_SGD = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kto_trainers import COMMON
 
 from scorers.errors import UserError
 
@@ -30,19 +31,7 @@ def plain_rows(form: Any = "messages", rows: Any = 16, weights: Any = True, seed
     return Dataset.from_dict(columns)
 
 
-COMMON: dict[str, Any] = {
-    "max_steps": 2,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 1e-3,
-    "bf16": False,
-    "use_cpu": True,
-    "report_to": "none",
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "seed": 0,
-    "dataloader_pin_memory": False,
-}
+OPTIONS: dict[str, Any] = COMMON | {"max_steps": 2, "per_device_train_batch_size": 4, "seed": 0, "beta": 0.1}
 AS_TRL = {"lambda_positive": 1.0, "lambda_negative": 1.0, "mu": 0.0, "beta": 0.1, "learning_rate_end": 1e-3}
 
 
@@ -53,7 +42,7 @@ def make_trainer(causal_lm_dir: Path, tmp_path: Path) -> Any:
 
         return GraceKTOTrainer(
             model=str(causal_lm_dir) if model is None else model,
-            args=GraceKTOConfig(str(tmp_path / "ours"), **(COMMON | (options or {}))),
+            args=GraceKTOConfig(str(tmp_path / "ours"), **(OPTIONS | (options or {}))),
             train_dataset=plain_rows() if rows is None else rows,
             **arguments,
         )
@@ -151,7 +140,7 @@ def test_a_peft_model_as_in_trl_with_reference_round(
     ours.train()
     stock = KTOTrainer(
         adapted(load()),
-        args=KTOConfig(str(tmp_path / "stock"), max_length=None, lr_scheduler_type="constant", **COMMON),
+        args=KTOConfig(str(tmp_path / "stock"), max_length=None, lr_scheduler_type="constant", **OPTIONS),
         train_dataset=rows.select(order_rows([f"row {i}" for i in range(len(rows))], 4, 0)),
         processing_class=tokenizer,
     )
@@ -206,13 +195,13 @@ def test_the_tokenizer_and_the_window_come_from_the_model_object(make_trainer: A
 def test_the_arguments_stay_as_given(make_trainer: Any, causal_lm_dir: Path, tmp_path: Path) -> None:
     from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 
-    args = GraceKTOConfig(str(tmp_path / "x"), max_length=100, **COMMON)
+    args = GraceKTOConfig(str(tmp_path / "x"), max_length=100, **OPTIONS)
     GraceKTOTrainer(causal_lm_dir, args, plain_rows())
     assert args.max_length == 100
     with pytest.raises(UserError, match="args is a KTOConfig"):
         from trl import KTOConfig
 
-        GraceKTOTrainer(causal_lm_dir, KTOConfig(str(tmp_path / "x"), **COMMON), plain_rows())
+        GraceKTOTrainer(causal_lm_dir, KTOConfig(str(tmp_path / "x"), **OPTIONS), plain_rows())
 
 
 @pytest.mark.parametrize("form", ["messages", "text"])
@@ -227,7 +216,7 @@ def test_a_plain_dataset_equals_trl(form: Any, make_trainer: Any, causal_lm_dir:
     evaluation = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
     ours = make_trainer(rows=rows, options=AS_TRL | evaluation, eval_dataset=held_out)
     ours.train()
-    arguments = COMMON | evaluation | {"max_length": None, "lr_scheduler_type": "constant"}
+    arguments = OPTIONS | evaluation | {"max_length": None, "lr_scheduler_type": "constant"}
     stock = KTOTrainer(
         str(causal_lm_dir),
         args=KTOConfig(str(tmp_path / "stock"), **arguments),
@@ -292,4 +281,4 @@ def test_an_order_of_rows_that_would_undo_ours_is_refused(tmp_path: Path) -> Non
     from training.kto.config import GraceKTOConfig
 
     with pytest.raises(UserError, match=r"train_sampling_strategy is 'random'.*leave it at sequential"):
-        GraceKTOConfig(str(tmp_path), train_sampling_strategy="random", **COMMON)
+        GraceKTOConfig(str(tmp_path), train_sampling_strategy="random", **OPTIONS)
