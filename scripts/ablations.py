@@ -51,7 +51,7 @@ def main() -> None:
         name: [Run(world, f"ablation {name}", (ROUNDS, *settings)) for world in options.worlds]
         for name, settings in CHANGES.items()
     }
-    found = results(options.folder, [run for own in runs.values() for run in own], options.jobs)
+    found = results(options.results, options.folder, [run for own in runs.values() for run in own], options.jobs)
     methods = {name: [found[run] for run in own] for name, own in runs.items()}
     lines, ranks = table(methods)
     compared = differences(methods, ranks, BASE)

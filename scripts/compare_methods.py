@@ -28,6 +28,7 @@ RANKED = ("L", "E", "P median", "R_s", "R_d")  # the mean of P over documents is
 OTHERS = ("matched", "ppl_D median", "grammaticality", "on_topic", "duplicate_sentences", "heading_coverage")
 LOW_IS_BETTER = ("ppl_D median", "duplicate_sentences")
 TOTAL = 256  # queries of a run over all its rounds
+MOST = 128  # rounds: 16 responses each, one step
 CHOSEN_ON = 3  # worlds
 PAPER = (
     "calibrate.coefficients={length: 1.0, diversity: 1.0}",
@@ -56,7 +57,7 @@ class Setting:
     method: str
     kind: str
     rounds: int
-    rate: int = 1
+    rate: int
 
     @property
     def learning_rate(self) -> str:
@@ -82,17 +83,18 @@ class Setting:
         """The settings next to it: half and twice the rate and, of a semi-online method, the rounds."""
         found = [replace(self, rate=self.rate + step) for step in (-1, 1)]
         if self.rounds > 1:
-            found += [replace(self, rounds=n) for n in (self.rounds // 2, self.rounds * 2) if 1 < n <= TOTAL // 8]
+            found += [replace(self, rounds=n) for n in (self.rounds // 2, self.rounds * 2) if 1 < n <= MOST]
         return found
 
 
 STARTS = (
-    Setting("KTO, offline", "kto", 1),
-    Setting("KTO, semi-online", "kto", 8),
-    Setting("GRACE-KTO, offline", "grace", 1),
-    Setting("GRACE-KTO, semi-online", "grace", 8),
-    Setting("GRACE-KTO as in tiny, semi-online", "tiny", 8),
+    Setting("KTO, offline", "kto", 1, 2),
+    Setting("KTO, semi-online", "kto", 16, 2),
+    Setting("GRACE-KTO, offline", "grace", 1, 0),
+    Setting("GRACE-KTO, semi-online", "grace", 32, 1),
+    Setting("GRACE-KTO as in tiny, semi-online", "tiny", 16, 2),
 )
+"""Where the search begins: the best that an earlier one of 32 settings, from 2e-4 and 8 rounds, had come to."""
 BASES = (STARTS[-2].method, STARTS[-1].method)
 """The methods from which the others' differences are shown; the figure shows those from the first."""
 SFT = "SFT"
@@ -119,7 +121,9 @@ def best(tried: Mapping[Setting, Sequence[Result]]) -> Setting:
     return settings[means.index(min(means))]
 
 
-def choose(folder: Path, worlds: Sequence[int], jobs: int) -> tuple[list[Setting], dict[Setting, list[Result]]]:
+def choose(
+    kept: Path, folder: Path, worlds: Sequence[int], jobs: int
+) -> tuple[list[Setting], dict[Setting, list[Result]]]:
     """Choose the settings of every method: from each start to the best neighbour, until none is better.
 
     Returns:
@@ -130,7 +134,7 @@ def choose(folder: Path, worlds: Sequence[int], jobs: int) -> tuple[list[Setting
     chosen: dict[str, Setting] = {}
     while waiting:
         wanted = [setting for settings in waiting.values() for setting in settings if setting not in tried]
-        found = results(folder, [setting.run(world) for world in worlds for setting in wanted], jobs)
+        found = results(kept, folder, [setting.run(world) for world in worlds for setting in wanted], jobs)
         for setting in wanted:
             tried[setting] = [found[setting.run(world)] for world in worlds]
         for method in list(waiting):
@@ -255,10 +259,10 @@ def main() -> None:
     """Choose, run, and write table, figure and JSON."""
     options = parser_of(__doc__, "0-9").parse_args()
     began = time.monotonic()
-    chosen, tried = choose(options.folder, options.worlds[:CHOSEN_ON], options.jobs)
+    chosen, tried = choose(options.results, options.folder, options.worlds[:CHOSEN_ON], options.jobs)
     runs = {SFT: [Run(world, "sft") for world in options.worlds]}
     runs |= {setting.method: [setting.run(world) for world in options.worlds] for setting in chosen}
-    found = results(options.folder, [run for own in runs.values() for run in own], options.jobs)
+    found = results(options.results, options.folder, [run for own in runs.values() for run in own], options.jobs)
     methods = {method: [found[run] for run in own] for method, own in runs.items()}
     lines, ranks = table(methods)
     compared = {base: differences(methods, ranks, base) for base in BASES}

@@ -60,10 +60,10 @@ def main() -> None:
     options = parser.parse_args()
     wanted = [Run(w, f"demo-{n}", (f"threads={n}",)) for n in options.threads for w in options.worlds]
     firsts = {world: Run(world, "sft") for world in options.worlds}
-    found = results(options.folder, firsts.values(), options.jobs)
+    found = results(options.results, options.folder, firsts.values(), options.jobs)
     for count in options.threads:
         own = [run for run in wanted if run.name == f"demo-{count}"]
-        found |= results(options.folder, own, max(1, options.jobs // count))
+        found |= results(options.results, options.folder, own, max(1, options.jobs // count))
     rows = rows_of([found[firsts[run.world]] for run in wanted], [found[run] for run in wanted])
     threads = " and ".join(map(str, options.threads))
     note = (

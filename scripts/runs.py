@@ -2,9 +2,10 @@
 
 A run is a world and the settings that differ from the preset tiny. Worlds with their first policies are made once; each
 run trains in a copy of its world's store and is evaluated on two sets of held-out queries: `choice`, on which settings
-are chosen, and `test`, of which is reported. The result is one JSON file a run, so that a rerun goes on where the last
-one stopped; a run that was stopped half-way goes on in its store. Files of other settings, the preset's included, or of
-another version of the world are made anew.
+are chosen, and `test`, of which is reported. The results are lines of one file, `docs/runs.jsonl`, so that the figures
+behind a table can be read, and a rerun goes on where the last one stopped, on this machine or another; a run that was
+stopped half-way goes on in its store. Results of other settings, the preset's included, or of another version of the
+world are made anew.
 """
 
 import argparse
@@ -67,11 +68,12 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
+def results(kept: Path, folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
     """Do what is missing of some runs, several at a time, and return the results of all.
 
     Args:
-        folder: where worlds, stores and results are kept.
+        kept: the file of results, a line of JSON each, to which those that are made are added.
+        folder: where worlds and the stores of unfinished runs are kept.
         runs: the runs.
         jobs: processes, of one thread each.
 
@@ -81,27 +83,40 @@ def results(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, Result]:
         it ended with is the one evaluated.
     """
     runs = list(dict.fromkeys(runs))
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    missing = [run for run in runs if _kept(folder, run) is None]
-    worlds = sorted({run.world for run in missing if not _is_whole(folder, run.world)})
+    made = _read(kept)
+    missing = [run for run in runs if run.recipe not in made]
     if missing:
-        # A fresh process each, since what trainings leave in memory adds up: a fork of one that has made the imports.
-        forks = get_context("forkserver")
-        forks.set_forkserver_preload(["scripts.imports"])
-        with forks.Pool(jobs, maxtasksperchild=1) as pool:
-            _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
-            _finish(pool.imap_unordered(partial(do, folder), missing), len(missing))
-    found = {run: _kept(folder, run) for run in runs}
-    return {run: result for run, result in found.items() if result is not None}
+        _make(kept, folder, missing, jobs)
+        made = _read(kept)
+    return {run: made[run.recipe] for run in runs}
 
 
-def _kept(folder: Path, run: Run) -> Result | None:
-    """The result of a run with these very settings; None where there is none."""
-    try:
-        result: Result = json.loads(_file(folder, run).read_bytes())
-    except FileNotFoundError:
-        return None
-    return result if result.get("recipe") == run.recipe else None
+def _make(kept: Path, folder: Path, missing: Sequence[Run], jobs: int) -> None:
+    """Do runs, and before them the worlds that they need."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    worlds = sorted({run.world for run in missing if not _is_whole(folder, run.world)})
+    # A fresh process each, since what trainings leave in memory adds up: a fork of one that has made the imports.
+    forks = get_context("forkserver")
+    forks.set_forkserver_preload(["scripts.imports"])
+    with forks.Pool(jobs, maxtasksperchild=1) as pool:
+        _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
+        _finish(pool.imap_unordered(partial(do, kept, folder), missing), len(missing))
+
+
+def _read(kept: Path) -> dict[str, Result]:
+    """The results by recipe."""
+    if not kept.exists():
+        return {}
+    with kept.open(encoding="utf-8") as lines:
+        return {result["recipe"]: result for result in map(json.loads, lines)}
+
+
+def _add(kept: Path, result: Result) -> None:
+    """Add a result as a line, in one write, since several processes do so."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(result, ensure_ascii=False) + "\n"
+    with kept.open("ab", buffering=0) as file:
+        file.write(line.encode())
 
 
 def _is_whole(folder: Path, world: int) -> bool:
@@ -132,8 +147,8 @@ def make_world(folder: Path, world: int) -> tuple[str, float]:
     return f"world {world}", time.monotonic() - began
 
 
-def do(folder: Path, run: Run) -> tuple[str, float]:
-    """Train and evaluate a run, and write its result; what that was, and the seconds that it took."""
+def do(kept: Path, folder: Path, run: Run) -> tuple[str, float]:
+    """Train and evaluate a run, and add its result; what that was, and the seconds that it took."""
     quiet_libraries()
     from training import run_loop
 
@@ -158,11 +173,7 @@ def do(folder: Path, run: Run) -> tuple[str, float]:
     found = {part: evaluation(store, run.world, run.settings, part, policies) for part in PARTS}
     seconds = time.monotonic() - began
     made = {"recipe": run.recipe, "settings": run.settings, "seconds": seconds, "ended": ended}
-    record = {"world": run.world, "name": run.name, **made, **found}
-    file = _file(folder, run)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    file.with_suffix(".part").rename(file)
+    _add(kept, {"world": run.world, "name": run.name, **made, **found})
     shutil.rmtree(store)
     return f"world {run.world}, {run.name}{f', ended early ({ended})' if ended else ''}", seconds
 
@@ -206,11 +217,6 @@ def _world(folder: Path, world: int) -> Path:
     return folder / f"world-{world}"
 
 
-def _file(folder: Path, run: Run) -> Path:
-    """The file of a run's result."""
-    return folder / "results" / str(run.world) / f"{run.name}.json"
-
-
 def parser_of(description: str | None, worlds: str) -> argparse.ArgumentParser:
     """A parser with the options that all scripts over worlds have.
 
@@ -221,7 +227,8 @@ def parser_of(description: str | None, worlds: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=seeds_of, default=worlds, help=f"seeds of the worlds, such as {worlds}")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
-    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="kept between calls")
+    parser.add_argument("--folder", type=Path, default=Path(".grace/experiments"), help="of worlds and their stores")
+    parser.add_argument("--results", type=Path, default=Path("docs/runs.jsonl"), help="results of all runs")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the tables")
     return parser
 

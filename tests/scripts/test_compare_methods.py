@@ -11,7 +11,6 @@ from scipy import stats
 from scripts import compare_methods
 from scripts.compare_methods import (
     RANKED,
-    STARTS,
     Setting,
     average_ranks,
     best,
@@ -75,22 +74,22 @@ def test_better_and_worse_than_the_first_policy() -> None:
 
 
 def test_settings_and_their_neighbours() -> None:
-    offline, semi = STARTS[0], STARTS[1]
+    offline, semi = Setting("x", "kto", 1, rate=1), Setting("y", "kto", 8, rate=1)
     assert (offline.name, semi.name) == ("kto-1x256-0.0002", "kto-8x32-0.0002")
     assert [s.name for s in offline.neighbours()] == ["kto-1x256-0.0001", "kto-1x256-0.0004"]
     assert {s.name for s in semi.neighbours()} == {
         "kto-8x32-0.0001", "kto-8x32-0.0004", "kto-4x64-0.0002", "kto-16x16-0.0002"
     }  # fmt: skip
-    most = Setting("x", "grace", 32, rate=-2)
-    assert {s.rounds for s in most.neighbours()} == {16, 32} and most.learning_rate == "0.000025"
-    assert "loop.rounds=32" in most.run(3).settings and "generate.queries=8" in most.run(3).settings
+    most = Setting("x", "grace", 128, rate=-2)
+    assert {s.rounds for s in most.neighbours()} == {64, 128} and most.learning_rate == "0.000025"
+    assert "loop.rounds=128" in most.run(3).settings and "generate.queries=2" in most.run(3).settings
 
 
 def test_the_choice_lies_at_no_edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a known optimum, 8e-4 offline and 1e-4 with 16 rounds, the search ends there and has tried all around it."""
     asked: list[Run] = []
 
-    def known(folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, dict[str, Any]]:
+    def known(kept: Path, folder: Path, runs: Iterable[Run], jobs: int) -> dict[Run, dict[str, Any]]:
         found = {}
         for run in runs:
             asked.append(run)
@@ -102,7 +101,7 @@ def test_the_choice_lies_at_no_edge(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         return found
 
     monkeypatch.setattr(compare_methods, "results", known)
-    chosen, tried = choose(tmp_path, [0, 1], 1)
+    chosen, tried = choose(tmp_path / "runs.jsonl", tmp_path, [0, 1], 1)
     assert [setting.name for setting in chosen] == [
         "kto-1x256-0.0008", "kto-16x16-0.0001", "grace-1x256-0.0008", "grace-16x16-0.0001", "tiny-16x16-0.0001"
     ]  # fmt: skip

@@ -1,6 +1,5 @@
 """Which kept results of runs are taken, and which are made anew."""
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,24 +15,25 @@ from training.world.stages import VERSION
 RUN = Run(3, "mine", ("train.mu=0.25",))
 
 
-def keep(folder: Path, made: str) -> None:
-    file = folder / "results" / "3" / "mine.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"recipe": made, "seconds": 1.0}))
-
-
 def test_a_result_of_these_settings_is_taken(tmp_path: Path) -> None:
-    keep(tmp_path, RUN.recipe)
-    assert results(tmp_path, [RUN, RUN], jobs=1)[RUN]["seconds"] == 1.0
+    kept = tmp_path / "docs" / "runs.jsonl"
+    for recipe, seconds in (("another", 2.0), (RUN.recipe, 1.0)):
+        runs._add(kept, {"recipe": recipe, "seconds": seconds})
+    assert results(kept, tmp_path, [RUN, RUN], jobs=1)[RUN]["seconds"] == 1.0
 
 
 @pytest.mark.parametrize(
     "other",
     ["", *(Run(*other).recipe for other in ((4, "mine", RUN.settings), (3, "mine"), (3, "mine", ("train.mu=0.2",))))],
 )
-def test_a_result_of_other_settings_is_not(other: str, tmp_path: Path) -> None:
-    keep(tmp_path, other)
-    assert runs._kept(tmp_path, RUN) is None
+def test_a_result_of_other_settings_is_not(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "runs.jsonl"
+    runs._add(kept, {"recipe": other, "seconds": 1.0})
+    wanted: list[Run] = []
+    monkeypatch.setattr(runs, "_make", lambda kept, folder, missing, jobs: wanted.extend(missing))
+    with pytest.raises(KeyError):
+        results(kept, tmp_path, [RUN], jobs=1)
+    assert wanted == [RUN]
 
 
 def test_another_version_of_the_world_is_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
