@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scorers.batching import by_length
 from scorers.context import stretch
 from scorers.errors import UserError
+from scorers.gpu_memory import BatchSize
 from scorers.model_loading import (
     attention_for,
     load_error,
@@ -115,7 +116,8 @@ class Perplexity:
                 f"{CONTEXT}.window is {self.window} tokens, and {len(self._prefix)} of them stands before every text "
                 f"of model {self._name}; set it to at least {least}"
             )
-        self._tokens_per_batch = 0 if _rope_depends_on_length(config) else tokens_per_batch  # 0: one text at a time
+        self._one_by_one = _rope_depends_on_length(config)
+        self._batch = BatchSize(tokens_per_batch, "score.tokens_per_batch")
         self._model.to(device).eval()
         self._decoder = self._model.get_decoder()
         self._head = self._model.get_output_embeddings()
@@ -130,22 +132,33 @@ class Perplexity:
         Args:
             texts: documents.
         """
-        import torch
-
         if not texts:
             return []
         encoded = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         window = self.window - len(self._prefix)  # tokens of text in a window
         todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), window)]
-        total = [0.0] * len(texts)
+        total = self._batch.fitting(lambda tokens: self._totals(encoded, todo, 0 if self._one_by_one else tokens))
+        return [_perplexity(nll, len(ids)) for nll, ids in zip(total, encoded, strict=True)]
+
+    def _totals(self, encoded: Sequence[Sequence[int]], todo: Sequence[Span], tokens_per_batch: int) -> list[float]:
+        """Sum the negative log-likelihood of each text, in nats.
+
+        Args:
+            encoded: token ids of each text.
+            todo: the spans of all texts.
+            tokens_per_batch: padded tokens of a batch at most; 0: one span at a time.
+        """
+        import torch
+
+        total = [0.0] * len(encoded)
         with torch.inference_mode():
             # Windows of all texts share batches; the parts of a long text are added up.
             lengths = [len(self._prefix) + span.stop - span.start for span in todo]
-            for chosen in by_length(lengths, self._tokens_per_batch):
+            for chosen in by_length(lengths, tokens_per_batch):
                 batch = [todo[i] for i in chosen]
                 for span, nll in zip(batch, self._nll([encoded[s.text] for s in batch], batch), strict=True):
                     total[span.text] += nll
-        return [_perplexity(nll, len(ids)) for nll, ids in zip(total, encoded, strict=True)]
+        return total
 
     def _nll(self, ids: Sequence[Sequence[int]], batch: Sequence[Span]) -> list[float]:
         """Sum the negative log-likelihood, in nats, of the predicted tokens of each span.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from scorers.batching import by_length
 from scorers.errors import UserError
+from scorers.gpu_memory import BatchSize
 from scorers.model_loading import HEADS, load_error, local_folder, quiet_loading
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Relevance:
         self._network = self._embedder.model.to(device).eval()
         self._tokenizer = self._embedder.tokenizer
         self._device = device
-        self._batch_size = batch_size
+        self._asked, self._batch = batch_size, BatchSize(batch_size, "score.texts_per_batch")
         specials = self._tokenizer.special_tokens_map
         self._special_ids = set(self._tokenizer.convert_tokens_to_ids([specials[s] for s in SPECIAL if s in specials]))
         self.max_length = min(max_length, _positions(self._network.config))
@@ -160,13 +161,23 @@ class Relevance:
         """
         if len(queries) != len(texts):
             raise ValueError(f"{len(queries)} queries for {len(texts)} texts")
+        cut_before = self.truncated
+
+        def attempt(rows: int) -> RelevanceScores:
+            self.truncated = cut_before  # a second attempt counts anew
+            return self._score(queries, texts, rows)
+
+        return self._batch.fitting(attempt)
+
+    def _score(self, queries: Sequence[str], texts: Sequence[str], rows: int) -> RelevanceScores:
+        """Score pairs with at most `rows` texts per forward pass."""
         scores = RelevanceScores([0.0] * len(texts), [0.0] * len(texts), [0.0] * len(texts))
-        asked = dict(self._encode(list(dict.fromkeys(queries))))
+        asked = dict(self._encode(list(dict.fromkeys(queries)), rows))
         # Pairs by text, so that a text that occurs in several pairs is encoded once.
         pairs_of: dict[str, list[int]] = {}
         for pair, text in enumerate(texts):
             pairs_of.setdefault(text, []).append(pair)
-        for text, vectors in self._each_once(list(pairs_of), asked):
+        for text, vectors in self._each_once(list(pairs_of), asked, rows):
             for pair in pairs_of[text]:
                 query = asked[queries[pair]]
                 scores.dense[pair] = float(query.dense @ vectors.dense)
@@ -174,15 +185,15 @@ class Relevance:
                 scores.multivector[pair] = _multivector(query.multivector, vectors.multivector)
         return scores
 
-    def _each_once(self, texts: Sequence[str], known: dict[str, _Vectors]) -> Iterator[tuple[str, _Vectors]]:
+    def _each_once(self, texts: Sequence[str], known: dict[str, _Vectors], rows: int) -> Iterator[tuple[str, _Vectors]]:
         """Yield each distinct text with its vectors; a text that is also a query is not encoded again."""
         yield from ((text, known[text]) for text in texts if text in known)
-        yield from self._encode([text for text in texts if text not in known])
+        yield from self._encode([text for text in texts if text not in known], rows)
 
-    def _encode(self, texts: Sequence[str]) -> Iterator[tuple[str, _Vectors]]:
+    def _encode(self, texts: Sequence[str], rows: int) -> Iterator[tuple[str, _Vectors]]:
         """Yield distinct texts with their vectors, in batches of similar length, longest first."""
         ids = self._token_ids(texts)
-        for batch in by_length([len(row) for row in ids], TOKENS_PER_BATCH, self._batch_size):
+        for batch in by_length([len(row) for row in ids], TOKENS_PER_BATCH * rows // self._asked, rows):
             yield from zip([texts[i] for i in batch], self._forward([ids[i] for i in batch]), strict=True)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from builders.engines import (
 from builders.engines.loading import load_model, load_tokenizer_and_config, merge_adapter, resolve_device
 from builders.engines.prompts import check_template_kwargs, encode_prompts
 from scorers.context import stretch
+from scorers.gpu_memory import BatchSize
 from scorers.model_loading import check_attention_only
 
 
@@ -51,7 +52,7 @@ class TransformersEngine:
             self._model = merge_adapter(self._model, adapter)
         use_grouped_attention(self._model)
         self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config.eos_token_id)
-        self._batch_size = batch_size
+        self._rows = BatchSize(batch_size, "the engine's batch_size")
 
     @property
     def tokenizer(self) -> Any:
@@ -73,10 +74,12 @@ class TransformersEngine:
         def ends(ids: list[int]) -> bool:
             return ended_by(self._text(ids[-tail:]), settings.stop) is not None
 
-        rows = decode(
-            self._model, encoded, [int(seed) % SEED_RANGE for seed in seeds], settings, self._end_ids,
-            self._batch_size, ends if settings.stop else None,
-        )  # fmt: skip
+        drawn = [int(seed) % SEED_RANGE for seed in seeds]
+        rows = self._rows.fitting(
+            lambda size: decode(
+                self._model, encoded, drawn, settings, self._end_ids, size, ends if settings.stop else None
+            )
+        )
         return [
             Completion(self._whole(row.token_ids, settings), row.finish_reason, len(row.token_ids), row.token_ids,
                        row.logprob)

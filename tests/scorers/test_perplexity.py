@@ -135,7 +135,7 @@ def test_the_window_has_room_for_what_stands_before_a_text(tmp_path: Path) -> No
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_score_does_not_depend_on_the_batch(scorer: Perplexity, texts: list[str], tokens_per_batch: int) -> None:
     alone = [scorer.score([text])[0] for text in texts]
-    scorer._tokens_per_batch = tokens_per_batch
+    scorer._batch.size = tokens_per_batch
     together = scorer.score(texts)
     assert [value is None for value in alone] == [value is None for value in together]
     tokens = [len(ids) for ids in scorer._tokenizer(texts, add_special_tokens=False)["input_ids"]]

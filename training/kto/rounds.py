@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,10 +20,15 @@ from builders.settings.kto import TrainSettings
 from builders.store.files import ADAPTER_CONFIG, file_sha256
 from builders.store.manifest import FILE_NAME, TRAINING_STATE, content_digest, describe_files, fingerprint_of
 from scorers.errors import UserError
+from scorers.gpu_memory import BatchSize
 from training.kto.checkpoints import resume_point
 from training.kto.data import count_rows, one_sided, values_of
 from training.kto.state import read_state, require_same_run, state_digest
 from training.memory import require_deepspeed, require_memory
+from training.processes import process_count
+
+if TYPE_CHECKING:
+    from training.kto.assembly import RoundPlan
 
 # The round's results and the fingerprint of its inputs, beside the trained weights.
 RECORD = "training.json"
@@ -104,8 +109,6 @@ def train_round(
             "%s carries no optimizer state: round %d begins with a new optimizer, at step %d of %d",
             policy, round, first, total_rounds * steps,
         )  # fmt: skip
-    # The launcher sets RANK; of several processes the first one removes useless checkpoints.
-    resume = resume_point(run_dir, fingerprint, remove=os.environ.get("RANK", "0") == "0")
     require_deepspeed("train", settings.deepspeed)
     require_memory("train", settings, base_model or policy, reference_model)
 
@@ -123,8 +126,7 @@ def train_round(
     folder = None if state is None else Path(policy) / TRAINING_STATE
     plan = RoundPlan(run_dir, first, steps, total_rounds * steps, fingerprint, run, folder)
     models = RoundModels(str(policy), _name(base_model), _name(reference_model))
-    trainer = build_trainer(models, rows, settings, plan, callbacks)
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+    trainer = _trained(lambda fitting: build_trainer(models, rows, fitting, plan, callbacks), settings, plan)
     record = {
         "round": round,
         "first_step": first,
@@ -140,6 +142,27 @@ def train_round(
     }
     save_policy(trainer, output_dir, {RECORD: json.dumps(record, indent=2) + "\n"})
     return record
+
+
+def _trained(build: Callable[[TrainSettings], Any], settings: TrainSettings, plan: "RoundPlan") -> Any:
+    """Train from the newest checkpoint on, or from the start, and return the trainer.
+
+    Args:
+        build: builds the trainer; called once more, with smaller device batches, where a GPU's memory runs out.
+        settings: how to train.
+        plan: the round's place in the schedule.
+    """
+
+    def attempt(device_rows: int) -> Any:
+        trainer = build(settings.model_copy(update={"device_batch_size": device_rows}))
+        # The launcher sets RANK; of several processes the first one removes useless checkpoints.
+        resume = resume_point(plan.run_dir, plan.fingerprint, remove=os.environ.get("RANK", "0") == "0")
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+        return trainer
+
+    return BatchSize(
+        settings.device_batch_size, "train.device_batch_size", divides=settings.batch_size, alone=process_count() == 1
+    ).fitting(attempt)
 
 
 def _require_round(

@@ -19,6 +19,7 @@ from builders.engines import Message
 from builders.engines.loading import load_end_ids
 from builders.settings.sft import SFTSettings
 from scorers.errors import UserError
+from scorers.gpu_memory import BatchSize
 from scorers.model_loading import window_in
 from training.attention import trainable_attention
 from training.chat import forget_how_loaded, require_end, with_template
@@ -64,7 +65,8 @@ def run_sft(
         UserError: the memory cannot hold weights and optimizer; the batch cannot be shared by the processes; there are
             no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
-    device_batch, accumulation = share_batch("sft", settings.batch_size, settings.device_batch_size, process_count())
+    processes = process_count()
+    device_batch, _ = share_batch("sft", settings.batch_size, settings.device_batch_size, processes)
     attention = trainable_attention(base, settings.attention)
     require_memory("sft", settings, base)
     require_training("sft", settings, None)
@@ -83,9 +85,15 @@ def run_sft(
     first = os.environ.get("RANK", "0") == "0"
     if first:
         shutil.rmtree(working, ignore_errors=True)  # what a killed run left
+
+    def attempt(device_rows: int) -> dict[str, float]:
+        shares = share_batch("sft", settings.batch_size, device_rows, processes)
+        return _train(base, tokenizer, rows, settings, attention, _arguments(settings, working, *shares))
+
     try:
-        arguments = _arguments(settings, working, device_batch, accumulation)
-        metrics = _train(base, tokenizer, rows, settings, attention, arguments)
+        metrics = BatchSize(
+            device_batch, "sft.device_batch_size", divides=settings.batch_size, alone=processes == 1
+        ).fitting(attempt)
         if first:
             _finish(base, tokenizer, settings, working, output)
     finally:

@@ -406,3 +406,26 @@ def test_the_most_probable_token_alone_is_greedy(engine: TransformersEngine) -> 
     greedy = engine.generate(PROMPTS, SEEDS, SamplingSettings(20, temperature=0.0))
     first = engine.generate(PROMPTS, SEEDS, SamplingSettings(20, top_k=1))
     assert [ids_of(completion) for completion in first] == [ids_of(completion) for completion in greedy]
+
+
+def test_a_full_gpu_halves_the_batch_once(
+    causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from builders.engines import decoding
+
+    sizes = []
+
+    class Small(decoding.Decoder):
+        def run(self) -> list[decoding.Decoded]:
+            sizes.append(self.count)
+            if self.count > 4:
+                raise torch.OutOfMemoryError
+            return super().run()
+
+    monkeypatch.setattr(decoding, "Decoder", Small)
+    engine = with_batch(causal_lm_dir, 8)
+    completions = engine.generate(PROMPTS, SEEDS, SAMPLED)
+    assert sizes == [8, 4] and "the engine's batch_size 8: once more with 4" in caplog.text
+    assert completions == with_batch(causal_lm_dir, 4).generate(PROMPTS, SEEDS, SAMPLED)

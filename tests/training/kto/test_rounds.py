@@ -330,3 +330,23 @@ def load_numpy(file: Any) -> Any:
     from safetensors.numpy import load_file
 
     return load_file(file)
+
+
+def test_a_full_gpu_halves_the_batch_once_and_goes_on_at_the_checkpoint(
+    causal_lm_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    seen = []
+
+    class Full(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append((args.per_device_train_batch_size, state.global_step))
+            if args.per_device_train_batch_size == 4 and state.global_step == 3:
+                raise torch.OutOfMemoryError
+
+    [record] = run_rounds(tmp_path, causal_lm_dir, settings(), (1,), callbacks=[Full()])
+    assert seen == [(4, 1), (4, 2), (4, 3), (2, 3)]  # the checkpoint of step 2 is taken up
+    assert record["last_step"] == 3 and record["settings"]["device_batch_size"] == 4
+    assert "ran out with train.device_batch_size 4: once more with 2" in caplog.text

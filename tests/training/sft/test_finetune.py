@@ -224,3 +224,26 @@ def test_variables_of_the_template_and_a_tokenizer_without_padding(causal_lm_dir
     assert metrics["rows"] == 12
     with pytest.raises(UserError, match="renders an answered prompt otherwise"):
         run_sft(base=base, output=tmp_path / "out", conversations=conversations_of(DOCUMENTS), settings=sft)
+
+
+def test_a_full_gpu_halves_the_batch_once(
+    causal_lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from training.sft.trainer import WeightedSFTTrainer
+
+    sizes = []
+    step = WeightedSFTTrainer.training_step
+
+    def small(trainer: Any, model: Any, inputs: Any, *rest: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError
+        return step(trainer, model, inputs, *rest)
+
+    monkeypatch.setattr(WeightedSFTTrainer, "training_step", small)
+    rows = conversations_of(DOCUMENTS)
+    metrics = run_sft(base=causal_lm_dir, output=tmp_path / "sft", conversations=rows, settings=_settings())
+    assert sizes == [4, 2, 2, 2, 2] and metrics["steps"] == 2
+    assert "ran out with sft.device_batch_size 4: once more with 2" in caplog.text
