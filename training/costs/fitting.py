@@ -10,7 +10,8 @@ from training.costs.inference import Sampling, parallel, sampling_memory
 from training.costs.shapes import Shape
 
 NODE = "plan.gpus"
-"""The name under which a change of the number of GPUs stands among changes of settings."""
+PROCESSES = "nproc"
+"""The names under which changes of the numbers of GPUs and processes stand among changes of settings."""
 
 
 def require_fit(faults: Iterable[str | None]) -> None:
@@ -51,18 +52,19 @@ def _too_much(what: str, peak: float, machine: Machine) -> str:
 
 
 def sampling_fault(
-    shape: Shape, engine: LocalEngineSettings, use: Sampling, machine: Machine, width: int
+    role: str, shape: Shape, engine: LocalEngineSettings, use: Sampling, machine: Machine, width: int
 ) -> str | None:
     """What of sampling does not fit and what would, in words; None where all does.
 
     Args:
-        shape: the policy.
-        engine: the settings of `engines.policy`.
+        role: of the model that writes, such as `policy`.
+        shape: the model.
+        engine: the settings of `engines.<role>`.
         use: how it samples.
         machine: where.
         width: bytes of a number.
     """
-    what = f"engines.policy: sampling with {shape.name}"
+    what = f"engines.{role}: sampling with {shape.name}"
     gpus = parallel(engine)
     if machine.device == "cuda" and gpus > machine.count:
         return f"{what} is spread over {gpus} GPUs, and there are {machine.count}; set tensor_parallel to that number"
@@ -73,7 +75,7 @@ def sampling_fault(
         other = engine.model_copy(update=dict(changes))
         then = _peak(shape, other, use, machine, width)
         if then <= _share(other, machine):
-            named = {f"engines.policy.{name}": value for name, value in changes.items()}
+            named = {f"engines.{role}.{name}": value for name, value in changes.items()}
             return refused(what, peak, machine, named, then)
     return fits_nowhere(what, peak, machine, "more GPUs, shorter responses, a smaller window or a smaller model")
 

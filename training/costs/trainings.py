@@ -7,7 +7,7 @@ from typing import Any
 from builders.settings.base import PlanSettings
 from builders.settings.kto import TrainSettings
 from builders.settings.sft import SFTSettings
-from training.costs.fitting import NODE, fits_nowhere, refused
+from training.costs.fitting import NODE, PROCESSES, fits_nowhere, refused
 from training.costs.hardware import Machine
 from training.costs.shapes import Shape
 from training.costs.training import (
@@ -21,6 +21,7 @@ from training.costs.training import (
     width_of,
 )
 from training.memory import STATES, Sizes, Zero, count_in, training_need, zero_of
+from training.processes import share_batch
 
 LINK, PCIE, HOST = 300e9, 25e9, 200e9  # bytes/s between GPUs, to the CPU's memory of one GPU, and of that memory
 
@@ -52,6 +53,7 @@ class Training:
         shape: the model.
         sizes: its numbers of parameters, with the adapter's.
         machine: where it runs.
+        processes: that train together, one on each GPU.
         rows: what it trains on.
         kl: whether a step reads borrowed completions too.
         plan: the rates that are assumed.
@@ -62,17 +64,24 @@ class Training:
     shape: Shape
     sizes: Sizes
     machine: Machine
+    processes: int
     rows: Rows
     kl: bool
     plan: PlanSettings
 
     @classmethod
     def of(
-        cls, section: str, settings: TrainSettings | SFTSettings, shape: Shape, machine: Machine, rows: Rows,
-        plan: PlanSettings, *, kl: bool,
+        cls, section: str, settings: TrainSettings | SFTSettings, shape: Shape, machine: Machine, processes: int,
+        rows: Rows, plan: PlanSettings, *, kl: bool,
     ) -> "Training":  # fmt: skip
-        """Describe a training of a shape under some settings."""
-        return cls(section, settings, shape, count_in(shape.config, settings, shape.name), machine, rows, kl, plan)
+        """Describe a training of a shape under some settings.
+
+        Raises:
+            UserError: the processes do not share the optimizer's batch.
+        """
+        share_batch(section, settings.batch_size, settings.device_batch_size, processes)
+        sizes = count_in(shape.config, settings, shape.name)
+        return cls(section, settings, shape, sizes, machine, processes, rows, kl, plan)
 
     @property
     def bf16(self) -> bool:
@@ -87,15 +96,10 @@ class Training:
         return zero_of(self.section, self.settings.deepspeed)
 
     @property
-    def processes(self) -> int:
-        """Processes: one for each GPU where the batch can be shared among them, else one."""
-        count = self.machine.count if self.machine.device == "cuda" else 1
-        return count if self.settings.batch_size % (count * (self.settings.device_batch_size or 1)) == 0 else 1
-
-    @property
     def device_batch(self) -> int:
         """Rows of a forward pass of one process."""
-        return self.settings.device_batch_size or max(1, self.settings.batch_size // self.processes)
+        settings = self.settings
+        return share_batch(self.section, settings.batch_size, settings.device_batch_size, self.processes)[0]
 
     def step(self, tokens: float) -> Step:
         """One forward and backward pass over rows of this many tokens."""
@@ -123,17 +127,30 @@ class Training:
     def fault(self) -> str | None:
         """What does not fit and what would, in words; None where it fits."""
         peak = self.peak()
+        what = f"{self.section}: {self.settings.method} of {self.shape.name}"
+        if self.machine.device == "cuda" and self.processes > self.machine.count:
+            return (
+                f"{what} runs in {self.processes} processes (nproc), one on each GPU, and plan.gpus is "
+                f"{self.machine.count}; lower nproc, or set plan.gpus to what there is"
+            )
         if peak <= self.machine.memory:
             return None
-        what = f"{self.section}: {self.settings.method} of {self.shape.name}"
         for changes in self._ways_out():
-            # The number of GPUs is the machine's, all else the section's.
-            machine = replace(self.machine, count=changes.get(NODE, self.machine.count))
-            updates = {name: value for name, value in changes.items() if name != NODE}
+            # The numbers of GPUs and processes are the machine's and the run's, all else the section's.
+            processes = changes.get(PROCESSES, self.processes)
+            updates = {name: value for name, value in changes.items() if name not in (NODE, PROCESSES)}
             settings = self.settings.model_copy(update=updates)
-            other = Training.of(self.section, settings, self.shape, machine, self.rows, self.plan, kl=self.kl)
-            if other.processes == other.machine.count and other.peak() <= machine.memory:
-                named = {name if name == NODE else f"{self.section}.{name}": value for name, value in changes.items()}
+            if settings.batch_size % (processes * (settings.device_batch_size or 1)):
+                continue
+            other = replace(
+                self, settings=settings, sizes=count_in(self.shape.config, settings, self.shape.name),
+                processes=processes,
+            )  # fmt: skip
+            if other.peak() <= self.machine.memory:
+                run_wide = (NODE, PROCESSES)
+                named = {
+                    name if name in run_wide else f"{self.section}.{name}": value for name, value in changes.items()
+                }
                 return refused(what, peak, self.machine, named, other.peak())
         return fits_nowhere(what, peak, self.machine, "a smaller model, shorter responses, or GPUs with more memory")
 
@@ -147,9 +164,10 @@ class Training:
         methods = {"full": ("lora", "qlora"), "lora": ("qlora",), "qlora": ()}[settings.method]
         found += [{**rows, "method": method} for method in methods]
         if several:
-            counts = [count for count in (self.machine.count, 2, 4, 8, 16) if count >= self.machine.count]
+            counts = [count for count in (self.processes, 2, 4, 8, 16) if count >= self.processes]
             for count in dict.fromkeys(counts):
-                node = {} if count == self.machine.count else {NODE: count}
+                node = {} if count == self.processes else {PROCESSES: count}
+                node |= {} if count <= self.machine.count else {NODE: count}
                 # DeepSpeed does not share out weights in 4 bits.
                 stages = ("zero2",) if settings.method == "qlora" else ("zero2", "zero3")
                 found += [{**rows, "deepspeed": zero, **node} for zero in stages if count > 1]

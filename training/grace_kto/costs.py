@@ -5,6 +5,7 @@ Memory is that of the longest row, hours are those of the mean row.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from training.costs.trainings import Rows, Training
 from training.grace_kto.planned import SYSTEM_TOKENS, Run
 
 SUMMARY_SHARE = 0.1  # of a response that is its summary
+PLAN_SHARE = 0.2  # of a document that a teacher's summary and outline of it have
 TEXT_BYTES = 4.0  # of one token of text
 COMPRESSED = 0.4  # size of text in Parquet with zstd
 ROW_BYTES = 200  # of a row's numbers and ids
@@ -72,6 +74,8 @@ def _assumptions(run: Run) -> list[str]:
         f"Matrix products reach {plan.utilisation:.0%} of the stated FLOP/s (plan.utilisation), memory "
         f"{plan.bandwidth_share:.0%} of the stated bandwidth (plan.bandwidth_share).",
         f"There are {run.seeds.value:,.0f} seeds ({run.seeds.formula}).",
+        f"Trainings run in {run.config.nproc} process{'es' if run.config.nproc > 1 else ''} (nproc), shards are built "
+        f"by {_workers(run)} (executor.workers).",
         "Hours leave out loading, downloads and uploads.",
     ]
 
@@ -103,9 +107,10 @@ def _parameters(run: Run) -> Iterator[Cost]:
 
 def _trainings(run: Run) -> list[Training]:
     """The trainings of a run: SFT where the first policy is its result, and weighted KTO; none beside a server."""
-    if run.served:
+    if run.serves("policy"):
         return []
     config, shape = run.config, run.shape("policy")
+    processes = config.nproc
     longest, mean = run.longest, min(run.prompt + run.written.value, run.longest)
     sft = config.sft
     documents = run.seeds.value * sft.epochs if sft.steps is None else float(sft.steps * sft.batch_size)
@@ -114,20 +119,21 @@ def _trainings(run: Run) -> list[Training]:
     if config.models.policy == "sft":
         limit = sft.max_length or longest
         rows = Rows(documents, min(mean, limit), min(longest, limit), 1.0 if sft.prompt_loss_weight else labelled)
-        found.append(Training.of("sft", sft, shape, run.machine, rows, config.plan, kl=False))
+        found.append(Training.of("sft", sft, shape, run.machine, processes, rows, config.plan, kl=False))
     limit = config.train.max_length or longest
     rows = Rows(float(run.rows), min(mean, limit), min(longest, limit), labelled)
     kl = config.train.kl == "mismatched"
-    return [*found, Training.of("train", config.train, shape, run.machine, rows, config.plan, kl=kl)]
+    return [*found, Training.of("train", config.train, shape, run.machine, processes, rows, config.plan, kl=kl)]
 
 
 def _memory(run: Run) -> Iterator[tuple[str, list[Cost], str | None]]:
     """Section, lines and fault (None where it fits) of each part of the run that needs memory of a device."""
     for training in _trainings(run):
         yield training.section, _lines(f"memory: {training.section}", training.memory()), training.fault()
-    if not run.served:
-        parts, fault = _sampling_memory(run)
-        yield "engines.policy", _lines("memory: sampling", parts), fault
+    # What a role writes in several stages takes most memory in the last of them.
+    for role, writing in {writing.role: writing for writing in _writings(run)}.items():
+        parts, fault = _sampling_memory(run, role, writing.use)
+        yield f"engines.{role}", _lines(f"memory: {'sampling' if role == 'policy' else writing.stage}", parts), fault
     for role, parts, fault in _scoring_memory(run):
         yield role, _lines(f"memory: {role}", parts), fault
 
@@ -136,9 +142,9 @@ def _lines(section: str, parts: dict[str, Amount], unit: Unit = "bytes") -> list
     return [Cost(section, name, part.value, unit, part.formula) for name, part in parts.items()]
 
 
-def _engine(run: Run) -> tuple[LocalEngineSettings, Machine, int]:
-    """The policy's engine, where it runs, and the bytes of a number of its weights."""
-    engine = run.config.engines.policy
+def _engine(run: Run, role: str) -> tuple[LocalEngineSettings, Machine, int]:
+    """A role's engine, where it runs, and the bytes of a number of its weights."""
+    engine: LocalEngineSettings | OpenAIEngineSettings = getattr(run.config.engines, role)
     if isinstance(engine, OpenAIEngineSettings):
         raise TypeError("a server has no engine here")
     machine = run.local(engine.device)
@@ -150,25 +156,54 @@ def _width(dtype: str, machine: Machine) -> int:
     return 4 if dtype == "float32" or (dtype == "auto" and machine.device == "cpu") else 2
 
 
-def _window(run: Run, engine: LocalEngineSettings) -> int:
-    """Tokens of the policy's context window."""
-    return engine.context.window or run.shape("policy").window or int(run.longest)
+@dataclass(frozen=True)
+class Writing:
+    """What a local model writes in one stage.
+
+    Attributes:
+        stage: the stage.
+        role: the model's.
+        times: how often the stage is built.
+        use: prompts and replies of one time.
+    """
+
+    stage: str
+    role: str
+    times: int
+    use: Sampling
 
 
-def _use(run: Run, engine: LocalEngineSettings) -> Sampling:
-    """How the policy samples one round's responses."""
-    config = run.config
-    written = min(run.written.value, config.sample.max_new_tokens)
-    return Sampling(
-        run.prompt, written, config.sample.max_new_tokens, _window(run, engine), run.rows, config.generate.queries
-    )
+def _writings(run: Run) -> Iterator[Writing]:
+    """The stages in which local models write."""
+    config, rounds = run.config, run.config.loop.rounds
+    if run.taught and not run.serves("teacher"):
+        (ask, reply), documents = _formatting(run), round(run.seeds.value)
+        limit = config.format.max_new_tokens
+        yield Writing(
+            "format", "teacher", 1, Sampling(ask, reply, limit, _window(run, "teacher"), documents, documents)
+        )
+    if run.serves("policy"):
+        return
+    (ask, reply), prompts, window = _asking(run), _prompts(run), _window(run, "policy")
+    limit = config.generate.max_new_tokens
+    yield Writing("generate", "policy", rounds, Sampling(ask, reply, limit, window, prompts, prompts))
+    limit, queries = config.sample.max_new_tokens, config.generate.queries
+    written = min(run.written.value, limit)
+    yield Writing("sample", "policy", rounds, Sampling(run.prompt, written, limit, window, run.rows, queries))
 
 
-def _sampling_memory(run: Run) -> tuple[dict[str, Amount], str | None]:
+def _window(run: Run, role: str) -> int:
+    """Tokens of the context window that a role's engine has."""
+    engine, _, _ = _engine(run, role)
+    return engine.context.window or run.shape(role).window or int(run.longest)
+
+
+def _sampling_memory(run: Run, role: str, use: Sampling) -> tuple[dict[str, Amount], str | None]:
     """Bytes of sampling by part, and what is wrong with them."""
-    engine, machine, width = _engine(run)
-    shape, use = run.shape("policy"), _use(run, engine)
-    return sampling_memory(shape, engine, use, machine, width), sampling_fault(shape, engine, use, machine, width)
+    engine, machine, width = _engine(run, role)
+    shape = run.shape(role)
+    fault = sampling_fault(role, shape, engine, use, machine, width)
+    return sampling_memory(shape, engine, use, machine, width), fault
 
 
 def _scoring_memory(run: Run) -> Iterator[tuple[str, dict[str, Amount], str | None]]:
@@ -176,7 +211,8 @@ def _scoring_memory(run: Run) -> Iterator[tuple[str, dict[str, Amount], str | No
     score = run.config.score
     machine = run.local(score.device)
     width = _width(score.dtype, machine)
-    longest = min(int(run.longest), run.config.sample.max_new_tokens) if not run.served else score.max_length
+    served = run.serves("policy")
+    longest = score.max_length if served else min(int(run.longest), run.config.sample.max_new_tokens)
     found = {}
     for role in ("general", "domain"):
         shape = run.shape(role)
@@ -209,12 +245,26 @@ def _asking(run: Run) -> tuple[float, float]:
     return SYSTEM_TOKENS + per * wanted.examples, min(wanted.max_new_tokens, per * wanted.per_prompt)
 
 
+def _formatting(run: Run) -> tuple[float, float]:
+    """Tokens of a prompt that shows a teacher a document, and of its reply: one a document, which fits."""
+    document = run.written.value  # as long as a response
+    prompt = SYSTEM_TOKENS + run.config.plan.query_tokens + document
+    return prompt, min(run.config.format.max_new_tokens, PLAN_SHARE * document)
+
+
 def _tokens(run: Run) -> list[Cost]:
     """Tokens of all rounds."""
     rounds, (ask, reply) = run.config.loop.rounds, _asking(run)
     written = run.written.value
     prompts = rounds * _prompts(run)
-    counts = [
+    counts = []
+    if run.taught:
+        (shown, plan), documents = _formatting(run), run.seeds.value
+        counts = [
+            ("documents read by the teacher", documents * shown, f"{documents:,.0f} documents × {shown:,.0f}"),
+            ("summaries and outlines", documents * plan, f"{documents:,.0f} replies × {plan:,.0f}"),
+        ]
+    counts += [
         ("queries read", prompts * ask, f"{rounds} rounds × {_prompts(run):,} prompts × {ask:,.0f}"),
         ("queries written", prompts * reply, f"{prompts:,} replies × {reply:,.0f}"),
         ("prompts", rounds * run.rows * run.prompt, f"{rounds} rounds × {run.rows:,} rows × {run.prompt:,.0f}"),
@@ -263,8 +313,9 @@ def _hours(run: Run) -> list[Cost]:
     """Hours of each part over all rounds, and GPU-hours: a node is paid for whole, also while one GPU works."""
     rounds = run.config.loop.rounds
     stages = [("sft", 1, t.seconds()) for t in _trainings(run) if t.section == "sft"]
-    if not run.served:
-        stages += [(name, rounds, seconds) for name, seconds in _writing(run)]
+    written = [(writing.stage, writing.times, _writing(run, writing)) for writing in _writings(run)]
+    stages = [*(found for found in written if found[0] == "format"), *stages]
+    stages += [found for found in written if found[0] != "format"]
     stages += [("score", rounds, _reading(run))]
     stages += [("train", rounds, t.seconds()) for t in _trainings(run) if t.section == "train"]
     found = [
@@ -284,21 +335,26 @@ def _rates(run: Run) -> dict[str, float]:
     return {"utilisation": run.config.plan.utilisation, "bandwidth_share": run.config.plan.bandwidth_share}
 
 
-def _writing(run: Run) -> Iterator[tuple[str, Amount]]:
-    """Seconds of one round's queries and responses."""
-    engine, machine, width = _engine(run)
-    shape = run.shape("policy")
-    ask, reply = _asking(run)
-    prompts = _prompts(run)
-    asking = Sampling(ask, reply, run.config.generate.max_new_tokens, _window(run, engine), prompts, prompts)
-    yield "generate", decode_seconds(shape, engine, asking, machine, width, **_rates(run))
-    found = decode_seconds(shape, engine, _use(run, engine), machine, width, **_rates(run))
+def _workers(run: Run, gpus: int = 1) -> int:
+    """Workers that build shards at the same time, each on GPUs of its own, or all on the one CPU."""
+    workers = run.config.executor.workers or 1
+    return max(1, min(workers, run.machine.count // gpus)) if run.machine.device == "cuda" else 1
+
+
+def _writing(run: Run, writing: Writing) -> Amount:
+    """Seconds in which a stage's texts are written, once."""
+    engine, machine, width = _engine(run, writing.role)
     gpus = parallel(engine)
-    yield "sample", Amount(found.value, f"{found.formula}, on {gpus} device{'s' if gpus > 1 else ''}")
+    workers = _workers(run, gpus)
+    use = replace(writing.use, rows=-(-writing.use.rows // workers), distinct=-(-writing.use.distinct // workers))
+    found = decode_seconds(run.shape(writing.role), engine, use, machine, width, **_rates(run))
+    devices = gpus * workers
+    return Amount(found.value, f"{found.formula}, on {devices} device{'s' if devices > 1 else ''}")
 
 
 def _reading(run: Run) -> Amount:
-    """Seconds of one round's scores, on one device."""
+    """Seconds of one round's scores, each worker with all scorers on one device."""
+    workers = _workers(run)
     score, written = run.config.score, run.written.value
     machine = run.local(score.device)
     width = _width(score.dtype, machine)
@@ -312,4 +368,5 @@ def _reading(run: Run) -> Amount:
         length = max(1, math.ceil(tokens))
         parts[name] = reading_seconds(run.shape("relevance"), count, length, machine, half, **_rates(run))
     said = "; ".join(f"{name} {part.formula}" for name, part in parts.items() if name in ("general", "documents"))
-    return Amount(sum(part.value for part in parts.values()), f"on one device: {said}")
+    devices = f"{workers} device{'s' if workers > 1 else ''}"
+    return Amount(sum(part.value for part in parts.values()) / workers, f"on {devices}: {said}")

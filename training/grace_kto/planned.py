@@ -31,17 +31,23 @@ class Run:
     def names(self) -> dict[str, str]:
         """Models by role, `policy` as the model that it is made from."""
         models = self.config.models
-        policy = models.base if models.policy == "sft" or self.served else models.policy
-        return {"policy": policy, "general": models.general, "domain": models.domain, "relevance": models.relevance}
+        policy = models.base if models.policy == "sft" or self.serves("policy") else models.policy
+        teacher = {"teacher": models.teacher} if models.teacher is not None and self.taught else {}
+        scorers = {"general": models.general, "domain": models.domain, "relevance": models.relevance}
+        return {"policy": policy, **teacher, **scorers}
 
     @property
-    def served(self) -> bool:
-        """Whether a server writes the texts, so that nothing is sampled or trained here."""
-        return isinstance(self.config.engines.policy, OpenAIEngineSettings)
+    def taught(self) -> bool:
+        """Whether a teacher writes summaries and outlines, since the first policy is trained on them."""
+        return self.config.models.teacher is not None and self.config.models.policy == "sft"
+
+    def serves(self, role: str) -> bool:
+        """Whether a server runs the model of a role, so that it takes nothing of this machine."""
+        return isinstance(getattr(self.config.engines, role, None), OpenAIEngineSettings)
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        names = {name for role, name in self.names.items() if role != "policy" or not self.served}
+        names = {name for role, name in self.names.items() if not self.serves(role)}
         return {name: shape_of(name, self._found(name)) for name in sorted(names)}
 
     def _found(self, name: str) -> Found:

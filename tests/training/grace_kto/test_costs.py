@@ -62,6 +62,38 @@ def test_a_smaller_share_of_the_longest_response_takes_fewer_hours(tmp_path: Pat
     assert value(half, "memory: train", "peak") == value(tenth, "memory: train", "peak")
 
 
+def test_a_teacher_by_hand(tmp_path: Path) -> None:
+    teacher = ("models.teacher=Qwen/Qwen2.5-7B", "engines.teacher.kind=vllm")
+    plain, plan = planned("qwen2.5-7b", tmp_path), planned("qwen2.5-7b", tmp_path, *teacher)
+    document = 16_384 / 2
+    assert value(plan, "tokens", "documents read by the teacher") == 1000 * (100 + 128 + document)
+    assert value(plan, "tokens", "summaries and outlines") == pytest.approx(1000 * 0.2 * document)
+    assert value(plan, "memory: format", "weights") == 7_615_616_512 * 2
+    assert value(plan, "hours", "all") == pytest.approx(value(plain, "hours", "all") + value(plan, "hours", "format"))
+    # A server's model takes nothing here, but its tokens cost.
+    served = planned(
+        "qwen2.5-7b", tmp_path, "models.teacher=gpt", "engines.teacher={kind: openai, context_window: 9000}"
+    )
+    assert value(served, "tokens", "summaries and outlines") == value(plan, "tokens", "summaries and outlines")
+    assert value(served, "hours", "all") == value(plain, "hours", "all")
+    # Nobody reads what a teacher writes where the first policy is a model of the user's.
+    unread = planned("qwen2.5-7b", tmp_path, *teacher, "models.policy=Qwen/Qwen2.5-7B")
+    assert "memory: format" not in {cost.section for cost in unread.costs}
+
+
+def test_workers_and_processes_share_the_work_of_their_parts(tmp_path: Path) -> None:
+    node = "plan.gpus=4"
+    alone, workers, processes = (
+        planned("qwen2.5-7b", tmp_path, node, *more) for more in ((), ("executor.workers=4",), ("nproc=4",))
+    )
+    for stage in ("sample", "score"):
+        assert value(workers, "hours", stage) == pytest.approx(value(alone, "hours", stage) / 4, rel=0.01)
+        assert value(processes, "hours", stage) == value(alone, "hours", stage)
+    assert value(workers, "hours", "train") == value(alone, "hours", "train")
+    assert value(processes, "hours", "train") == pytest.approx(value(alone, "hours", "train") / 4, rel=0.02)
+    assert "Trainings run in 4 processes (nproc), shards are built by 1 (executor.workers)." in processes.assumptions
+
+
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
@@ -79,6 +111,18 @@ def test_a_smaller_share_of_the_longest_response_takes_fewer_hours(tmp_path: Pat
         ("qwen2.5-7b", ("plan.gpu=rtx-4090", "train.method=full"), r"train\.method=qlora it needs"),
         ("paper-72b", ("plan.gpus=4",), r"is spread over 8 GPUs, and there are 4; set tensor_parallel"),
         ("paper-72b", ("engines.policy.tensor_parallel=1",), r"with engines\.policy\.tensor_parallel=[248] it needs"),
+        ("paper-72b", ("nproc=1",), r"with train\.deepspeed=zero2 nproc=2 it needs 7\d\.\d GiB"),
+        ("paper-72b", ("nproc=3",), r"sft\.batch_size 8 is not a multiple of .* 3 processes"),
+        (
+            "qwen2.5-7b",
+            ("nproc=2",),
+            r"train: qlora .* runs in 2 processes \(nproc\), one on each GPU, and plan\.gpus is 1",
+        ),
+        (
+            "qwen2.5-7b",
+            ("models.teacher=Qwen/Qwen2.5-72B-Instruct", "engines.teacher.kind=vllm"),
+            r"engines\.teacher: sampling with Qwen/Qwen2\.5-72B-Instruct needs 148\.\d GiB of one h100",
+        ),
         ("qwen2.5-7b", ("plan.gpu=h10",), r"plan\.gpu h10: not in the table of GPUs, did you mean h100\?"),
         ("qwen2.5-7b", ("models.base=alice/none",), r"model alice/none: no config\.json of it is here"),
     ],
