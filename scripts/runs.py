@@ -78,9 +78,8 @@ def results(kept: Path, folder: Path, runs: Iterable[Run], jobs: int) -> dict[Ru
         jobs: processes, of one thread each.
 
     Returns:
-        By run: `test` and `choice`, each a record of `evaluation.json` with the changes from the first policy; the
-        `seconds` that it took; and `ended`, why it ended before its last round, None where it did not. The policy that
-        it ended with is the one evaluated.
+        By run: `test` and `choice`, each as `evaluation` returns it; the `seconds` that it took; and `ended`, why it
+        ended before its last round, None where it did not. The policy that it ended with is the one evaluated.
     """
     runs = list(dict.fromkeys(runs))
     made = _read(kept)
@@ -172,7 +171,7 @@ def do(kept: Path, folder: Path, run: Run) -> tuple[str, float]:
         policies.append(LAST)
     found = {part: evaluation(store, run.world, run.settings, part, policies) for part in PARTS}
     seconds = time.monotonic() - began
-    made = {"recipe": run.recipe, "settings": run.settings, "seconds": seconds, "ended": ended}
+    made = {"recipe": run.recipe, "settings": run.settings, "seconds": round(seconds, 1), "ended": ended}
     _add(kept, {"world": run.world, "name": run.name, **made, **found})
     shutil.rmtree(store)
     return f"world {run.world}, {run.name}{f', ended early ({ended})' if ended else ''}", seconds
@@ -187,18 +186,33 @@ def config_of(store: Path, world: int, *settings: str) -> Any:
 
 
 def evaluation(store: Path, world: int, settings: Sequence[str], part: str, policies: Sequence[str]) -> Result:
-    """Evaluate policies on one set of queries; the record of the last of them, with its changes from the first."""
+    """Evaluate policies on one set of queries.
+
+    Returns:
+        Of the last policy: `queries`, `responses` to each, `estimates` by metric (null where no answer has a value),
+        and `changes`, the 95 % intervals [low, high] of their differences from the first policy.
+    """
     from training import evaluate_policies
 
     which = (f"evaluate.queries={QUERIES}", f"evaluate.skip={PARTS[part]}")
     table = evaluate_policies(config_of(store, world, *settings, *which), policies, store / "evaluation" / part)
     record: Result = table.public["policies"][-1]
-    return {key: record[key] for key in ("queries", "responses", "estimates", "changes")}
+    return {
+        "queries": record["queries"],
+        "responses": record["responses"],
+        "estimates": {label: _short(found["value"]) for label, found in record["estimates"].items()},
+        "changes": {label: [_short(c["low"]), _short(c["high"])] for label, c in record["changes"].items()},
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits of a number: more of them differ from machine to machine."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def value(result: Result, label: str, part: str = "test") -> float:
     """A metric of a run; NaN where no answer has a value, and, on `choice`, where the run ended early."""
-    found = result[part]["estimates"][label]["value"]
+    found = result[part]["estimates"][label]
     # The few answers that a collapsed policy still gives may have fine metrics: it must not be chosen for them.
     collapsed = part == "choice" and result.get("ended") is not None
     return float("nan") if found is None or collapsed else float(found)
@@ -206,10 +220,8 @@ def value(result: Result, label: str, part: str = "test") -> float:
 
 def sign(result: Result, label: str) -> int:
     """1 where a metric rose beyond its interval from the first policy, -1 where it fell, else 0; on `test`."""
-    change = result["test"]["changes"][label]
-    if change["low"] is None:
-        return 0
-    return int(change["low"] > 0) - int(change["high"] < 0)
+    low, high = result["test"]["changes"][label]
+    return 0 if low is None else int(low > 0) - int(high < 0)
 
 
 def _world(folder: Path, world: int) -> Path:

@@ -29,8 +29,8 @@ METRICS = (*RANKED, *compare_methods.OTHERS)
 
 def result(change: float = 0.0, error: float = 0.1, **values: float | None) -> dict[str, Any]:
     """A run's result: metrics not given are 1, and every change has an interval of two errors to both sides."""
-    estimates = {label: {"value": values.get(label, 1.0)} for label in METRICS}
-    changes = {label: {"value": change, "low": change - 2 * error, "high": change + 2 * error} for label in METRICS}
+    estimates = {label: values.get(label, 1.0) for label in METRICS}
+    changes = {label: [change - 2 * error, change + 2 * error] for label in METRICS}
     part = {"queries": 4, "responses": 1, "estimates": estimates, "changes": changes}
     return {"seconds": 1.0, "test": part, "choice": part}
 
@@ -115,7 +115,7 @@ def test_the_table_of_the_demo() -> None:
     first = [result(), result()]
     last = [result(change=0.5, L=3.0), result(change=-0.5, L=2.0)]
     for row in (*first, *last):
-        row["test"]["estimates"]["P"] = {"value": 1.0}
+        row["test"]["estimates"]["P"] = 1.0
     rows = rows_of(first, last)
     assert "P" not in {row["metric"] for row in rows}  # its median is shown
     (length,) = [row for row in rows if row["metric"] == "L"]

@@ -60,7 +60,7 @@ def changed(config_of: Callable[..., Any], setting: str, store: Path, world: int
 
 
 def test_a_run_that_ended_early_is_not_chosen_for_the_few_answers_that_it_gave() -> None:
-    estimates = {"estimates": {"L": {"value": 90.0}}}
+    estimates = {"estimates": {"L": 90.0}}
     result = {"choice": estimates, "test": estimates, "ended": "no response is scored"}
     assert math.isnan(value(result, "L", "choice"))
     assert value(result, "L") == 90.0
