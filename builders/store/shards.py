@@ -3,7 +3,8 @@
 Content-defined chunking keeps unchanged pages byte-identical between versions, so the Hub uploads only new ones; the
 page index lets the Hub's viewer read single pages. A changed row costs a page of each column, so a page is not much
 larger, compressed, than a chunk of Xet, 64 kB. Only columns of few values have a dictionary: a new value changes all of
-it.
+it. Data pages are of version 1, which every reader knows: with version 2, what Xet's chunks upload of a changed weights
+dataset is 2 to 6 % less where rows change and a third more where one column does.
 """
 
 import json
