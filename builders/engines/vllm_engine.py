@@ -219,6 +219,11 @@ def import_vllm(device: str) -> Any:
     for name, value in {**ENVIRONMENT, **(CPU_ENVIRONMENT if device == "cpu" else {})}.items():
         # Before the import, at which vLLM reads some of them.
         os.environ.setdefault(name, value)
+    if device == "cpu":
+        from torch._dynamo import config
+
+        # transformers has imported torch's compiler by now, which reads its variable at that moment alone.
+        config.disable = os.environ["TORCH_COMPILE_DISABLE"] == "1"
     try:
         import vllm
         from vllm.platforms import current_platform

@@ -21,7 +21,7 @@ from builders.store.store import Store
 from scorers.relevance import RelevanceScores
 
 if TYPE_CHECKING:
-    from scorers.perplexity import Perplexity
+    from scorers.perplexity import Ids, WindowedPerplexity
     from scorers.relevance import Relevance
 
 VERSION = 1  # raise it when equal texts give other scores
@@ -33,8 +33,13 @@ RELEVANCE = ("dtype", "max_length", "texts_per_batch")
 class ReadsTexts(Protocol):
     """What gives each text a number, as `scorers.perplexity.Perplexity` does."""
 
-    def score(self, texts: Sequence[str]) -> list[float | None]:
-        """Return a number for each text; None where it has none."""
+    def score(self, texts: Sequence[str], known: "dict[str, Ids] | None" = None) -> list[float | None]:
+        """Return a number for each text; None where it has none.
+
+        Args:
+            texts: the texts.
+            known: their token ids by tokenizer family, shared by those who read the same texts.
+        """
 
 
 class ComparesTexts(Protocol):
@@ -83,12 +88,12 @@ class Kept:
 class KeptPerplexity:
     """A perplexity scorer whose model is loaded once a text is new; see `Kept`."""
 
-    def __init__(self, kept: Kept, load: "Callable[[], Perplexity]") -> None:
+    def __init__(self, kept: Kept, load: "Callable[[], WindowedPerplexity]") -> None:
         self._kept, self._load = kept, load
 
-    def score(self, texts: Sequence[str]) -> list[float | None]:
+    def score(self, texts: Sequence[str], known: "dict[str, Ids] | None" = None) -> list[float | None]:
         """Return the perplexity of each text, as `Perplexity.score` does."""
-        found = self._kept.get(texts, lambda: {"values": {"perplexity": self._load().score(texts)}})
+        found = self._kept.get(texts, lambda: {"values": {"perplexity": self._load().score(texts, known)}})
         values: list[float | None] = found["values"]["perplexity"]
         return values
 

@@ -1,7 +1,7 @@
 """Loading of the four models that score a response, as stage `score` configures them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builders.core.models import LocalModel, pick_device, pick_dtype
 from builders.core.stage import Context
@@ -19,7 +19,7 @@ from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from scorers.perplexity import Perplexity
+    from scorers.perplexity import WindowedPerplexity
     from scorers.relevance import Relevance
 
 ROLES = ("tokenizer", "general", "domain", "relevance")
@@ -50,8 +50,10 @@ def load_scorers(context: Context[GraceKTOSettings]) -> Scorers:
     # The settings are part of each key: the same model with other settings is loaded anew.
     def perplexity(role: str) -> KeptPerplexity:
         model = models[role]
+        # What was kept before there was a choice of engines is that of transformers.
+        names = PERPLEXITY if settings.engine == "transformers" else (*PERPLEXITY, "engine")
         return KeptPerplexity(
-            Kept(context.store, model, context.config, PERPLEXITY),
+            Kept(context.store, model, context.config, names),
             lambda: loaded.get(model, ("perplexity", settings), lambda: load_perplexity(model, settings)),
         )
 
@@ -75,19 +77,23 @@ def load_tokenizer(model: LocalModel) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_perplexity(model: LocalModel, settings: ScoreSettings) -> "Perplexity":
-    """Load a perplexity scorer."""
+def load_perplexity(model: LocalModel, settings: ScoreSettings) -> "WindowedPerplexity":
+    """Load a perplexity scorer; one of vLLM has a `close` that frees its memory."""
+    device = pick_device(settings.device)
+    options: dict[str, Any] = {
+        "device": device,
+        "dtype": pick_dtype(settings.dtype, device),
+        "window": settings.context.window,
+        "method": settings.context.method,
+        "tokens_per_batch": settings.tokens_per_batch,
+    }
+    if settings.engine == "vllm":
+        from builders.engines.vllm_perplexity import VllmPerplexity
+
+        return VllmPerplexity(model.path, **options, memory_share=settings.memory_share)
     from scorers.perplexity import Perplexity
 
-    device = pick_device(settings.device)
-    return Perplexity(
-        model.path,
-        device=device,
-        dtype=pick_dtype(settings.dtype, device),
-        window=settings.context.window,
-        method=settings.context.method,
-        tokens_per_batch=settings.tokens_per_batch,
-    )
+    return Perplexity(model.path, **options)
 
 
 def load_relevance(model: LocalModel, settings: ScoreSettings) -> "Relevance":

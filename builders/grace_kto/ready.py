@@ -1,10 +1,13 @@
 """What the dataset stages of GRACE-KTO need, checked before anything is built: devices, packages, chat template."""
 
-from builders.core.machine import require_device, require_engine, require_package
+from typing import Any
+
+from builders.core.machine import require_bfloat16, require_device, require_engine, require_package, require_vllm
 from builders.core.models import LocalModel, on_disk, pick_device, require_policy
 from builders.core.prompting import chat
 from builders.core.stage import FindModel
 from builders.engines import Message
+from builders.engines.vllm_perplexity import require_fixed_rope
 from builders.grace_kto import roles
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.settings import GraceKTOSettings
@@ -72,8 +75,8 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
 
     Raises:
         UserError: the device is not there, or does not compute in `score.dtype`; FlagEmbedding is not installed; a
-            model is one that a server runs; a language model does not fit `score.context`; the relevance model lacks a
-            head.
+            model is one that a server runs; a language model does not fit `score.context` or `score.engine`; the
+            relevance model lacks a head.
     """
     perplexity_ready(config)
     require_package(
@@ -85,6 +88,8 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
     for role in ("general", "domain"):
         if role in models:
             require_context(models[role], config.score.context, CONTEXT)
+            if config.score.engine == "vllm":
+                require_fixed_rope(str(models[role].path), _config_of(models[role]))
     folder = models["relevance"].path if "relevance" in models else None
     missing = [] if folder is None else [head for head in HEADS if not (folder / head).is_file()]
     if missing:
@@ -98,14 +103,24 @@ def perplexity_ready(config: GraceKTOSettings) -> None:
     """Check what reading documents with a language model needs of the machine.
 
     Raises:
-        UserError: the device is not there, or does not compute in `score.dtype`.
+        UserError: the device is not there, or does not compute in `score.dtype`; vLLM is asked for, and is not
+            installed, built for another device, or to run on another GPU than the first.
     """
     settings = config.score
     require_device("score.device", settings.device)
-    if settings.dtype == "float16" and pick_device(settings.device) == "cpu":
+    device = pick_device(settings.device)
+    if settings.dtype == "float16" and device == "cpu":
         raise UserError(
             "score.dtype float16 needs a GPU, and the device is cpu; set score.dtype to float32 or bfloat16"
         )
+    if settings.engine == "vllm":
+        if ":" in device:
+            raise UserError(
+                f"score.device is {device!r}, and score.engine vllm takes the first GPU that it sees; set score.device "
+                "to cuda and CUDA_VISIBLE_DEVICES to the number, or score.engine to transformers"
+            )
+        require_vllm("score.engine", device)
+        require_bfloat16("score.dtype", settings.dtype, device)
 
 
 def require_context(model: LocalModel, context: ContextSettings, setting: str) -> None:
@@ -119,7 +134,10 @@ def require_context(model: LocalModel, context: ContextSettings, setting: str) -
     Raises:
         UserError: as `scorers.context.stretch`.
     """
+    stretch(str(model.path), _config_of(model), context.method, context.window, setting)
+
+
+def _config_of(model: LocalModel) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
-    stretch(str(model.path), config, context.method, context.window, setting)
+    return AutoConfig.from_pretrained(model.path, trust_remote_code=False)

@@ -22,6 +22,7 @@ from builders.store.revision import Revision
 from scorers.diversity import diversity
 from scorers.errors import UserError
 from scorers.length import lengths
+from scorers.perplexity import Ids
 from scorers.professionalism import professionalism
 from scorers.relevance import RelevanceScores, combine
 
@@ -99,8 +100,10 @@ def score_documents(
         One row per response, in the order given, with the columns `SCORE_COLUMNS`.
     """
     token_ids = scorers.tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
-    general = scorers.general.score(documents)
-    domain = scorers.domain.score(documents)
+    known: dict[str, Ids] = {}  # language models of one tokenizer family share the tokens
+    general = scorers.general.score(documents, known)
+    domain = scorers.domain.score(documents, known)
+    known.clear()
     # Types are stated, since polars cannot infer them from empty or all-null columns.
     frame = pl.DataFrame(
         {

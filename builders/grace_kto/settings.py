@@ -197,8 +197,14 @@ class ScoreSettings(Section):
         ContextSettings(), description="what the two language models read at once; longer documents by half windows"
     )
     window: Annotated[None, FORMER, moved("context: {window: N}")] = None
+    engine: Annotated[Literal["transformers", "vllm"], LATER] = Field(
+        "transformers", description="what runs the two language models; their numbers are equal to float rounding"
+    )
     device: Annotated[str, EXECUTION] = Field("auto", description="auto, cpu or cuda")
     dtype: DType = "auto"
+    memory_share: Annotated[float, EXECUTION] = Field(
+        0.3, gt=0, le=0.5, description="vllm: of the GPU's memory, for each of the two language models"
+    )
     tokens_per_batch: Annotated[Positive, EXECUTION] = Field(
         16_384, description="padded tokens the language models read together"
     )

@@ -28,7 +28,9 @@ def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:
     The composition of a batch decides its padding, and so the order of floating-point sums.
     """
     found = ["kind of processor", "score.tokens_per_batch", "score.texts_per_batch"]
-    return [*found, "score.device"] if config.score.dtype == "auto" else found
+    if config.score.dtype == "auto":
+        found.append("score.device")
+    return [*found, "composition of vLLM's batches"] if config.score.engine == "vllm" else found
 
 
 SEED = Stage(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,56 @@ def test_number_formats_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(UserError, match=r"^sft\.precision is bf16, but this machine's cuda cannot compute in bfloat16"):
         require_training("sft", SFTSettings(precision="bf16"), None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hidden", "message"),
+    [
+        ([], "vllm", "score.engine=vllm needs the package vllm, which is not installed; install vllm for a GPU or"),
+        (["score.device=cuda"], None, "score.engine=vllm: the device is cuda, the installed vLLM is built for cpu"),
+        (
+            ["score.device=cuda:1"],
+            None,
+            "score.device is 'cuda:1', and score.engine vllm takes the first GPU that it sees; set score.device to "
+            "cuda and CUDA_VISIBLE_DEVICES to the number, or score.engine to transformers",
+        ),
+        (
+            ["models.general=LONGROPE"],
+            None,
+            "uses LongRoPE, and score.engine vllm would read its short texts as if they were long; set score.engine to "
+            "transformers or choose another model",
+        ),
+    ],
+)
+def test_what_vllm_needs_for_perplexity_is_told_before_anything_is_built(
+    tmp_path: Path,
+    causal_lm_dir: Path,
+    bge_m3_dir: Path,
+    overrides: list[str],
+    hidden: str | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers import Phi3Config
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "cuda" in str(overrides))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("builders.core.machine._vllm_device", lambda: "cpu")
+    monkeypatch.setattr("builders.core.machine.find_spec", lambda name: None if name == hidden else object())
+    folder = tmp_path / "longrope"
+    shutil.copytree(causal_lm_dir, folder)
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    Phi3Config(
+        hidden_size=32, num_attention_heads=4, max_position_embeddings=512, original_max_position_embeddings=64,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 10_000.0, **factors},
+        pad_token_id=0, bos_token_id=None, eos_token_id=2,
+    ).save_pretrained(folder)  # fmt: skip
+    options = [option.replace("LONGROPE", str(folder)) for option in ("score.engine=vllm", *overrides)]
+    config = config_on(tmp_path, *options, policy=causal_lm_dir, relevance=bge_m3_dir)
+    with pytest.raises(UserError) as error:
+        build(config, "score")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(Path(config.store).rglob("manifest.json"))
 
 
 def test_an_evaluation_tells_it_too(tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

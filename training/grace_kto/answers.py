@@ -187,6 +187,9 @@ def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, 
         load_scorers(context),
         config.score,
     )
+    if config.score.engine == "vllm":
+        # The next policy needs the GPU's memory; and in one process vLLM's models end together.
+        context.loaded.keep([context.models["relevance"]])
     metrics = {label: scores[column].cast(pl.Float64) for label, column in COLUMNS.items()}
     check_finite(metrics, name)
     # A source that is a stage is the generated world's: its own measures can read the queries.

@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from builders.core.machine import local_engine, require_engine
-from builders.core.models import LocalModel
+from builders.core.models import Loaded, LocalModel
 from builders.core.pipeline import EvaluationTable
 from builders.core.prompting import chat
 from builders.engines.loading import load_tokenizer_and_config
@@ -32,7 +32,7 @@ from builders.grace_kto.languages import system_for
 from builders.grace_kto.loading import load_perplexity, load_tokenizer
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.ready import perplexity_ready, require_context
-from builders.grace_kto.settings import GraceKTOSettings
+from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
 from builders.settings.base import identity
 from builders.settings.context import ContextSettings
 from builders.store.files import write_text
@@ -212,10 +212,19 @@ def _evaluate(cell: Cell, policy: LocalModel, models: dict[str, LocalModel], que
     documents = [part.document for part in parts if part is not None]
     tokenizer = load_tokenizer(models["tokenizer"])
     ids = tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
-    read = load_perplexity(models["domain"], cell.config.score).score(documents) if documents else []
+    read = _perplexities(models["domain"], cell.config.score, documents) if documents else []
     metrics = {"L": pl.Series(lengths(ids), dtype=pl.Float64), "ppl_D": pl.Series(read, dtype=pl.Float64)}
     check_finite(metrics, cell.name)
     return Evaluation(cell.name, str(policy.record), by_query(metrics, completions, parts, len(queries)))
+
+
+def _perplexities(model: LocalModel, settings: ScoreSettings, documents: Sequence[str]) -> list[float | None]:
+    """Let a model read documents in a cell's context, and free its memory."""
+    loaded = Loaded()
+    try:
+        return loaded.get(model, "perplexity", lambda: load_perplexity(model, settings)).score(documents)
+    finally:
+        loaded.keep(())
 
 
 def _report(

