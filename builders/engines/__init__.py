@@ -151,7 +151,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Release the model's memory; the engine cannot be used afterwards."""
+        """Release the model's memory, on a GPU at least; the engine cannot be used afterwards."""
 
 
 def ended_by(text: str, stop: Sequence[str]) -> str | None:
@@ -215,6 +215,8 @@ def load_engine(
         device: "auto", "cpu" or "cuda".
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
         batch_size: largest number of rows decoded at the same time.
+    sleep: bool = False,
+    adapter_rank: int | None = None,
         context_window: tokens of prompt and completion together; None for the model's own window.
         context_method: how a window above the model's own is reached; see `scorers.context`.
         chat_template: text of a chat template in place of the tokenizer's; None for the tokenizer's.
@@ -233,10 +235,12 @@ def load_engine(
         "chat_template_kwargs": chat_template_kwargs,
     }  # fmt: skip
     spread: dict[str, Any] = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
+        sleep: whether the engine vllm keeps the model when it is closed, for the next engine of the same model.
+        adapter_rank: rank of the adapters that this model will be loaded with while it is kept; None for none.
     if kind == "vllm":
         from builders.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(model, **shared, **spread, memory_share=memory_share)
+        return VllmEngine(model, **shared, **spread, memory_share=memory_share, sleep=sleep, adapter_rank=adapter_rank)
     for name, gpus in spread.items():
         if gpus != 1:
             raise UserError(

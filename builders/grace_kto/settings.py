@@ -270,3 +270,7 @@ class GraceKTOSettings(Settings):
     train: TrainSettings = TrainSettings()
     loop: LoopSettings = LoopSettings()
     evaluate: EvaluateSettings
+
+    def adapter_rank(self, role: str) -> int | None:
+        """Rank of the adapters that training makes of the policy; None of other roles, and of full fine-tuning."""
+        return self.train.lora_rank if role == "policy" and self.train.method != "full" else None

@@ -54,7 +54,7 @@ class Teacher(Script):
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Teacher:
     """The engine of the stage; a random model writes no tags."""
     made = Teacher([FITTING.format(n=1)])
-    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model: made)
+    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank: made)
     return made
 
 

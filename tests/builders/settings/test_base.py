@@ -24,6 +24,7 @@ EXECUTION_CHANGES = {
     "engines.policy.tensor_parallel": "2",
     "engines.policy.pipeline_parallel": "2",
     "engines.policy.memory_share": "0.5",
+    "engines.policy.sleep": "true",
     "loop.held_out": "3",
     "score.device": "cuda",
     "score.tokens_per_batch": "99",
