@@ -162,7 +162,7 @@ class VllmEngine:
         """Hand a batch's prompts to vLLM; one entry per prompt."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         settings = batch.settings
         encoded = encode_prompts(
@@ -180,6 +180,9 @@ class VllmEngine:
                 presence_penalty=settings.presence_penalty,
                 stop=list(settings.stop),
                 include_stop_str_in_output=True,
+                structured_outputs=None
+                if settings.pattern is None
+                else StructuredOutputsParams(regex=settings.pattern),
                 seed=int(seed) % SEED_RANGE,
                 logprobs=0,  # of the drawn token alone
                 stop_token_ids=self._end_ids,

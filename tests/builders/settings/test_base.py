@@ -67,6 +67,7 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     *((f"{stage}.top_k", None) for stage in ("generate", "sample")),
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
     ("sample.stop", []),
+    *((f"{stage}.guided", False) for stage in ("format", "generate")),
     ("models.teacher", None),
     ("train.reference_logps", "forward"),
     *((f"engines.teacher.{name}", value) for name, value in leaves(TransformersEngineSettings().model_dump()).items()),
