@@ -22,6 +22,14 @@ PARTS = ("summary", "outline", "answer")
 TAGS = tuple(tag for part in PARTS for tag in (f"<{part}>", f"</{part}>"))
 PLAN_TAGS, ANSWER_TAGS = TAGS[:4], TAGS[4:]
 
+SPACES = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What `str.isspace` calls white space, as the inside of a character class; `\\s` means less to most engines."""
+# A part: not blank at its beginning, and without what could begin a tag, or a token such as <|im_start|>, which has no
+# text.
+_PART = f"(?:[^<{SPACES}]|<[^a-z/<|])(?:[^<]|<[^a-z/<|])*"
+PLAN_PATTERN = f"<summary>{_PART}</summary><outline>{_PART}</outline>"
+"""Regular expression of replies that `extract_plan` takes apart, for guided decoding: no look-around, no `\\s`."""
+
 
 class Extraction(NamedTuple):
     """The three parts of a matched response, each without surrounding white space and never empty."""

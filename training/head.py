@@ -46,7 +46,9 @@ def label_logps(
 def _is_small(model: Any, labels: torch.Tensor) -> bool:
     """Whether `_direct` fits: on a CPU in float32, few logits, and logits as the head has them."""
     # A wrapped or sharded model (DDP, DeepSpeed, FSDP) must be called as a whole, else its parts stay apart.
-    if torch.distributed.is_initialized() or not isinstance(model, PreTrainedModel | PeftModel):
+    # A group of one process shares nothing: a model that vLLM keeps in this process has such a group.
+    shared = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    if shared or not isinstance(model, PreTrainedModel | PeftModel):
         return False
     config = model.config.get_text_config()
     plain = all(getattr(config, name, None) is None for name in SCALES)

@@ -12,6 +12,7 @@ from builders.core.pipeline import Pipeline
 from builders.core.run import run
 from builders.core.runner import StageResult
 from builders.core.stage import Source
+from builders.engines.kept_models import close_kept
 from builders.settings.base import Settings
 from training.pipelines import pipeline_of
 
@@ -31,21 +32,24 @@ def run_loop(config: Settings) -> list[StageResult]:
     rounds = pipeline.rounds(config)
     results: list[StageResult] = []
     sources: dict[Node, Source | None] = {}  # all rounds read the same, also where a branch of the Hub moves meanwhile
-    for round_ in range(1, rounds + 1):
-        began = time.monotonic()
-        # A run also returns the earlier rounds that this one is built from: keep this round's stages and
-        # those that belong to no round (round 0).
-        found = run(pipeline, config, pipeline.last, round_=round_, sources=sources)
-        done = [result for result in found if result.round in (0, round_)]
-        # The stages of round 0 come back in every round: list them once.
-        known = {(result.stage, result.round) for result in results}
-        results += [result for result in done if (result.stage, result.round) not in known]
-        log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done, time.monotonic() - began))
-        for line in () if pipeline.watch is None else pipeline.watch(config, round_):
-            log.info("round %d/%d: %s", round_, rounds, line)
-        # The libraries' objects stay; the collections of the next rounds would walk through them, half a second each.
-        gc.collect()
-        gc.freeze()
+    try:
+        for round_ in range(1, rounds + 1):
+            began = time.monotonic()
+            # A run also returns the earlier rounds that this one is built from: keep this round's stages and
+            # those that belong to no round (round 0).
+            found = run(pipeline, config, pipeline.last, round_=round_, sources=sources)
+            done = [result for result in found if result.round in (0, round_)]
+            # The stages of round 0 come back in every round: list them once.
+            known = {(result.stage, result.round) for result in results}
+            results += [result for result in done if (result.stage, result.round) not in known]
+            log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done, time.monotonic() - began))
+            for line in () if pipeline.watch is None else pipeline.watch(config, round_):
+                log.info("round %d/%d: %s", round_, rounds, line)
+            # The libraries' objects stay; the next rounds' collections would walk through them, half a second each.
+            gc.collect()
+            gc.freeze()
+    finally:
+        close_kept()  # what an engine that sleeps has kept from round to round
     return results
 
 

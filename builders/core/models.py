@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from builders.engines import Engine
 
 T = TypeVar("T")
-VLLM_ALONE = ("tensor_parallel", "pipeline_parallel", "memory_share")
+VLLM_ALONE = ("tensor_parallel", "pipeline_parallel", "memory_share", "sleep")
 _FOLDER_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -248,7 +248,7 @@ class Loaded:
         kept = set(models)
         for key in [key for key in self._held if key[0] not in kept]:
             value = self._held.pop(key)
-            # Engines free their memory in `close`; scorers and tokenizers are freed with their last reference.
+            # Engines free a GPU's memory in `close`; scorers and tokenizers are freed with their last reference.
             if hasattr(value, "close"):
                 value.close()
 
@@ -348,8 +348,13 @@ def _loading(settings: EngineSettings, model: LocalModel) -> TransformersEngineS
     return settings
 
 
-def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
+def load_engine_for(settings: EngineSettings, model: AnyModel, adapter_rank: int | None = None) -> "Engine":
     """Load the engine that a role's settings describe, with a model and its adapter.
+
+    Args:
+        settings: the engine's.
+        model: the model.
+        adapter_rank: rank of the adapters that the role's later models are, see `Settings.adapter_rank`.
 
     Raises:
         UserError: as `load_engine`; for a model on a server and an engine that loads one, or the other way round.
@@ -372,6 +377,7 @@ def load_engine_for(settings: EngineSettings, model: AnyModel) -> "Engine":
         context_method=local.context.method,
         chat_template=local.chat_template,
         chat_template_kwargs=local.chat_template_kwargs,
+        adapter_rank=adapter_rank,
         # Settings of vLLM alone.
         **{name: getattr(local, name) for name in VLLM_ALONE if hasattr(local, name)},
     )

@@ -156,7 +156,8 @@ class Context(Generic[ConfigT]):
         settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
         model = self.models[role]
         # The settings are part of the key: two roles may run one model in different ways.
-        return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model))
+        rank = self.config.adapter_rank(role)
+        return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model, rank))
 
     def window(self, role: str) -> Windowed:
         """Return what planning needs of a role's engine: the tokenizer and the window.

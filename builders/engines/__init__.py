@@ -5,6 +5,7 @@ prompts, with token ids, log-probability and finish reason. The random numbers o
 Importing this module loads neither torch nor vllm: `load_engine` imports the engine that is asked for.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -45,6 +46,9 @@ class SamplingSettings:
     """In [-2, 2]: taken from the logits of tokens that the completion has already."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, which keeps the one that ended it; a server may leave it out."""
+    pattern: str | None = None
+    """A regular expression that a whole completion has to match, unless it is cut at `max_new_tokens`; None: anything.
+    The engine transformers refuses it; of servers only vLLM's is sure to know it."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -59,6 +63,13 @@ class SamplingSettings:
             raise UserError(f"sampling: presence_penalty is {self.presence_penalty}; set it to a number from -2 to 2")
         if not all(self.stop):
             raise UserError("sampling: stop holds an empty text, which would end every completion; leave it out")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise UserError(
+                    f"sampling: pattern {self.pattern!r} is no regular expression ({error}); correct it or leave it out"
+                ) from None
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Release the model's memory; the engine cannot be used afterwards."""
+        """Release the model's memory, on a GPU at least; the engine cannot be used afterwards."""
 
 
 def ended_by(text: str, stop: Sequence[str]) -> str | None:
@@ -204,6 +215,8 @@ def load_engine(
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
     memory_share: float = 0.9,
+    sleep: bool = False,
+    adapter_rank: int | None = None,
 ) -> Engine:
     """Load an engine.
 
@@ -222,6 +235,8 @@ def load_engine(
         tensor_parallel: GPUs over which the engine vllm spreads each layer.
         pipeline_parallel: GPUs to which it deals out the layers; tensor_parallel for each.
         memory_share: of each GPU's memory that it takes, for weights and KV cache, in (0, 1].
+        sleep: whether the engine vllm keeps the model when it is closed, for the next engine of the same model.
+        adapter_rank: rank of the adapters that this model will be loaded with while it is kept; None for none.
 
     Raises:
         UserError: for an unknown kind, an option out of range, or a model that cannot be loaded.
@@ -236,7 +251,7 @@ def load_engine(
     if kind == "vllm":
         from builders.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(model, **shared, **spread, memory_share=memory_share)
+        return VllmEngine(model, **shared, **spread, memory_share=memory_share, sleep=sleep, adapter_rank=adapter_rank)
     for name, gpus in spread.items():
         if gpus != 1:
             raise UserError(

@@ -237,7 +237,11 @@ class OpenAIEngine:
         if self._settings.logprobs:
             request["logprobs"] = True
         # What OpenAI does not have and other servers know by these names.
-        more = {"top_k": settings.top_k, "chat_template_kwargs": self._settings.chat_template_kwargs}
+        more = {
+            "top_k": settings.top_k,
+            "chat_template_kwargs": self._settings.chat_template_kwargs,
+            "structured_outputs": settings.pattern and {"regex": settings.pattern},  # as vLLM's server calls it
+        }
         if any(more.values()):
             request["extra_body"] = {name: value for name, value in more.items() if value}
         return request

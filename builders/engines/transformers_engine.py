@@ -17,6 +17,7 @@ from builders.engines import (
 from builders.engines.loading import load_model, load_tokenizer_and_config, merge_adapter, resolve_device
 from builders.engines.prompts import check_template_kwargs, encode_prompts
 from scorers.context import stretch
+from scorers.errors import UserError
 from scorers.gpu_memory import BatchSize
 from scorers.model_loading import check_attention_only
 
@@ -65,6 +66,11 @@ class TransformersEngine:
         """Generate one completion per prompt, in the order of the prompts; see `Engine.generate`."""
         from builders.engines.decoding import decode
 
+        if settings.pattern is not None:
+            raise UserError(
+                "engine transformers: a pattern is given, and this engine cannot hold completions to one; use the "
+                "engine vllm, or give none"
+            )
         encoded = encode_prompts(
             self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs
         )

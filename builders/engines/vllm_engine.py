@@ -22,6 +22,7 @@ from builders.engines import (
     ended_by,
     not_finite,
 )
+from builders.engines.kept_models import VllmModel, keep, load_kept, shut_down
 from builders.engines.loading import check_adapter, load_end_ids, load_tokenizer_and_config, resolve_device
 from builders.engines.prompts import check_template_kwargs, encode_prompts
 from builders.store.files import ADAPTER_CONFIG
@@ -42,6 +43,8 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 _MISSING = Completion("", "length", 0)
+# Of this process's requests and adapters: a model that is kept has seen those of earlier engines.
+_requests, _adapters = itertools.count(), itertools.count(1)
 
 
 @dataclass
@@ -81,37 +84,43 @@ class VllmEngine:
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
         memory_share: float = 0.9,
+        sleep: bool = False,
+        adapter_rank: int | None = None,
     ) -> None:
         device = resolve_device(device)
         self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
         self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
         self.context_window, entries = stretch(model, config, context_method, context_window, CONTEXT)
         self._end_ids = end_token_ids(self._tokenizer, load_end_ids(model, revision, config))
-        rank = None if adapter is None else lora_rank(adapter)
+        # Room for the adapters to come is worth its memory only where the model is kept for them.
+        room = 0 if adapter_rank is None or not sleep else room_for(adapter_rank)
+        room = max(room, 0 if adapter is None else lora_rank(adapter))
         # Imported last, since that takes seconds: a user's mistake is reported before.
         vllm = import_vllm(device)
         self._slots = batch_size
-        self._numbers = itertools.count()  # of requests
         self._adapter = None if adapter is None else adapter_request(adapter)
-        self._llm: Any = vllm.LLM(
-            model=model,
-            revision=revision,
-            trust_remote_code=False,
+        self._sleep = sleep
+        arguments = {
+            "model": model,
+            "revision": revision,
+            "trust_remote_code": False,
             # vLLM's own "auto" would turn a float32 checkpoint into bfloat16.
-            dtype=str(config.dtype).removeprefix("torch.") if dtype == "auto" and config.dtype else dtype,
-            hf_overrides=entries,
-            max_model_len=self.context_window,
-            max_num_seqs=batch_size,  # rows in a batch
-            tensor_parallel_size=tensor_parallel,
-            pipeline_parallel_size=pipeline_parallel,
-            gpu_memory_utilization=memory_share,
-            enforce_eager=device == "cpu",  # no CUDA graphs and no compilation
+            "dtype": str(config.dtype).removeprefix("torch.") if dtype == "auto" and config.dtype else dtype,
+            "hf_overrides": entries,
+            "max_model_len": self.context_window,
+            "max_num_seqs": batch_size,  # rows in a batch
+            "tensor_parallel_size": tensor_parallel,
+            "pipeline_parallel_size": pipeline_parallel,
+            "gpu_memory_utilization": memory_share,
+            "enforce_eager": device == "cpu",  # no CUDA graphs and no compilation
             **(whole_prompts(self.context_window) if device == "cpu" else {}),
-            logprobs_mode="raw_logprobs",  # before temperature and top-p, as `Completion.logprob` is defined
-            generation_config="vllm",  # nothing but the settings of the call shapes the distribution
-            seed=0,
-            **({} if rank is None else {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}),
-        )
+            "logprobs_mode": "raw_logprobs",  # before temperature and top-p, as `Completion.logprob` is defined
+            "generation_config": "vllm",  # nothing but the settings of the call shapes the distribution
+            "seed": 0,
+            **({"enable_sleep_mode": True} if sleep and device == "cuda" else {}),
+        }
+        self._model: VllmModel | None = load_kept(vllm, arguments, room)
+        self._llm: Any = self._model.llm
 
     @property
     def tokenizer(self) -> Any:
@@ -153,7 +162,7 @@ class VllmEngine:
         """Hand a batch's prompts to vLLM; one entry per prompt."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         settings = batch.settings
         encoded = encode_prompts(
@@ -171,6 +180,9 @@ class VllmEngine:
                 presence_penalty=settings.presence_penalty,
                 stop=list(settings.stop),
                 include_stop_str_in_output=True,
+                structured_outputs=None
+                if settings.pattern is None
+                else StructuredOutputsParams(regex=settings.pattern),
                 seed=int(seed) % SEED_RANGE,
                 logprobs=0,  # of the drawn token alone
                 stop_token_ids=self._end_ids,
@@ -178,7 +190,7 @@ class VllmEngine:
                 detokenize=bool(settings.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            request = str(next(self._numbers))
+            request = str(next(_requests))
             self._llm.llm_engine.add_request(request, tokens_input(ids), parameters, lora_request=self._adapter)
             places[request] = _Place(answer, row)
         return places
@@ -200,14 +212,10 @@ class VllmEngine:
         return Completion(text if ended is None else ended, "stop" if stopped else "length", len(ids), ids, logprob)
 
     def close(self) -> None:
-        """Shut vLLM down and free its memory and process group, so that another model can be loaded."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        if self._llm is None:
-            return
-        self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
-        cleanup_dist_env_and_memory()
+        """Free the memory, so that another model can be loaded; a model that sleeps is kept (`kept_models`)."""
+        model, self._model, self._llm = self._model, None, None
+        if model is not None:
+            (keep if self._sleep else shut_down)(model)
 
 
 def import_vllm(device: str) -> Any:
@@ -264,11 +272,24 @@ def lora_rank(adapter: str) -> int:
             f"adapter {adapter}: type {settings.get('peft_type')} of rank {found}; the engine vllm takes LORA of rank "
             f"1 to {LORA_RANKS[-1]}; merge the adapter or use the engine transformers"
         )
-    return next(rank for rank in LORA_RANKS if rank >= found)
+    return room_for(found)
+
+
+def room_for(rank: int) -> int:
+    """Return the rank that vLLM has to reserve for adapters of a rank; the largest for one above all of them.
+
+    >>> room_for(4), room_for(64), room_for(1000)
+    (8, 64, 512)
+    """
+    return next((room for room in LORA_RANKS if room >= rank), LORA_RANKS[-1])
 
 
 def adapter_request(adapter: str) -> Any:
-    """Return vLLM's handle of an adapter folder."""
+    """Return vLLM's handle of an adapter folder, which is read anew even where it was read before.
+
+    vLLM tells adapters apart by name and number, and what its memory holds of one does not always outlive a sleep.
+    """
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("policy", 1, adapter)
+    number = next(_adapters)
+    return LoRARequest(f"adapter-{number}", number, adapter)

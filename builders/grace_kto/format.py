@@ -34,14 +34,14 @@ from builders.engines.prompts import fits_window
 from builders.grace_kto.columns import FORMAT_COLUMNS, SEED_COLUMNS
 from builders.grace_kto.languages import chat_by_language, prompt_name
 from builders.grace_kto.messages import prompt_text, system_prompts
-from builders.grace_kto.sample import THOUGHTS, begins_in_block
+from builders.grace_kto.sample import THOUGHTS, begins_in_block, require_unopened
 from builders.grace_kto.settings import FormatSettings, GraceKTOSettings
 from builders.grace_kto.unread import keep_unread, unread_in
 from builders.store.columns import check_frame, polars_schema
 from builders.store.revision import Revision
 from builders.store.shards import shard_counts, shard_rows
 from scorers.errors import UserError
-from scorers.extraction import Plan, compose, cut_thinking, extract, extract_plan, form_of
+from scorers.extraction import PLAN_PATTERN, Plan, compose, cut_thinking, extract, extract_plan, form_of
 
 FormatContext = Context[GraceKTOSettings]
 
@@ -137,6 +137,9 @@ def ask(context: FormatContext, part: Shard) -> Asking:
         settings.thinking_tags,
         config.engines.teacher.chat_template_kwargs,
     )
+    if settings.guided:
+        require_unopened("format", "teacher", opened=opened)
+    pattern = PLAN_PATTERN if settings.guided else None
     # Greedy decoding gives the same reply again.
     for attempt in range(1, 1 + (settings.attempts if settings.temperature else 1)):
         if not waiting:
@@ -145,7 +148,7 @@ def ask(context: FormatContext, part: Shard) -> Asking:
         completions = yield Batch(
             [chat(document.prompt) for document in waiting],
             draws,
-            SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p),
+            SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, pattern=pattern),
         )
         for document, completion in zip(waiting, completions, strict=True):
             document.attempts, document.reply = attempt, completion

@@ -32,7 +32,7 @@ from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.languages import contradicts, pick_examples, prompt_name, rows_by_language
 from builders.grace_kto.messages import ask_for_queries, prompt_text, system_prompts
 from builders.grace_kto.parts import PARTS_COLUMNS, parts_folder, plan_parts
-from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
+from builders.grace_kto.query_parser import Parsed, list_pattern, read_queries, shown_by
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.unread import keep_unread, unread_in
 from builders.store.columns import frame_of
@@ -162,12 +162,19 @@ def ask(context: GenerateContext, part: Shard) -> Asking:
     settings = config.generate
     drawn = prompts_of(context, part)
     asked = [prompt for prompt in drawn if prompt.example_ids]
-    sampling = SamplingSettings(
-        settings.max_new_tokens, settings.temperature, settings.top_p, settings.top_k, settings.presence_penalty
-    )
-    completions = (yield Batch([chat(p.text) for p in asked], [p.draw for p in asked], sampling)) if asked else []
     tags, template_kwargs = config.sample.thinking_tags, config.engines.policy.chat_template_kwargs
     opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], tags, template_kwargs)
+    if settings.guided:
+        sample.require_unopened("generate", "policy", opened=opened)
+    sampling = SamplingSettings(
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_p,
+        settings.top_k,
+        settings.presence_penalty,
+        pattern=list_pattern(settings.per_prompt) if settings.guided else None,
+    )
+    completions = (yield Batch([chat(p.text) for p in asked], [p.draw for p in asked], sampling)) if asked else []
     queries: dict[int, list[str]] = {}  # by the prompt's number
     unread: list[tuple[str, str, str]] = []
     for prompt, completion in zip(asked, completions, strict=True):

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
+from scorers.extraction import SPACES
+
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』"}  # by the opening one, the closing one
 OPEN, CLOSE, COMMA = "[［【", "]］】", ",，、"
 FENCE = "```"
@@ -35,6 +37,13 @@ _TRIPLE = {a: re.compile(rf"(?:[^\\]|\\.)*?{a * 3}", re.DOTALL) for a in "\"'"}
 _ESCAPE = re.compile(r"\\(.)|[\"\n\r\0]", re.DOTALL)
 # Where two strings may be one: a curly quote that closes, a comma, and one that opens.
 _SEAM = re.compile(rf"[”’」』]\s*+[{COMMA}]\s*+[“‘「『]")
+# A string for guided decoding, not blank at first: no straight double quote, backslash or control character, and no <,
+# with which tags and tokens without a text begin. Curly and corner quotes come in pairs, since one that is left over
+# can look like a seam; an apostrophe is inside a word.
+_HELD = r"\"<\\\x00-\x1f\x7f“”‘’「」『』"
+_PLAIN = rf"(?:[^{_HELD}]|’[a-z])"
+_PAIR = "|".join(f"{a}{_PLAIN}*{b}" for a, b in (("“", "”"), ("‘", "’"), ("「", "」"), ("『", "』")))
+_HELD_STRING = rf'"(?:[^{_HELD}{SPACES}]|{_PAIR})(?:{_PLAIN}|{_PAIR})*"'
 _KNOWN_ESCAPES = frozenset("abfnrtvxuUN01234567\\'\"\n")  # Python's; a backslash before anything else stands for itself
 
 
@@ -81,6 +90,18 @@ def read_queries(reply: str, shown: Collection[str] = ()) -> Parsed:
     known = {_plain(string) for string in shown}
     queries = [string for string in strings if _plain(string) not in known]
     return Parsed(queries, unreadable, len(strings) - len(queries))
+
+
+def list_pattern(count: int) -> str:
+    """Return the regular expression of a list of so many strings, as the prompts ask for it, for guided decoding.
+
+    `read_queries` reads every string of what it matches. It has no look-around and no `\\s`, which engines of guided
+    decoding know differently or not at all.
+
+    >>> bool(re.fullmatch(list_pattern(2), '["Write a report", "写一份“五年”规划"]'))
+    True
+    """
+    return rf"\[{_HELD_STRING}(?:, {_HELD_STRING}){{{count - 1}}}\]"
 
 
 def shown_by(prompt: str, examples: Sequence[str]) -> list[str]:

@@ -29,8 +29,9 @@ def generate_ready(config: GraceKTOSettings, find: FindModel) -> None:
     """Check what asking the policy for queries needs.
 
     Raises:
-        UserError: as `require_engine` and `require_policy`.
+        UserError: as `require_engine`, `require_guidable` and `require_policy`.
     """
+    require_guidable("generate", "policy", config)
     _policy_ready(config, find, system=False)
 
 
@@ -47,9 +48,10 @@ def format_ready(config: GraceKTOSettings, find: FindModel) -> None:
     """Check what asking the teacher needs.
 
     Raises:
-        UserError: as `require_engine` and `require_policy`.
+        UserError: as `require_engine`, `require_guidable` and `require_policy`.
     """
     engine = config.engines.teacher
+    require_guidable("format", "teacher", config)
     require_engine("engines.teacher", engine)
     model = None if isinstance(engine, OpenAIEngineSettings) else find(roles.teacher(config, 0))
     if model is not None and not isinstance(engine, OpenAIEngineSettings):
@@ -57,6 +59,24 @@ def format_ready(config: GraceKTOSettings, find: FindModel) -> None:
             require_policy(engine, on_disk(model, "engines.teacher"), trial_prompts(config, system=False))
         except UserError as error:  # what concerns a chat template names the policy's engine
             raise UserError(str(error).replace("engines.policy.", "engines.teacher.")) from None
+
+
+def require_guidable(section: str, role: str, config: GraceKTOSettings) -> None:
+    """Check that a stage's engine can hold replies to their form where they are to be.
+
+    Args:
+        section: the stage's section.
+        role: whose engine it asks.
+        config: the configuration.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if getattr(config, section).guided and getattr(config.engines, role).kind == "transformers":
+        raise UserError(
+            f"{section}.guided is true, and the engine transformers cannot hold replies to a form; set "
+            f"engines.{role}.kind to vllm, or to openai for a server of vLLM's, or {section}.guided to false"
+        )
 
 
 def _policy_ready(config: GraceKTOSettings, find: FindModel, *, system: bool) -> None:

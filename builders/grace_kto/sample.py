@@ -191,6 +191,25 @@ def begins_in_block(
     return prompt_ends_with(engine.tokenizer, messages[0], template_kwargs, tags[0])
 
 
+def require_unopened(section: str, role: str, *, opened: bool) -> None:
+    """Check that replies which are held to their form do not begin inside a thinking block, which they could not end.
+
+    Args:
+        section: the stage's section, whose `guided` is true.
+        role: whose engine is asked.
+        opened: whether the chat template opens such a block.
+
+    Raises:
+        UserError: it does.
+    """
+    if opened:
+        raise UserError(
+            f"{section}.guided is true, and the chat template opens a thinking block, which such replies have no room "
+            f"to end; let it open none, as by engines.{role}.chat_template_kwargs {{enable_thinking: false}}, or set "
+            f"{section}.guided to false"
+        )
+
+
 def read_response(
     text: str, tags: tuple[str, str] | None, *, opened: bool = False
 ) -> tuple[str, Extraction | None, Thinking]:

@@ -105,6 +105,11 @@ Text = Annotated[str, Field(min_length=1)]
 # strict=False: YAML has lists, which a strict model would not accept as tuples.
 Tags = Annotated[tuple[Text, Text], Field(strict=False)]
 TOP_K = "draw from this many of the most probable tokens; null: from all"
+GUIDED = (
+    "hold replies to their form while they are drawn, so that each one can be read unless it is cut; engine vllm, or "
+    "openai where the server is vLLM's (others ignore it or refuse); leaves a thinking model no room to think, and a "
+    "chat template that opens a thinking block is refused"
+)
 PENALTY = "taken from the logits of tokens that are there already"
 
 
@@ -123,6 +128,7 @@ class FormatSettings(Section):
     thinking_tags: Tags | None = Field(
         ("<think>", "</think>"), description="a block between these before a reply is cut; null: never"
     )
+    guided: Annotated[bool, LATER] = Field(False, description=GUIDED)
 
 
 class GenerateSettings(Section):
@@ -140,6 +146,7 @@ class GenerateSettings(Section):
     top_k: Annotated[Positive | None, LATER] = Field(None, description=TOP_K)
     presence_penalty: Annotated[float, LATER] = Field(0.0, ge=-2, le=2, description=PENALTY)
     max_new_tokens: Positive = 2048
+    guided: Annotated[bool, LATER] = Field(False, description=GUIDED)
     max_query_chars: Positive = Field(8000, description="characters (not tokens) of a query; longer ones are dropped")
     max_attempts: Positive = Field(10, description="prompts tried, as a multiple of the fewest that could do")
     near_duplicate_threshold: Share | None = Field(
@@ -276,3 +283,7 @@ class GraceKTOSettings(Settings):
     train: TrainSettings = TrainSettings()
     loop: LoopSettings = LoopSettings()
     evaluate: EvaluateSettings
+
+    def adapter_rank(self, role: str) -> int | None:
+        """Rank of the adapters that training makes of the policy; None of other roles, and of full fine-tuning."""
+        return self.train.lora_rank if role == "policy" and self.train.method != "full" else None

@@ -231,6 +231,10 @@ class Settings(Section):
             raise ValueError("expected a folder of this machine, such as .grace/store")
         return value
 
+    def adapter_rank(self, role: str) -> int | None:
+        """Rank of the LoRA adapters that later models of a role are; None where they are whole models, or unknown."""
+        return None
+
     @property
     def local_namespace(self) -> str:
         """Namespace of the repositories in the local store; `local` where none is set."""

@@ -83,6 +83,12 @@ class VllmEngineSettings(LocalEngineSettings):
     memory_share: Annotated[float, EXECUTION] = Field(
         0.9, gt=0, le=1, description="of each GPU's memory, for weights and KV cache together"
     )
+    sleep: Annotated[bool, EXECUTION] = Field(
+        False,
+        description="read the base model once for all rounds: between stages it sleeps in the host's memory, which "
+        "needs the room (on a CPU it stays as it is), and takes each round's adapter; workers end before a training, "
+        "and read it in every round",
+    )
 
 
 class OpenAIEngineSettings(Section):

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.extraction import TAGS, Extraction, Plan, compose, cut_thinking, extract, extract_plan, form_of
+from scorers.extraction import (
+    PLAN_PATTERN,
+    SPACES,
+    TAGS,
+    Extraction,
+    Plan,
+    compose,
+    cut_thinking,
+    extract,
+    extract_plan,
+    form_of,
+)
 
 GOOD = "<summary>S</summary>\n<outline>O</outline>\n<answer>D</answer>"
 
@@ -194,3 +205,41 @@ def test_the_time_to_read_a_plan_is_linear() -> None:
     """A text of a million tags is read in one pass for each tag, not in one for each pair of them."""
     assert extract_plan("<summary></summary>" * 500_000) is None
     assert extract_plan("<summary>" + "<" * 5_000_000) is None
+
+
+def test_spaces_are_those_of_python() -> None:
+    every = "".join(map(chr, range(0x110000)))
+    assert re.findall(f"[{SPACES}]", every) == [char for char in every if char.isspace()]
+
+
+@given(st.from_regex(PLAN_PATTERN, fullmatch=True))
+def test_every_guided_plan_is_taken_apart(reply: str) -> None:
+    plan = extract_plan(reply)
+    assert plan is not None and reply.startswith(f"<summary>{plan.summary}")
+
+
+@given(st.lists(st.sampled_from(["<", "/", "s", "<summary>", "</summary>", "</", "5", " ", "</outline>", "<answer>"])))
+def test_no_part_of_a_guided_plan_holds_a_tag(pieces: list[str]) -> None:
+    """Whatever stands in the summary: where the pattern takes it, the parser does, letter by letter."""
+    summary = "".join(pieces)
+    reply = f"<summary>{summary}</summary><outline>O</outline>"
+    if re.fullmatch(PLAN_PATTERN, reply):
+        assert extract_plan(reply) == Plan(summary.strip(), "O")
+        assert not any(tag in summary for tag in TAGS)
+
+
+@pytest.mark.parametrize(
+    ("summary", "fits"),
+    [
+        ("S", True),
+        ("p < 0.05, <5", True),
+        ("A\nB", True),
+        (" S", False),
+        ("\u3000", False),
+        ("", False),
+        ("<b>", False),
+        ("<|end|>", False),
+    ],
+)
+def test_what_a_guided_summary_is(summary: str, fits: bool) -> None:
+    assert bool(re.fullmatch(PLAN_PATTERN, f"<summary>{summary}</summary><outline>O</outline>")) == fits

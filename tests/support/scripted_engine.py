@@ -28,6 +28,7 @@ class Script:
     tokenizer: Any = None
     asked: list[tuple[str, int]] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
+    settings: SamplingSettings | None = None  # of the last call
 
     def generate(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], settings: SamplingSettings
@@ -35,6 +36,7 @@ class Script:
         numbers = range(len(self.asked), len(self.asked) + len(prompts))
         self.asked += [(prompt[0]["content"], seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         self.calls.append(len(prompts))
+        self.settings = settings
         if isinstance(self.replies, Sequence):
             texts = [self.replies[number % len(self.replies)] for number in numbers]
         else:

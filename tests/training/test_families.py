@@ -8,6 +8,7 @@ import pytest
 import yaml
 from families import conversations, make_family, write_seeds
 
+from builders.core.runner import StageResult
 from builders.grace_kto.messages import ask_for_queries
 from training.pipelines import load_config
 
@@ -88,3 +89,51 @@ def test_two_rounds_from_seeds_to_a_policy(family: str, method: str, bge_m3_dir:
     assert first.digest != second.digest
     # The second round was sampled by the first round's policy, adapter and all.
     assert weights[1]["policy"].unique().to_list() == [str(first)]
+
+
+def test_vllm_loads_the_base_once_for_all_rounds(
+    bge_m3_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts and policies are those of engines loaded anew; training runs beside the kept model."""
+    from builders.engines import kept_models
+    from builders.engines.vllm_engine import import_vllm
+    from training.loop import run_loop
+
+    vllm = import_vllm("cpu")
+    loaded: list[dict[str, Any]] = []
+
+    class Counted(vllm.LLM):  # type: ignore[misc, name-defined]
+        def __init__(self, **arguments: Any) -> None:
+            loaded.append(arguments)
+            super().__init__(**arguments)
+
+    monkeypatch.setattr(vllm, "LLM", Counted)
+    base = make_base("llama", tmp_path)
+    path = configuration("llama", base, bge_m3_dir, tmp_path, "lora")
+    options = [
+        "engines.policy.kind=vllm", "engines.policy.device=cpu", f"models.policy={base}",
+        "evaluate.column=request", "evaluate.split=train",
+    ]  # fmt: skip
+
+    def looped(name: str, *more: str) -> list[StageResult]:
+        loaded.clear()
+        return run_loop(load_config(str(path), [*options, *more], store=str(tmp_path / name)))
+
+    # What the policies answer to held-out queries counts too.
+    kept = looped("kept", "engines.policy.sleep=true", "loop.held_out=2")
+    assert [(arguments["enable_lora"], arguments["max_lora_rank"]) for arguments in loaded] == [(True, 8)]
+    assert kept_models._kept is None, "the end of the loop frees it"
+    anew = looped("anew", "loop.held_out=0")
+    assert len(loaded) == 2, "in every round"
+    # A row names the revision of its policy, which is that of its settings too.
+    for stage in ("generate", "sample"):
+        found, expected = (
+            [r.revision.scan().drop("generator", "policy", strict=False).collect() for r in run if r.stage == stage]
+            for run in (kept, anew)
+        )
+        assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
+    weights, expected_weights = (
+        [(r.revision.path / "adapter_model.safetensors").read_bytes() for r in run if r.stage == "policy"]
+        for run in (kept, anew)
+    )
+    assert weights == expected_weights and len(set(weights)) == 2

@@ -109,3 +109,22 @@ def test_every_row_is_in_one_group_and_a_quarter_of_it_is_padding_at_most(length
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     for longest, *others in groups:
         assert all(0.75 * lengths[longest] <= lengths[row] <= lengths[longest] for row in others)
+
+
+def test_a_group_of_one_process_shares_nothing(causal_lm_dir: Path) -> None:
+    """A model that vLLM keeps in this process has such a group; logits are computed as without it."""
+    import torch
+    from torch import distributed
+
+    store = torch._C._distributed_c10d.HashStore()
+    model = loaded(causal_lm_dir, "full")
+    labels = batch(model)[2]
+    assert training.head._is_small(model, labels)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        assert training.head._is_small(model, labels)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            assert not training.head._is_small(model, labels)
+    finally:
+        distributed.destroy_process_group()

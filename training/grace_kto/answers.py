@@ -248,7 +248,7 @@ def answer_queries(
         begins inside a thinking block that the template opens.
     """
     settings = config.evaluate
-    engine = load_engine_for(config.engines.policy, policy)
+    engine = load_engine_for(config.engines.policy, policy, config.adapter_rank("policy"))
     system = system_prompts(config, None)
     try:
         room = [query for query in queries if sample.fits(engine, query, config)]

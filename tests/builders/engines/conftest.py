@@ -7,6 +7,25 @@ from tiny_models import make_tokenizer
 
 
 @pytest.fixture(scope="session")
+def inclined_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that likes to write </ and ", which end what a reply's form leaves open."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("inclined-model")
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 0.1)
+        # After the norm the first of 64 dimensions is about 8 at every token, so that both get a logit of 6.
+        model.model.embed_tokens.weight[:, 0] = 20
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids(["</", '"']), 0] = 0.75
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 with heads of 32 dimensions, the smallest that vLLM's CPU attention takes."""
     import torch

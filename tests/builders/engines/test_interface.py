@@ -45,11 +45,22 @@ def test_bad_options_are_named(causal_lm_dir: Path, options: dict[str, Any], mes
         ({"max_new_tokens": 1, "top_k": 0}, "top_k is 0"),
         ({"max_new_tokens": 1, "presence_penalty": 2.5}, "presence_penalty is 2.5"),
         ({"max_new_tokens": 1, "stop": ("a", "")}, "stop holds an empty text"),
+        ({"max_new_tokens": 1, "pattern": "(a"}, r"pattern '\(a' is no regular expression \(missing \), unterminated"),
     ],
 )
 def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SamplingSettings(**arguments)
+
+
+def test_the_engine_transformers_takes_no_pattern(causal_lm_dir: Path) -> None:
+    engine = load_engine("transformers", str(causal_lm_dir), device="cpu")
+    with pytest.raises(UserError) as error:
+        engine.generate([[{"role": "user", "content": "a"}]], [0], SamplingSettings(4, pattern="a"))
+    assert str(error.value) == (
+        "engine transformers: a pattern is given, and this engine cannot hold completions to one; use the engine vllm, "
+        "or give none"
+    )
 
 
 def test_a_completion_need_not_tell_its_tokens() -> None:

@@ -138,9 +138,12 @@ def test_variables_of_the_template_are_handed_on(server: ChatServer) -> None:
 def test_what_shapes_a_draw_is_handed_on(server: ChatServer) -> None:
     engine = OpenAIEngine("writer", settings_for(server), 4096, SETTING)
     engine.generate([user("a")], [1], SamplingSettings(5, top_k=7, presence_penalty=0.5, stop=("</a>",)))
+    engine.generate([user("a")], [1], SamplingSettings(5, pattern="a+"))
     engine.close()
     asked = server.asked[0]
     assert (asked["top_k"], asked["presence_penalty"], asked["stop"]) == (7, 0.5, ["</a>"])
+    assert "structured_outputs" not in asked
+    assert server.asked[1]["structured_outputs"] == {"regex": "a+"}
 
 
 def test_no_more_requests_are_under_way_than_allowed(server: ChatServer) -> None:

@@ -9,9 +9,12 @@ from families import make_family
 from tiny_models import CORPUS
 
 from builders.engines import Batch, Completion, Engine, Message, More, SamplingSettings, load_engine
+from builders.engines.kept_models import close_kept
 from builders.engines.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, import_vllm, lora_rank
+from builders.grace_kto.query_parser import list_pattern, read_queries
 from scorers.context import stretch
 from scorers.errors import UserError
+from scorers.extraction import PLAN_PATTERN, extract_plan
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +37,10 @@ STRETCHED: list[list[Message]] = [[{"role": "user", "content": "river trade " * 
 
 @pytest.fixture(scope="module")
 def adapter_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(model_dir, tmp_path_factory.mktemp("adapter"), seed=3)
+
+
+def make_adapter(model_dir: Path, folder: Path, seed: int) -> Path:
     """A LoRA adapter with random weights."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -41,12 +48,11 @@ def adapter_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), config)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 parameter.normal_(std=0.2)
-    folder = tmp_path_factory.mktemp("adapter")
     adapted.save_pretrained(folder)
     return folder
 
@@ -332,3 +338,86 @@ def test_a_stream_that_nobody_reads_on_leaves_nothing_behind(
     answers, steps = asked
     assert steps["dropped"] < steps["a stream"]
     assert all_ids(answers["after a dropped stream"]) == all_ids(answers["sampled"])
+
+
+def kept_answers(model_dir: Path, adapters: list[Path | None], device: str, **more: Any) -> list[list[Completion]]:
+    """Answers of engines that sleep, one after the other; the last adapter's engine is closed for good."""
+    found = []
+    try:
+        for adapter in adapters:
+            name = None if adapter is None else str(adapter)
+            options: dict[str, Any] = {"adapter": name, "batch_size": 8, "sleep": True, "adapter_rank": 4, **more}
+            engine = load_engine("vllm", str(model_dir), device=device, **options)
+            found.append(engine.generate(PROMPTS, SEEDS, SAMPLED))
+            engine.close()
+    finally:
+        close_kept()
+    return found
+
+
+def test_adapters_on_a_kept_base_answer_as_on_one_loaded_anew(
+    answers: dict[str, list[Completion]],
+    model_dir: Path,
+    adapter_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same prompts, so that a prefix cached under another adapter would show; and the first adapter again."""
+    import vllm
+
+    loaded: list[dict[str, Any]] = []
+    load = vllm.LLM
+
+    def counting(**arguments: Any) -> Any:
+        loaded.append(arguments)
+        return load(**arguments)
+
+    monkeypatch.setattr(vllm, "LLM", counting)
+    other = make_adapter(model_dir, tmp_path, seed=4)
+    base, first, second, again, bare = kept_answers(model_dir, [None, adapter_dir, other, adapter_dir, None], "cpu")
+    assert len(loaded) == 1
+    for adapter, found in ((adapter_dir, first), (other, second)):
+        engine = load_engine("vllm", str(model_dir), device="cpu", adapter=str(adapter), batch_size=8)
+        assert engine.generate(PROMPTS, SEEDS, SAMPLED) == found
+        engine.close()
+    assert len(loaded) == 3, "what does not sleep is not kept"
+    assert base == bare and first == again
+    assert all_ids(base) == all_ids(answers["sampled"])
+    assert len({str(all_ids(found)) for found in (base, first, second)}) == 3
+
+
+@pytest.mark.gpu
+def test_a_base_that_sleeps_frees_the_gpu_and_wakes_as_it_was(
+    model_dir: Path, adapter_dir: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    def used() -> int:
+        free, whole = torch.cuda.mem_get_info()
+        return whole - free
+
+    other = make_adapter(model_dir, tmp_path, seed=4)
+    options: dict[str, Any] = {"dtype": "bfloat16", "memory_share": 0.5}
+    engine = load_engine("vllm", str(model_dir), device="cuda", sleep=True, adapter_rank=4, **options)
+    awake = used()
+    engine.close()
+    assert used() < awake - 0.4 * torch.cuda.mem_get_info()[1], "the KV cache, most of the half, is given back"
+    kept = kept_answers(model_dir, [None, adapter_dir, other, adapter_dir], "cuda", **options)
+    for adapter, found in ((adapter_dir, kept[1]), (other, kept[2]), (adapter_dir, kept[3])):
+        [fresh] = kept_answers(model_dir, [adapter], "cuda", **options)
+        assert [c.logprob for c in fresh] == pytest.approx([c.logprob for c in found], rel=0.05)
+
+
+def test_guided_replies_can_all_be_read_and_others_cannot(environment: None, inclined_dir: Path) -> None:
+    """The forms that the stages ask for, from a model without any knowledge of them."""
+    engine = load_engine("vllm", str(inclined_dir), device="cpu", batch_size=8)
+    plans, lists, free = (
+        engine.generate(PROMPTS * 3, range(18), SamplingSettings(300, pattern=pattern))
+        for pattern in (PLAN_PATTERN, list_pattern(3), None)
+    )
+    engine.close()
+    assert all(extract_plan(plan.text) is not None for plan in plans)
+    assert all(len(read_queries(found.text).queries) == 3 for found in lists)
+    assert {found.finish_reason for found in [*plans, *lists]} == {"stop"}
+    assert not any(extract_plan(found.text) or read_queries(found.text).queries for found in free)
+    assert len({plan.text for plan in plans}) > 12, "the form leaves the words to the draws"

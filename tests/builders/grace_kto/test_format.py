@@ -24,7 +24,7 @@ from builders.store.manifest import Manifest, Rows
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
-from scorers.extraction import compose, extract
+from scorers.extraction import PLAN_PATTERN, compose, extract
 from training.pipelines import PIPELINES, build, plan
 
 PLAIN = "1. Background\nThe harbour grew.\n2. Results\nTrade doubled within a decade.\n"
@@ -54,7 +54,7 @@ class Teacher(Script):
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Teacher:
     """The engine of the stage; a random model writes no tags."""
     made = Teacher([FITTING.format(n=1)])
-    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model: made)
+    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank: made)
     return made
 
 
@@ -433,3 +433,34 @@ def test_verify_finds_a_document_that_is_not_the_seeds(
     found = [finding for finding in verify(revision, PIPELINES) if finding.what == "completion"]
     assert [finding.where for finding in found[:5]] == rows["query_id"].to_list()[:5]
     assert found[5].found == "8 rows differ, 5 shown" and len(found) == 6
+
+
+def test_guided_replies_are_asked_for_in_the_form_of_the_plan(
+    tmp_path: Path, causal_lm_dir: Path, teacher: Teacher
+) -> None:
+    formatted(configured(tmp_path, causal_lm_dir, seeds(PLAIN)))
+    assert teacher.settings is not None and teacher.settings.pattern is None
+    guided = ("engines.teacher.kind=vllm", "engines.teacher.device=cpu", "format.guided=true")
+    revision = formatted(configured(tmp_path, causal_lm_dir, seeds(PLAIN), *guided))
+    assert teacher.settings.pattern == PLAN_PATTERN
+    assert manifest_of(revision).configuration["format"]["guided"] is True
+
+    from transformers import AutoTokenizer
+
+    teacher.tokenizer = AutoTokenizer.from_pretrained(causal_lm_dir)
+    teacher.tokenizer.chat_template += "<think>"
+    with pytest.raises(UserError, match=r"^format.guided is true, and the chat template opens a .*engines\.teacher\."):
+        formatted(configured(tmp_path, causal_lm_dir, seeds(PLAIN, PLAIN), *guided))
+
+
+def test_guided_replies_of_an_engine_that_cannot_are_refused_before_anything_is_built(
+    tmp_path: Path, causal_lm_dir: Path
+) -> None:
+    config = configured(tmp_path, causal_lm_dir, seeds(PLAIN), "format.guided=true")
+    with pytest.raises(UserError) as error:
+        build(config, "format")
+    assert str(error.value) == (
+        "format.guided is true, and the engine transformers cannot hold replies to a form; set engines.teacher.kind to "
+        "vllm, or to openai for a server of vLLM's, or format.guided to false"
+    )
+    assert not list(Path(config.store).glob("datasets--*"))

@@ -19,7 +19,7 @@ from builders.engines import Message
 from builders.engines.prompts import encode_prompts
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
-from builders.grace_kto.query_parser import Parsed
+from builders.grace_kto.query_parser import Parsed, list_pattern
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
 from builders.store.revision import Revision
@@ -284,3 +284,47 @@ def test_a_round_whose_queries_all_fail_to_parse(tmp_path: Path, causal_lm_dir: 
     assert "0 of 2 queries after 4 prompts (dropped: 4 reply without a list); raise generate.max_" in str(error.value)
     seeds = assert_nothing_written(config)
     assert seeds.manifest is not None and seeds.manifest.rows.written == len(SEEDS)
+
+
+GUIDED = ("engines.policy.kind=vllm", "generate.guided=true")
+
+
+def test_guided_replies_are_asked_for_in_the_form_of_the_list(tmp_path: Path, causal_lm_dir: Path) -> None:
+    reply, few = '["Write A.", "Write B."]', ("generate.queries=2", "generate.per_prompt=2")
+    context, engine = context_of(tmp_path, causal_lm_dir, [reply], *few, "engines.policy.kind=vllm")
+    made(context)
+    assert engine.settings is not None and engine.settings.pattern is None
+    (tmp_path / "guided").mkdir()
+    guided, engine = context_of(tmp_path / "guided", causal_lm_dir, [reply], *few, *GUIDED)
+    assert made(guided)[0]["query"].to_list() == ["Write A.", "Write B."]
+    assert engine.settings is not None and engine.settings.pattern == list_pattern(2)
+    # Parts of replies that were drawn otherwise are not taken up.
+    assert generate.parts_of(guided).work.name != generate.parts_of(context).work.name
+
+
+def test_guided_replies_cannot_begin_inside_a_thinking_block(tmp_path: Path, causal_lm_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    context, engine = context_of(tmp_path, causal_lm_dir, ["[]"], *GUIDED)
+    engine.tokenizer = AutoTokenizer.from_pretrained(causal_lm_dir)
+    engine.tokenizer.chat_template += "<think>"
+    with pytest.raises(UserError) as error:
+        made(context)
+    assert str(error.value) == (
+        "generate.guided is true, and the chat template opens a thinking block, which such replies have no room to "
+        "end; let it open none, as by engines.policy.chat_template_kwargs {enable_thinking: false}, or set "
+        "generate.guided to false"
+    )
+
+
+def test_guided_replies_of_an_engine_that_cannot_are_refused_before_anything_is_built(
+    tmp_path: Path, causal_lm_dir: Path
+) -> None:
+    config = config_on(tmp_path, "generate.guided=true", policy=causal_lm_dir)
+    with pytest.raises(UserError) as error:
+        build(config, "generate")
+    assert str(error.value) == (
+        "generate.guided is true, and the engine transformers cannot hold replies to a form; set engines.policy.kind "
+        "to vllm, or to openai for a server of vLLM's, or generate.guided to false"
+    )
+    assert not list(Path(config.store).glob("datasets--*"))

@@ -1,6 +1,7 @@
 """Reading query lists out of replies: as models write them (replies.yaml), and text that tries to be more than data."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.grace_kto.messages import prompt_text
-from builders.grace_kto.query_parser import Parsed, read_queries, shown_by
+from builders.grace_kto.query_parser import Parsed, list_pattern, read_queries, shown_by
 
 REPLIES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "replies.yaml").read_text(encoding="utf-8"))
 SHOWN = [*shown_by(prompt_text("generate.en"), ["Write about harbours."]), *shown_by(prompt_text("generate.zh"), [])]
@@ -125,3 +126,41 @@ def test_what_is_complete_survives_a_cut(queries: list[str], place: int) -> None
     assert found.queries == queries[: len(found.queries)]
     whole = [i + 1 for i in range(len(queries)) if len(json.dumps(queries[: i + 1], ensure_ascii=False)) <= len(cut)]
     assert len(found.queries) >= max(whole, default=0)
+
+
+@given(st.from_regex(list_pattern(3), fullmatch=True))
+def test_every_string_of_a_guided_list_is_read(reply: str) -> None:
+    found = read_queries(reply)
+    assert len(found.queries) == 3 and not found.unreadable
+    assert all(query.strip() for query in found.queries)
+    assert json.loads(reply) == found.queries
+
+
+# Pieces that end strings, quotations and lists, where chance seldom puts them side by side.
+PIECES = ("a", " ", ", ", "，", "[", "]", "#", "'", "“b”", "「c」", "‘d’", "n’t", "```", "…", "1")
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join), min_size=2, max_size=2))
+def test_guided_lists_with_what_looks_like_an_end(strings: list[str]) -> None:
+    reply = f'["{strings[0]}", "{strings[1]}"]'
+    if re.fullmatch(list_pattern(2), reply):
+        assert read_queries(reply) == Parsed(strings, 0, 0)
+    else:
+        assert any(not string[0].strip() for string in strings) or "’" in reply
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '["a"]',
+        '["a<b", "c"]',
+        '["a", "b", "c"]',
+        '[" a", "b"]',
+        '["\u3000a", "b"]',
+        '["a\\n", "b"]',
+        '["a”， “b", "c"]',
+        '["a", "b"] so',
+    ],
+)
+def test_what_a_guided_list_of_two_is_not(reply: str) -> None:
+    assert re.fullmatch(list_pattern(2), reply) is None

@@ -25,7 +25,7 @@ def test_the_kind_decides_the_section() -> None:
     vllm: GraceKTOSettings = load_config("tiny", ["engines.policy.kind=vllm", "engines.policy.tensor_parallel=2"])
     assert isinstance(vllm.engines.policy, VllmEngineSettings)
     # What the preset says of the engine stays.
-    own = {"kind": "vllm", "tensor_parallel": 2, "pipeline_parallel": 1, "memory_share": 0.9}
+    own = {"kind": "vllm", "tensor_parallel": 2, "pipeline_parallel": 1, "memory_share": 0.9, "sleep": False}
     expected = plain.engines.policy.model_dump() | own
     assert vllm.engines.policy.model_dump() == expected
 
@@ -91,7 +91,7 @@ SHARED = "batch_size, chat_template, chat_template_kwargs, context, device, dtyp
         (
             ["engines.policy.kind=vllm", "engines.policy.tensor_paralel=3"],
             "--set: unknown key engines.policy.tensor_paralel, did you mean tensor_parallel?; "
-            f"allowed there: {SHARED}, memory_share, pipeline_parallel, tensor_parallel",
+            f"allowed there: {SHARED}, memory_share, pipeline_parallel, sleep, tensor_parallel",
         ),
         (
             ["engines.policy.tensor_parallel=2"],
