@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builders.engines import CONTEXT, Message, load_engine
+from builders.engines import POLICY, Message, load_engine
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import check_template
 from builders.settings.base import Settings
@@ -283,13 +283,16 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def require_policy(settings: LocalEngineSettings, model: LocalModel, prompts: Sequence[Sequence[Message]]) -> None:
+def require_policy(
+    settings: LocalEngineSettings, model: LocalModel, prompts: Sequence[Sequence[Message]], setting: str = POLICY
+) -> None:
     """Check that an engine can run a model, by the model's configuration and tokenizer alone.
 
     Args:
         settings: the engine's.
         model: the model.
         prompts: prompts such as it will be given.
+        setting: path of the engine's section, for messages.
 
     Raises:
         UserError: the chat template is missing or cannot render the prompts; the context does not fit the model; the
@@ -297,15 +300,15 @@ def require_policy(settings: LocalEngineSettings, model: LocalModel, prompts: Se
     """
     name = str(model.path)
     tokenizer, config = load_tokenizer_and_config(name, None, settings.chat_template)
-    check_template(tokenizer, prompts, settings.chat_template_kwargs)
-    _window_of(settings, name, config)
+    check_template(tokenizer, prompts, settings.chat_template_kwargs, setting)
+    _window_of(settings, name, config, setting)
     if settings.kind == "transformers":  # type: ignore[attr-defined]
         check_attention_only(config, name, "the engine transformers", "use the engine vllm or another model")
 
 
-def _window_of(settings: LocalEngineSettings, name: str, config: Any) -> int:
+def _window_of(settings: LocalEngineSettings, name: str, config: Any, setting: str) -> int:
     """Return the context window in tokens that an engine has with a model of a configuration."""
-    return stretch(name, config, settings.context.method, settings.context.window, CONTEXT).window
+    return stretch(name, config, settings.context.method, settings.context.window, f"{setting}.context").window
 
 
 @dataclass(frozen=True)
@@ -321,8 +324,13 @@ class Window:
     context_window: int
 
 
-def load_window(settings: EngineSettings, model: AnyModel) -> Window:
+def load_window(settings: EngineSettings, model: AnyModel, setting: str = POLICY) -> Window:
     """Load the tokenizer and the window that an engine has with a model, without the model.
+
+    Args:
+        settings: the engine's.
+        model: the model.
+        setting: path of the engine's section, for messages.
 
     Raises:
         UserError: as `load_engine`, for what can be told without the weights.
@@ -331,7 +339,7 @@ def load_window(settings: EngineSettings, model: AnyModel) -> Window:
         return Window(None, model.window)
     local, name = _loading(settings, model), str(model.path)
     tokenizer, config = load_tokenizer_and_config(name, None, local.chat_template)
-    return Window(tokenizer, _window_of(local, name, config))
+    return Window(tokenizer, _window_of(local, name, config, setting))
 
 
 def _loading(settings: EngineSettings, model: LocalModel) -> TransformersEngineSettings | VllmEngineSettings:
@@ -348,13 +356,16 @@ def _loading(settings: EngineSettings, model: LocalModel) -> TransformersEngineS
     return settings
 
 
-def load_engine_for(settings: EngineSettings, model: AnyModel, adapter_rank: int | None = None) -> "Engine":
+def load_engine_for(
+    settings: EngineSettings, model: AnyModel, adapter_rank: int | None = None, setting: str = POLICY
+) -> "Engine":
     """Load the engine that a role's settings describe, with a model and its adapter.
 
     Args:
         settings: the engine's.
         model: the model.
         adapter_rank: rank of the adapters that the role's later models are, see `Settings.adapter_rank`.
+        setting: path of the engine's section, for messages.
 
     Raises:
         UserError: as `load_engine`; for a model on a server and an engine that loads one, or the other way round.
@@ -378,6 +389,7 @@ def load_engine_for(settings: EngineSettings, model: AnyModel, adapter_rank: int
         chat_template=local.chat_template,
         chat_template_kwargs=local.chat_template_kwargs,
         adapter_rank=adapter_rank,
+        setting=setting,
         # Settings of vLLM alone.
         **{name: getattr(local, name) for name in VLLM_ALONE if hasattr(local, name)},
     )

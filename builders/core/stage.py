@@ -157,7 +157,9 @@ class Context(Generic[ConfigT]):
         model = self.models[role]
         # The settings are part of the key: two roles may run one model in different ways.
         rank = self.config.adapter_rank(role)
-        return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model, rank))
+        return self.loaded.get(
+            model, ("engine", settings), lambda: load_engine_for(settings, model, rank, f"engines.{role}")
+        )
 
     def window(self, role: str) -> Windowed:
         """Return what planning needs of a role's engine: the tokenizer and the window.
@@ -169,7 +171,7 @@ class Context(Generic[ConfigT]):
             return self.engine(role)
         settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
         model = self.models[role]
-        return self.loaded.get(model, ("window", settings), lambda: load_window(settings, model))
+        return self.loaded.get(model, ("window", settings), lambda: load_window(settings, model, f"engines.{role}"))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ Message = dict[str, str]
 
 FinishReason = Literal["stop", "length"]
 KINDS = ("transformers", "vllm")
-CONTEXT = "engines.policy.context"
-"""Path of the settings of the context window, as messages name it."""
+POLICY = "engines.policy"
+"""Path of an engine's section as messages name it, unless it is another role's."""
 SEED_RANGE = 2**63
 """Seeds are taken modulo this, the range that both engines accept."""
 
@@ -217,6 +217,7 @@ def load_engine(
     memory_share: float = 0.9,
     sleep: bool = False,
     adapter_rank: int | None = None,
+    setting: str = POLICY,
 ) -> Engine:
     """Load an engine.
 
@@ -237,6 +238,7 @@ def load_engine(
         memory_share: of each GPU's memory that it takes, for weights and KV cache, in (0, 1].
         sleep: whether the engine vllm keeps the model when it is closed, for the next engine of the same model.
         adapter_rank: rank of the adapters that this model will be loaded with while it is kept; None for none.
+        setting: path of its section, for messages.
 
     Raises:
         UserError: for an unknown kind, an option out of range, or a model that cannot be loaded.
@@ -245,7 +247,7 @@ def load_engine(
     shared: dict[str, Any] = {
         "revision": revision, "adapter": adapter, "device": device, "dtype": dtype, "batch_size": batch_size,
         "context_window": context_window, "context_method": context_method, "chat_template": chat_template,
-        "chat_template_kwargs": chat_template_kwargs,
+        "chat_template_kwargs": chat_template_kwargs, "setting": setting,
     }  # fmt: skip
     spread: dict[str, Any] = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
     if kind == "vllm":

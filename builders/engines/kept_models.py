@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scorers.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +36,7 @@ class VllmModel:
 _kept: VllmModel | None = None  # one at most: a process runs one model of vLLM at a time
 
 
-def load_kept(vllm: Any, arguments: Mapping[str, Any], rank: int) -> VllmModel:
+def load_kept(vllm: Any, arguments: Mapping[str, Any], rank: int, setting: str) -> VllmModel:
     """Take the model that is kept where it is the one that is wanted and has room for the adapter, or load it.
 
     Another model that is kept is closed first.
@@ -43,6 +45,10 @@ def load_kept(vllm: Any, arguments: Mapping[str, Any], rank: int) -> VllmModel:
         vllm: the package.
         arguments: of `vllm.LLM`, LoRA's aside.
         rank: the rank for which adapters need room, one of vLLM's; 0 for no adapter.
+        setting: path of the engine's section, for messages.
+
+    Raises:
+        UserError: as `open_llm`.
     """
     global _kept
     found, _kept = _kept, None
@@ -55,7 +61,31 @@ def load_kept(vllm: Any, arguments: Mapping[str, Any], rank: int) -> VllmModel:
     if found is not None:
         shut_down(found)
     room = {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1} if rank else {}
-    return VllmModel(vllm.LLM(**arguments, **room), key, rank)
+    return VllmModel(open_llm(vllm, {**arguments, **room}, setting), key, rank)
+
+
+def open_llm(vllm: Any, arguments: Mapping[str, Any], setting: str) -> Any:
+    """Load a model by vLLM.
+
+    Args:
+        vllm: the package.
+        arguments: of `vllm.LLM`.
+        setting: path of the section that asks for it, for messages.
+
+    Raises:
+        UserError: vLLM cannot load the model: it does not know it, or weights and one window do not fit the memory.
+    """
+    try:
+        return vllm.LLM(**arguments)
+    except (ValueError, RuntimeError) as error:  # PyTorch's error of a full GPU is a RuntimeError
+        # Its validation begins with how many faults there are and ends with what was given; the fault itself is a line.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        said = next((line for line in lines if "error" in line.lower()), lines[0])
+        raise UserError(
+            f"{setting}: vLLM cannot load {arguments['model']} ({said}); if memory is short, lower the window "
+            f"({setting}.context), raise {setting}.memory_share, or spread the model over more GPUs; on a CPU the "
+            "environment variable VLLM_CPU_KVCACHE_SPACE has the GiB for keys and values"
+        ) from error
 
 
 def keep(model: VllmModel) -> None:

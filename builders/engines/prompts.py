@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from builders.engines import Message, Windowed, require_seeds
+from builders.engines import POLICY, Message, Windowed, require_seeds
 from scorers.errors import UserError, did_you_mean
 
 # Names that transformers gives to every template, beside the arguments of apply_chat_template and the special tokens.
@@ -47,6 +47,7 @@ def encode_prompts(
     max_new_tokens: int,
     window: int,
     template_kwargs: Mapping[str, Any],
+    setting: str = POLICY,
 ) -> list[list[int]]:
     """Return the token ids of each prompt under the chat template, ending where the assistant's answer begins.
 
@@ -57,6 +58,7 @@ def encode_prompts(
         max_new_tokens: tokens for which the window has to have room after each prompt.
         window: the context window in tokens.
         template_kwargs: variables of the template.
+        setting: path of the engine's section, for messages.
 
     Raises:
         ValueError: where prompts and seeds differ in number.
@@ -64,17 +66,17 @@ def encode_prompts(
             prompt that is empty, that the template refuses, or that leaves no room for `max_new_tokens`.
     """
     require_seeds(prompts, seeds)
-    template_of(tokenizer)
+    template_of(tokenizer, setting)
     with_system = next((prompt for prompt in prompts if any(message["role"] == "system" for message in prompt)), None)
     if with_system is not None:
-        check_system_prompt(tokenizer, with_system, template_kwargs)
+        check_system_prompt(tokenizer, with_system, template_kwargs, setting)
     # A group repeats its prompt m times: each distinct prompt is encoded once.
     known: dict[tuple[tuple[str, str], ...], list[int]] = {}
     encoded = []
     for row, prompt in enumerate(prompts):
         key = tuple((message["role"], message["content"]) for message in prompt)
         if key not in known:
-            known[key] = _encode(tokenizer, prompt, row, max_new_tokens, window, template_kwargs)
+            known[key] = _encode(tokenizer, prompt, row, max_new_tokens, window, template_kwargs, setting)
         encoded.append(known[key])
     return encoded
 
@@ -106,27 +108,28 @@ def prompt_ends_with(tokenizer: Any, prompt: Sequence[Message], template_kwargs:
     return _render(tokenizer, prompt, template_kwargs).rstrip().endswith(text)
 
 
-def template_of(tokenizer: Any) -> str:
-    """Return the text of a tokenizer's chat template.
+def template_of(tokenizer: Any, setting: str = POLICY) -> str:
+    """Return the text of a tokenizer's chat template; `setting` is the path of the engine's section, for messages.
 
     Raises:
         UserError: for a tokenizer without one.
     """
     if tokenizer.chat_template is None:
         raise UserError(
-            f"tokenizer of {tokenizer.name_or_path}: no chat template found; set engines.policy.chat_template=FILE, a "
+            f"tokenizer of {tokenizer.name_or_path}: no chat template found; set {setting}.chat_template=FILE, a "
             "Jinja file, or use an instruction-tuned model"
         )
     text: str = tokenizer.get_chat_template()
     return text
 
 
-def check_template_kwargs(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def check_template_kwargs(tokenizer: Any, template_kwargs: Mapping[str, Any], setting: str = POLICY) -> dict[str, Any]:
     """Check that a chat template uses the variables that it is given; transformers drops others without a word.
 
     Args:
         tokenizer: the model's tokenizer.
         template_kwargs: variables by name; with none nothing is checked, not even that there is a template.
+        setting: path of the engine's section, for messages.
 
     Returns:
         The variables.
@@ -135,41 +138,51 @@ def check_template_kwargs(tokenizer: Any, template_kwargs: Mapping[str, Any]) ->
         UserError: for a name that the template does not use; the message lists those that it uses.
     """
     if template_kwargs:
-        variables = template_variables(tokenizer)
+        variables = template_variables(tokenizer, setting)
         for name in template_kwargs:
             if name not in variables:
+                near, known = did_you_mean(name, variables), ", ".join(variables) or "none"
                 raise UserError(
-                    f"chat_template_kwargs: {name} is no variable of the chat template of {tokenizer.name_or_path}"
-                    f"{did_you_mean(name, variables)}; variables: {', '.join(variables) or 'none'}"
+                    f"{setting}.chat_template_kwargs: {name} is no variable of the chat template of "
+                    f"{tokenizer.name_or_path}{near}; variables: {known}"
                 )
     return dict(template_kwargs)
 
 
-def check_template(tokenizer: Any, prompts: Sequence[Sequence[Message]], template_kwargs: Mapping[str, Any]) -> None:
+def check_template(
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], template_kwargs: Mapping[str, Any], setting: str = POLICY
+) -> None:
     """Check that a tokenizer's chat template can render prompts.
 
     Args:
         tokenizer: the model's tokenizer.
         prompts: the chat messages of each prompt.
         template_kwargs: variables of the template.
+        setting: path of the engine's section, for messages.
 
     Raises:
         UserError: there is no template, or it is none of Jinja2's; a variable is not the template's; the template
             refuses or leaves out the system prompt, or refuses a prompt.
     """
-    template_variables(tokenizer)
-    check_template_kwargs(tokenizer, template_kwargs)
-    encode_prompts(tokenizer, prompts, [0] * len(prompts), 0, sys.maxsize, template_kwargs)
+    template_variables(tokenizer, setting)
+    check_template_kwargs(tokenizer, template_kwargs, setting)
+    encode_prompts(tokenizer, prompts, [0] * len(prompts), 0, sys.maxsize, template_kwargs, setting)
 
 
-def template_variables(tokenizer: Any) -> list[str]:
+def template_variables(tokenizer: Any, setting: str = POLICY) -> list[str]:
     """Return the names of the variables that a user can set in a tokenizer's chat template, in alphabetical order.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        setting: path of the engine's section, for messages.
 
     Raises:
         UserError: for a tokenizer without a chat template, and for one that is no Jinja2 template.
     """
     try:
-        tree = ImmutableSandboxedEnvironment(extensions=[loopcontrols, GenerationBlock]).parse(template_of(tokenizer))
+        tree = ImmutableSandboxedEnvironment(extensions=[loopcontrols, GenerationBlock]).parse(
+            template_of(tokenizer, setting)
+        )
         variables = meta.find_undeclared_variables(tree)
     except TemplateSyntaxError as error:
         raise UserError(
@@ -208,13 +221,16 @@ def _render(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[
     return text
 
 
-def check_system_prompt(tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[str, Any]) -> None:
+def check_system_prompt(
+    tokenizer: Any, prompt: Sequence[Message], template_kwargs: Mapping[str, Any], setting: str = POLICY
+) -> None:
     """Check that the template has a place for the system prompt: some refuse it, others leave it out.
 
     Args:
         tokenizer: the model's tokenizer.
         prompt: messages with a system message.
         template_kwargs: variables of the template.
+        setting: path of the engine's section, for messages.
 
     Raises:
         UserError: for a prompt that is refused because of its system message, or whose text is the same without it.
@@ -230,7 +246,7 @@ def check_system_prompt(tokenizer: Any, prompt: Sequence[Message], template_kwar
     if fault:
         raise UserError(
             f"system prompt: the chat template of {tokenizer.name_or_path} {fault}; set sample.system_prompt: null, or "
-            "engines.policy.chat_template: FILE, a template with a system role"
+            f"{setting}.chat_template: FILE, a template with a system role"
         )
 
 
@@ -241,6 +257,7 @@ def _encode(
     max_new_tokens: int,
     window: int,
     template_kwargs: Mapping[str, Any],
+    setting: str,
 ) -> list[int]:
     """Return the token ids of one prompt.
 
@@ -263,6 +280,6 @@ def _encode(
         raise UserError(
             f"prompt of row {row}: {len(ids)} tokens + max_new_tokens {max_new_tokens} exceed the context window of "
             f"{window}; shorten the prompt, lower max_new_tokens or give the model a longer window "
-            "(engines.policy.context)"
+            f"({setting}.context)"
         )
     return ids

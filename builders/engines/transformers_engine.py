@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from builders.engines import (
-    CONTEXT,
+    POLICY,
     SEED_RANGE,
     Completion,
     Message,
@@ -38,14 +38,16 @@ class TransformersEngine:
         context_method: str = "none",
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        setting: str = POLICY,
     ) -> None:
         from builders.engines.forward import use_grouped_attention
 
         self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
         check_attention_only(config, model, "the engine transformers", "use the engine vllm or another model")
-        self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
+        self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {}, setting)
+        self._setting = setting
         # Before the weights are loaded: the model computes its rotary frequencies when it is made.
-        self.context_window, entries = stretch(model, config, context_method, context_window, CONTEXT)
+        self.context_window, entries = stretch(model, config, context_method, context_window, f"{setting}.context")
         config.update(entries)
         self._model: Any = load_model(model, revision, config, resolve_device(device), dtype)
         if adapter is not None:
@@ -53,7 +55,7 @@ class TransformersEngine:
             self._model = merge_adapter(self._model, adapter)
         use_grouped_attention(self._model)
         self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config.eos_token_id)
-        self._rows = BatchSize(batch_size, "the engine's batch_size")
+        self._rows = BatchSize(batch_size, f"{setting}.batch_size")
 
     @property
     def tokenizer(self) -> Any:
@@ -72,8 +74,9 @@ class TransformersEngine:
                 "engine vllm, or give none"
             )
         encoded = encode_prompts(
-            self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs
-        )
+            self._tokenizer, prompts, seeds, settings.max_new_tokens, self.context_window, self._template_kwargs,
+            self._setting,
+        )  # fmt: skip
         # A text is at most as many tokens long as it has bytes, and its first one may begin before it.
         tail = max((len(text.encode()) for text in settings.stop), default=0) + 1
 

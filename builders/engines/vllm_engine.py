@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engines import (
-    CONTEXT,
+    POLICY,
     SEED_RANGE,
     Batch,
     Completion,
@@ -81,6 +81,7 @@ class VllmEngine:
         context_method: str = "none",
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        setting: str = POLICY,
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
         memory_share: float = 0.9,
@@ -89,8 +90,9 @@ class VllmEngine:
     ) -> None:
         device = resolve_device(device)
         self._tokenizer, config = load_tokenizer_and_config(model, revision, chat_template)
-        self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {})
-        self.context_window, entries = stretch(model, config, context_method, context_window, CONTEXT)
+        self._template_kwargs = check_template_kwargs(self._tokenizer, chat_template_kwargs or {}, setting)
+        self._setting = setting
+        self.context_window, entries = stretch(model, config, context_method, context_window, f"{setting}.context")
         self._end_ids = end_token_ids(self._tokenizer, load_end_ids(model, revision, config))
         # Room for the adapters to come is worth its memory only where the model is kept for them.
         room = 0 if adapter_rank is None or not sleep else room_for(adapter_rank)
@@ -119,7 +121,7 @@ class VllmEngine:
             "seed": 0,
             **({"enable_sleep_mode": True} if sleep and device == "cuda" else {}),
         }
-        self._model: VllmModel | None = load_kept(vllm, arguments, room)
+        self._model: VllmModel | None = load_kept(vllm, arguments, room, setting)
         self._llm: Any = self._model.llm
 
     @property
@@ -167,7 +169,7 @@ class VllmEngine:
         settings = batch.settings
         encoded = encode_prompts(
             self._tokenizer, batch.prompts, batch.seeds, settings.max_new_tokens, self.context_window,
-            self._template_kwargs,
+            self._template_kwargs, self._setting,
         )  # fmt: skip
         answer = _Answer(key, settings, [_MISSING] * len(encoded), len(encoded))
         places = {}

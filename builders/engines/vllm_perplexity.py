@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from builders.engines.kept_models import close_kept, open_llm
 from builders.engines.loading import load_tokenizer_and_config, resolve_device
 from builders.engines.vllm_engine import import_vllm
 from scorers.context import stretch
@@ -101,8 +102,11 @@ class VllmPerplexity(WindowedPerplexity):
             UserError: it does not.
         """
         vllm = import_vllm(self._device)
+        if self._device == "cpu":
+            # A sampling engine's model that is kept would end with this one: they share this process.
+            close_kept()
+        self._llm = open_llm(vllm, self._arguments, "score")
         _open.append(self)
-        self._llm = vllm.LLM(**self._arguments)
         probe = list(range(min(PROBE_TOKENS, self.window - len(self._prefix), self._size)))
         [(_, nll)] = self._read([probe], [Span(0, 0, 1, len(probe))])
         if not math.isfinite(nll):

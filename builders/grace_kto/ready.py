@@ -55,10 +55,8 @@ def format_ready(config: GraceKTOSettings, find: FindModel) -> None:
     require_engine("engines.teacher", engine)
     model = None if isinstance(engine, OpenAIEngineSettings) else find(roles.teacher(config, 0))
     if model is not None and not isinstance(engine, OpenAIEngineSettings):
-        try:
-            require_policy(engine, on_disk(model, "engines.teacher"), trial_prompts(config, system=False))
-        except UserError as error:  # what concerns a chat template names the policy's engine
-            raise UserError(str(error).replace("engines.policy.", "engines.teacher.")) from None
+        setting = "engines.teacher"
+        require_policy(engine, on_disk(model, setting), trial_prompts(config, system=False), setting)
 
 
 def require_guidable(section: str, role: str, config: GraceKTOSettings) -> None:

@@ -141,7 +141,7 @@ def test_a_variable_that_the_template_does_not_use(folder: Path, template: str, 
     tokenizer = tokenizer_with(folder, template)
     with pytest.raises(UserError) as caught:
         check_template_kwargs(tokenizer, {name: False})
-    assert str(caught.value) == "chat_template_kwargs: " + message.format(tokenizer.name_or_path)
+    assert str(caught.value) == "engines.policy.chat_template_kwargs: " + message.format(tokenizer.name_or_path)
 
 
 def test_without_variables_a_template_is_not_read(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_an_engine_samples_under_its_variables(folder: Path, tmp_path: Path) -> 
     plain = engine_with(folder, tmp_path, THINKING).generate(prompts, range(3), settings)
     assert off == same and off[0] == off[2]
     assert [completion.logprob for completion in off] != [completion.logprob for completion in plain]
-    with pytest.raises(UserError, match=r"^chat_template_kwargs: enabled is no variable of the chat template of"):
+    with pytest.raises(UserError, match=r"^engines\.policy\.chat_template_kwargs: enabled is no variable of the chat"):
         engine_with(folder, tmp_path, THINKING, enabled=False)
 
 

@@ -427,5 +427,5 @@ def test_a_full_gpu_halves_the_batch_once(
     monkeypatch.setattr(decoding, "Decoder", Small)
     engine = with_batch(causal_lm_dir, 8)
     completions = engine.generate(PROMPTS, SEEDS, SAMPLED)
-    assert sizes == [8, 4] and "the engine's batch_size 8: once more with 4" in caplog.text
+    assert sizes == [8, 4] and "engines.policy.batch_size 8: once more with 4" in caplog.text
     assert completions == with_batch(causal_lm_dir, 4).generate(PROMPTS, SEEDS, SAMPLED)

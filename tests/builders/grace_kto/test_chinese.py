@@ -117,7 +117,7 @@ def writer(policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Writer:
     from transformers import AutoTokenizer
 
     made = Writer(AutoTokenizer.from_pretrained(policy_dir))
-    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank: made)
+    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank, setting: made)
     return made
 
 

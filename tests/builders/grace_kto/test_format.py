@@ -54,7 +54,7 @@ class Teacher(Script):
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Teacher:
     """The engine of the stage; a random model writes no tags."""
     made = Teacher([FITTING.format(n=1)])
-    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank: made)
+    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank, setting: made)
     return made
 
 
@@ -375,6 +375,7 @@ def test_a_teacher_that_is_not_there_is_told_before_the_seeds_are_read(tmp_path:
     broken = {
         "engines.teacher={kind: vllm, device: cuda}": r"engines\.teacher\.(device|kind)",
         "engines.teacher.device=cuda:9": r"engines\.teacher\.device is 'cuda:9'",
+        "engines.teacher.chat_template_kwargs={tone: low}": r"engines\.teacher\.chat_template_kwargs: tone is no",
         "engines.teacher.context={window: 100000}": r"engines\.teacher\.context\.window is 100000, and the rope",
         "models.teacher=sft": r"a stage its own parent: .*format.*; look at models",
         "models.teacher=policy": "stage policy is made anew in every round",

@@ -114,7 +114,7 @@ class Runs:
         """
         (self.folder / store).mkdir(exist_ok=True)
         engine = Script(scattered)
-        self.patch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank: engine)
+        self.patch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank, setting: engine)
         config = config_on(self.folder / store, *MANY, *overrides, policy=self.policy)
         digest = None
         with nullcontext() if stop is None else pytest.raises((UserError, KeyboardInterrupt), match=stop):

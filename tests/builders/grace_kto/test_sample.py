@@ -149,7 +149,7 @@ class Server:
 def test_an_engine_without_log_probabilities(
     tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank: Server())
+    monkeypatch.setattr("builders.core.stage.load_engine_for", lambda settings, model, rank, setting: Server())
     config = config_on(tmp_path, SMALL, policy=causal_lm_dir)
     # How long a prompt is for such an engine, it alone can say.
     queries = [*QUERIES[:2], f"{QUERIES[2]} " * 1000]
