@@ -1,5 +1,6 @@
 """What cannot fit a machine's memory, and what would: the sentences of a plan that refuses."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from scorers.errors import UserError
 from training.costs.hardware import GIB, Machine
 from training.costs.inference import Sampling, parallel, sampling_memory
 from training.costs.shapes import Shape
+from training.costs.training import Amount
 
 NODE = "plan.gpus"
 PROCESSES = "nproc"
@@ -95,6 +97,27 @@ def _sampling_ways_out(engine: LocalEngineSettings, machine: Machine) -> list[Ma
         wider = [n for n in (2, 4, 8) if n <= machine.count and n > engine.tensor_parallel]
         return [{"tensor_parallel": count} for count in wider]
     return [{"batch_size": size} for size in (64, 32, 16, 8, 4, 2, 1) if size < engine.batch_size]
+
+
+def share_fault(role: str, model: str, parts: Mapping[str, Amount], share: float, machine: Machine) -> str | None:
+    """What of a perplexity model does not fit vLLM's share of the memory, in words; None where it fits.
+
+    Args:
+        role: `general` or `domain`.
+        model: its name.
+        parts: its `weights` and what is `held`, in bytes.
+        share: the setting.
+        machine: where it runs.
+    """
+    weights, held = parts["weights"].value, parts["held"].value
+    if weights < held:
+        return None
+    needed = math.ceil(100 * weights / machine.memory) / 100 + 0.05
+    way_out = f"score.memory_share={needed:.2f}" if needed <= 0.5 else "score.engine=transformers, or a smaller model"
+    return (
+        f"score: the weights of models.{role} {model} have {weights / GIB:,.1f} GiB, and vLLM's share of one "
+        f"{machine.name.partition(',')[0]} is {held / GIB:,.1f} GiB (score.memory_share {share:g}); take {way_out}"
+    )
 
 
 def scoring_fault(peak: float, tokens_per_batch: int, dtype: str, machine: Machine) -> str | None:

@@ -9,6 +9,7 @@ from training.costs.training import Amount, forward_flops
 from training.memory import ENCODERS
 
 HEAD_ROWS = 256  # states that pass a perplexity model's head together, as in scorers/perplexity.py
+PIECE, KV_ON_CPU = 1024, GIB  # tokens of a window that vLLM reads in a step; its keys and values on a CPU
 ENCODED = 16_384  # padded tokens of a batch of BGE-M3, as in scorers/relevance.py
 LOSS_BYTES = 24  # that the cross-entropy moves for each logit: written, read, its log-softmax written and read
 CHOICE_BYTES = 100  # that drawing a token moves for each word: logits, probabilities in float64, their sums
@@ -144,6 +145,19 @@ def perplexity_memory(shape: Shape, tokens: int, width: int) -> dict[str, Amount
         "logits": Amount(head, f"{HEAD_ROWS} rows × {shape.vocabulary:,} × {width + 8} bytes"),
     }
     return found | {"peak": Amount(found["weights"].value + max(found["a batch"].value, head), "weights + the larger")}
+
+
+def vllm_perplexity_memory(shape: Shape, share: float, machine: Machine, width: int) -> dict[str, Amount]:
+    """Bytes of a perplexity model that vLLM holds: on a GPU its share of the memory, whatever it needs of it."""
+    weights = weight_bytes(shape, width)
+    on_gpu = machine.device == "cuda"
+    held = Amount(share * machine.memory, f"{share:.0%} of the GPU (score.memory_share)") if on_gpu else Amount(
+        weights.value + KV_ON_CPU, "weights + 1 GiB of keys and values"
+    )  # fmt: skip
+    logits = Amount(
+        2 * 4 * PIECE * shape.vocabulary, f"{PIECE:,} tokens × {shape.vocabulary:,} × 4 bytes, and their logarithms"
+    )
+    return {"weights": weights, "held": held, "logits": logits, "peak": Amount(held.value + logits.value, "both")}
 
 
 def relevance_memory(shape: Shape, tokens: int, texts: int, width: int) -> dict[str, Amount]:

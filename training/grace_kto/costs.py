@@ -13,7 +13,7 @@ from builders.core.costs import Cost, CostPlan, Unit
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.engines import LocalEngineSettings, OpenAIEngineSettings
 from builders.store.store import Store
-from training.costs.fitting import require_fit, sampling_fault, scoring_fault
+from training.costs.fitting import require_fit, sampling_fault, scoring_fault, share_fault
 from training.costs.hardware import Machine, machine_of
 from training.costs.inference import (
     Sampling,
@@ -23,6 +23,7 @@ from training.costs.inference import (
     reading_seconds,
     relevance_memory,
     sampling_memory,
+    vllm_perplexity_memory,
 )
 from training.costs.shapes import SHIPPED
 from training.costs.training import Amount
@@ -216,15 +217,20 @@ def _scoring_memory(run: Run) -> Iterator[tuple[str, dict[str, Amount], str | No
     found = {}
     for role in ("general", "domain"):
         shape = run.shape(role)
+        if score.engine == "vllm":
+            found[role] = vllm_perplexity_memory(shape, score.memory_share, machine, width)
+            yield role, {}, share_fault(role, shape.name, found[role], score.memory_share, machine)
+            continue
         window = score.context.window or shape.window or longest
         found[role] = perplexity_memory(shape, max(score.tokens_per_batch, min(longest, window)), width)
     # FlagEmbedding computes in float16 or float32 alone.
     half = 2 if score.dtype == "float16" else 4
     texts = min(score.texts_per_batch, run.rows)
     found["relevance"] = relevance_memory(run.shape("relevance"), min(score.max_length, longest), texts, half)
-    weights = sum(parts["weights"].value for parts in found.values())
-    busiest = max(parts["peak"].value - parts["weights"].value for parts in found.values())
-    whole = Amount(weights + busiest + machine.reserve, "all weights + the batch of one model at a time + CUDA")
+    held = {role: parts.get("held", parts["weights"]).value for role, parts in found.items()}
+    busiest = max(parts["peak"].value - held[role] for role, parts in found.items())
+    said = "all weights" if score.engine == "transformers" else "vLLM's shares + the weights of BGE-M3"
+    whole = Amount(sum(held.values()) + busiest + machine.reserve, f"{said} + the batch of one model at a time + CUDA")
     for role, parts in found.items():
         yield f"score, {role}", {name: part for name, part in parts.items() if name != "peak"}, None
     yield "score", {"peak": whole}, scoring_fault(whole.value, score.tokens_per_batch, score.dtype, machine)

@@ -15,6 +15,7 @@ from training.cli import app
 from training.pipelines import load_config, plan_costs
 
 GIB = 2**30
+VLLM_SCORES = ("score.engine=vllm",)
 
 
 def planned(preset: str, folder: Path, *overrides: str) -> CostPlan:
@@ -94,6 +95,17 @@ def test_workers_and_processes_share_the_work_of_their_parts(tmp_path: Path) -> 
     assert "Trainings run in 4 processes (nproc), shards are built by 1 (executor.workers)." in processes.assumptions
 
 
+def test_perplexity_by_vllm_takes_its_share(tmp_path: Path) -> None:
+    # Both shares are held whole; the batch of one model at a time comes on top.
+    plain, plan = (planned("qwen2.5-7b", tmp_path, "score.memory_share=0.4", *more) for more in ((), VLLM_SCORES))
+    assert value(plan, "memory: score, general", "held") == pytest.approx(0.4 * 78 * GIB)
+    relevance = value(plan, "memory: score, relevance", "weights"), value(plan, "memory: score, relevance", "a batch")
+    logits = 2 * 4 * 1024 * 152_064
+    expected = 2 * 0.4 * 78 * GIB + relevance[0] + max(logits, relevance[1]) + 1.5 * GIB
+    assert value(plan, "memory: score", "peak") == pytest.approx(expected)
+    assert value(plan, "memory: score", "peak") > value(plain, "memory: score", "peak")
+
+
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
@@ -122,6 +134,12 @@ def test_workers_and_processes_share_the_work_of_their_parts(tmp_path: Path) -> 
             "qwen2.5-7b",
             ("models.teacher=Qwen/Qwen2.5-72B-Instruct", "engines.teacher.kind=vllm"),
             r"engines\.teacher: sampling with Qwen/Qwen2\.5-72B-Instruct needs 148\.\d GiB of one h100",
+        ),
+        (
+            "qwen2.5-7b",
+            (*VLLM_SCORES, "score.memory_share=0.1"),
+            r"weights of models\.general Qwen/Qwen2\.5-7B have 14\.2 GiB, and vLLM's share of one h100 is 7\.8 GiB "
+            r"\(score\.memory_share 0\.1\); take score\.memory_share=0\.24",
         ),
         ("qwen2.5-7b", ("plan.gpu=h10",), r"plan\.gpu h10: not in the table of GPUs, did you mean h100\?"),
         ("qwen2.5-7b", ("models.base=alice/none",), r"model alice/none: no config\.json of it is here"),
