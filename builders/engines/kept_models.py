@@ -75,6 +75,9 @@ def open_llm(vllm: Any, arguments: Mapping[str, Any], setting: str) -> Any:
     Raises:
         UserError: vLLM cannot load the model: it does not know it, or weights and one window do not fit the memory.
     """
+    import torch
+
+    set_num_threads = torch.set_num_threads
     try:
         return vllm.LLM(**arguments)
     except (ValueError, RuntimeError) as error:  # PyTorch's error of a full GPU is a RuntimeError
@@ -86,6 +89,9 @@ def open_llm(vllm: Any, arguments: Mapping[str, Any], setting: str) -> Any:
             f"({setting}.context), raise {setting}.memory_share, or spread the model over more GPUs; on a CPU the "
             "environment variable VLLM_CPU_KVCACHE_SPACE has the GiB for keys and values"
         ) from error
+    finally:
+        # On a CPU vLLM makes this function do nothing, for everybody and for good; bits depend on it in training.
+        torch.set_num_threads = set_num_threads
 
 
 def keep(model: VllmModel) -> None:

@@ -119,6 +119,18 @@ def test_a_model_that_cannot_sleep_is_closed_and_the_reason_told(
     assert said[-1] == ("loaded", 0)
 
 
+def test_threads_can_be_set_beside_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    before = torch.set_num_threads
+
+    def llm(**arguments: Any) -> None:
+        monkeypatch.setattr(torch, "set_num_threads", print)  # as vLLM's worker on a CPU does, in its way
+
+    load_kept(SimpleNamespace(LLM=llm), {"model": str(folder)}, 0, "engines.policy")
+    assert torch.set_num_threads is before
+
+
 def test_a_model_that_vllm_cannot_load_is_one_line(folder: Path) -> None:
     def full(**arguments: Any) -> Any:
         raise ValueError("To serve at least one request, 2.0 GiB KV cache is needed,\nmore than 1.0 GiB")
