@@ -49,6 +49,7 @@ def run_loop(config: Settings) -> list[StageResult]:
             gc.collect()
             gc.freeze()
     finally:
+        gc.unfreeze()  # else libraries report leaks when the process ends
         close_kept()  # what an engine that sleeps has kept from round to round
     return results
 
