@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from forks import together
+from kto_trainers import COMMON
 
 from scorers.errors import UserError
 
@@ -38,20 +39,13 @@ def weighted_rows(rows: Any, seed: int = 0, ids: Any = True, every: Any = 3) -> 
 def config(folder: Path, **options: Any) -> Any:
     from training.kto.trainer import GraceKTOConfig
 
-    settings: dict[str, Any] = {
+    settings: dict[str, Any] = COMMON | {
         "max_steps": 4,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
         "learning_rate": 5e-3,
         "learning_rate_end": 5e-3,
         "mu": 0.3,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "dataloader_pin_memory": False,
     }
     return GraceKTOConfig(str(folder), **(settings | options))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from forks import commands, together
+from kto_trainers import weights_frame
 
 from builders.settings.kto import TrainSettings
 from builders.store.manifest import TRAINING_STATE
@@ -18,28 +18,6 @@ from training.kto.rounds import train_round
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-WORDS = ["river", "trade", "harbour", "grew", "prices", "fell", "decade", "report", "background", "results"]
-
-
-def weights_frame(seed: int, queries: Any = 6, responses: Any = 4) -> Any:
-    generator = np.random.default_rng(seed)
-    rows = []
-    for q in range(queries):
-        for j in range(responses):
-            label = bool((q + j) % 2)
-            size = float(generator.uniform(0.1, 2))
-            text = " ".join(generator.choice(WORDS, 8 + 2 * j))
-            rows.append(
-                {
-                    "query_id": f"q{q}",
-                    "response_id": f"q{q}-{j}",
-                    "prompt": [{"role": "user", "content": f"Please write report {seed} {q}"}],
-                    "completion": [{"role": "assistant", "content": text}],
-                    "label": label,
-                    "weight": size if label else -size,
-                }
-            )
-    return pl.DataFrame(rows)
 
 
 def settings(**changes: Any) -> Any:
@@ -69,7 +47,7 @@ def run_rounds(
                 policy=model if number == 1 else folder / f"policy-{number - 1}",
                 output_dir=folder / f"policy-{number}",
                 run_dir=folder / f"run-{number}",
-                dataset=weights_frame(number, queries, responses),
+                dataset=weights_frame(queries, responses, unit=False, seed=number, length=8),
                 settings=options,
                 round=number,
                 total_rounds=2,
@@ -242,7 +220,11 @@ def test_deepspeed_that_is_not_installed(causal_lm_dir: Path, tmp_path: Path, mo
 
 def test_an_adapter_is_continued_with_its_own_shape(causal_lm_dir: Path, tmp_path: Path) -> None:
     run_rounds(tmp_path, causal_lm_dir, settings(method="lora"), (1,))
-    common = {"policy": tmp_path / "policy-1", "dataset": weights_frame(1), "run_dir": tmp_path / "other"}
+    common = {
+        "policy": tmp_path / "policy-1",
+        "dataset": weights_frame(6, unit=False, seed=1, length=8),
+        "run_dir": tmp_path / "other",
+    }
     with pytest.raises(UserError, match="has rank 4, the settings say lora_rank 8"):
         train_round(**common, output_dir=tmp_path / "x", settings=settings(method="lora", lora_rank=8))
     with pytest.raises(UserError, match="is an adapter, which method=full cannot train"):
