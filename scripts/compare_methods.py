@@ -1,7 +1,7 @@
 """Compare SFT, KTO and GRACE-KTO, offline and semi-online, on generated worlds: each at its own best settings.
 
 All methods train on the same number of responses, 2,048, in the same number of steps, 128. GRACE-KTO has the paper's
-coefficients and loss; KTO has its labels and |W| = 1; the last row has the coefficients and loss of the preset tiny.
+coefficients and loss; KTO has its labels and |W| = 1; the last row is the variant `steady`, as in the preset tiny.
 Offline is one data set; semi-online renews it R times. The learning rate, and R, are chosen on three worlds and other
 held-out queries, by the average rank over L, E, median P, R_s and R_d among a method's runs of one world: the
 neighbours of the best setting are tried until it has none that is better, so it never lies at the edge of what was
@@ -30,15 +30,10 @@ LOW_IS_BETTER = ("ppl_D median", "duplicate_sentences")
 TOTAL = 256  # queries of a run over all its rounds
 MOST = 128  # rounds: 16 responses each, one step
 CHOSEN_ON = 3  # worlds
-PAPER = (
-    "calibrate.coefficients={length: 1.0, diversity: 1.0}",
-    "train.lambdas=balanced",
-    "train.mu=0.1",
-)
 KINDS = {
-    "kto": (*PAPER, "calibrate.binary=true"),
-    "grace": (*PAPER, "calibrate.binary=false"),
-    "tiny": ("calibrate.binary=false",),
+    "kto": ("variant=paper", "calibrate.binary=true"),
+    "grace": ("variant=paper", "calibrate.binary=false"),
+    "steady": ("variant=steady", "calibrate.binary=false"),
 }
 """What a kind of method changes of the preset tiny, apart from rounds and rate."""
 
@@ -92,7 +87,7 @@ STARTS = (
     Setting("KTO, semi-online", "kto", 16, 2),
     Setting("GRACE-KTO, offline", "grace", 1, 0),
     Setting("GRACE-KTO, semi-online", "grace", 32, 1),
-    Setting("GRACE-KTO as in tiny, semi-online", "tiny", 16, 2),
+    Setting("GRACE-KTO steady, semi-online", "steady", 16, 2),
 )
 """Where the search begins: the best that an earlier one of 32 settings, from 2e-4 and 8 rounds, had come to."""
 BASES = (STARTS[-2].method, STARTS[-1].method)

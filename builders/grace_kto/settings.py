@@ -5,7 +5,7 @@ marked `EXECUTION` make nothing stale. A section's docstring is its comment in t
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -270,7 +270,30 @@ class EvaluateSettings(Section):
 class GraceKTOSettings(Settings):
     """The whole configuration of GRACE-KTO."""
 
+    VARIANTS: ClassVar = {
+        "paper": {
+            "calibrate.coefficients.length": 1.0,
+            "calibrate.coefficients.diversity": 1.0,
+            "train.mu": 0.1,
+            "train.lambdas": "balanced",
+        },
+        # Where every metric counts alike, repeated sentences pay, since they are long and fluent: diversity weighs more
+        # against them, and length so that documents do not shrink in turn. Negative rows take probability away and give
+        # it to any text, which costs grammar: they count half, and the positives' cross-entropy more.
+        "steady": {
+            "calibrate.coefficients.length": 1.5,
+            "calibrate.coefficients.diversity": 3.0,
+            "train.mu": 0.7,
+            "train.lambdas": [1.0, 0.5],
+        },
+    }
+
     pipeline: Literal["grace-kto"] = Field("grace-kto", description="which pipeline is built")
+    variant: Annotated[Literal["paper", "steady"], EXECUTION] = Field(
+        "paper",
+        description="the paper's length and diversity coefficients, mu and lambdas, or steady: those that kept the "
+        "language on generated worlds; each of them can still be set",
+    )
     models: ModelSettings
     engines: Engines = Engines()
     seed: SeedSettings

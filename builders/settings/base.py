@@ -1,8 +1,8 @@
 """What all pipelines' configurations share: strict sections, the marker `EXECUTION`, the common settings."""
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -174,7 +174,14 @@ class PlanSettings(Section):
 
 
 class Settings(Section):
-    """The settings that every pipeline has; each pipeline's own class adds its sections."""
+    """The settings that every pipeline has; each pipeline's own class adds its sections.
+
+    Attributes:
+        VARIANTS: by name, settings that belong together, by dotted path; the setting `variant` names one of them. It
+            takes the place of what a preset says, and a file or `--set` that of the variant.
+    """
+
+    VARIANTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     pipeline: str = Field(description="which pipeline is built, such as grace-kto")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$", description="stem of every repository name")

@@ -24,6 +24,7 @@ SET = "--set"
 STORE = "--store"
 DEFAULT = "default"
 PRESET = "preset "  # and its name
+VARIANT = "variant "  # and its name
 
 # A text that can only be a path: it begins like one, has several folders, or ends as a file does.
 _PATH_LIKE = re.compile(r"(~|\.{0,2}/)|[^/:]+/[^/:]+/|.*\.(jsonl?|csv|tsv|parquet|txt|jinja)(\.[a-z0-9]+)?$")
@@ -133,6 +134,7 @@ def read_configuration(
     if store is not None:
         values.put("store", store, STORE)
     settings = _settings_class(values, pipelines)
+    _put_variant(values, settings)
     _leave_other_kinds(values, settings)
     _locate(values, settings, names)
     try:
@@ -215,6 +217,17 @@ def _apply(values: Values, override: str) -> None:
     if not equals or not all(path.split(".")):
         raise UserError(f"--set {override}: expected section.key=value, such as --set generate.queries=64")
     values.put(path, read_plain(text, f"--set {override}: {text!r} is not a YAML value"), SET)
+
+
+def _put_variant(values: Values, settings: type[Settings]) -> None:
+    """Set what a variant says, on top of the preset, beneath what the user says himself."""
+    name = values.data.get("variant")
+    chosen = settings.VARIANTS.get(name, {}) if isinstance(name, str) else {}
+    own = {p: v for p, v in chosen.items() if values.origin(p) == DEFAULT or values.origin(p).startswith(PRESET)}
+    for path, value in own.items():
+        values.put(path, value, f"{VARIANT}{name}")
+    # First among the origins, so that a fault of a whole section is laid to what the user has set of it.
+    values.origins = dict.fromkeys(own, f"{VARIANT}{name}") | values.origins
 
 
 def _leave_other_kinds(values: Values, settings: type[BaseModel], path: str = "") -> None:

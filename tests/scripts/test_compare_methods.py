@@ -103,7 +103,7 @@ def test_the_choice_lies_at_no_edge(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(compare_methods, "results", known)
     chosen, tried = choose(tmp_path / "runs.jsonl", tmp_path, [0, 1], 1)
     assert [setting.name for setting in chosen] == [
-        "kto-1x256-0.0008", "kto-16x16-0.0001", "grace-1x256-0.0008", "grace-16x16-0.0001", "tiny-16x16-0.0001"
+        "kto-1x256-0.0008", "kto-16x16-0.0001", "grace-1x256-0.0008", "grace-16x16-0.0001", "steady-16x16-0.0001"
     ]  # fmt: skip
     for setting in chosen:
         assert all(neighbour in tried for neighbour in setting.neighbours())

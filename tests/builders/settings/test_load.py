@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.base import identities
+from builders.settings.base import identities, identity, section_at
 from builders.settings.context import ContextSettings
 from builders.settings.load import located, preset_names, preset_text
 from builders.settings.write import describe
@@ -72,6 +72,7 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", ["sample.top_p=1.5"], ["sample.top_p", "1.5", "less than or equal to 1"]),
         ("tiny", ["generate.queries='12'"], ["generate.queries", "'12'", "valid integer"]),
         ("tiny", ["train.kl=mismatch"], ["train.kl", "'mismatch'", "'mismatched'"]),
+        ("tiny", ["variant=stedy"], ["--set: variant is 'stedy': input should be 'paper' or 'steady'"]),
         ("tiny", ["train.lambdas=0.5"], ["train.lambdas is 0.5: expected balanced, or two numbers of at least 0"]),
         ("tiny", ["train.lambdas=[1,-1]"], ["train.lambdas is [1, -1]: expected balanced, or two numbers"]),
         ("tiny", ["nonsense"], ["nonsense", "section.key=value"]),
@@ -103,6 +104,40 @@ def test_mistakes_are_one_helpful_line(source: str, overrides: list[str], words:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("name", GraceKTOSettings.VARIANTS)
+def test_a_variant_takes_the_place_of_a_presets_values_alone(name: str, tmp_path: Path) -> None:
+    own = {path: str(value) for path, value in GraceKTOSettings.VARIANTS[name].items()}
+    for preset in preset_names():
+        found = configuration(preset, [f"variant={name}"])
+        assert {path: str(_plain(section_at(found.settings, path))) for path in own} == own
+    # What the user sets himself counts, in a file as by --set.
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"preset: tiny\nvariant: {name}\ntrain: {{mu: 0.3}}\n")
+    mine = configuration(str(path), ["calibrate.coefficients.length=9.0"])
+    origins = {path: origin for path, _, origin in describe(mine)}
+    assert isinstance(mine.settings, GraceKTOSettings)
+    coefficients = mine.settings.calibrate.coefficients
+    assert (mine.settings.train.mu, origins["train.mu"]) == (0.3, "mine.yaml")
+    assert (coefficients.length, origins["calibrate.coefficients.length"]) == (9.0, "--set")
+    assert coefficients.diversity == GraceKTOSettings.VARIANTS[name]["calibrate.coefficients.diversity"]
+    assert origins["calibrate.coefficients.diversity"] == f"variant {name}"
+
+
+def test_the_variant_paper_is_what_counts_without_one() -> None:
+    assert "variant" not in identity(load_config("tiny"))
+    assert GraceKTOSettings.VARIANTS["paper"].keys() == GraceKTOSettings.VARIANTS["steady"].keys()
+    config = load_config("qwen2.5-7b")
+    assert config.variant == "paper"
+    for path, value in GraceKTOSettings.VARIANTS["paper"].items():
+        section, _, key = path.rpartition(".")
+        assert type(section_at(config, section)).model_fields[key].default == value
+
+
+def _plain(value: object) -> object:
+    """A tuple as the list that YAML has."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
