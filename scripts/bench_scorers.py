@@ -7,8 +7,9 @@
 | relevance | FlagEmbedding: `compute_score`, and `encode` with the similarities taken from its vectors |
 
 Both sides get the same texts, in the same order, and must agree. Arms alternate; the table has the median and the least
-of the CPU seconds, and the ratio of the medians. What it does not show: GPUs, and texts whose lengths are all alike,
-where there is no padding to save.
+of the CPU seconds, the ratio of the medians, and what memory the first call took beyond what was there before it, in a
+fork of its own (vLLM's lies in a process that this does not see). What it does not show: GPUs, and texts whose lengths
+are all alike, where there is no padding to save.
 
     python scripts/bench_scorers.py --metric diversity perplexity relevance
 """
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,11 @@ def main() -> None:
 
 
 def measure(arms: Arms, rounds: int) -> dict[str, dict[str, float]]:
-    """Run the arms in turn and return the median and the least of their CPU seconds; the first run is not counted."""
+    """Run the arms in turn and return the median and the least of their CPU seconds, and the MiB of their first run.
+
+    The first run's seconds are not counted.
+    """
+    memory = {name: first_call_mib(arm) for name, arm in arms.items()}  # before any arm has left memory behind
     numbers = [np.asarray(arm(), dtype=float) for arm in arms.values()]
     for other in numbers[1:]:
         np.testing.assert_allclose(other, numbers[0], rtol=1e-3, atol=1e-4)
@@ -64,17 +70,35 @@ def measure(arms: Arms, rounds: int) -> dict[str, dict[str, float]]:
             began = time.process_time()
             arm()
             seconds[name].append(time.process_time() - began)
-    return {name: {"median": statistics.median(runs), "least": min(runs)} for name, runs in seconds.items()}
+    return {
+        name: {"median": statistics.median(runs), "least": min(runs), "mib": memory[name]}
+        for name, runs in seconds.items()
+    }
+
+
+def first_call_mib(arm: Callable[[], Any]) -> float:
+    """Run an arm in a fork, and return by how much its memory rose at the most, in MiB, sampled every millisecond.
+
+    Pages of files, such as the weights that are read at the first call, do not count.
+    """
+    process = get_context("fork").Process(target=arm)
+    kib: list[int] = []
+    process.start()
+    while process.is_alive():
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        kib += [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")]
+        time.sleep(0.001)
+    return (max(kib) - kib[0]) / 1024
 
 
 def show(found: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print the table, and everything as one line of JSON."""
-    print(f"{'work':<32} {'arm':<24} {'median s':>9} {'least s':>9} {'ratio':>6}")
+    print(f"{'work':<32} {'arm':<24} {'median s':>9} {'least s':>9} {'ratio':>6} {'MiB':>8}")
     for name, arms in found.items():
         ours = next(iter(arms.values()))["median"]
         for arm, seconds in arms.items():
-            median, least = seconds["median"], seconds["least"]
-            print(f"{name:<32} {arm:<24} {median:>9.4f} {least:>9.4f} {median / ours:>6.2f}")
+            median, least, mib = seconds["median"], seconds["least"], seconds["mib"]
+            print(f"{name:<32} {arm:<24} {median:>9.4f} {least:>9.4f} {median / ours:>6.2f} {mib:>8.1f}")
     sys.stdout.flush()
     print(json.dumps({"bench": "scorers", "cpu_seconds": found}))
 
