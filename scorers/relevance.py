@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # What a BGE-M3 repository holds for PyTorch; its ONNX copy of the weights is left out.
 FILES = ["*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt"]
-TOKENS_PER_BATCH = 16_384  # padded; bounds the memory of a forward pass over long documents
+# Padded tokens of a forward pass over long documents, which bound its memory: a CPU is as fast with few.
+TOKENS_PER_BATCH, CPU_TOKENS_PER_BATCH = 16_384, 4_096
 SPECIAL = ("cls_token", "eos_token", "pad_token", "unk_token")  # never lexical matches
 # These architectures count positions from the padding id + 1, so not all of the position table is usable.
 OFFSET_POSITIONS = ("xlm-roberta", "xlm-roberta-xl", "roberta", "camembert")
@@ -132,6 +133,7 @@ class Relevance:
         self._tokenizer = self._embedder.tokenizer
         self._device = device
         self._asked, self._batch = batch_size, BatchSize(batch_size, "score.texts_per_batch")
+        self._tokens = CPU_TOKENS_PER_BATCH if device == "cpu" else TOKENS_PER_BATCH
         specials = self._tokenizer.special_tokens_map
         self._special_ids = set(self._tokenizer.convert_tokens_to_ids([specials[s] for s in SPECIAL if s in specials]))
         self.max_length = min(max_length, _positions(self._network.config))
@@ -193,7 +195,7 @@ class Relevance:
     def _encode(self, texts: Sequence[str], rows: int) -> Iterator[tuple[str, _Vectors]]:
         """Yield distinct texts with their vectors, in batches of similar length, longest first."""
         ids = self._token_ids(texts)
-        for batch in by_length([len(row) for row in ids], TOKENS_PER_BATCH * rows // self._asked, rows):
+        for batch in by_length([len(row) for row in ids], self._tokens * rows // self._asked, rows):
             yield from zip([texts[i] for i in batch], self._forward([ids[i] for i in batch]), strict=True)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:

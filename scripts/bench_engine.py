@@ -7,6 +7,9 @@ last line on stdout is one JSON object.
 
     python scripts/bench_engine.py                  # the transformers engine beside generate
     python scripts/bench_engine.py --vllm           # vLLM too: shards of 8 queries beside one call of all rows
+    python scripts/bench_engine.py --generate 2000  # the stage generate beside one call of all prompts that it asked
+
+The last one needs a first policy that writes queries: that of the preset tiny, in the store that `make demo` fills.
 """
 
 import argparse
@@ -15,10 +18,19 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from builders.core.models import Loaded, LocalModel
+from builders.core.stage import Context
+from builders.core.work import build_shards
 from builders.engines import Batch, Completion, Engine, Message, SamplingSettings, load_engine
+from builders.store.manifest import Model
+from builders.store.store import Store
+from training.grace_kto.pipeline import GRACE_KTO
+from training.pipelines import load_config
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -42,7 +54,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vllm", action="store_true", help="measure the vllm engine too, after the others")
+    parser.add_argument("--generate", type=int, help="measure the stage generate instead, of so many queries")
+    parser.add_argument("--store", default=".grace/store", help="where the first policy of the preset tiny is")
     options = parser.parse_args()
+    if options.generate is not None:
+        report_generate(options, measure_generate(options))
+        return
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or make_model(Path(folder))
         report(options, measure(options, model))
@@ -87,6 +104,91 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, dict[str, floa
             add(SHARDS, seconds, produced, times, tokens)
         engine.close()
     return {name: summary(tokens[name], runs) for name, runs in times.items()}
+
+
+class Recorded:
+    """An engine that keeps what it was asked.
+
+    Attributes:
+        engine: the one that answers.
+        asked: the batches, in the order in which they were asked for.
+        tokens: those of all answers.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.asked, self.tokens = engine, list[Batch](), 0
+        self.tokenizer, self.context_window = engine.tokenizer, engine.context_window
+
+    def stream(self, more: Callable[[], tuple[int, Batch] | None]) -> Iterator[tuple[int, list[Completion]]]:
+        """Answer as the engine does."""
+
+        def kept() -> tuple[int, Batch] | None:
+            found = more()
+            self.asked += [] if found is None else [found[1]]
+            return found
+
+        for index, completions in self.engine.stream(kept):
+            self.tokens += sum(completion.num_tokens for completion in completions)
+            yield index, completions
+
+    def close(self) -> None:
+        """Leave the engine open: one call follows."""
+
+
+def itself(engine: Any) -> Any:
+    """What loads an engine that is there."""
+    return engine
+
+
+def measure_generate(options: argparse.Namespace) -> dict[str, list[Times]]:
+    """Time the stage generate, and then one call of its engine with all prompts that it asked.
+
+    Returns:
+        Wall and CPU seconds of every run, by arm.
+    """
+    import torch
+
+    torch.set_num_threads(options.threads)
+    # Files as large as without the preset, whose own are for the eye.
+    size = (f"generate.queries={options.generate}", "generate.shard_queries=null")
+    config = load_config("tiny", size, options.store)
+    store = Store(Path(options.store))
+    seeds, policy = store.latest("local/tiny-seed"), store.find("local/tiny-sft", "main", "model")
+    if seeds is None or policy is None:
+        raise SystemExit(f"{options.store}: no seeds or first policy of the preset tiny; run `make demo` first")
+    model = LocalModel(Model(id="local/tiny-sft", revision=policy.revision), policy.path)
+    engine = load_engine("transformers", str(policy.path), batch_size=config.engines.policy.batch_size)
+    engine.generate([[{"role": "user", "content": "?"}]], [0], SamplingSettings(8))
+    times: dict[str, list[Times]] = {"stage generate": [], "one call": []}
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            recorded, loaded = Recorded(engine), Loaded()
+            loaded.get(model, ("engine", config.engines.policy), partial(itself, recorded))
+            inputs, models = {"seed": seeds}, {"policy": model}
+            context = Context(config, store, 1, inputs, models, Path(folder) / "generate", loaded)
+            begin = now()
+            build_shards(GRACE_KTO.stage("generate"), context)
+            times["stage generate"].append(since(begin))
+        prompts = [prompt for batch in recorded.asked for prompt in batch.prompts]
+        draws = [seed for batch in recorded.asked for seed in batch.seeds]
+        begin = now()
+        completions = engine.generate(prompts, draws, recorded.asked[0].settings)
+        times["one call"].append(since(begin))
+        if sum(completion.num_tokens for completion in completions) != recorded.tokens:
+            raise RuntimeError("one call drew other tokens than the stage")
+        print(f"{len(prompts)} prompts in {len(recorded.asked)} batches, {recorded.tokens} tokens", file=sys.stderr)
+    return times
+
+
+def report_generate(options: argparse.Namespace, times: dict[str, list[Times]]) -> None:
+    """Print the table and the JSON line; ratios are those of the medians."""
+    medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in times.items()}
+    print(f"{'':16}{'seconds':>10}{'CPU s':>10}")
+    for name, (wall, cpu) in medians.items():
+        print(f"{name:16}{wall:>10.2f}{cpu:>10.2f}")
+    ratios = [one / stage for one, stage in zip(medians["one call"], medians["stage generate"], strict=True)]
+    print(f"one call / stage: {ratios[0]:.2f} in seconds, {ratios[1]:.2f} in CPU seconds", flush=True)
+    print(json.dumps({"benchmark": "generate", "queries": options.generate, "times": times}))
 
 
 def summary(tokens: int, runs: list[Times]) -> dict[str, float]:

@@ -115,7 +115,7 @@ def test_each_distinct_text_passes_once(scorer: Relevance, batches: list[tuple[i
 def test_a_long_text_makes_smaller_batches(
     scorer: Relevance, batches: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scorers.relevance.TOKENS_PER_BATCH", 300)
+    monkeypatch.setattr(scorer, "_tokens", 300)
     scorer.score(["q"] * 4, [TEXTS[4], TEXTS[5], TEXTS[0], TEXTS[1]])
     assert [rows for rows, _ in batches] == [1, 1, 1, 2]
     assert max(rows * length for rows, length in batches) <= 300
