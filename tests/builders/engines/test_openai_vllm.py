@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from builders.settings.engines import OpenAIEngineSettings
 pytestmark = pytest.mark.slow
 TEXTS = ("trade " * 9, "a", "harbour", "a", "river trade " * 6, "prices")
 PROMPTS: list[list[Message]] = [[{"role": "user", "content": text}] for text in TEXTS]
+PATTERN = r'\["[a-z]{2,8}"(, "[a-z]{2,8}")?\]'
 SECONDS = 240  # until the server has to answer
 
 
@@ -73,3 +75,15 @@ def test_a_real_server_gives_what_the_model_gives(url: str, model_dir: Path) -> 
         assert ours.logprob == pytest.approx(other.logprob, abs=1e-3)
     assert len({completion.text for completion in group}) == 4  # the choices of one request differ
     assert [completion.text for completion in again] == [completion.text for completion in group]
+
+
+def test_a_real_server_holds_replies_to_a_pattern(url: str) -> None:
+    settings = OpenAIEngineSettings(base_url=url, retries=0)
+    _, window = describe_model("writer", settings, "engines.policy")
+    engine = OpenAIEngine("writer", settings, window, "engines.policy")
+    free = engine.generate(PROMPTS, range(6), SamplingSettings(40))
+    held = engine.generate(PROMPTS, range(6), SamplingSettings(40, pattern=PATTERN))
+    engine.close()
+    assert not any(re.fullmatch(PATTERN, completion.text) for completion in free)
+    assert all(re.fullmatch(PATTERN, completion.text) for completion in held)
+    assert {completion.finish_reason for completion in held} == {"stop"}
