@@ -1,6 +1,6 @@
 """The front matter of cards, which the Hub's search and viewer and the library `datasets` read.
 
-`dataset_info` has to be exact: `datasets` refuses a dataset whose number of rows differs from it.
+The number of rows in `dataset_info` has to be exact: `datasets` refuses a dataset that has another one.
 """
 
 import re
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PARQUET_GLOB = "data/train-*.parquet"
 MAX_LANGUAGES = 20  # listed at most
+LARGE = 2**20  # bytes of a column whose size its file's footer tells well enough
 # The Hub's classes of size: the first one whose limit is above the number of rows.
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 SIZES_ABOVE = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
@@ -107,13 +108,31 @@ def dataset_info(manifest: Manifest, folder: Path, columns: Sequence[Column]) ->
 
 
 def arrow_bytes(path: Path) -> int:
-    """Return the bytes that a Parquet file's rows take in Arrow."""
+    """Return the bytes that a Parquet file's rows take in Arrow; of large columns of texts to about a thousandth.
+
+    Those are not read: uncompressed and without a dictionary, Parquet has four bytes of length before each text, as
+    Arrow has four of offset, and little else.
+    """
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
+    groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+    chunks: dict[str, list[Any]] = {name: [] for name in file.schema_arrow.names}
+    for chunk in (group.column(k) for group in groups for k in range(group.num_columns)):
+        chunks[chunk.path_in_schema.partition(".")[0]].append(chunk)
+    size, small = 0, []
+    for name, own in chunks.items():
+        raw = sum(chunk.total_uncompressed_size for chunk in own)
+        plain = all(c.physical_type == "BYTE_ARRAY" and c.is_stats_set and not c.has_dictionary_page for c in own)
+        if raw > LARGE and plain:
+            # Parquet says nothing more of a null; a list has an offset of its own in Arrow.
+            lists = file.metadata.num_rows if "." in own[0].path_in_schema else 0
+            size += raw + 4 * (lists + sum(chunk.statistics.null_count for chunk in own))
+        else:
+            small.append(name)
     # Batch by batch as `datasets` reads them: the padding of each batch's buffers counts.
-    rows = file.metadata.row_group(0).num_rows if file.metadata.num_row_groups else 1
-    return sum(int(batch.nbytes) for batch in file.iter_batches(batch_size=max(rows, 1)))
+    rows = groups[0].num_rows if groups else 1
+    return size + sum(int(batch.nbytes) for batch in file.iter_batches(batch_size=max(rows, 1), columns=small))
 
 
 def source_datasets(manifest: Manifest, *, published: bool) -> list[str]:

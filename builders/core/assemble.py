@@ -19,6 +19,7 @@ from builders.store.files import ADAPTER_CONFIG, link
 from builders.store.manifest import (
     FILE_NAME,
     TRAINING_STATE,
+    DataFile,
     Manifest,
     Rows,
     content_digest,
@@ -26,7 +27,7 @@ from builders.store.manifest import (
     portable,
 )
 from builders.store.revision import Revision
-from builders.store.shards import shard_counts, shard_rows
+from builders.store.shards import shard_counts, shard_rows, shard_sha256
 from builders.store.summary import summarise
 from scorers.errors import UserError
 
@@ -54,15 +55,17 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
     # A killed run may have left a half-filled folder.
     shutil.rmtree(staged, ignore_errors=True)
     (staged / "data").mkdir(parents=True)
-    rows = {}
+    listed = []
     counts: Counter[str] = Counter()
     for index, shard in enumerate(shards):
         name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
         # Linked, not moved: until the revision is in the store the shards are what a rerun resumes from.
         link(shard, staged / name)
-        rows[name] = shard_rows(shard)
+        size = shard.stat().st_size
+        listed.append(DataFile(path=name, size=size, sha256=shard_sha256(shard), rows=shard_rows(shard)))
         counts.update(shard_counts(shard))
-    files = [staged / name for name in rows]
+    files = [staged / file.path for file in listed]
+    written = sum(file.rows or 0 for file in listed)
     # Drops by reason have a place of their own in the manifest; every other count of the stage goes to `counts`.
     dropped = {key.removeprefix("dropped."): n for key, n in counts.items() if key.startswith("dropped.")}
     return _add(
@@ -70,10 +73,10 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
         node,
         inputs,
         staged,
-        rows=Rows(read=counts["read"], written=sum(rows.values()), dropped=dict(sorted(dropped.items()))),
+        rows=Rows(read=counts["read"], written=written, dropped=dict(sorted(dropped.items()))),
         counts={k: n for k, n in sorted(counts.items()) if k != "read" and not k.startswith("dropped.")},
         metrics=summarise(files, stage.summaries),
-        files=describe_files(staged, files, rows),
+        files=listed,
     )
 
 

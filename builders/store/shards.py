@@ -115,14 +115,25 @@ def row_groups(sizes: pl.Series) -> list[tuple[int, int]]:
 
 def _of_few_values(frame: pl.DataFrame, columns: Sequence[Column]) -> list[str]:
     """List the columns whose values repeat so often that a dictionary makes the file smaller; none that hold lists."""
-    plain = [column.name for column in columns if not column.dtype.is_nested()]
-    return [name for name in plain if frame[name].n_unique() * FEW <= frame.height]
+    plain = [frame[column.name] for column in columns if not column.dtype.is_nested()]
+    # Most columns have too many within the first rows already.
+    first = frame.height // FEW + 1
+    return [
+        column.name
+        for column in plain
+        if column.head(first).n_unique() * FEW <= frame.height and column.n_unique() * FEW <= frame.height
+    ]
 
 
 def shard_is_whole(path: Path) -> bool:
     """Whether a shard exists with the bytes that were written; False for one cut short or damaged."""
     expected = path.with_suffix(".sha256")
     return path.is_file() and expected.is_file() and file_sha256(path).encode() == expected.read_bytes()
+
+
+def shard_sha256(path: Path) -> str:
+    """Return the SHA-256 of a finished shard, as it was when the shard was written."""
+    return path.with_suffix(".sha256").read_text(encoding="ascii")
 
 
 def shard_counts(path: Path) -> dict[str, int]:

@@ -2,12 +2,23 @@
 
 from pathlib import Path
 
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from card_snapshots import COMMIT, DIGEST, card_of, front_matter, model_manifest, snapshot
 
-from builders.cards.front_matter import feature, language_codes, license_fields, size_category, source_datasets
+from builders.cards.front_matter import (
+    arrow_bytes,
+    feature,
+    language_codes,
+    license_fields,
+    size_category,
+    source_datasets,
+)
 from builders.cards.render import write_card
+from builders.store.columns import column
 from builders.store.manifest import Model, Parent, Rows
+from builders.store.shards import write_shard
 from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import page_of
@@ -42,6 +53,31 @@ def test_bytes_of_several_row_groups_are_exact(tmp_path: Path, monkeypatch: pyte
     expected = datasets.load_dataset("parquet", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
     info = front_matter(card_of(manifest, tmp_path))["dataset_info"]
     assert expected["train"].info.splits["train"].num_bytes == info["dataset_size"]
+
+
+def test_bytes_of_large_texts_follow_from_the_footer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
+    columns = [
+        column("text", pl.String(), "a text"),
+        column("given", pl.String(), "a text or none", nullable=True),
+        column("few", pl.String(), "of few values"),
+        column("said", message, "messages"),
+        column("number", pl.Float64(), "a number"),
+    ]
+    long = [f"{k} " * 40 for k in range(12_000)]
+    rows = {
+        "text": long,
+        "given": [None if k % 3 else text for k, text in enumerate(long)],
+        "few": ["same " * 40] * len(long),
+        "said": [[{"role": "user", "content": text}] for text in long],
+        "number": [0.5] * len(long),
+    }
+    path = tmp_path / "shard.parquet"
+    write_shard(pl.DataFrame(rows, schema={c.name: c.dtype for c in columns}), columns, path, {})
+    exact = pq.read_table(path).nbytes
+    assert arrow_bytes(path) == pytest.approx(exact, rel=2e-3)
+    monkeypatch.setattr("builders.cards.front_matter.LARGE", 2**40)
+    assert arrow_bytes(path) == pytest.approx(exact, rel=1e-5)  # all of them read, padding apart
 
 
 def test_datasets_refuses_a_card_with_another_number_of_rows(tmp_path: Path) -> None:
