@@ -223,11 +223,22 @@ def _put_variant(values: Values, settings: type[Settings]) -> None:
     """Set what a variant says, on top of the preset, beneath what the user says himself."""
     name = values.data.get("variant")
     chosen = settings.VARIANTS.get(name, {}) if isinstance(name, str) else {}
-    own = {p: v for p, v in chosen.items() if values.origin(p) == DEFAULT or values.origin(p).startswith(PRESET)}
+    own = {path: value for path, value in chosen.items() if _may_be_put(values, path)}
     for path, value in own.items():
         values.put(path, value, f"{VARIANT}{name}")
     # First among the origins, so that a fault of a whole section is laid to what the user has set of it.
     values.origins = dict.fromkeys(own, f"{VARIANT}{name}") | values.origins
+
+
+def _may_be_put(values: Values, path: str) -> bool:
+    """Whether the user has neither set this value nor put something that is no section where its section stands."""
+    section: Any = values.data
+    for name in path.split(".")[:-1]:
+        section = section.get(name, {})
+        if not isinstance(section, dict):
+            return False
+    origin = values.origin(path)
+    return origin == DEFAULT or origin.startswith(PRESET)
 
 
 def _leave_other_kinds(values: Values, settings: type[BaseModel], path: str = "") -> None:

@@ -73,6 +73,8 @@ def test_the_working_directorys_file_is_taken(tmp_path: Path, monkeypatch: pytes
         ("tiny", ["generate.queries='12'"], ["generate.queries", "'12'", "valid integer"]),
         ("tiny", ["train.kl=mismatch"], ["train.kl", "'mismatch'", "'mismatched'"]),
         ("tiny", ["variant=stedy"], ["--set: variant is 'stedy': input should be 'paper' or 'steady'"]),
+        ("tiny", ["train=5"], ["--set: train is 5"]),
+        ("tiny", ["calibrate.coefficients=null"], ["--set: calibrate.coefficients is None"]),
         ("tiny", ["train.lambdas=0.5"], ["train.lambdas is 0.5: expected balanced, or two numbers of at least 0"]),
         ("tiny", ["train.lambdas=[1,-1]"], ["train.lambdas is [1, -1]: expected balanced, or two numbers"]),
         ("tiny", ["nonsense"], ["nonsense", "section.key=value"]),
