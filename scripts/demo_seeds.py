@@ -19,37 +19,49 @@ from training.grace_kto.table import LOW_IS_BETTER, number
 LEFT_OUT = ("P", "ppl_D")  # means of perplexities, of which the medians are shown
 
 
-def rows_of(first: Sequence[Result], last: Sequence[Result]) -> list[dict[str, Any]]:
-    """By metric, the means over worlds before and after, the change, and on how many worlds it got better or worse."""
+def rows_of(first: Sequence[Result], last: Sequence[Sequence[Result]]) -> list[dict[str, Any]]:
+    """What the rounds change, by metric.
+
+    Args:
+        first: the first policies, one a world.
+        last: by number of threads, the last policies of the same worlds.
+
+    Returns:
+        For each metric the means over all runs before and after, mean and deviation of the change, and, by number of
+        threads, on how many worlds it got better and worse.
+    """
     found = []
     for label in first[0]["test"]["estimates"]:
         if label in LEFT_OUT:
             continue
-        before, after = ([value(result, label) for result in runs] for runs in (first, last))
-        signs = [sign(result, label) * (-1 if label in LOW_IS_BETTER else 1) for result in last]
-        changes = [b - a for a, b in zip(before, after, strict=True)]
+        before = [value(result, label) for result in first]
+        after = [[value(result, label) for result in runs] for runs in last]
+        changes = [b - a for runs in after for a, b in zip(before, runs, strict=True)]
+        better = -1 if label in LOW_IS_BETTER else 1
+        signs = [[sign(result, label) * better for result in runs] for runs in last]
         found.append(
             {
                 "metric": label,
                 "first": statistics.mean(before),
-                "last": statistics.mean(after),
+                "last": statistics.mean(value for runs in after for value in runs),
                 "change": statistics.mean(changes),
                 "deviation": statistics.stdev(changes) if len(changes) > 1 else 0.0,
-                "better": signs.count(1),
-                "worse": signs.count(-1),
+                "better": [runs.count(1) for runs in signs],
+                "worse": [runs.count(-1) for runs in signs],
             }
         )
     return found
 
 
-def markdown(rows: Sequence[dict[str, Any]], runs: int) -> list[str]:
+def markdown(rows: Sequence[dict[str, Any]], worlds: int) -> list[str]:
     """The table."""
-    lines = [f"| metric | first | last | change | better, of {runs} | worse |", "|---|---|---|---|---|---|"]
+    lines = [f"| metric | first | last | change | better, of {worlds} | worse |", "|---|---|---|---|---|---|"]
     for row in rows:
         label = row["metric"]
         ends = (number(row["first"], label), number(row["last"], label))
         change = f"{row['change']:+.{1 if label in ('L', 'E') else 3}f} ± {number(row['deviation'], label)}"
-        lines.append(f"| {label} | {' | '.join(ends)} | {change} | {row['better']} | {row['worse']} |")
+        signs = ["; ".join(map(str, row[key])) for key in ("better", "worse")]
+        lines.append(f"| {label} | {' | '.join(ends)} | {change} | {' | '.join(signs)} |")
     return lines
 
 
@@ -64,15 +76,16 @@ def main() -> None:
     for count in options.threads:
         own = [run for run in wanted if run.name == f"demo-{count}"]
         found |= results(options.results, options.folder, own, max(1, options.jobs // count))
-    rows = rows_of([found[firsts[run.world]] for run in wanted], [found[run] for run in wanted])
+    last = [[found[run] for run in wanted if run.name == f"demo-{count}"] for count in options.threads]
+    rows = rows_of([found[firsts[world]] for world in options.worlds], last)
     threads = " and ".join(map(str, options.threads))
     note = (
         f"{len(options.worlds)} worlds, threads: {threads}, {QUERIES} held-out queries each; change: mean ± standard "
-        "deviation over worlds; better and worse: on how many of them the 95 % interval of the difference, paired by "
-        "query, does not hold 0. "
+        "deviation over all runs; better and worse: on how many worlds the 95 % interval of the difference, paired by "
+        "query, does not hold 0, for each number of threads. "
         + made_by("demo_seeds", options.worlds, f" --threads {','.join(map(str, options.threads))}")
     )
-    text = "\n".join([*markdown(rows, len(wanted)), "", note, ""])
+    text = "\n".join([*markdown(rows, len(options.worlds)), "", note, ""])
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "demo.md").write_text(text, encoding="utf-8")
     record = {"worlds": options.worlds, "threads": options.threads, "metrics": rows}

@@ -113,18 +113,20 @@ def test_the_choice_lies_at_no_edge(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_the_table_of_the_demo() -> None:
     first = [result(), result()]
-    last = [result(change=0.5, L=3.0), result(change=-0.5, L=2.0)]
-    for row in (*first, *last):
+    one = [result(change=0.5, L=3.0), result(change=-0.5, L=2.0)]
+    two = [result(change=0.5, L=3.0), result(change=0.5, L=4.0)]
+    for row in (*first, *one, *two):
         row["test"]["estimates"]["P"] = 1.0
-    rows = rows_of(first, last)
+    rows = rows_of(first, [one, two])
     assert "P" not in {row["metric"] for row in rows}  # its median is shown
     (length,) = [row for row in rows if row["metric"] == "L"]
-    # Changes 2 and 1: mean 1.5, deviation 1 / sqrt(2).
+    # Changes 2, 1, 2 and 3: mean 2, deviation sqrt(2 / 3).
     assert length == {
-        "metric": "L", "first": 1.0, "last": 2.5, "change": 1.5,
-        "deviation": pytest.approx(0.5**0.5), "better": 1, "worse": 1,
+        "metric": "L", "first": 1.0, "last": 3.0, "change": 2.0,
+        "deviation": pytest.approx((2 / 3) ** 0.5), "better": [1, 2], "worse": [1, 0],
     }  # fmt: skip
-    assert "| L | 1.0 | 2.5 | +1.5 ± 0.7 | 1 | 1 |" in markdown(rows, 2)
+    assert "| L | 1.0 | 3.0 | +2.0 ± 0.8 | 1; 2 | 1; 0 |" in markdown(rows, 2)
+    assert "| L | 1.0 | 2.5 | +1.5 ± 0.7 | 1 | 1 |" in markdown(rows_of(first, [one]), 2)
 
 
 def test_reading_seeds_and_values() -> None:
