@@ -165,7 +165,7 @@ def test_a_changed_setting_of_the_run_is_told(undisturbed: Undisturbed, tmp_path
     config, _, _ = undisturbed
     other = copied(config, tmp_path / "copy", 1)
     changed = other.model_copy(update={"train": other.train.model_copy(update={"mu": 0.5})})
-    with pytest.raises(UserError, match=r"this run began with mu 0\.1, now it is 0\.5; .*keep the setting"):
+    with pytest.raises(UserError, match=r"this run began with mu 0\.7, now it is 0\.5; .*keep the setting"):
         trained(changed, 2)
 
 
