@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from builders.core.stage import Context
 from builders.core.work import build_shards
 from builders.engines import Batch, Completion, Engine, Message, SamplingSettings, load_engine
 from builders.store.manifest import Model
+from builders.store.revision import Revision
 from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config
@@ -131,13 +131,19 @@ class Recorded:
             self.tokens += sum(completion.num_tokens for completion in completions)
             yield index, completions
 
-    def close(self) -> None:
-        """Leave the engine open: one call follows."""
 
-
-def itself(engine: Any) -> Any:
-    """What loads an engine that is there."""
-    return engine
+def timed_stage(
+    config: Any, store: Store, seeds: Revision, model: LocalModel, engine: Engine
+) -> tuple[Times, Recorded]:
+    """Time the stage generate in a folder of its own; the times, and what its engine was asked."""
+    recorded, loaded = Recorded(engine), Loaded()
+    loaded.get(model, ("engine", config.engines.policy), lambda: recorded)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "generate"
+        context = Context(config, store, 1, {"seed": seeds}, {"policy": model}, work, loaded)
+        begin = now()
+        build_shards(GRACE_KTO.stage("generate"), context)
+        return since(begin), recorded
 
 
 def measure_generate(options: argparse.Namespace) -> dict[str, list[Times]]:
@@ -149,7 +155,7 @@ def measure_generate(options: argparse.Namespace) -> dict[str, list[Times]]:
     import torch
 
     torch.set_num_threads(options.threads)
-    # Files as large as without the preset, whose own are for the eye.
+    # Files of the usual size: the preset writes one for every eight queries, so that its few queries make several.
     size = (f"generate.queries={options.generate}", "generate.shard_queries=null")
     config = load_config("tiny", size, options.store)
     store = Store(Path(options.store))
@@ -161,14 +167,8 @@ def measure_generate(options: argparse.Namespace) -> dict[str, list[Times]]:
     engine.generate([[{"role": "user", "content": "?"}]], [0], SamplingSettings(8))
     times: dict[str, list[Times]] = {"stage generate": [], "one call": []}
     for _ in range(options.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            recorded, loaded = Recorded(engine), Loaded()
-            loaded.get(model, ("engine", config.engines.policy), partial(itself, recorded))
-            inputs, models = {"seed": seeds}, {"policy": model}
-            context = Context(config, store, 1, inputs, models, Path(folder) / "generate", loaded)
-            begin = now()
-            build_shards(GRACE_KTO.stage("generate"), context)
-            times["stage generate"].append(since(begin))
+        seconds, recorded = timed_stage(config, store, seeds, model, engine)
+        times["stage generate"].append(seconds)
         prompts = [prompt for batch in recorded.asked for prompt in batch.prompts]
         draws = [seed for batch in recorded.asked for seed in batch.seeds]
         begin = now()

@@ -7,7 +7,7 @@ told; arms alternate; all must come to the same weights. DuckDB counts where it 
 disk that is slower than the processor, where all arms wait alike. Prints a table (seconds, CPU seconds over all cores,
 peak memory; medians) and one line of JSON.
 
-    python scripts/bench_text.py --rows 200000
+    python scripts/bench_calibrate_text.py --rows 200000
 """
 
 import argparse
@@ -51,8 +51,8 @@ def by_polars(source: Path, out: Path) -> list[Path]:
     }
     rho, z = pl.col("rank_sum"), pl.col("reward")
     positive = z >= 0
-    role = {"role": pl.lit("user"), "content": pl.col("query")}, {"role": pl.lit("assistant"), "content": "response"}
-    prompt, completion = (pl.concat_list(pl.struct(**fields)) for fields in role)
+    messages = (("user", "query"), ("assistant", "response"))
+    prompt, completion = (pl.concat_list(pl.struct(role=pl.lit(role), content=text)) for role, text in messages)
     spread = rho.std(ddof=0).over("query_id")
     weight = (
         pl.when(positive)
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a folder on a large disk (default: a temporary one)")
     options = parser.parse_args()
     runs: dict[str, list[Figures]] = {arm: [] for arm in ARMS}
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-text-") as name:
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-calibrate-text-") as name:
         source = Path(name) / "scores"
         write_scores(source, options.rows, split=False)
         for _ in range(options.rounds):
@@ -177,7 +177,7 @@ def main() -> None:
         ratios = (got[key] / base[key] for key in ("seconds", "cpu_seconds"))
         print(f"{arm:18}{got['seconds']:>9.2f}{got['cpu_seconds']:>9.2f}{got['peak_gib']:>7.2f}", end="")
         print("".join(f"{ratio:>{width}.2f}" for ratio, width in zip(ratios, (16, 14), strict=True)), flush=True)
-    print(json.dumps({"benchmark": "text", "rows": options.rows, "runs": runs}))
+    print(json.dumps({"benchmark": "calibrate_text", "rows": options.rows, "runs": runs}))
 
 
 if __name__ == "__main__":
