@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.settings.kto import TrainSettings
-from builders.settings.sft import SFTSettings
+from builders.settings.sft import TuningSettings
 from builders.store.files import ADAPTER_CONFIG
 from scorers.errors import UserError
 from training.precision import precision_arguments
@@ -130,7 +130,7 @@ def _place(zero: Mapping[str, Any], name: str) -> str:
     return str((zero.get(name) or {}).get("device", "none"))
 
 
-def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -> Sizes:
+def count_parameters(model: Path | str, settings: TrainSettings | TuningSettings) -> Sizes:
     """Count a model's parameters from its configuration; no weight is read and no memory is taken.
 
     Args:
@@ -145,7 +145,7 @@ def count_parameters(model: Path | str, settings: TrainSettings | SFTSettings) -
     return count_in(AutoConfig.from_pretrained(model, trust_remote_code=False), settings, str(model))
 
 
-def count_in(config: Any, settings: TrainSettings | SFTSettings, model: str) -> Sizes:
+def count_in(config: Any, settings: TrainSettings | TuningSettings, model: str) -> Sizes:
     """Count the parameters of a causal language model with a given configuration.
 
     Args:
@@ -226,7 +226,7 @@ def _is_target(name: str, targets: tuple[str, ...] | str) -> bool:
 
 
 def training_need(
-    sizes: Sizes, settings: TrainSettings | SFTSettings, zero: Zero, processes: int, *, bf16: bool
+    sizes: Sizes, settings: TrainSettings | TuningSettings, zero: Zero, processes: int, *, bf16: bool
 ) -> Need:
     """Compute what one process needs for weights, gradients and the optimizer; see `training_parts`."""
     parts = training_parts(sizes, settings, zero, processes, bf16=bf16).values()
@@ -234,7 +234,7 @@ def training_need(
 
 
 def training_parts(
-    sizes: Sizes, settings: TrainSettings | SFTSettings, zero: Zero, processes: int, *, bf16: bool
+    sizes: Sizes, settings: TrainSettings | TuningSettings, zero: Zero, processes: int, *, bf16: bool
 ) -> dict[str, Need]:
     """Compute what one process needs for frozen and trained weights, gradients and the optimizer's states.
 
@@ -272,7 +272,7 @@ def _parts(frozen: Need, trained: Need, gradients: Need, optimizer: Need) -> dic
     return {"frozen weights": frozen, "trained weights": trained, "gradients": gradients, "optimizer": optimizer}
 
 
-def _frozen(sizes: Sizes, settings: TrainSettings | SFTSettings, bf16: bool) -> float:
+def _frozen(sizes: Sizes, settings: TrainSettings | TuningSettings, bf16: bool) -> float:
     """Bytes of the weights under an adapter; 0 for full fine-tuning."""
     width = 2 if bf16 else 4
     if settings.method == "full":
@@ -284,7 +284,7 @@ def _frozen(sizes: Sizes, settings: TrainSettings | SFTSettings, bf16: bool) -> 
 
 def require_memory(
     section: str,
-    settings: TrainSettings | SFTSettings,
+    settings: TrainSettings | TuningSettings,
     model: Path | str,
     reference: Path | str | None = None,
     nproc: int = 1,
@@ -352,7 +352,7 @@ def _with_reference(need: Need, parameters: int, zero: Zero, processes: int, bf1
     return Need(max(need.device, parameters * width / shards), need.host)
 
 
-def _way_out(section: str, settings: TrainSettings | SFTSettings, zero: Zero) -> str:
+def _way_out(section: str, settings: TrainSettings | TuningSettings, zero: Zero) -> str:
     """What a user can change, as the end of a message."""
     smaller = {"full": "lora or qlora", "lora": "qlora"}.get(settings.method)
     methods = [] if smaller is None else [f"set {section}.method to {smaller}"]

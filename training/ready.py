@@ -5,7 +5,7 @@ import os
 from builders.core.machine import require_package
 from builders.core.models import LocalModel
 from builders.settings.kto import TrainSettings
-from builders.settings.sft import SFTSettings
+from builders.settings.sft import TuningSettings
 from scorers.errors import UserError
 from scorers.model_loading import check_all_weights
 from training.attention import require_attention, trainable_attention
@@ -17,7 +17,7 @@ EXTRA = "install the extra that brings it: pip install 'grace-data[train]'"
 
 
 def require_training(
-    section: str, settings: TrainSettings | SFTSettings, model: LocalModel | None, nproc: int = 1
+    section: str, settings: TrainSettings | TuningSettings, model: LocalModel | None, nproc: int = 1
 ) -> None:
     """Check that this machine can do what a training's settings ask for, and that the model has what they name.
 
@@ -79,7 +79,7 @@ def _require_room(nproc: int, started: int) -> None:
         raise UserError(f"nproc is {nproc}, and this machine has no GPU and {cores} cores; set it to {cores} at most")
 
 
-def _require_targets(section: str, settings: TrainSettings | SFTSettings, model: LocalModel) -> None:
+def _require_targets(section: str, settings: TrainSettings | TuningSettings, model: LocalModel) -> None:
     """Check the adapter's targets against the model's layers, by its configuration alone."""
     try:
         count_parameters(model.path, settings)

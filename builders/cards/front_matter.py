@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData, ModelCardData
     from polars._typing import PolarsDataType
 
-PARQUET_GLOB = "data/train-*.parquet"
+PARQUET_GLOB = "data/{split}-*.parquet"
 MAX_LANGUAGES = 20  # listed at most
 LARGE = 2**20  # bytes of a column whose size its file's footer tells well enough
 # The Hub's classes of size: the first one whose limit is above the number of rows.
@@ -98,13 +98,33 @@ def type_name(dtype: pl.DataType) -> str:
 
 def dataset_info(manifest: Manifest, folder: Path, columns: Sequence[Column]) -> dict[str, Any]:
     """Return features, rows and sizes as `datasets` would find them: bytes in Arrow, bytes of the files."""
-    size = sum(arrow_bytes(folder / file.path) for file in manifest.files if file.rows is not None)
+    splits = []
+    names = splits_of(manifest)
+    for split in names:
+        files = [file for file in manifest.files if file.rows is not None and split_of(file.path) == split]
+        size = sum(arrow_bytes(folder / file.path) for file in files)
+        rows = manifest.rows.written if len(names) == 1 else sum(file.rows or 0 for file in files)
+        splits.append({"name": split, "num_bytes": size, "num_examples": rows})
     return {
         "features": [feature(column.name, column.dtype) for column in columns],
-        "splits": [{"name": "train", "num_bytes": size, "num_examples": manifest.rows.written}],
+        "splits": splits,
         "download_size": sum(file.size for file in manifest.files if file.rows is not None),
-        "dataset_size": size,
+        "dataset_size": sum(split["num_bytes"] for split in splits),
     }
+
+
+def splits_of(manifest: Manifest) -> list[str]:
+    """Return the splits of a dataset in the order of their files; `train` alone for one without files."""
+    return list(dict.fromkeys(split_of(file.path) for file in manifest.files if file.rows is not None)) or ["train"]
+
+
+def split_of(path: str) -> str:
+    """Return the split that the name of a data file tells.
+
+    >>> split_of("data/test-00000-of-00002.parquet")
+    'test'
+    """
+    return path.rpartition("/")[2].partition("-")[0]
 
 
 def arrow_bytes(path: Path) -> int:
@@ -179,6 +199,7 @@ def dataset_card_data(
     """Return the front matter of a dataset card."""
     from huggingface_hub import DatasetCardData
 
+    data_files = [{"split": split, "path": PARQUET_GLOB.format(split=split)} for split in splits_of(manifest)]
     return DatasetCardData(
         language=language_codes(languages) or None,
         **license_fields(license_, manifest.repo, "dataset"),
@@ -189,7 +210,7 @@ def dataset_card_data(
         source_datasets=source_datasets(manifest, published=published) or None,
         task_categories=["text-generation"],
         tags=_tags(manifest, page),
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_GLOB}]}],
+        configs=[{"config_name": "default", "data_files": data_files}],
         dataset_info=dataset_info(manifest, folder, page.columns),
     )
 

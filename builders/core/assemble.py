@@ -6,14 +6,17 @@ Work folder and store lie on the same file system, so a reader of the store sees
 import importlib.metadata
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from builders.cards.render import write_card
 from builders.core.nodes import Node
 from builders.core.pipeline import tag_of
 from builders.core.plan import Graph, Inputs
-from builders.core.stage import Trained
+from builders.core.stage import Stage, Trained
 from builders.settings.base import executions
 from builders.store.files import ADAPTER_CONFIG, link
 from builders.store.manifest import (
@@ -37,6 +40,7 @@ MODEL_FILES = {
     "weights": ("*.safetensors",),
     "tokenizer": ("tokenizer_config.json",),
 }
+SPLIT = "split"  # the column that says which split of its dataset a row belongs to
 DISTRIBUTION = "grace-data"  # the installed package whose version a manifest records as code_version
 
 
@@ -48,7 +52,8 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
         node: stage and round of the dataset.
         inputs: the node's resolved inputs, recorded in the manifest.
         work: the build's working folder; the revision is assembled in its subfolder `snapshot`.
-        shards: the finished shard files in order; they become `data/train-00000-of-0000N.parquet` and so on.
+        shards: the finished shard files in order; they become `data/train-00000-of-0000N.parquet` and so on, or those
+            of the split that their column `split` names, which is the same in all rows of a file.
     """
     stage = graph.pipeline.stage(node.stage)
     staged = work / "snapshot"
@@ -57,8 +62,7 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
     (staged / "data").mkdir(parents=True)
     listed = []
     counts: Counter[str] = Counter()
-    for index, shard in enumerate(shards):
-        name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
+    for shard, name in zip(shards, file_names(stage, shards), strict=True):
         # Linked, not moved: until the revision is in the store the shards are what a rerun resumes from.
         link(shard, staged / name)
         size = shard.stat().st_size
@@ -78,6 +82,19 @@ def add_dataset(graph: Graph, node: Node, inputs: Inputs, work: Path, shards: li
         metrics=summarise(files, stage.summaries),
         files=listed,
     )
+
+
+def file_names(stage: Stage, shards: Sequence[Path]) -> list[str]:
+    """Return the names of a dataset's files, which tell `datasets` their split."""
+    splits = ["train"] * len(shards)
+    if any(column.name == SPLIT for column in stage.columns):
+        splits = [pl.scan_parquet(shard, glob=False).select(SPLIT).head(1).collect().item() for shard in shards]
+    seen: Counter[str] = Counter()
+    names = []
+    for split in splits:
+        names.append(f"data/{split}-{seen[split]:05d}-of-{splits.count(split):05d}.parquet")
+        seen[split] += 1
+    return names
 
 
 def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: Trained) -> Revision:

@@ -193,15 +193,16 @@ def served_by(config: Settings) -> dict[str, tuple[str, OpenAIEngineSettings]]:
     Raises:
         UserError: one name is given to two engines that differ, so that it does not tell which model is meant.
     """
-    engines, models = getattr(config, "engines", None), getattr(config, "models", None)
-    if engines is None or models is None:
+    engines = getattr(config, "engines", None)
+    if engines is None:
         return {}
-    named = {role: (getattr(models, role), getattr(engines, role)) for role in type(engines).model_fields}
+    roles = type(engines).model_fields
+    named = [(role, name, getattr(engines, role)) for role in roles for name in config.models_of(role)]
     served: dict[str, tuple[str, OpenAIEngineSettings]] = {}
-    for role, (name, settings) in named.items():
-        if settings.kind != "openai" or name is None:
+    for role, name, settings in named:
+        if settings.kind != "openai":
             continue
-        others = (other for other, found in named.items() if found[0] == name and found[1] != settings)
+        others = (other for other, found, engine in named if found == name and engine != settings)
         if (other := next(others, None)) is not None:
             raise UserError(
                 f"models.{role} and models.{other} are both {name}, and engines.{role} asks a server otherwise than "

@@ -1,6 +1,6 @@
 """Nodes of a build graph, a stage in a round each, and what each of them is made from under a configuration."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from builders.core.pipeline import Pipeline
@@ -72,9 +72,18 @@ def needs(pipeline: Pipeline, config: Settings, node: Node, given: Container[Nod
         if (found := node_of(pipeline, other, node.round)) in given:
             parents[name] = found
     models = {
-        role: _resolve(pipeline, fill(config, node.round), node.round, "model") for role, fill in stage.roles.items()
+        role: _resolve(pipeline, wanted, node.round, "model")
+        for name, fill in stage.roles.items()
+        for role, wanted in _filled(name, fill(config, node.round)).items()
     }
     return Needs(parents, models)
+
+
+def _filled(role: str, found: "str | At | Sequence[str]") -> "dict[str, str | At]":
+    """Return the models of a role by name: `policy-1`, `policy-2`, … where there may be several."""
+    if isinstance(found, str | At):
+        return {role: found}
+    return {f"{role}-{number}": name for number, name in enumerate(found, 1)}
 
 
 def _resolve(pipeline: Pipeline, wanted: "str | At", round_: int, kind: Kind) -> "Node | str":

@@ -153,13 +153,11 @@ class Context(Generic[ConfigT]):
 
     def engine(self, role: str) -> Engine:
         """Return the engine of a role with its model loaded, from the cache where it was loaded before."""
-        settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
+        settings, setting = self.engine_settings(role)
         model = self.models[role]
         # The settings are part of the key: two roles may run one model in different ways.
         rank = self.config.adapter_rank(role)
-        return self.loaded.get(
-            model, ("engine", settings), lambda: load_engine_for(settings, model, rank, f"engines.{role}")
-        )
+        return self.loaded.get(model, ("engine", settings), lambda: load_engine_for(settings, model, rank, setting))
 
     def window(self, role: str) -> Windowed:
         """Return what planning needs of a role's engine: the tokenizer and the window.
@@ -169,9 +167,14 @@ class Context(Generic[ConfigT]):
         """
         if self.executor is None:
             return self.engine(role)
-        settings = getattr(self.config.engines, role)  # type: ignore[attr-defined]
+        settings, setting = self.engine_settings(role)
         model = self.models[role]
-        return self.loaded.get(model, ("window", settings), lambda: load_window(settings, model, f"engines.{role}"))
+        return self.loaded.get(model, ("window", settings), lambda: load_window(settings, model, setting))
+
+    def engine_settings(self, role: str) -> tuple[Any, str]:
+        """Return the settings of a role's engine, and their path; the models of one role share them."""
+        name = role.partition("-")[0]
+        return getattr(self.config.engines, name), f"engines.{name}"  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class Stage:
             the user gives a dataset of it.
         reads: columns that a dataset given in place of the first parent has to have; empty for all of that parent's.
         roles: by role, a function of configuration and round that says which model fills it: an `At`, the name of a
-            stage, or a name in the store, of a folder or on the Hub.
+            stage, or a name in the store, of a folder or on the Hub. A sequence of names fills `role-1`, `role-2`, ….
         sections: dotted paths of the settings that decide its result.
         source: returns what the stage reads from outside, resolved once; nothing is fetched for it. Its second argument
             says whether what may move, such as a branch, is refused.
@@ -241,7 +244,7 @@ class Stage:
     also: Callable[[Any, int], Mapping[str, "str | At"]] | None = None
     instead: Mapping[str, str] = field(default_factory=dict)
     reads: Sequence[Column] = ()
-    roles: Mapping[str, Callable[[Any, int], "str | At"]] = field(default_factory=dict)
+    roles: Mapping[str, Callable[[Any, int], "str | At | Sequence[str]"]] = field(default_factory=dict)
     sections: Sequence[str] = ()
     source: Callable[[Any, bool], Source | None] | None = None
     prompts: Callable[[Any, Mapping[str, Revision]], dict[str, str]] | None = None

@@ -27,7 +27,9 @@ def ending_of(path: Path) -> str | None:
     return next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
 
 
-def read_columns(source: Path | pl.LazyFrame, columns: Sequence[str], what: str) -> Iterator[pl.DataFrame]:
+def read_columns(
+    source: Path | pl.LazyFrame, columns: Sequence[str], what: str, optional: Sequence[str] = ()
+) -> Iterator[pl.DataFrame]:
     """Yield some columns of a table as text, in frames of about `ROWS_AT_ONCE` rows, in order.
 
     Numbers become text; null stays null. A column that only some lines of a JSONL file have is null in the others.
@@ -36,13 +38,14 @@ def read_columns(source: Path | pl.LazyFrame, columns: Sequence[str], what: str)
         source: a file with one of `ENDINGS`, or a scan.
         columns: the columns to read.
         what: names the table in error messages.
+        optional: further columns, null throughout where the table lacks them.
 
     Raises:
         UserError: for a table that is not readable, and a column that holds no text; `NoColumn` for one that is
             missing.
     """
     if isinstance(source, Path) and ".jsonl" in source.suffixes:
-        yield from _json_lines(source, columns, what)
+        yield from _json_lines(source, columns, what, optional)
         return
     with _readable(source, what):
         if isinstance(source, Path) and ".csv" in source.suffixes:
@@ -51,19 +54,21 @@ def read_columns(source: Path | pl.LazyFrame, columns: Sequence[str], what: str)
         try:
             schema = scan.collect_schema()
         except pl.exceptions.NoDataError:  # a CSV file without a header
-            yield pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+            yield pl.DataFrame(schema=dict.fromkeys((*columns, *optional), pl.String))
             return
         _require_names(columns, schema.names(), what)
-        for name in columns:
+        there = [*columns, *(name for name in optional if name in schema)]
+        for name in there:
             if not _is_text(schema[name]):
                 raise UserError(f"{what}: column {name} is {schema[name]}; text or numbers are needed: name another")
-        texts = [pl.col(name).cast(pl.String) for name in dict.fromkeys(columns)]
+        texts = [pl.col(name).cast(pl.String) for name in dict.fromkeys(there)]
+        absent = [pl.lit(None, pl.String).alias(name) for name in optional if name not in schema]
         # Of a CSV file whole lines are read: one with too many fields would pass if only some were looked at.
         whole = isinstance(source, Path) and ".csv" in source.suffixes
         for batch in (scan if whole else scan.select(texts)).collect_batches(
             chunk_size=ROWS_AT_ONCE, maintain_order=True
         ):
-            yield batch.select(texts)
+            yield batch.select(*texts, *absent)
 
 
 class NoColumn(UserError):
@@ -114,12 +119,12 @@ def _is_text(dtype: pl.DataType) -> bool:
     return not (dtype.is_nested() or dtype in (pl.Boolean, pl.Binary, pl.Object))
 
 
-def _json_lines(path: Path, columns: Sequence[str], what: str) -> Iterator[pl.DataFrame]:
+def _json_lines(path: Path, columns: Sequence[str], what: str, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Yield the columns of a JSONL file; blank lines are skipped."""
     known: dict[str, None] = {}  # the names of all columns, in order
     rows: list[list[str | None]] = []
     lines = 0
-    schema = dict.fromkeys(columns, pl.String)
+    schema = dict.fromkeys((*columns, *optional), pl.String)
     with _readable(path, what), _opened(path) as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(_BOM) if number == 1 else line

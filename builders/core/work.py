@@ -175,8 +175,8 @@ def build_handed(
     quiet_libraries()
     set_threads(threads)
     if isinstance(step.build, Asks):  # the GPUs of a worker are not those of the process that started it
-        role = step.build.role
-        require_engine(f"engines.{role}", getattr(context.config.engines, role))
+        settings, setting = context.engine_settings(step.build.role)
+        require_engine(setting, settings)
     _LOADED.keep(context.models.values())
     for path in build_each(step, replace(context, loaded=_LOADED), shards):
         yield shard_index(path)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builders.engines import Batch, Completion, Message, More, SamplingSettings, all_at_once, require_seeds
+from builders.engines.serving import address_of
 from builders.store.manifest import Model
 from scorers.errors import UserError, did_you_mean, plain
 
@@ -64,7 +65,7 @@ def describe_model(name: str, settings: "OpenAIEngineSettings", setting: str) ->
     """
     import openai
 
-    with _client(openai.OpenAI, settings) as client, _as_user_errors(setting, settings, name):
+    with _client(openai.OpenAI, settings, setting) as client, _as_user_errors(setting, settings, name):
         try:
             known = {model.id: model.model_dump() for model in client.models.list()}
         except openai.NotFoundError:  # a server that does not tell its models
@@ -251,7 +252,7 @@ class OpenAIEngine:
         import openai
 
         if self._made is None:
-            self._made = _client(openai.AsyncOpenAI, self._settings)
+            self._made = _client(openai.AsyncOpenAI, self._settings, self._setting)
         return self._made
 
     def close(self) -> None:
@@ -322,12 +323,13 @@ def dealt(total: int, lengths: Sequence[int]) -> list[int]:
     return [end - start for start, end in itertools.pairwise([0, *ends])]
 
 
-def _client(kind: Any, settings: "OpenAIEngineSettings") -> Any:
-    """Return a client of the openai library, synchronous or not."""
+def _client(kind: Any, settings: "OpenAIEngineSettings", setting: str) -> Any:
+    """Return a client of the openai library, synchronous or not; a server of this run's own is started first."""
+    own = settings.serve and address_of(settings.serve, setting, settings.timeout)
     return kind(
         # A server of one's own asks for no key, the client does.
         api_key=os.environ.get(settings.key_variable) or NO_KEY,
-        base_url=settings.base_url,
+        base_url=own or settings.base_url,
         max_retries=settings.retries,
         timeout=settings.timeout,
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 # For type checkers and editors only: at run time `__getattr__` provides these names.
 if TYPE_CHECKING:
+    from builders.core.query_parser import read_queries
     from builders.grace_kto.calibrate import calibrate_frame
-    from builders.grace_kto.query_parser import read_queries
     from builders.grace_kto.settings import GraceKTOSettings
 
 __all__ = ["GraceKTOSettings", "calibrate_frame", "read_queries"]
@@ -18,7 +18,7 @@ __all__ = ["GraceKTOSettings", "calibrate_frame", "read_queries"]
 _HOME = {
     "GraceKTOSettings": "builders.grace_kto.settings",
     "calibrate_frame": "builders.grace_kto.calibrate",
-    "read_queries": "builders.grace_kto.query_parser",
+    "read_queries": "builders.core.query_parser",
 }
 
 

@@ -22,26 +22,24 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import polars as pl
 
-from builders.core.draws import derive_seed
 from builders.core.prompting import answer_column, chat, render_prompt
+from builders.core.replies import CUT, NO_END, OVER_WINDOW, Question, Unread, ask, dropped_in, keep_unanswered
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, Step, row_shards
+from builders.core.unread import unread_in
 from builders.core.work import build_missing
-from builders.engines import Batch, Completion, Engine, SamplingSettings
-from builders.engines.prompts import fits_window
 from builders.grace_kto.columns import FORMAT_COLUMNS, SEED_COLUMNS
 from builders.grace_kto.languages import chat_by_language, prompt_name
 from builders.grace_kto.messages import prompt_text, system_prompts
-from builders.grace_kto.sample import THOUGHTS, begins_in_block, require_unopened
-from builders.grace_kto.settings import FormatSettings, GraceKTOSettings
-from builders.grace_kto.unread import keep_unread, unread_in
+from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, polars_schema
 from builders.store.revision import Revision
 from builders.store.shards import shard_counts, shard_rows
 from scorers.errors import UserError
-from scorers.extraction import PLAN_PATTERN, Plan, compose, cut_thinking, extract, extract_plan, form_of
+from scorers.extraction import PLAN_PATTERN, Plan, compose, extract, extract_plan, form_of
 
 FormatContext = Context[GraceKTOSettings]
 
@@ -51,11 +49,9 @@ PARTS_PER_SHARD = 8
 NO_REFERENCE = "no reference document"
 BROKEN = "broken tags in the document"
 OVER_LONG = "over-long document"
-OVER_WINDOW = "document over the context window"
+OVER_DOCUMENT = "document over the context window"
 # … and by the last of its replies.
-CUT = "reply cut at the length limit"
 NO_PLAN = "reply without one summary and one outline"
-NO_END = "reply without an end of its thinking block"
 LONGER = "summary longer than the document"
 # What the others are counted as.
 WITH_FORM = "documents with the form"
@@ -106,67 +102,55 @@ class Document:
 
     Attributes:
         seed: the seed's row.
-        prompt: what the teacher is asked; empty where it is not asked.
-        plan: summary and outline, once there are some.
-        attempts: replies asked for so far.
-        reply: the last of them.
-        dropped: why there is none; the last reply's reason while it is asked again.
+        plan: summary and outline, of a reference that has the form.
+        question: what the teacher is asked; None where it is not asked.
+        dropped: why it is not, where there is no plan either.
     """
 
     seed: dict[str, str]
-    prompt: str = ""
     plan: Plan | None = None
-    attempts: int = 0
-    reply: Completion | None = None
+    question: Question[Plan] | None = None
     dropped: str | None = None
 
+    @property
+    def found(self) -> Plan | None:
+        """Summary and outline, once there are some."""
+        return self.plan if self.question is None else self.question.answer
 
-def ask(context: FormatContext, part: Shard) -> Asking:
+    @property
+    def attempts(self) -> int:
+        """Replies asked for so far."""
+        return 0 if self.question is None else self.question.attempts
+
+
+def ask_teacher(context: FormatContext, part: Shard) -> Asking:
     """Ask the teacher about one part's documents, again about those whose reply did not fit, and make the rows."""
-    config, engine, parent = context.config, context.engine("teacher"), context.inputs["seed"]
-    settings = config.format
+    config, parent = context.config, context.inputs["seed"]
     start, size = part.spec
     seeds = parent.scan().select(c.name for c in SEED_COLUMNS).slice(start, size).collect()
     check_frame(seeds, SEED_COLUMNS, str(parent))
-    documents = [prepared(seed, engine, config) for seed in seeds.iter_rows(named=True)]
+    documents = [prepared(seed, config) for seed in seeds.iter_rows(named=True)]
     counts: Counter[str] = Counter(read=size)
-    waiting = [document for document in documents if document.prompt]
-    opened = begins_in_block(
-        engine,
-        [chat(document.prompt) for document in waiting[:1]],
-        settings.thinking_tags,
-        config.engines.teacher.chat_template_kwargs,
-    )
-    if settings.guided:
-        require_unopened("format", "teacher", opened=opened)
-    pattern = PLAN_PATTERN if settings.guided else None
-    # Greedy decoding gives the same reply again.
-    for attempt in range(1, 1 + (settings.attempts if settings.temperature else 1)):
-        if not waiting:
-            break
-        draws = [derive_seed(config.random_seed, "format", d.seed["query_id"], attempt) for d in waiting]
-        completions = yield Batch(
-            [chat(document.prompt) for document in waiting],
-            draws,
-            SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, pattern=pattern),
-        )
-        for document, completion in zip(waiting, completions, strict=True):
-            document.attempts, document.reply = attempt, completion
-            read(document, completion, settings, counts, opened=opened)
-        waiting = [document for document in waiting if document.plan is None]
-        counts["replies that did not fit"] += len(waiting)
-    unread = [(d.prompt, d.reply.text, d.reply.finish_reason) for d in waiting if d.reply is not None]
-    keep_unread(context.work, part.index, unread)
-    counts.update(f"dropped.{document.dropped}" for document in documents if document.plan is None)
-    counts.update(FORMATTED if d.attempts else WITH_FORM for d in documents if d.plan is not None)
+    questions = [document.question for document in documents if document.question is not None]
+    references = {seed["query_id"]: seed["reference"] for seed in seeds.iter_rows(named=True)}
+    pattern = PLAN_PATTERN if config.format.guided else None
+    read = partial(read_plan, references)
+    yield from ask(context, "format", "teacher", questions, config.format, read, counts, pattern=pattern)
+    keep_unanswered(context, part.index, questions)
+    for document in documents:
+        if document.found is not None:
+            counts[FORMATTED if document.attempts else WITH_FORM] += 1
+        else:
+            fault = document.dropped if document.question is None else document.question.fault
+            counts[f"dropped.{OVER_DOCUMENT if fault == OVER_WINDOW else fault}"] += 1
     return ShardResult(rows_of(documents, context), dict(+counts))  # without zeros
 
 
-ASK = Step("format: replies", FORMAT_COLUMNS, Asks("teacher", ask))
+ASK = Step("format: replies", FORMAT_COLUMNS, Asks("teacher", ask_teacher))
 """Asks the teacher; its files hold the rows of `DOCUMENTS_PER_PART` seeds each, and what was dropped of them."""
 
 
-def prepared(seed: dict[str, str], engine: Engine, config: GraceKTOSettings) -> Document:
+def prepared(seed: dict[str, str], config: GraceKTOSettings) -> Document:
     """Return what is to be done about a seed: nothing where its reference has the form, ask, or drop it."""
     settings, reference = config.format, seed["reference"]
     if not (reference or "").strip():
@@ -174,15 +158,13 @@ def prepared(seed: dict[str, str], engine: Engine, config: GraceKTOSettings) -> 
     form = form_of(reference)
     if form == "tagged":
         found = extract(reference)
-        return Document(seed, plan=found and Plan(found.summary, found.outline))
+        return Document(seed, found and Plan(found.summary, found.outline))
     if form == "broken":
         return Document(seed, dropped=BROKEN)
     if settings.max_document_chars is not None and len(reference) > settings.max_document_chars:
         return Document(seed, dropped=OVER_LONG)
     prompt = ask_for_plan(seed["query"], reference, seed["language"])
-    if not fits_window(engine, chat(prompt), settings.max_new_tokens, config.engines.teacher.chat_template_kwargs):
-        return Document(seed, dropped=OVER_WINDOW)
-    return Document(seed, prompt)
+    return Document(seed, question=Question(seed["query_id"], chat(prompt)))
 
 
 def ask_for_plan(query: str, document: str, language: str) -> str:
@@ -195,33 +177,18 @@ def ask_for_plan(query: str, document: str, language: str) -> str:
     return render_prompt(text, fence="=" * max(5, longest + 1), query=query, document=document.strip())
 
 
-def read(
-    document: Document, completion: Completion, settings: FormatSettings, counts: Counter[str], *, opened: bool
-) -> None:
-    """Read summary and outline of a reply into a document, or why there are none.
+def read_plan(references: Mapping[str, str], question: Question[Plan], reply: str) -> Plan | Unread:
+    """Read summary and outline of a reply.
 
     Args:
-        document: what the teacher was asked about.
-        completion: its reply.
-        settings: the tags of a thinking block.
-        counts: thinking blocks and tokens are counted here.
-        opened: whether the reply begins inside a thinking block.
+        references: the documents by query_id.
+        question: of which the reply is one.
+        reply: without a thinking block.
     """
-    counts["tokens"] += completion.num_tokens
-    reply = completion.text
-    if settings.thinking_tags is not None:
-        reply, thought = cut_thinking(reply, settings.thinking_tags, opened=opened)
-        counts.update(name for name, found in THOUGHTS.items() if found == thought)
-        if thought == "unclosed":
-            document.dropped = NO_END
-            return
     found = extract_plan(reply)
     if found is None:
-        document.dropped = CUT if completion.finish_reason == "length" else NO_PLAN
-    elif len(found.summary) > len(document.seed["reference"].strip()):
-        document.dropped = LONGER
-    else:
-        document.plan = found
+        return Unread(NO_PLAN)
+    return Unread(LONGER) if len(found.summary) > len(references[question.name].strip()) else found
 
 
 def rows_of(documents: Sequence[Document], context: FormatContext) -> pl.DataFrame:
@@ -230,14 +197,14 @@ def rows_of(documents: Sequence[Document], context: FormatContext) -> pl.DataFra
     rows = [
         {
             **document.seed,
-            "summary": document.plan.summary,
-            "outline": document.plan.outline,
+            "summary": plan.summary,
+            "outline": plan.outline,
             "attempts": document.attempts,
             "formatter": formatter if document.attempts else None,
-            "text": tagged(document.seed["reference"], document.plan, given=not document.attempts),
+            "text": tagged(document.seed["reference"], plan, given=not document.attempts),
         }
         for document in documents
-        if document.plan is not None
+        if (plan := document.found) is not None
     ]
     schema = polars_schema(FORMAT_COLUMNS)
     plain = {name: dtype for name, dtype in schema.items() if name not in ("prompt", "completion")}
@@ -256,19 +223,13 @@ def tagged(reference: str, plan: Plan, *, given: bool) -> str:
     return reference if given else compose(plan.summary, plan.outline, reference)
 
 
-def dropped_in(counts: Mapping[str, int]) -> str:
-    """Return how many documents were dropped for which reason, in words; empty where none was."""
-    reasons = {name.removeprefix("dropped."): n for name, n in sorted(counts.items()) if name.startswith("dropped.")}
-    return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-
-
 def nothing_left(counts: Mapping[str, int]) -> str:
     """Return the message where every document was dropped, with the way out that the reasons leave."""
     ways = {
         NO_REFERENCE: "set seed.columns.reference",
         BROKEN: "take the tags out of the documents",
         OVER_LONG: "raise format.max_document_chars",
-        OVER_WINDOW: "lower format.max_new_tokens or use a teacher with a larger context window",
+        OVER_DOCUMENT: "lower format.max_new_tokens or use a teacher with a larger context window",
         CUT: "raise format.max_new_tokens",
         NO_END: "raise format.max_new_tokens",
         NO_PLAN: "raise format.attempts or use a model that follows instructions as models.teacher",

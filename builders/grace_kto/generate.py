@@ -21,20 +21,22 @@ from pathlib import Path
 import polars as pl
 
 from builders.core.draws import derive_seed, query_id
+from builders.core.languages import contradicts
 from builders.core.prompting import chat
+from builders.core.query_parser import Parsed, list_pattern, read_queries, shown_by
+from builders.core.replies import begins_in_block, require_unopened
 from builders.core.stage import Asking, Asks, At, Context, Shard, ShardResult, Step, row_shards
+from builders.core.unread import keep_unread, unread_in
 from builders.core.work import build_missing
 from builders.engines import Batch, SamplingSettings
 from builders.engines.prompts import fits_window
 from builders.grace_kto import sample
 from builders.grace_kto.candidates import Candidates
 from builders.grace_kto.columns import QUERIES_COLUMNS
-from builders.grace_kto.languages import contradicts, pick_examples, prompt_name, rows_by_language
+from builders.grace_kto.languages import pick_examples, prompt_name, rows_by_language
 from builders.grace_kto.messages import ask_for_queries, prompt_text, system_prompts
 from builders.grace_kto.parts import PARTS_COLUMNS, parts_folder, plan_parts
-from builders.grace_kto.query_parser import Parsed, list_pattern, read_queries, shown_by
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.grace_kto.unread import keep_unread, unread_in
 from builders.store.columns import frame_of
 from builders.store.ref import round_tag
 from builders.store.revision import Revision
@@ -163,9 +165,9 @@ def ask(context: GenerateContext, part: Shard) -> Asking:
     drawn = prompts_of(context, part)
     asked = [prompt for prompt in drawn if prompt.example_ids]
     tags, template_kwargs = config.sample.thinking_tags, config.engines.policy.chat_template_kwargs
-    opened = sample.begins_in_block(engine, [chat(p.text) for p in asked[:1]], tags, template_kwargs)
+    opened = begins_in_block(engine, [chat(p.text) for p in asked[:1]], tags, template_kwargs)
     if settings.guided:
-        sample.require_unopened("generate", "policy", opened=opened)
+        require_unopened("generate", "policy", opened=opened)
     sampling = SamplingSettings(
         settings.max_new_tokens,
         settings.temperature,

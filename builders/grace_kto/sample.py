@@ -16,17 +16,17 @@ drops such queries itself, so they come from other people's datasets.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import polars as pl
 
 from builders.core.draws import derive_seed
 from builders.core.prompting import chat
+from builders.core.replies import THOUGHTS, begins_in_block
 from builders.core.stage import Asking, Context, Shard, ShardResult, row_shards
-from builders.engines import Batch, Engine, Message, SamplingSettings, Windowed
-from builders.engines.prompts import fits_window, prompt_ends_with
+from builders.engines import Batch, SamplingSettings, Windowed
+from builders.engines.prompts import fits_window
 from builders.grace_kto.columns import GROUPS_COLUMNS, QUERIES_COLUMNS
 from builders.grace_kto.languages import system_for
 from builders.grace_kto.messages import system_prompts
@@ -41,8 +41,6 @@ SampleContext = Context[GraceKTOSettings]
 QUERIES_PER_SHARD = 8
 READ = QUERIES_COLUMNS[:2]  # query_id, query
 OVER_WINDOW = "query over the context window"
-# Counts of the stage, by what was found of a thinking block; left out where there is none.
-THOUGHTS: dict[str, Thinking] = {"thinking cut": "cut", "thinking without an end": "unclosed"}
 
 log = logging.getLogger(__name__)
 
@@ -170,44 +168,6 @@ def build(context: SampleContext, shard: Shard) -> Asking:
     counts = sampling_counts(frame) | {name: thinking[found] for name, found in THOUGHTS.items() if thinking[found]}
     read = queries.height + left_out.get("read", 0)
     return ShardResult(frame, counts | left_out | {"read": read})
-
-
-def begins_in_block(
-    engine: Engine,
-    messages: Sequence[Sequence[Message]],
-    tags: tuple[str, str] | None,
-    template_kwargs: Mapping[str, Any],
-) -> bool:
-    """Whether the chat template opens a thinking block itself, so that every response begins inside it.
-
-    Args:
-        engine: the engine; one without a tokenizer, as a server's, counts as opening none.
-        messages: the prompts, of which the first stands for all.
-        tags: the tags of a thinking block; None: there is none.
-        template_kwargs: variables of the template.
-    """
-    if tags is None or engine.tokenizer is None or not messages:
-        return False
-    return prompt_ends_with(engine.tokenizer, messages[0], template_kwargs, tags[0])
-
-
-def require_unopened(section: str, role: str, *, opened: bool) -> None:
-    """Check that replies which are held to their form do not begin inside a thinking block, which they could not end.
-
-    Args:
-        section: the stage's section, whose `guided` is true.
-        role: whose engine is asked.
-        opened: whether the chat template opens such a block.
-
-    Raises:
-        UserError: it does.
-    """
-    if opened:
-        raise UserError(
-            f"{section}.guided is true, and the chat template opens a thinking block, which such replies have no room "
-            f"to end; let it open none, as by engines.{role}.chat_template_kwargs {{enable_thinking: false}}, or set "
-            f"{section}.guided to false"
-        )
 
 
 def read_response(

@@ -16,17 +16,16 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
+from builders.core import sources
 from builders.core.draws import query_id
+from builders.core.languages import DEFAULT, is_chinese_column
 from builders.core.stage import Context, Shard, ShardResult, Source, content_shards
-from builders.core.tables import ENDINGS, NoColumn, ending_of, read_columns
+from builders.core.tables import NoColumn, read_columns
 from builders.core.work import shard_path
 from builders.grace_kto.columns import SEED_COLUMNS
-from builders.grace_kto.languages import DEFAULT, is_chinese_column
 from builders.grace_kto.settings import GraceKTOSettings, SeedSettings
-from builders.hub.refs import open_revision, resolve
 from builders.store.columns import polars_schema
-from builders.store.files import arrow_sink, file_sha256, replacing
-from builders.store.ref import parse_name
+from builders.store.files import arrow_sink, replacing
 from builders.store.revision import Choice
 from builders.store.shards import arrow_schema, shard_is_whole, shard_rows
 from builders.store.store import Store
@@ -54,7 +53,7 @@ def plan(context: SeedContext) -> list[Shard]:
         arrow_sink(file) as sink,
         pq.ParquetWriter(sink, schema, compression="zstd") as writer,
     ):
-        for batch in clean(read_source(context), settings, source_name(context.config), counts):
+        for batch in clean(read_source(context), settings, sources.source_name(context.config.seed.source), counts):
             writer.write_table(batch.to_arrow().cast(schema))
             sink.require_written()
             rows += batch.height
@@ -138,54 +137,16 @@ def blank_is_null(name: str) -> pl.Expr:
     return pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)).alias(name)
 
 
-def source_name(config: GraceKTOSettings) -> str:
-    """Return the source as the column `source` shows it: a file's name without its folder."""
-    source = config.seed.source
-    return Path(source).name if Path(source).is_file() else source
-
-
 def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
     """Return the source under the name `source`; it becomes a parent where it is the name of a stage."""
     return {"source": config.seed.source}
 
 
 def source_of(config: GraceKTOSettings, require_pinned: bool = False) -> Source:
-    """Return what the stage reads: a file by its SHA-256, a dataset on the Hub by its commit, a folder by its content.
-
-    Raises:
-        UserError: for a source that is missing, a file whose ending is not in `ENDINGS`, and with `require_pinned` a
-            dataset by a name that may move.
-    """
+    """Return what the stage reads, see `builders.core.sources.source_of`."""
     settings = config.seed
-    if (file := source_file(settings.source)) is not None:
-        return Source(file_sha256(file))
-    store, choice = Store(Path(config.store)), Choice(settings.subset, settings.split)
-    ref = resolve(settings.source, store, require_pinned=require_pinned)
-    if ref.path is not None:
-        return Source(open_revision(settings.source, store, "dataset", choice=choice).digest, ref, choice)
-    return Source(str(ref.revision), ref, choice)
-
-
-def source_file(source: str) -> Path | None:
-    """Return the file that a source names; None for a folder and for a dataset on the Hub.
-
-    Raises:
-        UserError: for a file that is missing or whose ending is not in `ENDINGS`.
-    """
-    path = Path(source)
-    if path.is_file():
-        if ending_of(path) is None:
-            raise UserError(
-                f"source {path}: {path.suffix or 'no ending'}; files ending in {', '.join(ENDINGS)} are read"
-            )
-        return path
-    # Not a file: a folder or owner/name is left, and a file's ending means a path that is wrong.
-    if not path.is_dir() and (ending_of(path) is not None or parse_name(source) is None or source.count("/") != 1):
-        raise UserError(
-            f"source {source}: no such file; give a {', '.join(ENDINGS)} file, the folder of a dataset or a dataset "
-            "owner/name[@revision]"
-        )
-    return None
+    choice = Choice(settings.subset, settings.split)
+    return sources.source_of(settings.source, Store(Path(config.store)), choice, require_pinned=require_pinned)
 
 
 def read_source(context: SeedContext) -> Iterator[pl.DataFrame]:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from builders.settings.asking import AskingSettings, Tags, Text
 from builders.settings.base import (
     EXECUTION,
     FORMER,
@@ -101,9 +102,6 @@ def _known_prompt(name: str) -> str:
 Prompt = Annotated[str, AfterValidator(_known_prompt)]
 
 
-Text = Annotated[str, Field(min_length=1)]
-# strict=False: YAML has lists, which a strict model would not accept as tuples.
-Tags = Annotated[tuple[Text, Text], Field(strict=False)]
 TOP_K = "draw from this many of the most probable tokens; null: from all"
 GUIDED = (
     "hold replies to their form while they are drawn, so that each one can be read unless it is cut; engine vllm, or "
@@ -113,20 +111,11 @@ GUIDED = (
 PENALTY = "taken from the logits of tokens that are there already"
 
 
-class FormatSettings(Section):
+class FormatSettings(AskingSettings):
     """Stage `format` (§3.1), which is built where models.teacher is set."""
 
-    attempts: Positive = Field(3, description="replies asked for to one document before it is dropped")
-    temperature: float = Field(
-        0.7, ge=0, description="0 is greedy, and one attempt is all: another would give the same reply"
-    )
-    top_p: Share = 0.9
-    max_new_tokens: Positive = Field(2048, description="tokens of a reply, which has summary and outline alone")
     max_document_chars: Positive | None = Field(
         None, description="longer documents are dropped; null: those that a local teacher's window has no room for"
-    )
-    thinking_tags: Tags | None = Field(
-        ("<think>", "</think>"), description="a block between these before a reply is cut; null: never"
     )
     guided: Annotated[bool, LATER] = Field(False, description=GUIDED)
 

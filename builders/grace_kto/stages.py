@@ -4,22 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from builders.cards.card import Card
+from builders.core.replies import replies_depend_on
 from builders.core.stage import Asks, Stage
 from builders.grace_kto import calibrate, columns, format, generate, parts, ready, roles, sample, score, seed
 from builders.grace_kto.card import facts, recipe, weight_histogram
 from builders.grace_kto.check import check_calibration, check_documents
 from builders.grace_kto.settings import GraceKTOSettings
-
-
-def sampling_depends_on(config: GraceKTOSettings, role: str = "policy") -> Sequence[str]:
-    """Return what the bytes of texts that a role's model samples depend on beyond the fingerprint."""
-    engine = getattr(config.engines, role)
-    if engine.kind == "openai":
-        return ["the server"]
-    found = ["kind of processor"]
-    if engine.dtype == "auto":  # bfloat16 on a GPU, float32 on a CPU
-        found.append(f"engines.{role}.device")
-    return [*found, "composition of vLLM's batches"] if engine.kind == "vllm" else found
 
 
 def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:
@@ -58,7 +48,7 @@ FORMAT = Stage(
     per_round=False,
     prompts=format.prompts,
     ready=ready.format_ready,
-    bytes_depend_on=partial(sampling_depends_on, role="teacher"),
+    bytes_depend_on=partial(replies_depend_on, role="teacher"),
     check=check_documents,
     columns=columns.FORMAT_COLUMNS,
     plan=format.plan,
@@ -84,7 +74,7 @@ GENERATE = Stage(
     sections=parts.SECTIONS,
     prompts=generate.prompts,
     ready=ready.generate_ready,
-    bytes_depend_on=sampling_depends_on,
+    bytes_depend_on=partial(replies_depend_on, role="policy"),
     columns=columns.QUERIES_COLUMNS,
     plan=generate.plan,
     build=generate.build,
@@ -108,7 +98,7 @@ SAMPLE = Stage(
     sections=("sample", "engines.policy", "random_seed", "threads"),
     prompts=sample.prompts,
     ready=ready.sample_ready,
-    bytes_depend_on=sampling_depends_on,
+    bytes_depend_on=partial(replies_depend_on, role="policy"),
     columns=columns.GROUPS_COLUMNS,
     plan=sample.plan,
     build=Asks("policy", sample.build),

@@ -1,7 +1,7 @@
 """What all pipelines' configurations share: strict sections, the marker `EXECUTION`, the common settings."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -241,6 +241,11 @@ class Settings(Section):
     def adapter_rank(self, role: str) -> int | None:
         """Rank of the LoRA adapters that later models of a role are; None where they are whole models, or unknown."""
         return None
+
+    def models_of(self, role: str) -> Sequence[str]:
+        """Names of the models that an engine's role runs; none where none is set."""
+        name = getattr(getattr(self, "models", None), role, None)
+        return [] if name is None else [name]
 
     @property
     def local_namespace(self) -> str:

@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from builders.settings.base import EXECUTION, FORMER, LATER, PATH, PRIVATE, DType, Positive, Section, moved
 from builders.settings.context import ContextSettings
@@ -101,6 +101,11 @@ class OpenAIEngineSettings(Section):
     base_url: Annotated[str | None, PRIVATE] = Field(
         None, description="address, such as http://localhost:8000/v1; null: OPENAI_BASE_URL, else OpenAI's"
     )
+    serve: Annotated[str | None, PRIVATE] = Field(
+        None,
+        description="command that starts the server on this machine for as long as the run lasts, such as vllm serve "
+        "Qwen/Qwen2.5-7B-Instruct --port {port}; {python} is this Python; null: it runs already",
+    )
     key_variable: Annotated[str, PRIVATE, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
         "OPENAI_API_KEY", description="name of the environment variable with the key; a local server needs none"
     )
@@ -113,6 +118,14 @@ class OpenAIEngineSettings(Section):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_scalars)] = Field(
         {}, description="variables of the chat template, for servers that take them, as vLLM's does"
     )
+
+    @model_validator(mode="after")
+    def _one_server(self) -> Self:
+        if self.serve is not None and self.base_url is not None:
+            raise ValueError("serve starts a server of its own, and base_url names another; set one of them")
+        if self.serve is not None and "{port}" not in self.serve:
+            raise ValueError("serve has no {port}: name it where the command takes the port to listen on")
+        return self
 
     def __hash__(self) -> int:
         """Hash the values as JSON, as `LocalEngineSettings` does."""

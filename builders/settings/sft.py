@@ -1,4 +1,4 @@
-"""Settings of supervised fine-tuning (`train --sft`, §3.1), the stage before the first round."""
+"""Settings of supervised fine-tuning: of any conversations, and of GRACE-KTO's first policy (`train --sft`, §3.1)."""
 
 from typing import Annotated, Literal
 
@@ -8,20 +8,15 @@ from builders.settings.base import EXECUTION, PATH, Positive, Section
 from builders.settings.kto import Names
 
 
-class SFTSettings(Section):
-    """Supervised fine-tuning on the seed documents in the tagged form; defaults are the paper's."""
+class TuningSettings(Section):
+    """Supervised fine-tuning on conversations."""
 
     method: Literal["full", "lora", "qlora"] = Field(
         "full",
         description="full: every weight; lora: an adapter; qlora: an adapter on 4-bit NF4 weights; "
         "an adapter is saved merged into the base model as its checkpoint stores it, so the result is a whole model",
     )
-    untagged: Literal["refuse", "wrap", "drop"] = Field(
-        "refuse",
-        description="reference documents without the tags: refuse them; wrap each one, its summary and outline built "
-        "from its own first sentences and headings; or drop whatever does not have the form",
-    )
-    epochs: float = Field(1.0, gt=0, description="passes over the documents, if steps is null")
+    epochs: float = Field(1.0, gt=0, description="passes over the rows, if steps is null")
     steps: Positive | None = Field(None, description="optimizer steps; null: as many as the epochs have")
     batch_size: Positive = Field(8, description="rows per optimizer step, over all devices and accumulation steps")
     device_batch_size: Annotated[Positive | None, EXECUTION] = Field(
@@ -51,3 +46,13 @@ class SFTSettings(Section):
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     seed: int = Field(0, ge=0, description="seed of the row order and of the adapter's start; default random_seed")
+
+
+class SFTSettings(TuningSettings):
+    """Supervised fine-tuning on the seed documents in the tagged form; defaults are the paper's."""
+
+    untagged: Literal["refuse", "wrap", "drop"] = Field(
+        "refuse",
+        description="reference documents without the tags: refuse them; wrap each one, its summary and outline built "
+        "from its own first sentences and headings; or drop whatever does not have the form",
+    )

@@ -13,7 +13,7 @@ steps. One token of one layer keeps, with H the state's width, A that of all hea
 from dataclasses import dataclass
 
 from builders.settings.kto import TrainSettings
-from builders.settings.sft import SFTSettings
+from builders.settings.sft import TuningSettings
 from training.costs.hardware import Machine
 from training.costs.shapes import Shape
 from training.memory import Sizes, Zero, training_parts
@@ -60,12 +60,12 @@ class Step:
     kl: bool = False
 
 
-def width_of(settings: TrainSettings | SFTSettings, zero: Zero, *, bf16: bool) -> int:
+def width_of(settings: TrainSettings | TuningSettings, zero: Zero, *, bf16: bool) -> int:
     """Bytes of one number of the weights that are held: 4 where every weight is trained without DeepSpeed."""
     return 2 if bf16 and (settings.method != "full" or zero.stage) else 4
 
 
-def layer_bytes(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, step: Step, width: int) -> Amount:
+def layer_bytes(shape: Shape, sizes: Sizes, settings: TrainSettings | TuningSettings, step: Step, width: int) -> Amount:
     """Bytes that one token of one layer keeps for the backward pass."""
     full = settings.method == "full"
     product = 2 if step.bf16 else 4  # of what matrix products read
@@ -90,7 +90,7 @@ def layer_bytes(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSetting
     )
 
 
-def head_bytes(shape: Shape, settings: TrainSettings | SFTSettings, step: Step) -> Amount:
+def head_bytes(shape: Shape, settings: TrainSettings | TuningSettings, step: Step) -> Amount:
     """Bytes of the head's buffers in the backward pass."""
     if is_direct(shape, step):
         count = step.rows * step.labelled
@@ -118,7 +118,7 @@ def is_direct(shape: Shape, step: Step) -> bool:
 
 
 def training_memory(
-    shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, zero: Zero, processes: int, step: Step
+    shape: Shape, sizes: Sizes, settings: TrainSettings | TuningSettings, zero: Zero, processes: int, step: Step
 ) -> dict[str, Amount]:
     """Bytes of one process on its device, by part; `peak` is what it needs at the worst moment.
 
@@ -180,14 +180,16 @@ def _of_trained(trained: float, value: float) -> str:
     return f"{value / trained if trained else 0:,.3g} bytes × {trained:,} trained parameters"
 
 
-def _frozen_words(sizes: Sizes, settings: TrainSettings | SFTSettings, width: int, zero: Zero, processes: int) -> str:
+def _frozen_words(
+    sizes: Sizes, settings: TrainSettings | TuningSettings, width: int, zero: Zero, processes: int
+) -> str:
     shared = f", over {processes} processes" if zero.stage == 3 else ""
     if settings.method == "qlora":
         return f"{sizes.linear:,} in 4 bits (0.516 bytes) + {sizes.total - sizes.linear:,} × {width} bytes{shared}"
     return f"{sizes.total:,} × {width} bytes{shared}"
 
 
-def _stepping(settings: TrainSettings | SFTSettings, zero: Zero, trained: int, device: str, shape: Shape) -> float:
+def _stepping(settings: TrainSettings | TuningSettings, zero: Zero, trained: int, device: str, shape: Shape) -> float:
     """Bytes that the optimizer holds for a moment: on a GPU the square roots of all states, on a CPU of one tensor."""
     if settings.optimizer != "adamw_torch" or zero.optimizer != "none":
         return 0.0
@@ -227,7 +229,7 @@ class Work:
     formula: str
 
 
-def row_work(shape: Shape, sizes: Sizes, settings: TrainSettings | SFTSettings, step: Step, zero: Zero) -> Work:
+def row_work(shape: Shape, sizes: Sizes, settings: TrainSettings | TuningSettings, step: Step, zero: Zero) -> Work:
     """FLOP and moved bytes of one row's forward and backward pass, with the passes that KTO adds to each step.
 
     A backward pass costs twice a forward pass; under an adapter once, since frozen weights have no gradient. The head

@@ -6,7 +6,7 @@ from typing import Any
 
 from builders.settings.base import PlanSettings
 from builders.settings.kto import TrainSettings
-from builders.settings.sft import SFTSettings
+from builders.settings.sft import TuningSettings
 from training.costs.fitting import NODE, PROCESSES, fits_nowhere, refused
 from training.costs.hardware import Machine
 from training.costs.shapes import Shape
@@ -60,7 +60,7 @@ class Training:
     """
 
     section: str
-    settings: TrainSettings | SFTSettings
+    settings: TrainSettings | TuningSettings
     shape: Shape
     sizes: Sizes
     machine: Machine
@@ -71,7 +71,7 @@ class Training:
 
     @classmethod
     def of(
-        cls, section: str, settings: TrainSettings | SFTSettings, shape: Shape, machine: Machine, processes: int,
+        cls, section: str, settings: TrainSettings | TuningSettings, shape: Shape, machine: Machine, processes: int,
         rows: Rows, plan: PlanSettings, *, kl: bool,
     ) -> "Training":  # fmt: skip
         """Describe a training of a shape under some settings.

@@ -16,13 +16,14 @@ import polars as pl
 from builders.core.draws import derive_seed, query_id
 from builders.core.models import LocalModel, load_engine_for
 from builders.core.prompting import chat
+from builders.core.replies import begins_in_block
 from builders.core.stage import Context
 from builders.engines import Completion, SamplingSettings
 from builders.grace_kto import sample
 from builders.grace_kto.languages import system_for
 from builders.grace_kto.loading import load_scorers
 from builders.grace_kto.messages import system_prompts
-from builders.grace_kto.sample import begins_in_block, read_response
+from builders.grace_kto.sample import read_response
 from builders.grace_kto.score import score_documents
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identity

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from builders.grace_kto.languages import HAN
+from builders.core.languages import HAN
 from scorers.errors import UserError
 from scorers.extraction import PARTS, compose, form_of
 

@@ -26,11 +26,11 @@ from builders.core.machine import local_engine, require_engine
 from builders.core.models import LocalModel, ModelFinder, on_disk
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise, run
-from builders.core.stage import At, Context
+from builders.core.sources import source_file
+from builders.core.stage import Context
 from builders.core.tables import NoColumn, read_columns
 from builders.grace_kto import roles
 from builders.grace_kto.ready import score_ready
-from builders.grace_kto.seed import source_file
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import SCORE
 from builders.hub.refs import open_revision
@@ -155,7 +155,7 @@ def evaluation_models(
     """
     scorers = {role: fill for role, fill in SCORE.roles.items() if role in only}
     fills = {**scorers, **({"first": roles.first_policy} if first else {})}
-    wanted: dict[str, str | At] = {role: fill(config, 1) for role, fill in fills.items()}
+    wanted: dict[str, Any] = {role: fill(config, 1) for role, fill in fills.items()}
     models, finder = materialise(GRACE_KTO, config, wanted)
     return {role: on_disk(model, "evaluate") for role, model in models.items()}, finder
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from builders.engines import Message
 from builders.engines.loading import load_end_ids
-from builders.settings.sft import SFTSettings
+from builders.settings.sft import TuningSettings
 from scorers.errors import UserError
 from scorers.gpu_memory import BatchSize
 from scorers.model_loading import window_in
@@ -39,7 +39,7 @@ def run_sft(
     base: Path | str,
     output: Path,
     conversations: Sequence[Conversation],
-    settings: SFTSettings,
+    settings: TuningSettings,
     template_kwargs: Mapping[str, Any] = NO_VARIABLES,
 ) -> dict[str, float]:
     """Fine-tune a model and save model and tokenizer to a folder, which appears whole or not at all.
@@ -52,7 +52,7 @@ def run_sft(
         base: model folder, or a model id of the Hub.
         output: folder to write; an existing one is replaced.
         conversations: rows, as messages `prompt` and `completion`.
-        settings: see `SFTSettings`.
+        settings: see `TuningSettings`.
         template_kwargs: variables of the chat template, the same as in sampling; the text `chat_template` among them
             takes the place of the tokenizer's template and is saved with the model.
 
@@ -157,7 +157,7 @@ def _train(
     base: Path | str,
     tokenizer: Any,
     rows: list[dict[str, Any]],
-    settings: SFTSettings,
+    settings: TuningSettings,
     attention: str,
     arguments: Any,
 ) -> dict[str, float]:
@@ -184,7 +184,7 @@ def _train(
     }
 
 
-def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: SFTSettings, arguments: Any) -> Any:
+def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: TuningSettings, arguments: Any) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -207,7 +207,7 @@ def _trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: S
     return trainer
 
 
-def _arguments(settings: SFTSettings, working: Path, device_batch: int, accumulation: int) -> Any:
+def _arguments(settings: TuningSettings, working: Path, device_batch: int, accumulation: int) -> Any:
     import torch
     from trl import SFTConfig
 
@@ -245,7 +245,7 @@ def _arguments(settings: SFTSettings, working: Path, device_batch: int, accumula
     )
 
 
-def _finish(base: Path | str, tokenizer: Any, settings: SFTSettings, working: Path, output: Path) -> None:
+def _finish(base: Path | str, tokenizer: Any, settings: TuningSettings, working: Path, output: Path) -> None:
     """Make a whole model of what was saved, and rename its folder."""
     if settings.method != "full":
         from training.sft.model import merge

@@ -12,12 +12,12 @@ from peft import LoraConfig, PeftModel  # noqa: TID253
 from transformers import AutoModelForCausalLM  # noqa: TID253
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # noqa: TID253
 
-from builders.settings.sft import SFTSettings
+from builders.settings.sft import TuningSettings
 from training.adapters import new_adapter, nf4
 from training.precision import precision_arguments
 
 
-def load_model(base: Path | str, settings: SFTSettings, attention: str, arguments: Any) -> Any:
+def load_model(base: Path | str, settings: TuningSettings, attention: str, arguments: Any) -> Any:
     """Load the base model in the type that it is trained in; a new adapter is added by the trainer.
 
     Args:
@@ -40,7 +40,7 @@ def load_model(base: Path | str, settings: SFTSettings, attention: str, argument
     return AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, attn_implementation=attention, **options)
 
 
-def adapter_config(settings: SFTSettings) -> LoraConfig | None:
+def adapter_config(settings: TuningSettings) -> LoraConfig | None:
     """The shape of the adapter; None where every weight is trained."""
     if settings.method == "full":
         return None

@@ -16,6 +16,7 @@ _QUERY = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=\.)\s+")
 _TOKEN = re.compile(r"[A-Za-z]+|[.,]")
+EVERY = GENERAL + DOMAIN + STOCK
 _HEADING = re.compile(r"\d\. [a-z]+ [a-z]+")
 
 
@@ -60,13 +61,13 @@ def measures(query: str, document: str) -> dict[str, float | None]:
         belong to the query's topic. heading_coverage: sections of the query that occur as headings, in any order.
         on_topic and heading_coverage are None for a query that is not of this world.
     """
-    sentences, headings = _split_document(document)
+    sentences, headings = split_document(document)
     request = parse_query(query)
     topics = _topic_of_term()
     used = [topics[word] for sentence in sentences for word in _TOKEN.findall(sentence) if word in topics]
     covered = None if request is None else sum(heading in headings for heading in request.headings) / 2
     return {
-        "grammaticality": _share([_is_grammatical(sentence) for sentence in sentences]),
+        "grammaticality": _share([is_in_register(sentence, EVERY) for sentence in sentences]),
         "duplicate_sentences": _share([sentence in sentences[:i] for i, sentence in enumerate(sentences)]),
         "on_topic": None if request is None else _share([topic == request.topic for topic in used]),
         "heading_coverage": covered,
@@ -77,7 +78,7 @@ def _share(flags: list[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
 
 
-def _split_document(document: str) -> tuple[list[str], list[str]]:
+def split_document(document: str) -> tuple[list[str], list[str]]:
     """Split a document into sentences and headings.
 
     A heading is a line "N. term aspect", returned without its number; all other lines hold sentences.
@@ -99,21 +100,21 @@ def _topic_of_term() -> dict[str, str]:
 
 
 @cache
-def _patterns() -> dict[int, list[list[frozenset[str]]]]:
+def _patterns(templates: tuple[str, ...]) -> dict[int, list[list[frozenset[str]]]]:
     """Templates as rows of allowed words, one set per place, grouped by their number of tokens."""
     classes = {name: frozenset(words) for name, words in CLASSES.items()} | {"term": frozenset(_topic_of_term())}
     patterns: dict[int, list[list[frozenset[str]]]] = {}
-    for template in GENERAL + DOMAIN + STOCK:
+    for template in templates:
         row = [classes[part[1:-1]] if part[0] == "{" else frozenset((part,)) for part in template.split()]
         patterns.setdefault(len(row), []).append(row)
     return patterns
 
 
-def _is_grammatical(sentence: str) -> bool:
+def is_in_register(sentence: str, templates: tuple[str, ...] = STOCK) -> bool:
     """Whether a sentence is set as the templates are and fits one of them word by word."""
     tokens = _TOKEN.findall(sentence)
     # Characters that are no token, or spaces in other places.
     if join_tokens(tokens) != sentence:
         return False
-    rows = _patterns().get(len(tokens), [])
+    rows = _patterns(templates).get(len(tokens), [])
     return any(all(token in words for token, words in zip(tokens, row, strict=True)) for row in rows)

@@ -45,6 +45,25 @@ def train_base(folder: Path, seed: int, prompt: Prompt, steps: int = 400) -> Met
     return _train_and_save(model, folder, rows, steps, 4e-3, seed, batch_size=32)
 
 
+def make_blank(folder: Path, seed: int, prompt: Prompt) -> Metrics:
+    """Make a model of the base model's shape with random weights, for a training from scratch.
+
+    Args:
+        folder: folder to write the model into.
+        seed: seed of the weights.
+        prompt: the pipeline's wish for new queries, for the tokenizer.
+
+    Returns:
+        parameters.
+    """
+    from training.world.tokenizer import save_policy_tokenizer
+
+    save_policy_tokenizer(folder, prompt)
+    model = _new_model(folder, seed, BASE)
+    model.save_pretrained(folder)
+    return {"parameters": model.num_parameters()}
+
+
 def train_general(folder: Path, seed: int, prompt: Prompt, steps: int = 350) -> Metrics:
     """Train the general language model from scratch, on documents mostly in the general register.
 

@@ -87,6 +87,13 @@ def train_base(prompt: Prompt, context: Context[Settings], output: Path) -> Trai
     return _trained(output, partial(models.train_base, seed=context.config.world.seed, prompt=prompt))
 
 
+def make_blank(prompt: Prompt, context: Context[Any], output: Path) -> Trained:
+    """Make a model of the base model's shape that has learned nothing."""
+    from training.world import models
+
+    return _trained(output, partial(models.make_blank, seed=context.config.world.seed, prompt=prompt))
+
+
 def train_general(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
     """Train the general language model."""
     from training.world import models
@@ -139,43 +146,54 @@ def world_stages(prompt: Prompt) -> tuple[Stage, ...]:
         prompt: the pipeline's wish for new queries, which the world's models learn to answer.
     """
 
-    def texts(name: str, rows: Rows, columns: tuple[Column, ...]) -> Stage:
-        return Stage(
-            name=f"world:{name}",
-            kind="dataset",
-            suffix=name,
-            version=VERSION,
-            sections=("world",),
-            per_round=False,
-            stem=stem,
-            columns=columns,
-            plan=one_shard,
-            build=partial(write_texts, rows, columns),
-            card=Card("world/texts.md.jinja", tags=("synthetic",)),
-        )
-
-    def model(name: str, train: Training, parents: tuple[str, ...] = (), card: Card = MODEL_CARD) -> Stage:
-        return Stage(
-            name=f"world:{name}",
-            kind="model",
-            suffix=name,
-            version=VERSION,
-            parents=parents,
-            sections=("world",),
-            per_round=False,
-            stem=stem,
-            prompts=partial(learned_prompt, prompt),
-            bytes_depend_on=processor,
-            train=partial(train, prompt),
-            card=card,
-        )
-
     return (
-        texts("seeds", seeds, SEED_COLUMNS),
-        texts("heldout", heldout, (QUERY,)),
-        texts("exercises", partial(exercises, prompt), EXERCISE_COLUMNS),
-        model("bge-m3", train_relevance, card=RELEVANCE_CARD),
-        model("base", train_base),
-        model("general", train_general),
-        model("domain", train_domain, parents=("world:general",)),
+        text_stage("seeds", seeds, SEED_COLUMNS),
+        text_stage("heldout", heldout, (QUERY,)),
+        text_stage("exercises", partial(exercises, prompt), EXERCISE_COLUMNS),
+        model_stage("bge-m3", prompt, train_relevance, card=RELEVANCE_CARD),
+        base_stage(prompt),
+        model_stage("general", prompt, train_general),
+        model_stage("domain", prompt, train_domain, parents=("world:general",)),
+    )
+
+
+def base_stage(prompt: Prompt) -> Stage:
+    """The stage of the model that fine-tuning starts from."""
+    return model_stage("base", prompt, train_base)
+
+
+def text_stage(name: str, rows: Rows, columns: tuple[Column, ...]) -> Stage:
+    """A stage that writes one kind of text of the world."""
+    return Stage(
+        name=f"world:{name}",
+        kind="dataset",
+        suffix=name,
+        version=VERSION,
+        sections=("world",),
+        per_round=False,
+        stem=stem,
+        columns=columns,
+        plan=one_shard,
+        build=partial(write_texts, rows, columns),
+        card=Card("world/texts.md.jinja", tags=("synthetic",)),
+    )
+
+
+def model_stage(
+    name: str, prompt: Prompt, train: Training, parents: tuple[str, ...] = (), card: Card = MODEL_CARD
+) -> Stage:
+    """A stage that makes one model of the world."""
+    return Stage(
+        name=f"world:{name}",
+        kind="model",
+        suffix=name,
+        version=VERSION,
+        parents=parents,
+        sections=("world",),
+        per_round=False,
+        stem=stem,
+        prompts=partial(learned_prompt, prompt),
+        bytes_depend_on=processor,
+        train=partial(train, prompt),
+        card=card,
     )

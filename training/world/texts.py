@@ -16,7 +16,7 @@ so that a policy trained on them has room to improve. Every random draw comes fr
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from random import Random
 
@@ -173,6 +173,36 @@ class World:
             on_topic, off_topic = (write(rng, request, quality) for quality in qualities)
             triples.append((request.text(), on_topic, off_topic))
         return triples
+
+    def requests_on(self, topic: str, n: int) -> list[str]:
+        """Return n requests on a topic, which may repeat."""
+        rng = self._rng("requests")
+        return [_draw_request(rng, topic).text() for _ in range(n)]
+
+    def notes_on(self, topic: str, n: int) -> str:
+        """Return n sentences on a topic."""
+        rng = self._rng("notes")
+        return " ".join(_sentence(rng, Quality(topic, 0.5, 0.0, 0.0, n)) for _ in range(n))
+
+    def answer_to(self, request: Request, sentences: int, *, scientific: bool) -> str:
+        """Return a document that answers a request, well or less well on purpose.
+
+        Args:
+            request: the request.
+            sentences: how many it should have in all.
+            scientific: whether it should keep to the domain register.
+        """
+        rng = self._rng("answer")
+        drawn = _draw_quality(rng, request)
+        share = 1.0 if scientific and rng.random() < 0.5 else drawn.domain_share
+        # Half of the answers come near the length asked for.
+        length = sentences if rng.random() < 0.5 else rng.choice((2, 4, 8, 12))
+        quality = replace(drawn, domain_share=share, sentences=length / len(request.headings))
+        missing = rng.random()
+        kept = request.headings if missing < 0.6 else request.headings[:1] if missing < 0.85 else ()
+        document = _document(rng, request, quality)
+        lines = [line for line in document.splitlines() if line[:1] not in "12" or line.partition(" ")[2] in kept]
+        return "\n".join(lines)
 
     def _rng(self, purpose: str) -> Random:
         """A generator of its own for every kind of text."""

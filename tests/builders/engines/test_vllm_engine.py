@@ -8,10 +8,10 @@ import pytest
 from families import make_family
 from tiny_models import CORPUS
 
+from builders.core.query_parser import list_pattern, read_queries
 from builders.engines import Batch, Completion, Engine, Message, More, SamplingSettings, load_engine
 from builders.engines.kept_models import close_kept
 from builders.engines.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, import_vllm, lora_rank
-from builders.grace_kto.query_parser import list_pattern, read_queries
 from scorers.context import stretch
 from scorers.errors import UserError
 from scorers.extraction import PLAN_PATTERN, extract_plan

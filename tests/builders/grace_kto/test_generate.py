@@ -13,13 +13,13 @@ from scripted_engine import context_of
 
 from builders.core.asking import answered
 from builders.core.draws import query_id
+from builders.core.query_parser import Parsed, list_pattern
 from builders.core.stage import Asks, At, Context, Shard, row_shards
 from builders.core.work import build_shards
 from builders.engines import Message
 from builders.engines.prompts import encode_prompts
 from builders.grace_kto import generate
 from builders.grace_kto.columns import QUERIES_COLUMNS
-from builders.grace_kto.query_parser import Parsed, list_pattern
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import check_frame, frame_of
 from builders.store.revision import Revision

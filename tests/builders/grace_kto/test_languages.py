@@ -5,20 +5,9 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from builders.core.prompting import chat
-from builders.grace_kto.languages import (
-    chat_by_language,
-    contradicts,
-    is_chinese,
-    is_chinese_column,
-    pick_examples,
-    prompt_name,
-    rows_by_language,
-    system_for,
-)
+from builders.grace_kto.languages import chat_by_language, pick_examples, prompt_name, rows_by_language, system_for
 from builders.grace_kto.messages import prompt_text
 from scorers.errors import UserError
 
@@ -63,34 +52,6 @@ def test_the_prompt_of_a_language() -> None:
     assert prompt_text(prompt_name("generate", "zh")).startswith("以下")
 
 
-@pytest.mark.parametrize(
-    ("text", "chinese"),
-    [
-        ("请撰写一份关于长江防汛的报告。", True),
-        ("请撰写一份关于 Kubernetes 和 OpenTelemetry 的迁移方案，不少于3000字。", True),
-        ("请写《三体》𠀀", True),
-        ("Please write a report on river trade.", False),
-        ("Explain the term 十四五规划 to readers of an annual report in one short chapter.", False),
-        ("報告書を書いてください。", False),
-        ("Напишите отчёт.", False),
-        ("2026", False),
-        ("", False),
-        ("보고서를 작성해 주세요", False),
-        ("A report on 한국 경제", False),
-        ("ﾚﾎﾟｰﾄを書く報告", False),
-        ("豈能\uf900忘", True),
-    ],
-)
-def test_what_is_chinese(text: str, chinese: bool) -> None:
-    assert is_chinese(text) is chinese
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("写一份报告 abc のÀя"))))
-def test_a_column_is_told_as_its_texts_are(texts: list[str]) -> None:
-    frame = pl.DataFrame({"query": texts}, schema={"query": pl.String})
-    assert frame.select(is_chinese_column("query")).to_series().to_list() == [is_chinese(text) for text in texts]
-
-
 @pytest.mark.parametrize("prompts", [{}, {"system.zh": "写作。"}, PROMPTS])
 def test_training_sees_the_messages_that_were_answered(prompts: dict[str, str]) -> None:
     queries = ["请撰写报告。", "Write a report.", "写总结，参考 report。"]
@@ -99,12 +60,6 @@ def test_training_sees_the_messages_that_were_answered(prompts: dict[str, str]) 
     assert frame.to_series().to_list() == expected
     systems = [messages[0]["content"] if len(messages) == 2 else None for messages in expected]
     assert systems == {0: [None] * 3, 1: ["写作。"] * 3, 2: ["写作。", "Write.", "写作。"]}[len(prompts)]
-
-
-def test_a_script_contradicts_english_and_chinese_alone() -> None:
-    assert contradicts("请写一份报告。", "en-GB") and contradicts("Write a report.", "zh_Hant")
-    assert not contradicts("请写一份报告。", "zh") and not contradicts("Write a report.", "EN")
-    assert not contradicts("请写一份报告。", "ja") and not contradicts("Write a report.", "fr")
 
 
 def test_prompts_without_one_in_the_language() -> None:

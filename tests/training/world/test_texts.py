@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.core.query_parser import read_queries
 from builders.grace_kto.messages import ask_for_queries
-from builders.grace_kto.query_parser import read_queries
 from scorers.extraction import extract
 from training.world.measures import is_well_formed, measures, parse_query
 from training.world.texts import World

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.core.query_parser import Parsed, list_pattern, read_queries, shown_by
 from builders.grace_kto.messages import prompt_text
-from builders.grace_kto.query_parser import Parsed, list_pattern, read_queries, shown_by
 
 REPLIES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "replies.yaml").read_text(encoding="utf-8"))
 SHOWN = [*shown_by(prompt_text("generate.en"), ["Write about harbours."]), *shown_by(prompt_text("generate.zh"), [])]

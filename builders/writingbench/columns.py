@@ -1,0 +1,115 @@
+"""The data contract of WritingBench: every dataset's columns, defined once."""
+
+import polars as pl
+
+from builders.store.columns import MESSAGES, column
+from scorers.criteria import FIELDS
+
+CRITERION = pl.Struct(dict.fromkeys(FIELDS, pl.String))
+"""A criterion with the fields of the benchmark's own files: name, criteria_description and five bands."""
+
+# Columns that several datasets share.
+DOMAIN = column("domain", pl.String, "domain of the writing task")
+SUBDOMAIN = column("subdomain", pl.String, "subdomain of the writing task")
+LANGUAGE = column("language", pl.String, "language code, such as en or zh")
+QUERY_ID = column("query_id", pl.String, "first 16 hex digits of the SHA-256 of the query's text")
+QUERY = column("query", pl.String, "the whole query: the refined request, and below it the material, if there is any")
+RESPONSE_ID = column("response_id", pl.String, "{query_id}-{j}, j counts the responses of all policies from 0")
+RESPONSE = column("response", pl.String, "the response, without special tokens and a thinking block before it")
+CRITERION_NAME = column("criterion", pl.String, "name of the criterion")
+
+# Stage `taxonomy`.
+TAXONOMY_COLUMNS = (
+    column("subdomain_id", pl.String, "first 16 hex digits of the SHA-256 of domain, subdomain and language"),
+    DOMAIN,
+    SUBDOMAIN,
+    LANGUAGE,
+    column("description", pl.String, "what texts of this kind are; null where the source says nothing", nullable=True),
+    column("source", pl.String, "where the row came from: file name or dataset@revision"),
+)
+# Stage `request`.
+REQUEST_COLUMNS = (
+    column("request_id", pl.String, "{subdomain_id}-{j}, j = 0 … n-1 within the subdomain and language"),
+    column("request", pl.String, "the initial writing request"),
+    DOMAIN,
+    SUBDOMAIN,
+    LANGUAGE,
+    column("writer", pl.String, "model@revision that wrote the request"),
+)
+# Stage `refine`.
+QUERIES_COLUMNS = (
+    QUERY_ID,
+    QUERY,
+    DOMAIN,
+    SUBDOMAIN,
+    LANGUAGE,
+    column("request_id", pl.String, "the initial request's"),
+    column("request", pl.String, "the initial writing request"),
+    column("refined", pl.String, "the request after refinement, without material"),
+    column(
+        "requirements",
+        pl.List(pl.String),
+        "guidance that was drawn: length, format, style, personalisation, content, brevity",
+    ),
+    column("materials", pl.List(pl.String), "what material the request needs, as the teacher lists it; may be empty"),
+    column("material", pl.String, "the material that was written; null for none", nullable=True),
+    column("refiner", pl.String, "model@revision that refined the request and wrote the material"),
+)
+# Stage `criteria` keeps all columns of its parent.
+CRITERIA_COLUMNS = (
+    *QUERIES_COLUMNS,
+    column(
+        "criteria",
+        pl.List(CRITERION),
+        "five criteria with their bands, in the fields of the benchmark's `checklist`",
+    ),
+    column("criteria_writer", pl.String, "model@revision that wrote them; null for fixed ones", nullable=True),
+)
+# Stage `respond`.
+RESPONSES_COLUMNS = (
+    QUERY_ID,
+    QUERY,
+    DOMAIN,
+    SUBDOMAIN,
+    LANGUAGE,
+    RESPONSE_ID,
+    RESPONSE,
+    column("finish_reason", pl.String, "stop (an end token was sampled) or length (cut at the limit)"),
+    column("num_tokens", pl.Int32, "tokens that were sampled, a thinking block and the end token included"),
+    column("sample_seed", pl.Int64, "seed of this response's random draws"),
+    column("policy", pl.String, "model@revision that wrote the response"),
+)
+# Stage `rate`.
+RATINGS_COLUMNS = (
+    QUERY_ID,
+    RESPONSE_ID,
+    CRITERION_NAME,
+    column("repeat", pl.Int32, "number of the rating of this response by this criterion, from 0"),
+    column("score", pl.Int32, "1 (worst) to 10; null where no reply could be read: unscored, never 0", nullable=True),
+    column("reason", pl.String, "the judge's reason; null where there is no score, or no reason", nullable=True),
+    column("attempts", pl.Int32, "replies asked for; 0 for an empty response, which is not asked about"),
+    column("judge", pl.String, "model@revision that rated"),
+    column("prompt_hash", pl.String, "first 16 hex digits of the SHA-256 of the judge's prompt file"),
+    column("temperature", pl.Float64, "of the judge's sampling; 0 is greedy"),
+    column("top_p", pl.Float64, "of the judge's sampling"),
+)
+# Stage `select`.
+SELECT_COLUMNS = (
+    *RESPONSES_COLUMNS[:7],
+    column("score", pl.Float64, "mean of all ratings of the response, 1 to 10"),
+    column("policy", pl.String, "model@revision that wrote the response"),
+    column("prompt", MESSAGES, "the query as one user message, TRL's conversational form"),
+    column("completion", MESSAGES, "the response as one assistant message"),
+)
+# Stage `critique`.
+CRITIC_COLUMNS = (
+    QUERY_ID,
+    RESPONSE_ID,
+    CRITERION_NAME,
+    column("score", pl.Int32, "1 (worst) to 10"),
+    column("reason", pl.String, "the judge's reason; null where it gave none", nullable=True),
+    column("split", pl.String, "train or test; a query is in one of them alone"),
+    column("judge", pl.String, "model@revision that rated"),
+    column("prompt", MESSAGES, "what a judge is asked: query, response and criterion"),
+    column("completion", MESSAGES, "score and reason as JSON, one assistant message"),
+)

@@ -1,0 +1,54 @@
+"""JSON in a model's reply: bare, in a code fence, with words before and after it; parsed and never evaluated.
+
+    Here is my judgement:
+    ```json
+    {"score": 7, "reason": "Two of three sections are there."}
+    ```
+
+A value counts as it is written. One that is cut, or that says the same key twice, is no value: a reader that guessed
+would take one judgement for another.
+"""
+
+import json
+import re
+from typing import Any
+
+TRIES = 200
+"""Brackets at which no value begins, before the rest of a reply is given up: each may cost a look at all of it."""
+
+_OPENING = re.compile(r"[{\[]")
+
+
+def json_values(reply: str) -> list[Any]:
+    """Return the JSON objects and arrays of a reply in their order, those inside another one left out; never raises.
+
+    An object with the same key twice is left out, or null where it stands inside another value. Line breaks inside
+    strings are allowed, which JSON itself forbids and models write.
+
+    >>> json_values('Sure: {"score": 7} [1, 2] {"score": 7, "score": 8} {"cut": ')
+    [{'score': 7}, [1, 2]]
+    """
+    values: list[Any] = []
+    position = failed = 0
+    while failed < TRIES and (found := _OPENING.search(reply, position)):
+        try:
+            value, position = _DECODER.raw_decode(reply, found.start())
+        except (ValueError, RecursionError):
+            failed, position = failed + 1, found.end()
+        else:
+            values += [] if value is None else [value]
+    return values
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """Return an object, or None for one that has a key twice."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else None
+
+
+def _no_number(name: str) -> Any:
+    """Refuse NaN and Infinity, which Python's decoder reads and JSON does not know."""
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, strict=False)

@@ -1,0 +1,1 @@
+"""WritingBench: the graph, and its trainings."""

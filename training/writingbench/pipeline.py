@@ -1,0 +1,42 @@
+"""The graph of WritingBench.
+
+taxonomy ─ request ─ refine ─ criteria ─ respond ─ rate ─ select ─ [writer]      ([x] is a model stage)
+                                                   rate ─ critique ─ [critic] ─▶ a judge for another run's rate
+"""
+
+from collections.abc import Sequence
+
+from builders.core.pipeline import Pipeline, one_round
+from builders.store.manifest import Manifest
+from builders.writingbench.settings import WritingBenchSettings
+from builders.writingbench.stages import CRITERIA, CRITIQUE, RATE, REFINE, REQUEST, RESPOND, SELECT, TAXONOMY
+from training.writingbench.finetuned import CRITIC, WRITER
+from training.writingbench.world import WORLD
+
+
+def round_line(manifests: Sequence[Manifest]) -> str:
+    """Summarise a run in one line: ratings, mean score, unscored ones, rows of the writer's data.
+
+    Args:
+        manifests: the manifests of the stages.
+    """
+    made = {manifest.stage: manifest for manifest in manifests}
+    parts = []
+    if ratings := made.get("rate"):
+        mean = f"{ratings.metrics['score'].mean:.2f}" if "score" in ratings.metrics else "–"
+        parts.append(f"{ratings.rows.written} ratings, mean {mean}, {ratings.counts.get('unscored', 0)} unscored")
+    if kept := made.get("select"):
+        parts.append(f"{kept.rows.written} of {kept.rows.read} responses kept")
+    return "; ".join(parts) or "kept"
+
+
+# In topological order: every stage stands after those it reads.
+WRITINGBENCH = Pipeline(
+    name="writingbench",
+    settings=WritingBenchSettings,
+    stages=(*WORLD, TAXONOMY, REQUEST, REFINE, CRITERIA, RESPOND, RATE, SELECT, CRITIQUE, CRITIC, WRITER),
+    last="writer",
+    preset="tiny-writingbench",
+    rounds=one_round,
+    round_line=round_line,
+)
