@@ -4,6 +4,7 @@ The module stands in `training` because that package may import every other one;
 Heavy modules are imported inside the commands, so that `grace --help` stays fast.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -294,6 +295,54 @@ def evaluate(
             raise UserError(f"--methods {methods}: of which windows? Give --contexts too, such as 8k,16k,32k")
         else:
             found = evaluate_policies(settings, policies or [], Path(output))
+        if as_json:
+            machine.print_json(found.public)
+        else:
+            console.print_evaluation(found.title, found.header, found.rows, found.lines)
+            typer.echo(f"written to {output}: {', '.join(found.files)}")
+
+
+@app.command(
+    "benchmark",
+    epilog=examples(
+        "grace benchmark writingbench --config mine.yaml --data benchmark_all.jsonl --policy Qwen/Qwen2.5-7B-Instruct",
+        "grace benchmark writingbench --config mine.yaml --data benchmark_all.jsonl --scores a.jsonl --scores b.jsonl",
+    ),
+)
+def benchmark_command(
+    name: Annotated[str, typer.Argument(help="The benchmark, such as writingbench.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Its queries: a file or a dataset; the setting benchmark.data.")
+    ] = None,
+    requirements: Annotated[
+        str | None, typer.Option("--requirements", help="Folder of its subsets; the setting benchmark.requirements.")
+    ] = None,
+    policies: Annotated[
+        list[str] | None, typer.Option("--policy", help="Model that answers and is rated, REF; repeatable.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option("--judge", help="Model that rates; the setting models.judge.")] = None,
+    scores: Annotated[
+        list[str] | None, typer.Option("--scores", help="File of a model's scores in its own format; repeatable.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    output: Annotated[str, typer.Option("--output", help="Folder for tables and files.")] = ".grace/benchmark",
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let models answer a benchmark's queries, rate them, and print the benchmark's table."""
+    with one_line_errors():
+        named = {"benchmark.data": data, "benchmark.requirements": requirements, "models.judge": judge}
+        extra = [f"{path}={json.dumps(value)}" for path, value in named.items() if value is not None]
+        settings = load_settings(config, overrides, store, [*extra, *shorthands(executor, workers, address)])
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import benchmark
+
+        found = benchmark(settings, name, policies or [], scores or [], Path(output))
         if as_json:
             machine.print_json(found.public)
         else:

@@ -164,6 +164,34 @@ def evaluate_policies(config: Settings, references: Sequence[str], output: Path)
     return pipeline.evaluate(config, references, output)
 
 
+def benchmark(
+    config: Settings, name: str, policies: Sequence[str], scores: Sequence[str], output: Path
+) -> EvaluationTable:
+    """Compare models on a benchmark that the configuration's pipeline knows.
+
+    Args:
+        config: settings of one pipeline, from `load_config`.
+        name: of the benchmark, such as writingbench.
+        policies: REFs of models that answer its queries and are rated.
+        scores: files of scores in the benchmark's own format.
+        output: folder to write the comparison into.
+
+    Raises:
+        UserError: the pipeline does not know the benchmark, or as that benchmark.
+    """
+    pipeline = pipeline_of(config)
+    if name not in pipeline.benchmarks:
+        known = sorted(found for one in PIPELINES for found in one.benchmarks)
+        presets = sorted(one.preset for one in PIPELINES if name in one.benchmarks)
+        way = (
+            f"; --config {presets[0]} has"
+            if presets
+            else f"{did_you_mean(name, known)}; benchmarks: {', '.join(known)}"
+        )
+        raise UserError(f"pipeline {pipeline.name} has no benchmark {name}{way}")
+    return pipeline.benchmarks[name](config, policies, scores, output)
+
+
 def evaluate_contexts(
     config: Settings, references: Sequence[str], output: Path, windows: Sequence[int], methods: Sequence[str]
 ) -> EvaluationTable:

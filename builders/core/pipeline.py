@@ -4,8 +4,8 @@ A pipeline is plain data. The runner, the cards, the inspections and the command
 name; see docs/architecture.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Pipeline:
         watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
         evaluate_contexts: compares the context windows and methods of one policy in the same way.
+        benchmarks: by name, compares models on a benchmark: models that answer, given as REFs, and files of scores; it
+            writes its files into a folder.
         costs: counts what a configuration will cost, before anything is built.
         rehearse: runs everything once, small, and measures it; with True, on models with random weights.
     """
@@ -73,6 +75,9 @@ class Pipeline:
     watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
     evaluate_contexts: Callable[[Any, Sequence[str], Path, Sequence[int], Sequence[str]], EvaluationTable] | None = None
+    benchmarks: Mapping[str, Callable[[Any, Sequence[str], Sequence[str], Path], EvaluationTable]] = field(
+        default_factory=dict
+    )
     costs: Callable[[Any], CostPlan] | None = None
     rehearse: Callable[[Any, bool], Sequence[Rehearsed]] | None = None
 

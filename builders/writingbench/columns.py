@@ -65,6 +65,19 @@ CRITERIA_COLUMNS = (
     ),
     column("criteria_writer", pl.String, "model@revision that wrote them; null for fixed ones", nullable=True),
 )
+# Stage `benchmark` takes the place of `criteria`.
+REQUIRED = pl.Struct({"requirement": pl.String, "criterion": pl.String})
+BENCHMARK_COLUMNS = (
+    QUERY_ID,
+    column("query", pl.String, "the benchmark's query, its material included"),
+    DOMAIN,
+    SUBDOMAIN,
+    LANGUAGE,
+    column("criteria", pl.List(CRITERION), "the benchmark's checklist: five criteria with their bands"),
+    column("index", pl.Int64, "number of the query in the benchmark"),
+    column("requirements", pl.List(pl.String), "subsets that the query is in: style, format, length"),
+    column("required_criteria", pl.List(REQUIRED), "criteria of the query that ask for a requirement"),
+)
 # Stage `respond`.
 RESPONSES_COLUMNS = (
     QUERY_ID,

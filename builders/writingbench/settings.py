@@ -146,6 +146,17 @@ class RateSettings(AskingSettings):
     shard_responses: Positive | None = Field(None, description="responses per shard; null: 16, or more of many")
 
 
+class BenchmarkSettings(Section):
+    """Stage `benchmark`, which takes the place of `criteria` where it has data: queries to compare models on."""
+
+    data: Annotated[str | None, PATH] = Field(
+        None, description="the benchmark's queries: a JSONL file, or `dataset[@revision]`; null: none, data is made"
+    )
+    requirements: Annotated[str | None, PATH] = Field(
+        None, description="folder with the benchmark's subsets by requirement; null: none"
+    )
+
+
 class SelectSettings(Section):
     """Stage `select`: the responses that a writer is trained on, by mean score (§3.4)."""
 
@@ -178,6 +189,7 @@ class WritingBenchSettings(Settings):
     request: RequestSettings = RequestSettings()
     refine: RefineSettings = RefineSettings()
     criteria: CriteriaSettings = CriteriaSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
     respond: RespondSettings = RespondSettings()
     rate: RateSettings = RateSettings()
     select: SelectSettings = SelectSettings()

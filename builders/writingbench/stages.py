@@ -5,10 +5,23 @@ from functools import partial
 
 from builders.cards.card import Card
 from builders.core.replies import replies_depend_on
-from builders.core.stage import Asks, Stage
-from builders.writingbench import columns, criteria, critique, rate, ready, refine, request, respond, roles, select
+from builders.core.stage import Asks, At, Stage
+from builders.writingbench import (
+    benchmark,
+    columns,
+    criteria,
+    critique,
+    rate,
+    ready,
+    refine,
+    request,
+    respond,
+    roles,
+    select,
+)
 from builders.writingbench import taxonomy as taxonomy_
 from builders.writingbench.card import recipe
+from builders.writingbench.settings import WritingBenchSettings
 
 
 def _card(
@@ -17,6 +30,11 @@ def _card(
     """Return a stage's part of its card."""
     template = f"writingbench/{name}.md.jinja"
     return Card(template, tags=tags, annotated=annotated, written=written, read=read, recipe=recipe)
+
+
+def queries_from(config: WritingBenchSettings, round_: int) -> dict[str, At]:
+    """The benchmark in the place of the stage `criteria`, where there is one."""
+    return {} if config.benchmark.data is None else {"criteria": At("benchmark")}
 
 
 TAXONOMY = Stage(
@@ -85,12 +103,27 @@ CRITERIA = Stage(
     build=criteria.BUILD,
     card=_card("criteria", ("rubrics", "synthetic"), annotated=True, read="queries read"),
 )
+BENCHMARK = Stage(
+    name="benchmark",
+    kind="dataset",
+    suffix="benchmark",
+    version=1,
+    sections=("benchmark",),
+    per_round=False,
+    source=benchmark.source_of,
+    columns=columns.BENCHMARK_COLUMNS,
+    plan=benchmark.plan,
+    build=benchmark.build,
+    card=_card("benchmark", ("benchmark", "rubrics")),
+)
 RESPOND = Stage(
     name="respond",
     kind="dataset",
     suffix="responses",
     version=1,
     parents=("criteria",),
+    also=queries_from,
+    instead={"criteria": BENCHMARK.name},
     roles={"policy": roles.policies},
     sections=("respond", "engines.policy", "random_seed", "threads"),
     per_round=False,
@@ -108,6 +141,7 @@ RATE = Stage(
     suffix="ratings",
     version=1,
     parents=("respond", "criteria"),
+    also=queries_from,
     roles={"judge": roles.judge},
     sections=("rate", "engines.judge", "random_seed", "threads"),
     per_round=False,
@@ -140,6 +174,7 @@ CRITIQUE = Stage(
     suffix="critic",
     version=1,
     parents=("rate", "respond", "criteria"),
+    also=queries_from,
     sections=("critique", "rate.prompt", "random_seed"),
     per_round=False,
     columns=columns.CRITIC_COLUMNS,

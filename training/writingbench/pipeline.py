@@ -5,11 +5,12 @@ taxonomy ─ request ─ refine ─ criteria ─ respond ─ rate ─ select ─
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from builders.core.pipeline import Pipeline, one_round
+from builders.core.pipeline import EvaluationTable, Pipeline, one_round
 from builders.store.manifest import Manifest
 from builders.writingbench.settings import WritingBenchSettings
-from builders.writingbench.stages import CRITERIA, CRITIQUE, RATE, REFINE, REQUEST, RESPOND, SELECT, TAXONOMY
+from builders.writingbench.stages import BENCHMARK, CRITERIA, CRITIQUE, RATE, REFINE, REQUEST, RESPOND, SELECT, TAXONOMY
 from training.writingbench.finetuned import CRITIC, WRITER
 from training.writingbench.world import WORLD
 
@@ -30,13 +31,23 @@ def round_line(manifests: Sequence[Manifest]) -> str:
     return "; ".join(parts) or "kept"
 
 
+def benchmark(
+    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+) -> EvaluationTable:
+    """Compare models on WritingBench's queries; see `training.writingbench.evaluate`."""
+    from training.writingbench import evaluate
+
+    return evaluate.benchmark(config, policies, scores, output)
+
+
 # In topological order: every stage stands after those it reads.
 WRITINGBENCH = Pipeline(
     name="writingbench",
     settings=WritingBenchSettings,
-    stages=(*WORLD, TAXONOMY, REQUEST, REFINE, CRITERIA, RESPOND, RATE, SELECT, CRITIQUE, CRITIC, WRITER),
+    stages=(*WORLD, TAXONOMY, REQUEST, REFINE, CRITERIA, BENCHMARK, RESPOND, RATE, SELECT, CRITIQUE, CRITIC, WRITER),
     last="writer",
     preset="tiny-writingbench",
     rounds=one_round,
     round_line=round_line,
+    benchmarks={"writingbench": benchmark},
 )

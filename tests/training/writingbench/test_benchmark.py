@@ -1,0 +1,225 @@
+"""The benchmark's own files and table 3: by hand on a small benchmark, and through the endpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from writing_benchmark import CHINESE, ENGLISH, QUERIES, query_row, scores_row, write_benchmark, write_lines
+
+from builders.core.pipeline import EvaluationTable
+from scorers.errors import UserError
+from training.pipelines import benchmark, build, load_config
+from training.writingbench.evaluate import by_length, latex, markdown
+from training.writingbench.scores import read_responses, read_scores, write_scores
+
+
+def compared(folder: Path, policies: list[str], scores: list[Path], *settings: str) -> EvaluationTable:
+    data, requirements = write_benchmark(folder / "data")
+    given = [f"benchmark.data={data}", f"benchmark.requirements={requirements}", *settings]
+    config = load_config("tiny-writingbench", given, str(folder / "store"))
+    return benchmark(config, "writingbench", policies, [str(path) for path in scores], folder / "out")
+
+
+SCORES = [
+    scores_row(3, Length=[4], Form=[8], Facts=[9]),  # mean 7
+    scores_row(5, Length=[6, 8], Facts=[10]),  # mean 8
+    scores_row(8, Tone=[2], Length=[9], Depth=[None]),  # mean 5.5, one evaluation without a score
+]
+
+
+def test_the_columns_of_table_3_by_hand(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "mine.jsonl", SCORES)
+    found = compared(tmp_path, [], [path])
+    [row] = found.rows
+    assert dict(zip(found.header, row, strict=True)) == {
+        "Model": "mine",
+        "Total": "7.00",  # (4+8+9 + 6+8+10 + 2+9) / 8: every evaluation counts alike
+        "ZH": "8.00",
+        "EN": "6.25",  # (7 + 5.5) / 2
+        "Politics & Law": "5.50",
+        "Education": "7.50",  # (7 + 8) / 2
+        "style R": "5.50",
+        "style C": "2.00",
+        "format R": "7.00",
+        "format C": "6.00",  # (8 + 4) / 2
+        "length R": "6.25",
+        "length C": "6.50",  # (4 + 9) / 2: query 5 is not in the subset
+    }
+    [record] = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert record["queries"] == 3 and record["subdomains"] == {
+        "Lesson Plan": 7.0,
+        "Coursework": 8.0,
+        "White Paper": 5.5,
+    }
+    assert record["intervals"]["EN"][0] < 6.25 < record["intervals"]["EN"][1]
+    assert (tmp_path / "out" / "benchmark.md").read_text().startswith("| Model | Total | ZH |")
+
+
+def test_a_query_that_was_not_rated_is_left_out(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "half.jsonl", SCORES[:1])
+    table = compared(tmp_path, [], [path])
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert (row["Total"], row["ZH"], row["EN"], row["style C"]) == ("7.00", "–", "7.00", "–")
+
+
+def test_the_tables_of_the_paper_come_out_as_they_are_printed() -> None:
+    """Rows of table 3 as they stand in the paper, as Markdown and LaTeX."""
+    header = ["Model", "Total", "ZH", "EN", "D1", "D2"]
+    rows = [["Deepseek-R1", "8.6", "8.7", "8.5", "8.5", "8.5"], ["o1_preview & co", "8.2", "8.1", "8.2", "8.0", "–"]]
+    assert markdown(header, rows).splitlines() == [
+        "| Model | Total | ZH | EN | D1 | D2 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| Deepseek-R1 | 8.6 | 8.7 | 8.5 | 8.5 | 8.5 |",
+        "| o1_preview & co | 8.2 | 8.1 | 8.2 | 8.0 | – |",
+    ]
+    assert latex(header, rows).splitlines() == [
+        r"\begin{tabular}{lrrrrr}",
+        r"\toprule",
+        r"Model & Total & ZH & EN & D1 & D2 \\",
+        r"\midrule",
+        r"Deepseek-R1 & 8.6 & 8.7 & 8.5 & 8.5 & 8.5 \\",
+        r"o1\_preview \& co & 8.2 & 8.1 & 8.2 & 8.0 & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_scores_by_length() -> None:
+    scores = {1: {"a": [2]}, 2: {"a": [4]}, 3: {"a": [8]}}
+    found = by_length({1: 10, 2: 999, 3: 5_000, 4: 2_000}, scores)
+    assert found == {"<1000": 3.0, "1000-3000": None, "3000-5000": None, "5000+": 8.0}
+
+
+def test_models_answer_and_are_rated_through_the_endpoint(tmp_path: Path) -> None:
+    rated = write_lines(tmp_path / "other.jsonl", SCORES)
+    found = compared(tmp_path, ["author"], [rated], "rate.attempts=5")
+    assert [row[0] for row in found.rows] == ["author", "other"]
+    # What was written can be read again, and gives the same row.
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {
+        *("benchmark.json", "benchmark.md", "benchmark.tex", "author.responses.jsonl", "author.scores.jsonl")
+    }
+    assert set(read_responses(out / "author.responses.jsonl")) == {3, 5, 8}
+    scores = read_scores(out / "author.scores.jsonl")
+    assert set(scores) == {3, 5, 8} and all(len(names) == 5 for names in scores.values())
+    again = compared(tmp_path / "again", [], [out / "author.scores.jsonl"])
+    assert again.rows[0][1:] == found.rows[0][1:]
+    # The judge's numbers, by its own rules: the queries are of the world but for the Chinese one.
+    assert found.public["models"][0]["by_response_length"]["<1000"] is not None
+    assert found.lines == ["Rated by teacher; scores of different judges do not compare."]
+
+
+def test_a_second_run_asks_nobody(tmp_path: Path) -> None:
+    compared(tmp_path, ["author"], [])
+    data, requirements = write_benchmark(tmp_path / "data")
+    given = [
+        f"benchmark.data={data}",
+        f"benchmark.requirements={requirements}",
+        "name=tiny-writing-author",
+        "respond.responses=1",
+    ]
+    results = build(load_config("tiny-writingbench", given, str(tmp_path / "store")), "rate")
+    assert not any(result.built for result in results)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": None}, r"line 2: no query; a query has index, domain1, domain2, query, checklist"),
+        ({"index": 3}, r"line 2: index 3 stands there twice"),
+        ({"query": ENGLISH}, r"line 2: its query stands there twice"),
+        ({"index": "five"}, r"line 2: index is 'five', a whole number is needed"),
+        ({"index": True}, r"line 2: index is True, a whole number is needed"),
+        ({"domain1": 7}, r"line 2: domain1 is no text"),
+        ({"checklist": []}, r"line 2: its checklist has not 5 criteria"),
+        ({"checklist": "__import__('os')"}, r"line 2: its checklist has not 5 criteria"),
+    ],
+)
+def test_a_benchmark_that_is_not_one(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = [query_row(*query) for query in QUERIES]
+    rows[1] |= change
+    path = write_lines(tmp_path / "benchmark.jsonl", rows)
+    config = load_config("tiny-writingbench", [f"benchmark.data={path}"], str(tmp_path / "store"))
+    with pytest.raises(UserError, match=message):
+        build(config, "benchmark")
+
+
+def test_a_checklist_as_the_text_of_a_list(tmp_path: Path) -> None:
+    rows = [query_row(*QUERIES[1])]
+    rows[0] |= {"checklist": repr(rows[0]["checklist"]), "index": "5"}
+    path = write_lines(tmp_path / "benchmark.jsonl", rows)
+    config = load_config("tiny-writingbench", [f"benchmark.data={path}"], str(tmp_path / "store"))
+    [row] = build(config, "benchmark")[-1].revision.scan().collect().iter_rows(named=True)
+    assert (row["index"], row["language"], row["query"]) == (5, "zh", CHINESE)
+    assert [criterion["name"] for criterion in row["criteria"]][:2] == ["Length", "Facts"]
+
+
+def test_subsets_that_do_not_belong_to_it(tmp_path: Path) -> None:
+    _, requirements = write_benchmark(tmp_path)
+    path = requirements / "style" / "style_subset_C.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"Tone"', '"Voice"'), encoding="utf-8")
+    config = load_config(
+        "tiny-writingbench",
+        [f"benchmark.data={tmp_path / 'benchmark_all.jsonl'}", f"benchmark.requirements={requirements}"],
+        str(tmp_path / "store"),
+    )
+    with pytest.raises(UserError, match=r"style_subset_C.jsonl, line 1: its query has no criterion 'Voice'"):
+        build(config, "benchmark")
+    path.write_text(text.replace('"index": 8', '"index": 80'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"style_subset_C.jsonl, line 1: index 80 is not in the benchmark"):
+        build(config, "benchmark")
+    path.unlink()
+    with pytest.raises(UserError, match=r"no style_subset.jsonl and style_subset_C.jsonl in it or in its folder style"):
+        build(config, "benchmark")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"index": 3, "scores": {"Tone": [{"score": 11}]}}, "Tone: score is 11; a whole number from 1 to 10"),
+        ({"index": 3, "scores": {"Tone": [{"score": True}]}}, "Tone: score is True"),
+        ({"index": 3, "scores": {"Tone": [{"score": 7.5}]}}, "Tone: score is 7.5"),
+        ({"index": 3, "response": "x"}, "line 1: no scores"),
+        ({"scores": {}}, "line 1: index is None"),
+    ],
+)
+def test_a_file_of_scores_that_is_not_one(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_scores(write_lines(tmp_path / "x.jsonl", [row]))
+
+
+def test_a_line_that_stands_there_twice_does_not_count_twice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="index 3 stands there twice; leave one out, or it counts twice"):
+        read_scores(write_lines(tmp_path / "x.jsonl", [SCORES[0], SCORES[0]]))
+
+
+def test_scores_are_written_as_the_benchmark_has_them(tmp_path: Path) -> None:
+    rows = [
+        {"index": 3, "criterion": "Tone", "score": 7, "reason": "ja: 是"},
+        {"index": 3, "criterion": "Tone", "score": None, "reason": None},
+        {"index": 5, "criterion": "Form", "score": 1, "reason": None},
+    ]
+    write_scores(tmp_path / "x.jsonl", rows)
+    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines == [
+        {"index": 3, "scores": {"Tone": [{"score": 7, "reason": "ja: 是"}]}},
+        {"index": 5, "scores": {"Form": [{"score": 1, "reason": ""}]}},
+    ]
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    config = load_config("tiny-writingbench", [], str(tmp_path / "store"))
+    with pytest.raises(UserError, match="give --policy REF or --scores FILE"):
+        benchmark(config, "writingbench", [], [], tmp_path)
+    with pytest.raises(UserError, match="two models are called author"):
+        benchmark(config, "writingbench", ["author", "x/author"], [], tmp_path)
+    with pytest.raises(UserError, match=r"benchmark.data is null; set it to the benchmark's file"):
+        benchmark(config, "writingbench", ["author"], [], tmp_path)
+    with pytest.raises(UserError, match="pipeline writingbench has no benchmark writing, did you mean writingbench"):
+        benchmark(config, "writing", ["author"], [], tmp_path)
+    with pytest.raises(
+        UserError, match="pipeline grace-kto has no benchmark writingbench; --config tiny-writingbench has"
+    ):
+        benchmark(load_config("tiny"), "writingbench", ["author"], [], tmp_path)

@@ -1,0 +1,178 @@
+"""`grace benchmark writingbench`: models answer the benchmark's queries, a judge rates them, and table 3 is printed.
+
+Answers and ratings are stages of the pipeline, under the run's name and the model's, so that they are resumed, kept and
+pushed as all data is. Files of responses and scores in the benchmark's own format are written, and scores can be read.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from builders.core.pipeline import EvaluationTable
+from builders.core.run import run
+from builders.store.files import write_text
+from builders.store.revision import Revision
+from builders.writingbench.settings import WritingBenchSettings
+from scorers.errors import UserError
+from training.writingbench.pipeline import WRITINGBENCH
+from training.writingbench.scores import (
+    Column,
+    Scores,
+    columns_of,
+    interval,
+    read_scores,
+    score,
+    write_responses,
+    write_scores,
+)
+
+LENGTHS = (1_000, 3_000, 5_000)
+"""Bounds of the classes of length, in words (of Chinese, characters)."""
+WORD = r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+"
+
+
+def benchmark(
+    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+) -> EvaluationTable:
+    """Compare models on the benchmark, and write the table as Markdown, LaTeX and JSON.
+
+    Args:
+        config: the configuration; `benchmark.data` names the queries, `models.judge` who rates.
+        policies: models that answer and are rated.
+        scores: files of scores in the benchmark's own format, of models that have been rated elsewhere.
+        output: folder to write into; it is made where it is missing.
+
+    Raises:
+        UserError: there is nothing to compare, a model or a file is missing, two models have one name; as the stages.
+    """
+    if not policies and not scores:
+        raise UserError("grace benchmark: give --policy REF or --scores FILE, at least one of them")
+    names = [_slug(text) for text in policies] + [Path(path).stem for path in scores]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"grace benchmark: two models are called {twice[0]}; rename a file, or leave one out")
+    # Files are read before a model is asked.
+    given = {Path(path).stem: read_scores(Path(path)) for path in scores}
+    queries = _stage(config, "benchmark").scan().collect().to_dicts()
+    columns = columns_of(queries)
+    found: dict[str, Scores] = {}
+    lengths: dict[str, dict[int, int]] = {}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, policy in zip(names, policies, strict=False):
+        found[name], lengths[name] = _rated(config, policy, name, queries, output)
+    found |= given
+    records = [_record(name, columns, ratings, queries, lengths.get(name, {})) for name, ratings in found.items()]
+    header = ["Model", *(column.name for column in columns)]
+    rows = [[record["model"], *(_shown(record["scores"][column.name]) for column in columns)] for record in records]
+    write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_text(output / "benchmark.md", markdown(header, rows))
+    write_text(output / "benchmark.tex", latex(header, rows))
+    judge = config.models.judge
+    return EvaluationTable(
+        title=f"{len(queries)} queries, mean scores from 1 to 10",
+        header=header,
+        rows=rows,
+        lines=[f"Rated by {judge}; scores of different judges do not compare."] if policies else [],
+        public={"models": records, "path": str(output)},
+        files=("benchmark.json", "benchmark.md", "benchmark.tex"),
+    )
+
+
+def _stage(config: WritingBenchSettings, stage: str) -> Revision:
+    """Build a stage and return its revision."""
+    return run(WRITINGBENCH, config, stage)[-1].revision
+
+
+def _slug(policy: str) -> str:
+    """Return a model's name as a part of a repository's and a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", policy.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
+
+
+def _rated(
+    config: WritingBenchSettings, policy: str, name: str, queries: Sequence[Mapping[str, Any]], output: Path
+) -> tuple[Scores, dict[int, int]]:
+    """Let a model answer and a judge rate it, and write the benchmark's files; scores and lengths of answers."""
+    # The benchmark's files hold one response to a query.
+    changes = {
+        "name": f"{config.name}-{name}"[:80],
+        "models": config.models.model_copy(update={"policies": (policy,)}),
+        "respond": config.respond.model_copy(update={"responses": 1}),
+    }
+    own = config.model_copy(update=changes)
+    indices = {query["query_id"]: query["index"] for query in queries}
+    ratings = _stage(own, "rate").scan().collect()
+    responses = _stage(own, "respond").scan().collect()
+    index = pl.col("query_id").replace_strict(indices, return_dtype=pl.Int64).alias("index")
+    rated = ratings.with_columns(index)
+    write_responses(output / f"{name}.responses.jsonl", responses.select(index, "response").iter_rows())
+    write_scores(output / f"{name}.scores.jsonl", rated.iter_rows(named=True))
+    found: Scores = {}
+    for row in rated.drop_nulls("score").iter_rows(named=True):
+        found.setdefault(row["index"], {}).setdefault(row["criterion"], []).append(row["score"])
+    words = responses.select(index, pl.col("response").str.count_matches(WORD))
+    return found, dict(words.iter_rows())
+
+
+def _record(
+    name: str,
+    columns: Sequence[Column],
+    scores: Scores,
+    queries: Sequence[Mapping[str, Any]],
+    lengths: Mapping[int, int],
+) -> dict[str, Any]:
+    """A model's results for machines: columns with intervals, by subdomain, and by length of query and of answer."""
+    by_subdomain = {
+        subdomain: score(Column(subdomain, [q["index"] for q in queries if q["subdomain"] == subdomain]), scores)
+        for subdomain in dict.fromkeys(query["subdomain"] for query in queries)
+    }
+    asked = {query["index"]: len(re.findall(WORD, query["query"])) for query in queries}
+    return {
+        "model": name,
+        "queries": sum(bool(found) for found in scores.values()),
+        "scores": {column.name: score(column, scores) for column in columns},
+        "intervals": {
+            column.name: [found.low, found.high] for column in columns for found in [interval(column, scores)]
+        },
+        "subdomains": by_subdomain,
+        "by_query_length": by_length(asked, scores),
+        "by_response_length": by_length(lengths, scores),
+    }
+
+
+def by_length(lengths: Mapping[int, int], scores: Scores) -> dict[str, float | None]:
+    """Mean query scores by classes of length, in words: below 1,000, up to 3,000, up to 5,000, and beyond."""
+    bounds = [0, *LENGTHS, float("inf")]
+    names = [f"<{LENGTHS[0]}", *(f"{a}-{b}" for a, b in pairwise(LENGTHS)), f"{LENGTHS[-1]}+"]
+    return {
+        name: score(Column(name, [i for i, words in lengths.items() if low <= words < high]), scores)
+        for name, (low, high) in zip(names, pairwise(bounds), strict=True)
+    }
+
+
+def _shown(value: float | None) -> str:
+    """Return a score as the table shows it."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the table as Markdown; a bar in a name is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the table as LaTeX, with every character that LaTeX reads as a command escaped."""
+    body = [" & ".join(map(_tex, line)) + r" \\" for line in (header, *rows)]
+    body.insert(1, r"\midrule")
+    columns = "l" + "r" * (len(header) - 1)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    """Escape a cell for LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
