@@ -192,6 +192,22 @@ def benchmark(
     return pipeline.benchmarks[name](config, policies, scores, output)
 
 
+def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
+    """Tell how often a judge's ratings order two responses as people do; see `training.writingbench.agreement`.
+
+    Args:
+        ratings: REF of a dataset of ratings.
+        human: file of people's preferences.
+        store: folder of the local store.
+
+    Raises:
+        UserError: a file is missing, or does not fit the ratings.
+    """
+    from training.writingbench import agreement as pairwise
+
+    return pairwise.agreement(ratings, human, store)
+
+
 def evaluate_contexts(
     config: Settings, references: Sequence[str], output: Path, windows: Sequence[int], methods: Sequence[str]
 ) -> EvaluationTable:

@@ -31,6 +31,13 @@ def round_line(manifests: Sequence[Manifest]) -> str:
     return "; ".join(parts) or "kept"
 
 
+def evaluate(config: WritingBenchSettings, references: Sequence[str], output: Path) -> EvaluationTable:
+    """Compare critics with the judge on queries that they never saw; see `training.writingbench.critics`."""
+    from training.writingbench.critics import evaluate_critics
+
+    return evaluate_critics(config, references, output)
+
+
 def benchmark(
     config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
 ) -> EvaluationTable:
@@ -49,5 +56,6 @@ WRITINGBENCH = Pipeline(
     preset="tiny-writingbench",
     rounds=one_round,
     round_line=round_line,
+    evaluate=evaluate,
     benchmarks={"writingbench": benchmark},
 )

@@ -18,6 +18,7 @@ A stated share of the replies is malformed in the ways that models have: no JSON
 import argparse
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from training.world.texts import World
 
 VERSION = 1
 """To be raised when the same prompt and seed are answered otherwise."""
-MODELS = ("teacher", "author")
+MODELS = ("teacher", "author", "judge")
 WISHES = {
     "length": "write about {length} sentences",
     "brevity": "write one sentence",
@@ -222,6 +223,9 @@ _TASKS: dict[str, Callable[[str, Random, Manner], str]] = {
 def serve(port: int, manner: Manner) -> None:
     """Answer requests on a port of the loopback until the program is ended."""
 
+    # Requests under way, the most of them so far, and what guards both.
+    now, most, guard = 0, 0, threading.Lock()
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections are kept
 
@@ -230,12 +234,19 @@ def serve(port: int, manner: Manner) -> None:
 
         def do_GET(self) -> None:
             identity = f"world rules {VERSION}, noise {manner.noise}, malformed {manner.malformed}"
-            self._send({"object": "list", "data": [_model(name, identity) for name in MODELS]})
+            self._send({"object": "list", "data": [_model(name, identity) | {"most": most} for name in MODELS]})
 
         def do_POST(self) -> None:
+            nonlocal now, most
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with guard:
+                now += 1
+                most = max(most, now)
             time.sleep(manner.seconds)
-            self._send(completion(body, manner))
+            answer = completion(body, manner)
+            with guard:
+                now -= 1
+            self._send(answer)
 
         def _send(self, value: dict[str, Any]) -> None:
             data = json.dumps(value).encode()

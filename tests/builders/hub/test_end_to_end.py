@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import PROGRAMS, Forks
-from hub_clients import TOKEN, environment
+from hub_people import Person
 from hub_server import RemoteHub
 from tiny_store import SMALL_LOOP, copy_store
 
@@ -35,27 +34,6 @@ from training.pipelines import PIPELINES
 store = Store(Path(sys.argv[1]))
 print(json.dumps({ref: len(verify(open_revision(ref, store), PIPELINES)) for ref in sys.argv[2:]}))
 """
-
-
-class Person:
-    """Somebody with a token, a cache and a store of their own."""
-
-    def __init__(self, stack: ExitStack, hub: RemoteHub, folder: Path, token: str = TOKEN) -> None:
-        folder.mkdir()
-        self.folder = folder
-        variables = environment(hub.endpoint, folder / "home", xet=True, token=token) | {"OMP_NUM_THREADS": "1"}
-        self.forks = stack.enter_context(Forks(variables))
-
-    def run(self, code: str, *arguments: str) -> str:
-        done = self.forks.run(code, arguments, self.folder)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-    def grace(self, *arguments: str, settings: tuple[str, ...] = ()) -> Any:
-        """The JSON object that a command prints."""
-        chosen = [part for setting in settings for part in ("--set", setting)]
-        shared = ["--config", "tiny", "--store", str(self.folder / "store"), "--json", *chosen]
-        return json.loads(self.run(PROGRAMS["grace"], *arguments, *shared).splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+"""Agreement of a judge with people: by hand, ties, several people, and what does not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from builders.store.columns import polars_schema
+from builders.writingbench.columns import RATINGS_COLUMNS
+from scorers.errors import UserError
+from training.cli import app
+from training.pipelines import agreement
+
+#: Mean scores by response: of q1 the first is better, of q2 both are equal, of q3 the second is better.
+SCORES: dict[str, list[int | None]] = {
+    "q1-0": [8, 9],
+    "q1-1": [5],
+    "q2-0": [7],
+    "q2-1": [6, 8],
+    "q3-0": [2, None],
+    "q3-1": [10],
+    "q4-0": [None],
+}
+
+
+def ratings(tmp_path: Path) -> str:
+    rows = [
+        {
+            "query_id": response.partition("-")[0],
+            "response_id": response,
+            "criterion": f"c{k}",
+            "repeat": 0,
+            "score": score,
+            "reason": None,
+            "attempts": 1,
+            "judge": "j@1",
+            "prompt_hash": "x",
+            "temperature": 1.0,
+            "top_p": 1.0,
+        }
+        for response, scores in SCORES.items()
+        for k, score in enumerate(scores)
+    ]
+    path = tmp_path / "ratings.parquet"
+    pl.DataFrame(rows, schema=polars_schema(RATINGS_COLUMNS)).write_parquet(path)
+    return str(path)
+
+
+def people(tmp_path: Path, *rows: tuple[str, str, str]) -> str:
+    path = tmp_path / "human.csv"
+    path.write_text("response_a,response_b,preference\n" + "".join(",".join(row) + "\n" for row in rows))
+    return str(path)
+
+
+ROWS = (
+    ("q1-0", "q1-1", "a"),  # agrees
+    ("q1-0", "q1-1", "b"),
+    ("q2-0", "q2-1", "tie"),  # agrees
+    ("q2-1", "q2-0", "A"),
+    ("q3-0", "q3-1", "b"),  # agrees
+    ("q3-1", "q3-0", "a"),  # agrees
+)
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    found = agreement(ratings(tmp_path), people(tmp_path, *ROWS), str(tmp_path / "store")).public
+    assert (found["judgements"], found["queries"]) == (6, 3)
+    assert found["agreement"] == pytest.approx(4 / 6)
+    # Without ties on either side q1 and q3 are left: three of four.
+    assert found["without_ties"] == pytest.approx(3 / 4)
+    assert found["interval"][0] < 4 / 6 < found["interval"][1]
+    # Both say a thrice or so: people a, b, tie, a, b, a; judge a, a, tie, tie, b, a. Chance agrees in
+    # (3·3 + 2·1 + 1·2) / 36 = 13/36, so kappa is (4/6 − 13/36) / (1 − 13/36) = 11/23.
+    assert found["kappa"] == pytest.approx(11 / 23)
+
+
+def test_one_query_has_no_interval(tmp_path: Path) -> None:
+    found = agreement(ratings(tmp_path), people(tmp_path, ROWS[0]), str(tmp_path / "store"))
+    assert found.rows == [("1", "100.0%", "–", "100.0%", "–", "–")]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("q1-0", "q1-1", "first"), "row 1: preference is 'first'; a, b, tie are allowed"),
+        (("q1-0", "q9-1", "a"), "row 1: response_b q9-1 has no rating in that dataset"),
+        (("q4-0", "q1-1", "a"), "row 1: response_a q4-0 has no score, only unscored ratings"),
+        (("q1-0", "q2-1", "a"), "row 1: its responses are to different queries"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, row: tuple[str, str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        agreement(ratings(tmp_path), people(tmp_path, row), str(tmp_path / "store"))
+
+
+def test_files_that_do_not_do(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    with pytest.raises(UserError, match="holds no preference"):
+        agreement(ratings(tmp_path), people(tmp_path), store)
+    with pytest.raises(UserError, match="no such file; give people's preferences"):
+        agreement(ratings(tmp_path), str(tmp_path / "none.csv"), store)
+    other = tmp_path / "other.csv"
+    other.write_text("response_a,winner\nq1-0,a\n")
+    with pytest.raises(UserError, match="no column response_b, preference; it has response_a, winner"):
+        agreement(ratings(tmp_path), str(other), store)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    arguments = ["agreement", ratings(tmp_path), people(tmp_path, *ROWS), "--store", str(tmp_path / "store")]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0 and "66.7%" in shown.stdout and "0.478" in shown.stdout
+    said: dict[str, Any] = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout.splitlines()[-1])
+    assert said["judgements"] == 6

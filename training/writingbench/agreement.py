@@ -1,0 +1,134 @@
+"""`grace agreement`: how often a judge's ratings order two responses as people do (§4.3, table 4).
+
+People's preferences are rows of two responses to one query and which of them is better; several people may judge one
+pair, and each judgement counts::
+
+    {"response_a": "77ab…-0", "response_b": "77ab…-1", "preference": "a"}        a, b or tie
+
+The judge's verdict follows from the responses' mean ratings. Two equal means are a tie, and a tie agrees with a tie.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from builders.core.pipeline import EvaluationTable
+from builders.core.tables import read_columns
+from builders.hub.refs import open_revision
+from builders.store.columns import require_columns
+from builders.store.store import Store
+from builders.writingbench.columns import RATINGS_COLUMNS
+from scorers.errors import UserError
+from training.intervals import Estimate, estimate
+
+CHOICES = ("a", "b", "tie")
+NEEDED = ("response_a", "response_b", "preference")
+EQUAL = 1e-9  # means of scores that differ by less are equal
+
+
+def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
+    """Compare a judge's ratings with people's preferences.
+
+    Args:
+        ratings: REF of a dataset of stage `rate`, or a file with its columns.
+        human: file of preferences, in any format that tables have.
+        store: folder of the local store.
+
+    Returns:
+        The share of judgements with which the judge agrees, with its interval by bootstrap over queries: of all, and of
+        those without a tie on either side; and Cohen's kappa, in which agreement by chance is 0.
+
+    Raises:
+        UserError: a file is missing or not readable, a preference is none of a, b and tie, a response has no rating, or
+            two responses are to different queries.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    revision = open_revision(ratings, Store(Path(store)), "dataset")
+    require_columns(revision.schema(), RATINGS_COLUMNS[:5], str(revision))
+    scored = (
+        revision.scan().group_by("response_id").agg(pl.col("score").cast(pl.Float64).mean(), pl.col("query_id").first())
+    )
+    means = {row["response_id"]: row for row in scored.collect().iter_rows(named=True)}
+    judged = [_judgement(row, number, means, human) for number, row in enumerate(_read(human), 1)]
+    if not judged:
+        raise UserError(f"{human}: holds no preference; a row has {', '.join(NEEDED)}")
+    people, verdicts = [one["person"] for one in judged], [one["judge"] for one in judged]
+    everything = share(judged)
+    decided = share([one for one in judged if "tie" not in (one["person"], one["judge"])])
+    kappa = float(cohen_kappa_score(people, verdicts, labels=list(CHOICES))) if len({*people, *verdicts}) > 1 else None
+    header = ("judgements", "agreement", "95 % interval", "without ties", "95 % interval", "Cohen's kappa")
+    cells = (str(len(judged)), *_cells(everything), *_cells(decided), "–" if kappa is None else f"{kappa:.3f}")
+    return EvaluationTable(
+        title="Agreement with people's preferences",
+        header=header,
+        rows=[cells],
+        lines=[],
+        public={
+            "judgements": len(judged),
+            "queries": len({one["query"] for one in judged}),
+            "agreement": everything.value,
+            "interval": [everything.low, everything.high],
+            "without_ties": decided.value,
+            "without_ties_interval": [decided.low, decided.high],
+            "kappa": kappa,
+        },
+        files=(),
+    )
+
+
+def _read(human: str) -> list[dict[str, Any]]:
+    """Read the preferences."""
+    if not Path(human).is_file():
+        raise UserError(f"{human}: no such file; give people's preferences, with {', '.join(NEEDED)}")
+    return [row for frame in read_columns(Path(human), NEEDED, human) for row in frame.iter_rows(named=True)]
+
+
+def _judgement(row: Mapping[str, Any], number: int, means: Mapping[str, Any], human: str) -> dict[str, str]:
+    """Return one judgement: query, the person's verdict, the judge's.
+
+    Raises:
+        UserError: it is none, or the judge has no verdict on it.
+    """
+    where = f"{human}, row {number}"
+    choice = (row["preference"] or "").strip().lower()
+    if choice not in CHOICES:
+        raise UserError(f"{where}: preference is {row['preference']!r}; {', '.join(CHOICES)} are allowed")
+    a, b = (_scored(means.get(row[name]), f"{where}: {name} {row[name]}") for name in NEEDED[:2])
+    if a["query_id"] != b["query_id"]:
+        raise UserError(f"{where}: its responses are to different queries; a pair has two responses to one query")
+    difference = a["score"] - b["score"]
+    verdict = "tie" if abs(difference) < EQUAL else "a" if difference > 0 else "b"
+    return {"query": a["query_id"], "person": choice, "judge": verdict}
+
+
+def _scored(found: Mapping[str, Any] | None, what: str) -> Mapping[str, Any]:
+    """Return a response's query and mean score.
+
+    Raises:
+        UserError: it has none.
+    """
+    if found is None or found["score"] is None:
+        said = "has no rating" if found is None else "has no score, only unscored ratings"
+        raise UserError(f"{what} {said} in that dataset; rate it, or leave the row out")
+    return found
+
+
+def share(judged: Sequence[Mapping[str, str]]) -> Estimate:
+    """Return the share of judgements on which judge and person agree, with its interval by bootstrap over queries."""
+    queries: dict[str, list[float]] = {}
+    for one in judged:
+        queries.setdefault(one["query"], []).append(float(one["person"] == one["judge"]))
+    if not queries:
+        return Estimate(None)
+    width = max(map(len, queries.values()))
+    return estimate(np.array([[*found, *[np.nan] * (width - len(found))] for found in queries.values()]))
+
+
+def _cells(found: Estimate) -> tuple[str, str]:
+    """Return a share and its interval as the table shows them."""
+    value = "–" if found.value is None else f"{found.value:.1%}"
+    return value, "–" if found.low is None or found.high is None else f"{found.low:.1%} … {found.high:.1%}"
