@@ -305,8 +305,8 @@ def evaluate(
 @app.command(
     "benchmark",
     epilog=examples(
-        "grace benchmark writingbench --config mine.yaml --data benchmark_all.jsonl --policy Qwen/Qwen2.5-7B-Instruct",
-        "grace benchmark writingbench --config mine.yaml --data benchmark_all.jsonl --scores a.jsonl --scores b.jsonl",
+        "grace benchmark writingbench --data all.jsonl --policy alice/writer",
+        "grace benchmark writingbench --data all.jsonl --scores a.jsonl",
     ),
 )
 def benchmark_command(

@@ -28,7 +28,7 @@ def main() -> None:
         if child == 0:
             build(load_config("tiny-writingbench", settings, store), "select")
             os._exit(0)
-        deadline = time.monotonic() + (draw.uniform(0.3, 3.0) if killed < kills else 600)
+        deadline = time.monotonic() + (draw.uniform(0.2, 1.6) if killed < kills else 600)
         ended = 0
         while not ended and time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)
