@@ -1,19 +1,25 @@
-"""Stage `benchmark`: the queries and criteria of WritingBench's own files, in the place of `criteria`.
+"""Stage `benchmark`: the queries and criteria of a benchmark's own files, in the place of `criteria`.
 
-The files are JSON lines; a query is `{"index": 16, "domain1": …, "domain2": …, "query": …, "checklist": […]}` with five
-criteria. Subsets of the queries that ask for a style, a format or a length stand in a folder of requirements:
+WritingBench's are JSON lines; a query is `{"index": 16, "domain1": …, "domain2": …, "query": …, "checklist": […]}` with
+five criteria. Subsets of the queries that ask for a style, a format or a length stand in a folder of requirements:
 `style_subset.jsonl` names its queries by index, `style_subset_C.jsonl` the criteria that ask for it. One row::
 
     {"query_id": "77ab…", "query": "…", "domain": "Education", "subdomain": "Lesson Plan", "language": "en",
      "criteria": [{"name": "Sections", …}, …], "index": 16, "requirements": ["length"],
-     "required_criteria": [{"requirement": "length", "criterion": "Sections"}]}
+     "required_criteria": [{"requirement": "length", "criterion": "Sections"}], "words": null}
+
+Those of LongBench-Write are `{"prompt": "…", "type": "Academic", "length": 2000}`: the words asked for, and six fixed
+dimensions of quality for all (§4.5).
 """
 
 import ast
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from builders.core import sources
 from builders.core.draws import query_id
@@ -24,8 +30,9 @@ from builders.store.files import file_sha256
 from builders.store.revision import Choice
 from builders.store.store import Store
 from builders.writingbench.columns import BENCHMARK_COLUMNS
-from builders.writingbench.settings import WritingBenchSettings
-from scorers.criteria import check_criteria
+from builders.writingbench.messages import in_language
+from builders.writingbench.settings import PROMPTS, WritingBenchSettings
+from scorers.criteria import Criterion, check_criteria
 from scorers.errors import UserError
 
 BenchmarkContext = Context[WritingBenchSettings]
@@ -33,6 +40,8 @@ BenchmarkContext = Context[WritingBenchSettings]
 REQUIREMENTS = ("style", "format", "length")
 """The subsets, by the names of their files."""
 FIELDS = ("index", "domain1", "domain2", "query", "checklist")
+LONGBENCH = ("prompt", "type", "length")
+"""The fields of LongBench-Write, by which its files are told."""
 
 
 def given(config: WritingBenchSettings) -> str:
@@ -99,7 +108,8 @@ def build(context: BenchmarkContext, shard: Shard) -> ShardResult:
     found: dict[int, dict[str, Any]] = {}
     texts: set[str] = set()
     for number, row in rows:
-        query = read_query(row, f"{data}, line {number}")
+        where = f"{data}, line {number}"
+        query = read_long(row, number, where) if set(LONGBENCH) <= row.keys() else read_query(row, where)
         if query["index"] in found or query["query_id"] in texts:
             what = f"index {query['index']}" if query["index"] in found else "its query"
             raise UserError(f"{data}, line {number}: {what} stands there twice; leave one out")
@@ -141,7 +151,43 @@ def read_query(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         "index": index_of(row, where),
         "requirements": [],
         "required_criteria": [],
+        "words": None,
     }
+
+
+def read_long(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]:
+    """Read one query of LongBench-Write, whose index is the number of its line.
+
+    Raises:
+        UserError: a field has another type, or no length is asked for.
+    """
+    query, kind, words = (row[name] for name in LONGBENCH)
+    if not isinstance(query, str) or not query.strip() or not isinstance(kind, str):
+        raise UserError(f"{where}: prompt or type is no text; correct it")
+    if isinstance(words, bool) or not isinstance(words, int) or words < 1:
+        raise UserError(f"{where}: length is {words!r}; a number of words is needed")
+    language = "zh" if is_chinese(query) else DEFAULT
+    return {
+        "query_id": query_id(query.strip()),
+        "query": query.strip(),
+        "domain": kind.strip() or "other",
+        "subdomain": kind.strip() or "other",
+        "language": language,
+        "criteria": in_language(_dimensions(), language),
+        "index": number,
+        "requirements": ["length"],
+        "required_criteria": [],
+        "words": words,
+    }
+
+
+@functools.cache
+def _dimensions() -> Mapping[str, list[Criterion]]:
+    """Return LongBench-Write's dimensions of quality, by language."""
+    found: dict[str, list[Criterion]] = yaml.safe_load(
+        (PROMPTS / "criteria.longbench.yaml").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def index_of(row: Mapping[str, Any], where: str) -> int:

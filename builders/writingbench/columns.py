@@ -73,10 +73,13 @@ BENCHMARK_COLUMNS = (
     DOMAIN,
     SUBDOMAIN,
     LANGUAGE,
-    column("criteria", pl.List(CRITERION), "the benchmark's checklist: five criteria with their bands"),
+    column("criteria", pl.List(CRITERION), "the benchmark's checklist, or its fixed dimensions, with their bands"),
     column("index", pl.Int64, "number of the query in the benchmark"),
     column("requirements", pl.List(pl.String), "subsets that the query is in: style, format, length"),
     column("required_criteria", pl.List(REQUIRED), "criteria of the query that ask for a requirement"),
+    column(
+        "words", pl.Int64, "words asked for, of Chinese characters; null where the benchmark says none", nullable=True
+    ),
 )
 # Stage `respond`.
 RESPONSES_COLUMNS = (

@@ -52,18 +52,18 @@ def benchmark(
     """
     if not policies and not scores:
         raise UserError("grace benchmark: give --policy REF or --scores FILE, at least one of them")
-    names = [_slug(text) for text in policies] + [Path(path).stem for path in scores]
+    names = [slug(text) for text in policies] + [Path(path).stem for path in scores]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"grace benchmark: two models are called {twice[0]}; rename a file, or leave one out")
     # Files are read before a model is asked.
     given = {Path(path).stem: read_scores(Path(path)) for path in scores}
-    queries = _stage(config, "benchmark").scan().collect().to_dicts()
+    queries = build_stage(config, "benchmark").scan().collect().to_dicts()
     columns = columns_of(queries)
     found: dict[str, Scores] = {}
     lengths: dict[str, dict[int, int]] = {}
     output.mkdir(parents=True, exist_ok=True)
     for name, policy in zip(names, policies, strict=False):
-        found[name], lengths[name] = _rated(config, policy, name, queries, output)
+        found[name], lengths[name] = rated(config, policy, name, queries, output)
     found |= given
     records = [_record(name, columns, ratings, queries, lengths.get(name, {})) for name, ratings in found.items()]
     header = ["Model", *(column.name for column in columns)]
@@ -82,17 +82,17 @@ def benchmark(
     )
 
 
-def _stage(config: WritingBenchSettings, stage: str) -> Revision:
+def build_stage(config: WritingBenchSettings, stage: str) -> Revision:
     """Build a stage and return its revision."""
     return run(WRITINGBENCH, config, stage)[-1].revision
 
 
-def _slug(policy: str) -> str:
+def slug(policy: str) -> str:
     """Return a model's name as a part of a repository's and a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", policy.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
 
 
-def _rated(
+def rated(
     config: WritingBenchSettings, policy: str, name: str, queries: Sequence[Mapping[str, Any]], output: Path
 ) -> tuple[Scores, dict[int, int]]:
     """Let a model answer and a judge rate it, and write the benchmark's files; scores and lengths of answers."""
@@ -104,8 +104,8 @@ def _rated(
     }
     own = config.model_copy(update=changes)
     indices = {query["query_id"]: query["index"] for query in queries}
-    ratings = _stage(own, "rate").scan().collect()
-    responses = _stage(own, "respond").scan().collect()
+    ratings = build_stage(own, "rate").scan().collect()
+    responses = build_stage(own, "respond").scan().collect()
     index = pl.col("query_id").replace_strict(indices, return_dtype=pl.Int64).alias("index")
     rated = ratings.with_columns(index)
     write_responses(output / f"{name}.responses.jsonl", responses.select(index, "response").iter_rows())

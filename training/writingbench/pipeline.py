@@ -47,6 +47,15 @@ def benchmark(
     return evaluate.benchmark(config, policies, scores, output)
 
 
+def longbench(
+    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+) -> EvaluationTable:
+    """Compare models on LongBench-Write's queries; see `training.writingbench.longbench`."""
+    from training.writingbench.longbench import benchmark
+
+    return benchmark(config, policies, scores, output)
+
+
 # In topological order: every stage stands after those it reads.
 WRITINGBENCH = Pipeline(
     name="writingbench",
@@ -57,5 +66,5 @@ WRITINGBENCH = Pipeline(
     rounds=one_round,
     round_line=round_line,
     evaluate=evaluate,
-    benchmarks={"writingbench": benchmark},
+    benchmarks={"writingbench": benchmark, "longbench-write": longbench},
 )

@@ -1,0 +1,103 @@
+"""`grace benchmark longbench-write`: answers of the length asked for, and their quality (§4.5).
+
+    S_l   the length score of each answer, 0 to 100 (`scorers.length_score`)
+    S_q   the mean of its ratings on six dimensions, from 1 to 10, as 0 to 100
+
+Columns are means over queries: of all of them, and of each class of the length asked for. The benchmark's authors rate
+from 1 to 5 with another judge, so that S_q does not compare with theirs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from builders.core.pipeline import EvaluationTable
+from builders.store.files import write_text
+from builders.writingbench.settings import WritingBenchSettings
+from scorers.errors import UserError
+from scorers.length_score import length_score
+from scorers.rating import HIGHEST, LOWEST
+from scorers.rubric import query_score
+from training.writingbench.evaluate import build_stage, latex, markdown, rated, slug
+from training.writingbench.scores import Scores
+
+CLASSES = {"<500": (0, 500), "500-2k": (500, 2_000), "2k-4k": (2_000, 4_000), "4k+": (4_000, float("inf"))}
+"""Classes of the length asked for, in words: from, and below."""
+
+
+def benchmark(
+    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+) -> EvaluationTable:
+    """Compare models on LongBench-Write, and write the table as Markdown, LaTeX and JSON.
+
+    Args:
+        config: the configuration; `benchmark.data` names the queries, `models.judge` who rates.
+        policies: models that answer and are rated.
+        scores: none: the benchmark has no files of scores that are read.
+        output: folder to write into; it is made where it is missing.
+
+    Raises:
+        UserError: there is no model, two have one name, the file is another benchmark's, or as the stages.
+    """
+    if scores:
+        raise UserError("grace benchmark longbench-write reads no --scores; give --policy REF")
+    if not policies:
+        raise UserError("grace benchmark: give --policy REF, at least one")
+    names = [slug(text) for text in policies]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"grace benchmark: two models are called {twice[0]}; leave one out")
+    queries = build_stage(config, "benchmark").scan().collect().to_dicts()
+    if any(query["words"] is None for query in queries):
+        raise UserError(
+            f"{config.benchmark.data}: says not how many words are asked for; it is no file of LongBench-Write, whose "
+            "lines have prompt, type and length"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, float | None]] = {}
+    for name, policy in zip(names, policies, strict=True):
+        ratings, lengths = rated(config, policy, name, queries, output)
+        found[name] = table_row(queries, ratings, lengths)
+    records = [{"model": name, "scores": row} for name, row in found.items()]
+    header = ["Model", *found[names[0]]]
+    rows = [[name, *map(_shown, row.values())] for name, row in found.items()]
+    write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_text(output / "benchmark.md", markdown(header, rows))
+    write_text(output / "benchmark.tex", latex(header, rows))
+    return EvaluationTable(
+        title=f"{len(queries)} queries, scores from 0 to 100",
+        header=header,
+        rows=rows,
+        lines=[f"Rated by {config.models.judge}; scores of different judges do not compare."],
+        public={"models": records, "path": str(output)},
+        files=("benchmark.json", "benchmark.md", "benchmark.tex"),
+    )
+
+
+def table_row(
+    queries: Sequence[Mapping[str, Any]], ratings: Scores, lengths: Mapping[int, int]
+) -> dict[str, float | None]:
+    """Return a model's columns: overall, S_l and S_q of all queries, and of each class of the length asked for.
+
+    Args:
+        queries: rows of the dataset of stage `benchmark`, with `words`.
+        ratings: the ratings of the answers, by index.
+        lengths: words of the answers, by index; a query without an answer is left out.
+    """
+    row: dict[str, float | None] = {"Overall": None}
+    for name, (low, high) in {"": (0.0, float("inf")), **CLASSES}.items():
+        asked = {query["index"]: query["words"] for query in queries if low <= query["words"] < high}
+        long = [length_score(lengths[index], words) for index, words in asked.items() if index in lengths]
+        rated_ = [score for index in asked if (score := query_score(ratings.get(index, {}))) is not None]
+        good = [100 * (score - LOWEST) / (HIGHEST - LOWEST) for score in rated_]
+        label = f"{name} " if name else ""
+        row[f"{label}S_l"] = fmean(long) if long else None
+        row[f"{label}S_q"] = fmean(good) if good else None
+    if row["S_l"] is not None and row["S_q"] is not None:
+        row["Overall"] = (row["S_l"] + row["S_q"]) / 2
+    return row
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
