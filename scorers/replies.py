@@ -22,7 +22,8 @@ _OPENING = re.compile(r"[{\[]")
 def json_values(reply: str) -> list[Any]:
     """Return the JSON objects and arrays of a reply in their order, those inside another one left out; never raises.
 
-    An object with the same key twice is left out, or null where it stands inside another value. Line breaks inside
+    A value with half a character is left out. An object with the same key twice is left out too, or null where it
+    stands inside another value. Line breaks inside
     strings are allowed, which JSON itself forbids and models write.
 
     >>> json_values('Sure: {"score": 7} [1, 2] {"score": 7, "score": 8} {"cut": ')
@@ -36,8 +37,17 @@ def json_values(reply: str) -> list[Any]:
         except (ValueError, RecursionError):
             failed, position = failed + 1, found.end()
         else:
-            values += [] if value is None else [value]
+            values += [value] if value is not None and _is_text(value) else []
     return values
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts of a value can be written: an escape such as \\ud83d alone is half a character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:

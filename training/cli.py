@@ -327,7 +327,9 @@ def benchmark_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
-    output: Annotated[str, typer.Option("--output", help="Folder for tables and files.")] = ".grace/benchmark",
+    output: Annotated[
+        str | None, typer.Option("--output", help="Folder for tables and files; default .grace/benchmark/NAME.")
+    ] = None,
     executor: ExecutorOption = None,
     workers: WorkersOption = None,
     address: AddressOption = None,
@@ -335,19 +337,23 @@ def benchmark_command(
 ) -> None:
     """Let models answer a benchmark's queries, rate them, and print the benchmark's table."""
     with one_line_errors():
+        from training.pipelines import require_benchmark
+
         named = {"benchmark.data": data, "benchmark.requirements": requirements, "models.judge": judge}
         extra = [f"{path}={json.dumps(value)}" for path, value in named.items() if value is not None]
+        require_benchmark(load_settings(config, overrides, store), name)
         settings = load_settings(config, overrides, store, [*extra, *shorthands(executor, workers, address)])
+        folder = Path(output or f".grace/benchmark/{name}")
         from builders.report import as_json as machine
         from builders.report import console
         from training.pipelines import benchmark
 
-        found = benchmark(settings, name, policies or [], scores or [], Path(output))
+        found = benchmark(settings, name, policies or [], scores or [], folder)
         if as_json:
             machine.print_json(found.public)
         else:
             console.print_evaluation(found.title, found.header, found.rows, found.lines)
-            typer.echo(f"written to {output}: {', '.join(found.files)}")
+            typer.echo(f"written to {folder}: {', '.join(found.files)}")
 
 
 @app.command(

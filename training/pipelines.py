@@ -179,6 +179,16 @@ def benchmark(
     Raises:
         UserError: the pipeline does not know the benchmark, or as that benchmark.
     """
+    require_benchmark(config, name)
+    return pipeline_of(config).benchmarks[name](config, policies, scores, output)
+
+
+def require_benchmark(config: Settings, name: str) -> None:
+    """Check that a configuration's pipeline knows a benchmark.
+
+    Raises:
+        UserError: it does not; the message says which presets' pipeline does.
+    """
     pipeline = pipeline_of(config)
     if name not in pipeline.benchmarks:
         known = sorted(found for one in PIPELINES for found in one.benchmarks)
@@ -189,7 +199,6 @@ def benchmark(
             else f"{did_you_mean(name, known)}; benchmarks: {', '.join(known)}"
         )
         raise UserError(f"pipeline {pipeline.name} has no benchmark {name}{way}")
-    return pipeline.benchmarks[name](config, policies, scores, output)
 
 
 def agreement(ratings: str, human: str, store: str) -> EvaluationTable:

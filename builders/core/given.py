@@ -49,7 +49,15 @@ def given_datasets(
     made_for = revision.manifest.round if revision.manifest is not None else 0
     if made_for not in (0, round_):
         log.warning("dataset %s was made for round %d and is used in round %d", start, made_for, round_)
-    return {node_of(pipeline, origin.name, round_): revision}
+    found = {node_of(pipeline, origin.name, round_): revision}
+    # A target with several parents takes the others that the dataset itself was made from, where it does not add them:
+    # ratings belong to the criteria that their responses were written under.
+    made_from = revision.manifest.parents if revision.manifest is not None else ()
+    for parent in made_from:
+        if parent.stage in last.parents and parent.stage != origin.name and parent.kind == "dataset":
+            other = open_revision(f"{parent.repo}@{parent.revision}", store, "dataset")
+            found.setdefault(node_of(pipeline, parent.stage, round_), other)
+    return found
 
 
 def with_source(inputs: Inputs, store: Store) -> Inputs:

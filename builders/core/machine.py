@@ -60,7 +60,7 @@ def local_engine(setting: str, engine: EngineSettings, what: str) -> LocalEngine
     if isinstance(engine, OpenAIEngineSettings):
         raise UserError(
             f"{what} needs the model itself, and {setting}.kind is openai, a server; set {setting}.kind to "
-            "transformers or vllm, or build data alone (`build --stage calibrate`)"
+            "transformers or vllm, or build data alone (`build`)"
         )
     return engine
 

@@ -209,7 +209,7 @@ def served_by(config: Settings) -> dict[str, tuple[str, OpenAIEngineSettings]]:
                 f"engines.{other}; give both engines the same settings, or call one of the models by another name, "
                 f"such as {name}@main for the files of that name"
             )
-        served[name] = (f"engines.{role}", settings)
+        served.setdefault(name, (f"engines.{role}", settings))
     return served
 
 

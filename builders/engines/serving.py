@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -61,16 +62,21 @@ def address_of(command: str, setting: str, timeout: float) -> str:
 def _start(command: str, setting: str, timeout: float) -> _Server:
     """Start a server and wait until it listens."""
     port = _free_port()
-    words = [word.replace(PORT, str(port)).replace(PYTHON, sys.executable) for word in shlex.split(command)]
+    try:
+        parts = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"{setting}.serve: {command!r} is no command line ({error}); correct it") from None
+    words = [word.replace(PORT, str(port)).replace(PYTHON, sys.executable) for word in parts]
     with tempfile.NamedTemporaryFile(prefix="grace-serve-", suffix=".log", delete=False) as log:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, *words], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
         )
-    atexit.register(_end, process)
     path, began = Path(log.name), time.monotonic()
+    atexit.register(_end, process, path)
     while not _listens(port):
         if process.poll() is not None:
             said = plain(" ".join(path.read_text(encoding="utf-8", errors="replace").split())[-SHOWN:])
+            said = said or f"exit status {process.returncode}, it said nothing"
             raise UserError(f"{setting}.serve: the command ended before it listened ({said}); its log is {path}")
         if time.monotonic() - began > timeout:
             _end(process)
@@ -96,8 +102,8 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a server: its keeper sees the end of its input."""
+def _end(process: "subprocess.Popen[bytes]", log: Path | None = None) -> None:
+    """End a server, whose keeper sees the end of its input, and delete its log; a failed start leaves that."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -105,28 +111,41 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait(timeout=10)
     if process.poll() is None:
         process.kill()
+    if log is not None and process in [server.process for server in _RUNNING.values()]:
+        log.unlink(missing_ok=True)
 
 
 def keep(words: list[str]) -> int:
-    """Run a command until it ends or this program's input does; return its exit status."""
+    """Run a command until it ends or this program's input does, and end what it started; return its exit status.
+
+    The command has a session of its own, so that it can be ended whole, and an interruption of the run does not reach
+    it before the run has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        print(f"{words[0]}: {error.strerror}")
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    except (OSError, ValueError) as error:
+        print(f"{words[0]}: {getattr(error, 'strerror', None) or error}")
         return 127
+
+    def send(number: int) -> None:
+        with contextlib.suppress(OSError):  # all of them have ended
+            os.killpg(child.pid, number)
 
     def watch() -> None:
         # Ends when the program that started this one ends, however it does. Not by `sys.stdin`, whose lock would be
         # held while this program ends.
         while os.read(0, 1024):
             continue
-        child.terminate()
+        send(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=5)
-        child.kill()
+        send(signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-    return child.wait()
+    status = child.wait()
+    send(signal.SIGKILL)  # what a wrapper has left
+    return status
 
 
 if __name__ == "__main__":

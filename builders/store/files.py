@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from scorers.errors import UserError
+
 ADAPTER_CONFIG = "adapter_config.json"
 """What makes a model folder a LoRA adapter (PEFT)."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -150,3 +152,18 @@ def inside(root: Path, name: str) -> Path | None:
     if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or "\0" in name:
         return None
     return root.joinpath(*parts)
+
+
+def require_folder(output: Path) -> None:
+    """Check that a folder can be written into, or made.
+
+    Raises:
+        UserError: a file stands in its place, or in the place of a folder above it.
+    """
+    if output == Path():
+        raise UserError("--output: no folder is named; give one, such as results")
+    for path in (output, *output.parents):
+        if path.is_dir():
+            return
+        if os.path.lexists(path):
+            raise UserError(f"--output {output}: {path} is a file, a folder is needed; give another name")

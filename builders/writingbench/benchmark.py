@@ -107,9 +107,12 @@ def build(context: BenchmarkContext, shard: Shard) -> ShardResult:
     rows = json_lines(Path(data)) if parent is None else enumerate(parent.scan().collect().iter_rows(named=True), 1)
     found: dict[int, dict[str, Any]] = {}
     texts: set[str] = set()
+    long: bool | None = None
     for number, row in rows:
         where = f"{data}, line {number}"
-        query = read_long(row, number, where) if set(LONGBENCH) <= row.keys() else read_query(row, where)
+        if long is None:
+            long = set(LONGBENCH) <= row.keys()
+        query = read_long(row, number, where) if long else read_query(row, where)
         if query["index"] in found or query["query_id"] in texts:
             what = f"index {query['index']}" if query["index"] in found else "its query"
             raise UserError(f"{data}, line {number}: {what} stands there twice; leave one out")
@@ -161,10 +164,12 @@ def read_long(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]
     Raises:
         UserError: a field has another type, or no length is asked for.
     """
+    if missing := [name for name in LONGBENCH if row.get(name) is None]:
+        raise UserError(f"{where}: no {', '.join(missing)}; a query of LongBench-Write has {', '.join(LONGBENCH)}")
     query, kind, words = (row[name] for name in LONGBENCH)
     if not isinstance(query, str) or not query.strip() or not isinstance(kind, str):
         raise UserError(f"{where}: prompt or type is no text; correct it")
-    if isinstance(words, bool) or not isinstance(words, int) or words < 1:
+    if isinstance(words, bool) or not isinstance(words, int) or not 1 <= words < 2**31:
         raise UserError(f"{where}: length is {words!r}; a number of words is needed")
     language = "zh" if is_chinese(query) else DEFAULT
     return {
@@ -199,8 +204,8 @@ def index_of(row: Mapping[str, Any], where: str) -> int:
     value = row.get("index")
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{where}: index is {value!r}, a whole number is needed")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise UserError(f"{where}: index is {value!r}, a whole number is needed, 0 or more")
     return value
 
 
@@ -217,10 +222,21 @@ def _listed(value: Any) -> list[Any]:
 def _mark(found: Mapping[int, dict[str, Any]], name: str, queries: Path, criteria: Path) -> None:
     """Note in the queries of a subset that they are in it, and which of their criteria ask for it."""
     for number, row in json_lines(queries):
-        _known(found, row, f"{queries}, line {number}")["requirements"].append(name)
+        query = _known(found, row, f"{queries}, line {number}")
+        if name in query["requirements"]:
+            raise UserError(f"{queries}, line {number}: index {query['index']} stands there twice; leave one out")
+        query["requirements"].append(name)
+    seen: set[int] = set()
     for number, row in json_lines(criteria):
         where = f"{criteria}, line {number}"
         query = _known(found, row, where)
+        if query["index"] in seen:
+            raise UserError(f"{where}: index {query['index']} stands there twice; leave one out")
+        if name not in query["requirements"]:
+            raise UserError(f"{where}: index {query['index']} is not in {queries.name}; take both files of one version")
+        if not _listed(row.get("checklist")):
+            raise UserError(f"{where}: no checklist; it names the criteria that ask for {name}")
+        seen.add(query["index"])
         names = {criterion["name"] for criterion in query["criteria"]}
         for criterion in _listed(row.get("checklist")):
             wanted = str(criterion.get("name", "")).strip() if isinstance(criterion, dict) else ""
@@ -249,6 +265,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    if path.suffix != ".jsonl":
+        raise UserError(f"{path}: {path.suffix or 'no ending'}; the benchmarks' files of JSON lines are read, .jsonl")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -258,6 +276,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path}, line {number}: holds half a surrogate pair, which is no text; correct it"
+            ) from None
         except (ValueError, RecursionError):
             raise UserError(f"{path}, line {number}: not JSON; correct the line or leave it out") from None
         if not isinstance(row, dict):

@@ -28,8 +28,9 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     if seeds:
         value["world"] = {"seed": int(seeds[0])}
     models: dict[str, Any] = {role: name for role, name in names.items() if not _POLICY.fullmatch(role)}
-    if policies := [name for role, name in sorted(names.items()) if _POLICY.fullmatch(role)]:
-        models["policies"] = policies
+    numbered = {int(role.partition("-")[2]): name for role, name in names.items() if _POLICY.fullmatch(role)}
+    if numbered:
+        models["policies"] = [numbered[number] for number in sorted(numbered)]
     if models:
         value["models"] = models
     # A branch moves: the rows are those of the commit.

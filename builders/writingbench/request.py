@@ -13,13 +13,15 @@ from typing import Any
 
 from builders.core.languages import contradicts
 from builders.core.query_parser import read_queries
-from builders.core.replies import Question, Unread, ask, keep_unanswered
+from builders.core.replies import Question, Unread, ask, dropped_in, keep_unanswered
 from builders.core.stage import Asking, Context, Shard, ShardResult, row_shards
+from builders.core.unread import unread_in
 from builders.store.columns import check_frame, frame_of, require_columns
 from builders.store.revision import Revision
 from builders.writingbench.columns import REQUEST_COLUMNS, TAXONOMY_COLUMNS
 from builders.writingbench.messages import ask_for, prompts_of
 from builders.writingbench.settings import WritingBenchSettings
+from scorers.errors import UserError
 
 RequestContext = Context[WritingBenchSettings]
 
@@ -66,6 +68,12 @@ def build(context: RequestContext, shard: Shard) -> Asking:
         for row, question in zip(waiting, last, strict=True):
             _take(question.answer or [], row, found[row["subdomain_id"]], context.config, counts)
     keep_unanswered(context, shard.index, last)
+    if not any(found.values()):
+        said = unread_in(context.work, "no list was")
+        raise UserError(
+            f"request: the replies about {kinds.height} subdomains hold no request ({dropped_in(counts) or NO_LIST}); "
+            f"raise request.attempts or request.max_new_tokens, or use a teacher that follows instructions{said}"
+        )
     writer = str(context.models["teacher"].record)
     rows = [
         {

@@ -17,8 +17,21 @@ from builders.settings.sft import TuningSettings
 from scorers.errors import did_you_mean
 
 # strict=False: YAML has lists, which a strict model would not accept as tuples.
-Names = Annotated[tuple[Annotated[str, PATH], ...], Field(strict=False, min_length=1)]
-Languages = Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that no value stands in a list twice.
+
+    Raises:
+        ValueError: naming the first that does.
+    """
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]} stands there twice; leave one out")
+    return values
+
+
+Names = Annotated[tuple[Annotated[str, PATH], ...], Field(strict=False, min_length=1), AfterValidator(_each_once)]
+Languages = Annotated[tuple[Text, ...], Field(strict=False, min_length=1), AfterValidator(_each_once)]
 REQUIREMENTS = ("length", "format", "style", "personalisation", "content", "brevity")
 """The pool of guidance (C.2), by the names that the column `requirements` has."""
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from scorers.replies import json_values
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
 )
 
 
@@ -27,6 +28,7 @@ JSON = st.recursive(
         ('{"score": 7, "score": 9}', []),
         ('{"score": {"x": 1, "x": 2}}', [{"score": None}]),
         ('{"score": NaN}', []),
+        ('{"reason": "\\ud83d"} {"reason": "\\ud83d\\ude00"}', [{"reason": "😀"}]),
         ("{'score': 7}", []),
         ("no JSON at all", []),
         ("", []),
@@ -36,7 +38,7 @@ def test_what_is_found(reply: str, found: list[object]) -> None:
     assert json_values(reply) == found
 
 
-@given(st.lists(st.lists(JSON) | st.dictionaries(st.text(), JSON), max_size=3))
+@given(st.lists(st.lists(JSON) | st.dictionaries(TEXT, JSON), max_size=3))
 def test_what_is_written_is_read(values: list[object]) -> None:
     assert json_values(" then ".join(json.dumps(value) for value in values)) == values
 

@@ -48,6 +48,7 @@ def write_benchmark(folder: Path) -> tuple[Path, Path]:
     return write_lines(folder / "benchmark_all.jsonl", rows), folder / "requirement"
 
 
-def scores_row(index: int, **scores: list[int | None]) -> dict[str, Any]:
+def scores_row(index: int, **scores: Any) -> dict[str, Any]:
+    """A line of scores, a list of scores by criterion."""
     said = {name: [{"score": score, "reason": "so"} for score in found] for name, found in scores.items()}
     return {"index": index, "scores": said}

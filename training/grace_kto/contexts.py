@@ -35,7 +35,7 @@ from builders.grace_kto.ready import perplexity_ready, require_context
 from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
 from builders.settings.base import identity
 from builders.settings.context import ContextSettings
-from builders.store.files import write_text
+from builders.store.files import require_folder, write_text
 from builders.store.manifest import fingerprint_of
 from builders.store.store import Store
 from scorers.context import own_window
@@ -46,7 +46,6 @@ from training.grace_kto.evaluate import (
     evaluation_models,
     held_out_queries,
     named_policies,
-    require_folder,
     require_reference,
 )
 from training.grace_kto.table import RUNAWAY_SHARE, direction, markdown_table, number

@@ -13,7 +13,6 @@ on-topic share and heading coverage.
 
 import json
 import logging
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +33,7 @@ from builders.grace_kto.ready import score_ready
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import SCORE
 from builders.hub.refs import open_revision
-from builders.store.files import write_text
+from builders.store.files import require_folder, write_text
 from builders.store.manifest import read_manifest
 from builders.store.names import naming_near
 from builders.store.ref import round_tag
@@ -222,21 +221,6 @@ def named_policies(
 def round_name(round_: int) -> str:
     """The name of a round's policy in the table."""
     return f"round {round_}"
-
-
-def require_folder(output: Path) -> None:
-    """Check that a folder can be written into, or made.
-
-    Raises:
-        UserError: a file stands in its place, or in the place of a folder above it.
-    """
-    if output == Path():
-        raise UserError("--output: no folder is named; give one, such as results")
-    for path in (output, *output.parents):
-        if path.is_dir():
-            return
-        if os.path.lexists(path):
-            raise UserError(f"--output {output}: {path} is a file, a folder is needed; give another name")
 
 
 def require_reference(text: str, config: GraceKTOSettings, store: Store) -> None:

@@ -22,6 +22,7 @@ from builders.store.columns import require_columns
 from builders.store.store import Store
 from builders.writingbench.columns import RATINGS_COLUMNS
 from scorers.errors import UserError
+from scorers.rating import HIGHEST, LOWEST
 from training.intervals import Estimate, estimate
 
 CHOICES = ("a", "b", "tie")
@@ -49,6 +50,14 @@ def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
 
     revision = open_revision(ratings, Store(Path(store)), "dataset")
     require_columns(revision.schema(), RATINGS_COLUMNS[:5], str(revision))
+    wrong = (
+        revision.scan().filter(~pl.col("score").is_between(LOWEST, HIGHEST)).select("response_id", "score").collect()
+    )
+    if wrong.height:
+        raise UserError(
+            f"{revision}: response_id {wrong['response_id'][0]} has score {wrong['score'][0]}; scores are from "
+            f"{LOWEST} to {HIGHEST}"
+        )
     scored = (
         revision.scan().group_by("response_id").agg(pl.col("score").cast(pl.Float64).mean(), pl.col("query_id").first())
     )
@@ -97,6 +106,8 @@ def _judgement(row: Mapping[str, Any], number: int, means: Mapping[str, Any], hu
     choice = (row["preference"] or "").strip().lower()
     if choice not in CHOICES:
         raise UserError(f"{where}: preference is {row['preference']!r}; {', '.join(CHOICES)} are allowed")
+    if row["response_a"] == row["response_b"]:
+        raise UserError(f"{where}: both responses are {row['response_a']}; a pair has two different ones")
     a, b = (_scored(means.get(row[name]), f"{where}: {name} {row[name]}") for name in NEEDED[:2])
     if a["query_id"] != b["query_id"]:
         raise UserError(f"{where}: its responses are to different queries; a pair has two responses to one query")

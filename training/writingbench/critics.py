@@ -19,8 +19,9 @@ from builders.core.models import LocalModel, load_engine_for, on_disk
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise, run
 from builders.engines import SamplingSettings
+from builders.engines.prompts import fits_window
 from builders.settings.engines import EngineSettings
-from builders.store.files import write_text
+from builders.store.files import require_folder, write_text
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from scorers.extraction import cut_thinking
@@ -71,11 +72,14 @@ def evaluate_critics(config: WritingBenchSettings, references: Sequence[str], ou
         UserError: there is no test part, a critic is missing, or its engine asks a server.
     """
     require_engine("engines.critic", local_engine("engines.critic", config.engines.critic, "grace evaluate"))
+    require_folder(output)
     dataset = run(WRITINGBENCH, config, "critique")[-1].revision
     rows = dataset.scan().filter(pl.col("split") == "test").collect()
     if rows.is_empty():
         raise UserError(f"{dataset}: no test row; raise critique.test_share, {config.critique.test_share}")
     names = list(references) or ["critic"]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"grace evaluate: {twice[0]} is named twice; leave one out")
     models, _ = materialise(WRITINGBENCH, config, {name: name for name in names})
     found = [
         agreement_of(name, scores(config, config.engines.critic, on_disk(models[name], "evaluate"), rows), rows)
@@ -99,7 +103,7 @@ def evaluate_critics(config: WritingBenchSettings, references: Sequence[str], ou
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "critics.json", json.dumps(records, indent=1) + "\n")
     return EvaluationTable(
-        title=f"{rows['query_id'].n_unique()} queries that no critic saw, against {rows['judge'][0]}",
+        title=f"{rows['query_id'].n_unique()} queries of the test part, against {rows['judge'][0]}",
         header=header,
         rows=table,
         lines=[],
@@ -111,21 +115,23 @@ def evaluate_critics(config: WritingBenchSettings, references: Sequence[str], ou
 def scores(
     config: WritingBenchSettings, settings: EngineSettings, model: LocalModel, rows: pl.DataFrame
 ) -> list[int | None]:
-    """Return a critic's score of each row, None where its reply cannot be read."""
+    """Return a critic's score of each row, None where its reply cannot be read or its window is too small for it."""
     engine = load_engine_for(settings, model, None, "engines.critic")
     try:
         limit = min(config.rate.max_new_tokens, engine.context_window // 2)
-        sampling = SamplingSettings(limit, temperature=0.0)
-        completions = engine.generate(rows["prompt"].to_list(), [0] * rows.height, sampling)
+        sampling, variables = SamplingSettings(limit, temperature=0.0), settings.chat_template_kwargs
+        prompts = rows["prompt"].to_list()
+        fitting = [k for k, prompt in enumerate(prompts) if fits_window(engine, prompt, limit, variables)]
+        completions = engine.generate([prompts[k] for k in fitting], [0] * len(fitting), sampling) if fitting else []
     finally:
         engine.close()
-    found = []
-    for completion in completions:
+    found: list[int | None] = [None] * rows.height
+    for place, completion in zip(fitting, completions, strict=True):
         text = completion.text
         if config.rate.thinking_tags is not None:
             text, _ = cut_thinking(text, config.rate.thinking_tags)
         rating = read_rating(text)
-        found.append(rating and rating.score)
+        found[place] = rating and rating.score
     return found
 
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import run
-from builders.store.files import write_text
+from builders.store.files import require_folder, write_text
 from builders.store.revision import Revision
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
@@ -23,6 +23,7 @@ from training.writingbench.pipeline import WRITINGBENCH
 from training.writingbench.scores import (
     Column,
     Scores,
+    check_scores,
     columns_of,
     interval,
     read_scores,
@@ -50,6 +51,9 @@ def benchmark(
     Raises:
         UserError: there is nothing to compare, a model or a file is missing, two models have one name; as the stages.
     """
+    require_folder(output)
+    if not all(text.strip() for text in policies):
+        raise UserError("--policy: no model is named; give a REF")
     if not policies and not scores:
         raise UserError("grace benchmark: give --policy REF or --scores FILE, at least one of them")
     names = [slug(text) for text in policies] + [Path(path).stem for path in scores]
@@ -58,6 +62,12 @@ def benchmark(
     # Files are read before a model is asked.
     given = {Path(path).stem: read_scores(Path(path)) for path in scores}
     queries = build_stage(config, "benchmark").scan().collect().to_dicts()
+    if any(query["words"] is not None for query in queries):
+        raise UserError(
+            f"{config.benchmark.data}: is a file of LongBench-Write; `grace benchmark longbench-write` reads it"
+        )
+    for path in scores:
+        check_scores(Path(path), given[Path(path).stem], queries)
     columns = columns_of(queries)
     found: dict[str, Scores] = {}
     lengths: dict[str, dict[int, int]] = {}
@@ -76,7 +86,14 @@ def benchmark(
         title=f"{len(queries)} queries, mean scores from 1 to 10",
         header=header,
         rows=rows,
-        lines=[f"Rated by {judge}; scores of different judges do not compare."] if policies else [],
+        lines=[
+            *([f"Rated by {judge}; scores of different judges do not compare."] if policies else []),
+            *(
+                f"{record['model']}: {record['queries']} of {len(queries)} queries have a score."
+                for record in records
+                if record["queries"] < len(queries)
+            ),
+        ],
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex"),
     )
@@ -125,14 +142,16 @@ def _record(
     lengths: Mapping[int, int],
 ) -> dict[str, Any]:
     """A model's results for machines: columns with intervals, by subdomain, and by length of query and of answer."""
-    by_subdomain = {
-        subdomain: score(Column(subdomain, [q["index"] for q in queries if q["subdomain"] == subdomain]), scores)
-        for subdomain in dict.fromkeys(query["subdomain"] for query in queries)
-    }
+    kinds = dict.fromkeys((query["domain"], query["subdomain"]) for query in queries)
+    by_subdomain = [
+        {"domain": domain, "subdomain": subdomain, "score": score(Column(subdomain, indices), scores)}
+        for domain, subdomain in kinds
+        for indices in [[q["index"] for q in queries if (q["domain"], q["subdomain"]) == (domain, subdomain)]]
+    ]
     asked = {query["index"]: len(re.findall(WORD, query["query"])) for query in queries}
     return {
         "model": name,
-        "queries": sum(bool(found) for found in scores.values()),
+        "queries": sum(any(said for said in found.values()) for found in scores.values()),
         "scores": {column.name: score(column, scores) for column in columns},
         "intervals": {
             column.name: [found.low, found.high] for column in columns for found in [interval(column, scores)]

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from builders.core.pipeline import EvaluationTable
-from builders.store.files import write_text
+from builders.store.files import require_folder, write_text
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from scorers.length_score import length_score
@@ -41,6 +41,9 @@ def benchmark(
     Raises:
         UserError: there is no model, two have one name, the file is another benchmark's, or as the stages.
     """
+    require_folder(output)
+    if not all(text.strip() for text in policies):
+        raise UserError("--policy: no model is named; give a REF")
     if scores:
         raise UserError("grace benchmark longbench-write reads no --scores; give --policy REF")
     if not policies:

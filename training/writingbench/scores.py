@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,14 @@ class Column:
     Attributes:
         name: its heading.
         queries: indices of the queries, in the benchmark's order.
-        criteria: for each query the criteria that count; None: all of them, by query.
+        criteria: for each query the criteria that count, each with its own mean; None: all of them.
+        micro: whether every rating counts alike, and not every query.
     """
 
     name: str
     queries: Sequence[int]
     criteria: Sequence[Sequence[str]] | None = None
+    micro: bool = False
 
 
 def columns_of(queries: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -62,11 +65,13 @@ def columns_of(queries: Sequence[Mapping[str, Any]]) -> list[Column]:
     """
     known = list(dict.fromkeys(query["domain"] for query in queries))
     domains = [name for name in DOMAINS if name in known] + [name for name in known if name not in DOMAINS]
-    found = [Column(TOTAL, [query["index"] for query in queries])]
+    found = [Column(TOTAL, [query["index"] for query in queries], micro=True)]
+    taken = {TOTAL, CHINESE, ENGLISH, *(f"{name} {part}" for name in REQUIREMENTS for part in "RC")}
     for name, language in ((CHINESE, "zh"), (ENGLISH, "en")):
         found.append(Column(name, [query["index"] for query in queries if query["language"] == language]))
     for name in domains:
-        found.append(Column(name, [query["index"] for query in queries if query["domain"] == name]))
+        label = f"domain {name}" if name in taken else name
+        found.append(Column(label, [query["index"] for query in queries if query["domain"] == name]))
     for requirement in REQUIREMENTS:
         rows = [query for query in queries if requirement in query["requirements"]]
         asked = [
@@ -81,7 +86,7 @@ def columns_of(queries: Sequence[Mapping[str, Any]]) -> list[Column]:
 def score(column: Column, scores: Mapping[int, Ratings]) -> float | None:
     """Return a model's score in one column, 1 to 10; None where none of its queries has a score."""
     ratings = [scores.get(index, {}) for index in column.queries]
-    if column.name == TOTAL:
+    if column.micro:
         return overall_score(ratings)
     if column.criteria is None:
         return mean_query_score(ratings)
@@ -89,15 +94,38 @@ def score(column: Column, scores: Mapping[int, Ratings]) -> float | None:
 
 
 def interval(column: Column, scores: Mapping[int, Ratings]) -> Estimate:
-    """Return the mean of the column's query scores with its interval, by bootstrap over queries."""
-    everything: Sequence[Sequence[str] | None] = [None] * len(column.queries)
-    criteria = everything if column.criteria is None else column.criteria
-    means = [
-        query_score({name: found for name, found in scores.get(index, {}).items() if names is None or name in names})
-        for index, names in zip(column.queries, criteria, strict=True)
-    ]
-    values = np.array([[np.nan if mean is None else mean] for mean in means])
-    return estimate(values)
+    """Return the same mean as `score` with its interval, by bootstrap over queries."""
+    found: list[list[float]] = []
+    for place, index in enumerate(column.queries):
+        ratings = scores.get(index, {})
+        if column.micro:
+            found.append([float(one) for said in ratings.values() for one in said])
+        elif column.criteria is None:
+            mean = query_score(ratings)
+            found.append([] if mean is None else [mean])
+        else:
+            found.append([fmean(ratings[name]) for name in column.criteria[place] if ratings.get(name)])
+    width = max(1, *map(len, found)) if found else 1
+    return estimate(np.array([[*row, *[np.nan] * (width - len(row))] for row in found]))
+
+
+def check_scores(path: Path, scores: Mapping[int, Ratings], queries: Sequence[Mapping[str, Any]]) -> None:
+    """Check that a file's scores are those of a benchmark.
+
+    Raises:
+        UserError: it has a query or a criterion that the benchmark does not have, or no score at all.
+    """
+    known = {query["index"]: {criterion["name"] for criterion in query["criteria"]} for query in queries}
+    for index, ratings in scores.items():
+        if index not in known:
+            raise UserError(f"{path}: index {index} is not in the benchmark; give scores of its {len(known)} queries")
+        if other := sorted(ratings.keys() - known[index]):
+            raise UserError(
+                f"{path}: index {index} has scores of {other[0]!r}, which is none of its criteria "
+                f"({', '.join(sorted(known[index]))}); take both files of one version"
+            )
+    if not any(said for ratings in scores.values() for said in ratings.values()):
+        raise UserError(f"{path}: holds no score; give a file of scores, or leave it out")
 
 
 def read_scores(path: Path) -> Scores:

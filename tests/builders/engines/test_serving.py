@@ -67,8 +67,11 @@ def test_it_is_started_once_and_answers(command: str) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "in a shell"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_with_the_process_that_started_it(command: str, end: signal.Signals, tmp_path: Path) -> None:
+def test_it_ends_with_the_process_that_started_it(command: str, end: signal.Signals, wrapped: bool) -> None:
+    if wrapped:  # a program of its own stands between
+        command = f"sh -c '{command}; true'"
     code = f"""
 import time
 from builders.engines.openai_engine import OpenAIEngine, describe_model
@@ -103,6 +106,13 @@ def test_a_command_that_ends_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text("raise SystemExit('no such model: Qwen')")
     with pytest.raises(UserError, match=r"ended before it listened \(no such model: Qwen\); its log is /"):
         serving.address_of(f"{{python}} {tmp_path / 'fails.py'} {{port}}", "engines.judge", 20)
+
+
+def test_a_command_that_says_nothing_or_is_none() -> None:
+    with pytest.raises(UserError, match=r"ended before it listened \(exit status 3, it said nothing\)"):
+        serving.address_of("sh -c 'exit 3' {port}", "engines.judge", 20)
+    with pytest.raises(UserError, match=r"is no command line \(No closing quotation\); correct it"):
+        serving.address_of("vllm 'serve {port}", "engines.judge", 20)
 
 
 def test_a_command_that_never_listens() -> None:

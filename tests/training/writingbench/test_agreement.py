@@ -89,6 +89,7 @@ def test_one_query_has_no_interval(tmp_path: Path) -> None:
         (("q1-0", "q9-1", "a"), "row 1: response_b q9-1 has no rating in that dataset"),
         (("q4-0", "q1-1", "a"), "row 1: response_a q4-0 has no score, only unscored ratings"),
         (("q1-0", "q2-1", "a"), "row 1: its responses are to different queries"),
+        (("q1-0", "q1-0", "tie"), "row 1: both responses are q1-0; a pair has two different ones"),
     ],
 )
 def test_what_does_not_fit(tmp_path: Path, row: tuple[str, str, str], message: str) -> None:

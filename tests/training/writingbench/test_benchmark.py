@@ -11,7 +11,7 @@ from builders.core.pipeline import EvaluationTable
 from scorers.errors import UserError
 from training.pipelines import benchmark, build, load_config
 from training.writingbench.evaluate import by_length, latex, markdown
-from training.writingbench.scores import read_responses, read_scores, write_scores
+from training.writingbench.scores import columns_of, interval, read_responses, read_scores, score, write_scores
 
 
 def compared(folder: Path, policies: list[str], scores: list[Path], *settings: str) -> EvaluationTable:
@@ -22,17 +22,17 @@ def compared(folder: Path, policies: list[str], scores: list[Path], *settings: s
 
 
 SCORES = [
-    scores_row(3, Length=[4], Form=[8], Facts=[9]),  # mean 7
+    scores_row(3, Length=[4], Form=[8], **{"on topic": [9]}),  # mean 7
     scores_row(5, Length=[6, 8], Facts=[10]),  # mean 8
-    scores_row(8, Tone=[2], Length=[9], Depth=[None]),  # mean 5.5, one evaluation without a score
+    scores_row(8, Tone=[2], Length=[9], **{"on topic": [None]}),  # mean 5.5, one evaluation without a score
 ]
 
 
 def test_the_columns_of_table_3_by_hand(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "mine.jsonl", SCORES)
-    found = compared(tmp_path, [], [path])
-    [row] = found.rows
-    assert dict(zip(found.header, row, strict=True)) == {
+    table = compared(tmp_path, [], [path])
+    [row] = table.rows
+    assert dict(zip(table.header, row, strict=True)) == {
         "Model": "mine",
         "Total": "7.00",  # (4+8+9 + 6+8+10 + 2+9) / 8: every evaluation counts alike
         "ZH": "8.00",
@@ -47,10 +47,12 @@ def test_the_columns_of_table_3_by_hand(tmp_path: Path) -> None:
         "length C": "6.50",  # (4 + 9) / 2: query 5 is not in the subset
     }
     [record] = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert record["queries"] == 3 and record["subdomains"] == {
-        "Lesson Plan": 7.0,
-        "Coursework": 8.0,
-        "White Paper": 5.5,
+    assert record["queries"] == 3
+    found = {(one["domain"], one["subdomain"]): one["score"] for one in record["subdomains"]}
+    assert found == {
+        ("Education", "Lesson Plan"): 7.0,
+        ("Education", "Coursework"): 8.0,
+        ("Politics & Law", "White Paper"): 5.5,
     }
     assert record["intervals"]["EN"][0] < 6.25 < record["intervals"]["EN"][1]
     assert (tmp_path / "out" / "benchmark.md").read_text().startswith("| Model | Total | ZH |")
@@ -61,6 +63,38 @@ def test_a_query_that_was_not_rated_is_left_out(tmp_path: Path) -> None:
     table = compared(tmp_path, [], [path])
     row = dict(zip(table.header, table.rows[0], strict=True))
     assert (row["Total"], row["ZH"], row["EN"], row["style C"]) == ("7.00", "–", "7.00", "–")
+    assert table.lines == ["half: 1 of 3 queries have a score."]
+
+
+def test_an_interval_is_that_of_the_number_beside_it() -> None:
+    """Of the total every rating counts alike, also where one query has a hundred of them."""
+    queries: list[dict[str, Any]] = [
+        {"index": k, "domain": "Total", "language": "en", "requirements": [], "required_criteria": []} for k in range(3)
+    ]
+    scores = {0: {"a": [10] * 100}, 1: {"a": [2]}, 2: {"a": [3]}}
+    total, english, domain = columns_of(queries)
+    assert [column.name for column in (total, english, domain)] == ["Total", "EN", "domain Total"]
+    assert score(total, scores) == pytest.approx(1005 / 102) and score(domain, scores) == pytest.approx(5.0)
+    for column in (total, english, domain):
+        found = interval(column, scores)
+        assert found.value == pytest.approx(score(column, scores))
+        assert found.low is not None and found.high is not None and found.low <= (found.value or 0) <= found.high
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (scores_row(99, Length=[7]), "index 99 is not in the benchmark; give scores of its 3 queries"),
+        (
+            scores_row(3, Loudness=[7]),
+            r"index 3 has scores of 'Loudness', which is none of its criteria \(Form, Length",
+        ),
+        (scores_row(3, Length=[None]), "holds no score"),
+    ],
+)
+def test_scores_of_something_else(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compared(tmp_path, [], [write_lines(tmp_path / "x.jsonl", [row])])
 
 
 def test_the_tables_of_the_paper_come_out_as_they_are_printed() -> None:
@@ -108,6 +142,7 @@ def test_models_answer_and_are_rated_through_the_endpoint(tmp_path: Path) -> Non
     # The judge's numbers, by its own rules: the queries are of the world but for the Chinese one.
     assert found.public["models"][0]["by_response_length"]["<1000"] is not None
     assert found.lines == ["Rated by teacher; scores of different judges do not compare."]
+    assert compared(tmp_path / "once more", ["author"], [], "rate.attempts=5").rows[0] == found.rows[0]
 
 
 def test_a_second_run_asks_nobody(tmp_path: Path) -> None:
@@ -131,6 +166,8 @@ def test_a_second_run_asks_nobody(tmp_path: Path) -> None:
         ({"query": ENGLISH}, r"line 2: its query stands there twice"),
         ({"index": "five"}, r"line 2: index is 'five', a whole number is needed"),
         ({"index": True}, r"line 2: index is True, a whole number is needed"),
+        ({"index": 10**30}, r"line 2: index is 1000000000000000000000000000000, a whole number is needed"),
+        ({"index": -5}, r"line 2: index is -5, a whole number is needed, 0 or more"),
         ({"domain1": 7}, r"line 2: domain1 is no text"),
         ({"checklist": []}, r"line 2: its checklist has not 5 criteria"),
         ({"checklist": "__import__('os')"}, r"line 2: its checklist has not 5 criteria"),
@@ -170,6 +207,12 @@ def test_subsets_that_do_not_belong_to_it(tmp_path: Path) -> None:
     path.write_text(text.replace('"index": 8', '"index": 80'), encoding="utf-8")
     with pytest.raises(UserError, match=r"style_subset_C.jsonl, line 1: index 80 is not in the benchmark"):
         build(config, "benchmark")
+    path.write_text(text + text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"style_subset_C.jsonl, line 2: index 8 stands there twice"):
+        build(config, "benchmark")
+    path.write_text(text.replace('"index": 8', '"index": 3'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"style_subset_C.jsonl, line 1: index 3 is not in style_subset.jsonl"):
+        build(config, "benchmark")
     path.unlink()
     with pytest.raises(UserError, match=r"no style_subset.jsonl and style_subset_C.jsonl in it or in its folder style"):
         build(config, "benchmark")
@@ -207,6 +250,26 @@ def test_scores_are_written_as_the_benchmark_has_them(tmp_path: Path) -> None:
         {"index": 3, "scores": {"Tone": [{"score": 7, "reason": "ja: 是"}]}},
         {"index": 5, "scores": {"Form": [{"score": 1, "reason": ""}]}},
     ]
+
+
+def test_half_a_character_and_other_files(tmp_path: Path) -> None:
+    rows = [query_row(*query) for query in QUERIES]
+    path = tmp_path / "benchmark.jsonl"
+    path.write_text(json.dumps(rows[0]).replace("rural", "\\ud83d"))
+    config = load_config("tiny-writingbench", [f"benchmark.data={path}"], str(tmp_path / "store"))
+    with pytest.raises(UserError, match="line 1: holds half a surrogate pair"):
+        build(config, "benchmark")
+    other = write_lines(tmp_path / "benchmark.csv", rows)
+    config = load_config("tiny-writingbench", [f"benchmark.data={other}"], str(tmp_path / "store"))
+    with pytest.raises(UserError, match=r".csv; the benchmarks' files of JSON lines are read, .jsonl"):
+        build(config, "benchmark")
+    long = write_lines(tmp_path / "long.jsonl", [{"prompt": "Write.", "type": "News", "length": 9}])
+    config = load_config("tiny-writingbench", [f"benchmark.data={long}"], str(tmp_path / "store"))
+    with pytest.raises(UserError, match="is a file of LongBench-Write; `grace benchmark longbench-write` reads it"):
+        benchmark(config, "writingbench", ["author"], [], tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, a folder is needed"):
+        benchmark(config, "writingbench", ["author"], [], tmp_path / "file")
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """WritingBench from the taxonomy to both kinds of training data, through a real endpoint, as the preset runs it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,36 @@ def test_several_policies_respond_to_the_same_queries(tmp_path: Path) -> None:
     assert first["response_id"].to_list() == [f"{rows['query_id'][0]}-{j}" for j in range(4)]
     assert first["policy"].str.extract("^(.*)@").to_list() == ["author"] * 2 + ["teacher"] * 2
     assert rows["query_id"].rle().len() == 24  # the responses to a query are neighbours
+
+
+def test_what_a_card_says_makes_the_same_ratings_again(built: dict[str, StageResult], tmp_path: Path) -> None:
+    """From the responses alone: the criteria are those that the responses themselves were made from."""
+    store = tmp_path / "store"
+    shutil.copytree(Path(built["rate"].revision.path).parents[2], store, symlinks=True)
+    start = f"{built['respond'].revision.repo}@{built['respond'].revision.revision}"
+    config = load_config(
+        "tiny-writingbench", ["name=again", "request.requests=7", "rate.shard_responses=5"], str(store)
+    )
+    results = build(config, "rate", start=start)
+    assert [result.stage for result in results if result.built] == ["rate"]
+    assert results[-1].revision.digest == built["rate"].revision.digest
+    start = f"{built['rate'].revision.repo}@{built['rate'].revision.revision}"
+    for stage in ("select", "critique"):
+        results = build(config, stage, start=start)
+        assert results[-1].revision.digest == built[stage].revision.digest
+
+
+def test_a_teacher_that_answers_nothing_leaves_no_dataset(tmp_path: Path) -> None:
+    settings = ["request.attempts=1", *serving(teacher(malformed=1.0))]
+    with pytest.raises(UserError, match=r"^request: the replies about \d subdomains hold no request"):
+        for seed in range(5):  # some malformed replies still hold a list
+            run(tmp_path / str(seed), "request", f"random_seed={seed}", "request.shard_rows=1", *settings)
+
+
+def test_names_that_stand_in_a_list_twice() -> None:
+    for setting in ("models.policies=[author, author]", "taxonomy.languages=[en, en]"):
+        with pytest.raises(UserError, match="stands there twice; leave one out"):
+            load_config("tiny-writingbench", [setting])
 
 
 def test_a_response_to_a_query_without_criteria_is_refused(built: dict[str, StageResult], tmp_path: Path) -> None:
