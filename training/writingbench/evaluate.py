@@ -19,6 +19,7 @@ from builders.store.files import require_folder, write_text
 from builders.store.revision import Revision
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
+from training.writingbench.figure import draw
 from training.writingbench.pipeline import WRITINGBENCH
 from training.writingbench.scores import (
     Column,
@@ -40,7 +41,7 @@ WORD = r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+"
 def benchmark(
     config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
 ) -> EvaluationTable:
-    """Compare models on the benchmark, and write the table as Markdown, LaTeX and JSON.
+    """Compare models on the benchmark, and write the table as Markdown, LaTeX and JSON, and a figure.
 
     Args:
         config: the configuration; `benchmark.data` names the queries, `models.judge` who rates.
@@ -81,6 +82,7 @@ def benchmark(
     write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     write_text(output / "benchmark.md", markdown(header, rows))
     write_text(output / "benchmark.tex", latex(header, rows))
+    draw(records, output / "benchmark.png")
     judge = config.models.judge
     return EvaluationTable(
         title=f"{len(queries)} queries, mean scores from 1 to 10",
@@ -95,7 +97,7 @@ def benchmark(
             ),
         ],
         public={"models": records, "path": str(output)},
-        files=("benchmark.json", "benchmark.md", "benchmark.tex"),
+        files=("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
     )
 
 

@@ -132,11 +132,14 @@ def test_models_answer_and_are_rated_through_the_endpoint(tmp_path: Path) -> Non
     # What was written can be read again, and gives the same row.
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
-        *("benchmark.json", "benchmark.md", "benchmark.tex", "author.responses.jsonl", "author.scores.jsonl")
+        *("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
+        *("author.responses.jsonl", "author.scores.jsonl"),
     }
     assert set(read_responses(out / "author.responses.jsonl")) == {3, 5, 8}
     scores = read_scores(out / "author.scores.jsonl")
     assert set(scores) == {3, 5, 8} and all(len(names) == 5 for names in scores.values())
+    image = (out / "benchmark.png").read_bytes()
+    assert image.startswith(b"\x89PNG") and len(image) > 10_000
     again = compared(tmp_path / "again", [], [out / "author.scores.jsonl"])
     assert again.rows[0][1:] == found.rows[0][1:]
     # The judge's numbers, by its own rules: the queries are of the world but for the Chinese one.
