@@ -22,7 +22,7 @@ def test_presets_are_complete(preset: str) -> None:
 
 
 def test_the_presets_that_come_with_the_package() -> None:
-    assert preset_names() == ("paper-72b", "qwen2.5-0.5b", "qwen2.5-7b", "tiny", "tiny-writingbench")
+    assert preset_names() == ("paper-72b", "qwen2.5-0.5b", "qwen2.5-7b", "tiny", "tiny-writingbench", "writingbench-7b")
 
 
 def test_the_paper_preset_holds_the_papers_settings() -> None:

@@ -50,6 +50,7 @@ def located_in(config: Any, folder: Path) -> Any:
     moved = {
         name: section.model_copy(update={"source": located(Path(section.source).name, folder)})
         for name, section in sections.items()
+        if section.source is not None
     }
     return config.model_copy(update=moved)
 
