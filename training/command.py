@@ -137,7 +137,18 @@ class StderrHandler(logging.Handler):
 
 # The extra that brings a package; `train` has all that `sample` has.
 EXTRAS = {"FlagEmbedding": "score", "datasets": "hub", "rensa": "sample", "ray": "ray"} | dict.fromkeys(
-    ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers", "scipy"),
+    (
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "accelerate",
+        "bitsandbytes",
+        "safetensors",
+        "tokenizers",
+        "scipy",
+        "sklearn",
+    ),
     "train",
 )
 

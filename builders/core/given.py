@@ -13,6 +13,7 @@ from builders.hub.refs import open_revision
 from builders.store.columns import require_columns
 from builders.store.manifest import Parent
 from builders.store.names import naming_near
+from builders.store.ref import is_local
 from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -52,11 +53,14 @@ def given_datasets(
     found = {node_of(pipeline, origin.name, round_): revision}
     # A target with several parents takes the others that the dataset itself was made from, where it does not add them:
     # ratings belong to the criteria that their responses were written under.
-    made_from = revision.manifest.parents if revision.manifest is not None else ()
+    made_from = revision.manifest.parents if revision.manifest is not None and origin.name in last.parents else ()
     for parent in made_from:
-        if parent.stage in last.parents and parent.stage != origin.name and parent.kind == "dataset":
-            other = open_revision(f"{parent.repo}@{parent.revision}", store, "dataset")
-            found.setdefault(node_of(pipeline, parent.stage, round_), other)
+        if parent.stage in last.parents and parent.kind == "dataset":
+            other = store.find(parent.repo, parent.revision, "dataset")
+            if other is None and not is_local(parent.repo):
+                other = open_revision(f"{parent.repo}@{parent.revision}", store, "dataset")
+            if other is not None:
+                found.setdefault(node_of(pipeline, parent.stage, round_), other)
     return found
 
 
