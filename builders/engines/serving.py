@@ -68,8 +68,13 @@ def _start(command: str, setting: str, timeout: float) -> _Server:
         raise UserError(f"{setting}.serve: {command!r} is no command line ({error}); correct it") from None
     words = [word.replace(PORT, str(port)).replace(PYTHON, sys.executable) for word in parts]
     with tempfile.NamedTemporaryFile(prefix="grace-serve-", suffix=".log", delete=False) as log:
+        # In a session of its own: a worker is killed with its whole group, and the keeper has to outlive that.
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *words], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", __name__, *words],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     path, began = Path(log.name), time.monotonic()
     atexit.register(_end, process, path)

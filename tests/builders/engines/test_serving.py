@@ -83,10 +83,12 @@ engine = OpenAIEngine("m", settings, window, "engines.judge")
 print(engine.generate([{PROMPT!r}], [1], SamplingSettings(4))[0].text, flush=True)
 time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
         assert program.stdout is not None
         server = int(program.stdout.readline())
-        os.kill(program.pid, end)
+        os.killpg(program.pid, end)  # as a worker is killed, with its whole group
         program.wait(timeout=20)
     for _ in range(200):
         if not Path(f"/proc/{server}").exists():
