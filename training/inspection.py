@@ -119,37 +119,6 @@ def verify_command(
 
 
 @app.command(
-    "agreement",
-    epilog=examples(
-        "grace agreement local/tiny-writing-ratings preferences.csv", "grace agreement alice/r p.csv --json"
-    ),
-)
-def agreement_command(
-    ratings: Annotated[str, typer.Argument(metavar="RATINGS", help="Dataset of ratings: repo[@revision] or a path.")],
-    human: Annotated[
-        str,
-        typer.Argument(metavar="HUMAN", help="File of preferences: response_a, response_b, preference (a, b, tie)."),
-    ],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Tell how often a judge's ratings order two responses as people do."""
-    with one_line_errors():
-        settings = load_settings(config, overrides, store)
-        from builders.report import as_json as machine
-        from builders.report import console
-        from training.pipelines import agreement
-
-        found = agreement(ratings, human, settings.store)
-        if as_json:
-            machine.print_json(found.public)
-        else:
-            console.print_evaluation(found.title, found.header, found.rows, found.lines)
-
-
-@app.command(
     "lineage", epilog=examples("grace lineage local/tiny-policy@round-004", "grace lineage alice/demo-weights --json")
 )
 def lineage_command(

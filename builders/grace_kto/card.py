@@ -2,21 +2,17 @@
 
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from builders.cards.render import named
-from builders.core.plan import SOURCE
+from builders.core.recipes import models_and_world, source_at_commit
 from builders.grace_kto.messages import SYSTEM_BY_LANGUAGE
-from builders.store.manifest import Manifest, Model, portable
+from builders.store.manifest import Manifest, portable
 from scorers.class_weights import class_weights
 
-# The repositories of the generated world carry its seed (training.world.stages.stem).
-WORLD_REPO = re.compile(r"-world-(\d+)-[a-z0-9-]+$")
 SNIPPET_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # the model in the training snippet, for the reader to replace
 COLOURS = {"positive": "#1b7f5c", "negative": "#c2512f", "not scored": "#8a8f98"}
 
@@ -46,22 +42,16 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
         `value` with the models by role, the seed of the generated world where they come from it, and the setting of the
         system prompt where the dataset's messages begin with one.
     """
-    made = {Model(id=p.repo, revision=p.revision): p for p in manifest.parents if p.stage.startswith("world:")}
-    # A model of the generated world is named by its stage, such as world:base: any installation can make it.
-    names = {r: made[m].stage if m in made else named(m) for r, m in manifest.models.items()}
-    seeds = [found[1] for p in made.values() if (found := WORLD_REPO.search(p.repo)) is not None]
-    if seeds:
-        value["world"] = {"seed": int(seeds[0])}
+    names, world = models_and_world(manifest)
+    value |= world
     models = {role: names[role] for role in ("base", "general", "domain", "relevance", "teacher") if role in names}
     # The setting names the policy of the first round: training has it as its base, and in the role `policy` that of the
     # round before, which is found by its round. The scores' metrics are counted with the policy's tokenizer.
     policy = (names.get("base") if manifest.stage == "policy" else names.get("policy")) or names.get("tokenizer")
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
-    # A branch moves: the rows are those of the commit.
-    for parent in manifest.parents:
-        if parent.stage == SOURCE:
-            value["seed"]["source"] = f"{parent.repo}@{parent.revision}"
+    if (source := source_at_commit(manifest)) is not None:
+        value["seed"]["source"] = source
     if manifest.stage in ("sft", "calibrate"):
         # One prompt for all queries, or one for each language.
         system = SYSTEM_BY_LANGUAGE if len(manifest.prompts) > 1 else next(iter(manifest.prompts), None)

@@ -71,7 +71,7 @@ def requirement_files(folder: str | None) -> dict[str, tuple[Path, Path]]:
     """Return the files of the requirements' subsets, R and C, by requirement; none without a folder.
 
     Raises:
-        UserError: for a folder without one of them.
+        UserError: for a folder without any of them, and for half of a pair.
     """
     found: dict[str, tuple[Path, Path]] = {}
     for name in REQUIREMENTS if folder is not None else ():
@@ -80,12 +80,19 @@ def requirement_files(folder: str | None) -> dict[str, tuple[Path, Path]]:
             next((place / file for place in places if (place / file).is_file()), None)
             for file in (f"{name}_subset.jsonl", f"{name}_subset_C.jsonl")
         ]
+        if pair == [None, None]:
+            continue
         if pair[0] is None or pair[1] is None:
             raise UserError(
-                f"benchmark.requirements {folder}: no {name}_subset.jsonl and {name}_subset_C.jsonl in it or in its "
-                f"folder {name}; give the benchmark's folder `requirement`, or null"
+                f"benchmark.requirements {folder}: of {name} there is one of {name}_subset.jsonl and "
+                f"{name}_subset_C.jsonl, both are needed; add the other, or take it out"
             )
         found[name] = (pair[0], pair[1])
+    if folder is not None and not found:
+        raise UserError(
+            f"benchmark.requirements {folder}: no subset such as style_subset.jsonl in it or in a folder style; give "
+            "the benchmark's folder `requirement`, or null"
+        )
     return found
 
 

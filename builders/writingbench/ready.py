@@ -8,33 +8,6 @@ from builders.settings.engines import OpenAIEngineSettings
 from builders.writingbench.settings import WritingBenchSettings
 
 
-def teacher_ready(config: WritingBenchSettings, find: FindModel) -> None:
-    """Check the teacher.
-
-    Raises:
-        UserError: as `engine_ready`.
-    """
-    engine_ready(config, find, "teacher")
-
-
-def policies_ready(config: WritingBenchSettings, find: FindModel) -> None:
-    """Check the policies.
-
-    Raises:
-        UserError: as `engine_ready`.
-    """
-    engine_ready(config, find, "policy")
-
-
-def judge_ready(config: WritingBenchSettings, find: FindModel) -> None:
-    """Check the judge.
-
-    Raises:
-        UserError: as `engine_ready`.
-    """
-    engine_ready(config, find, "judge")
-
-
 def engine_ready(config: WritingBenchSettings, find: FindModel, role: str) -> None:
     """Check a role's engine and models: devices, packages, chat template.
 

@@ -13,7 +13,6 @@ from builders.writingbench import (
     criteria,
     critique,
     rate,
-    ready,
     refine,
     request,
     respond,
@@ -22,6 +21,7 @@ from builders.writingbench import (
 )
 from builders.writingbench import taxonomy as taxonomy_
 from builders.writingbench.card import recipe
+from builders.writingbench.ready import engine_ready
 from builders.writingbench.settings import WritingBenchSettings
 
 
@@ -62,7 +62,7 @@ REQUEST = Stage(
     sections=("request", "engines.teacher", "random_seed", "threads"),
     per_round=False,
     prompts=request.prompts,
-    ready=ready.teacher_ready,
+    ready=partial(engine_ready, role="teacher"),
     bytes_depend_on=partial(replies_depend_on, role="teacher"),
     columns=columns.REQUEST_COLUMNS,
     plan=request.plan,
@@ -80,7 +80,7 @@ REFINE = Stage(
     per_round=False,
     source=refine.source_of,
     prompts=refine.prompts,
-    ready=ready.teacher_ready,
+    ready=partial(engine_ready, role="teacher"),
     bytes_depend_on=partial(replies_depend_on, role="teacher"),
     columns=columns.QUERIES_COLUMNS,
     plan=refine.plan,
@@ -97,7 +97,7 @@ CRITERIA = Stage(
     sections=("criteria", "engines.teacher", "random_seed", "threads"),
     per_round=False,
     prompts=criteria.prompts,
-    ready=ready.teacher_ready,
+    ready=partial(engine_ready, role="teacher"),
     bytes_depend_on=partial(replies_depend_on, role="teacher"),
     columns=columns.CRITERIA_COLUMNS,
     check=check.check_criteria_rows,
@@ -129,7 +129,7 @@ RESPOND = Stage(
     roles={"policy": roles.policies},
     sections=("respond", "engines.policy", "random_seed", "threads"),
     per_round=False,
-    ready=ready.policies_ready,
+    ready=partial(engine_ready, role="policy"),
     bytes_depend_on=partial(replies_depend_on, role="policy"),
     columns=columns.RESPONSES_COLUMNS,
     plan=respond.plan,
@@ -148,7 +148,7 @@ RATE = Stage(
     sections=("rate", "engines.judge", "random_seed", "threads"),
     per_round=False,
     prompts=rate.prompts,
-    ready=ready.judge_ready,
+    ready=partial(engine_ready, role="judge"),
     bytes_depend_on=partial(replies_depend_on, role="judge"),
     columns=columns.RATINGS_COLUMNS,
     check=check.check_ratings,

@@ -52,14 +52,7 @@ def benchmark(
     Raises:
         UserError: there is nothing to compare, a model or a file is missing, two models have one name; as the stages.
     """
-    require_folder(output)
-    if not all(text.strip() for text in policies):
-        raise UserError("--policy: no model is named; give a REF")
-    if not policies and not scores:
-        raise UserError("grace benchmark: give --policy REF or --scores FILE, at least one of them")
-    names = [slug(text) for text in policies] + [Path(path).stem for path in scores]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"grace benchmark: two models are called {twice[0]}; rename a file, or leave one out")
+    names = model_names(policies, scores, output)
     # Files are read before a model is asked.
     given = {Path(path).stem: read_scores(Path(path)) for path in scores}
     queries = build_stage(config, "benchmark").scan().collect().to_dicts()
@@ -79,9 +72,7 @@ def benchmark(
     records = [_record(name, columns, ratings, queries, lengths.get(name, {})) for name, ratings in found.items()]
     header = ["Model", *(column.name for column in columns)]
     rows = [[record["model"], *(_shown(record["scores"][column.name]) for column in columns)] for record in records]
-    write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    write_text(output / "benchmark.md", markdown(header, rows))
-    write_text(output / "benchmark.tex", latex(header, rows))
+    write_tables(output, records, header, rows)
     draw(records, output / "benchmark.png")
     judge = config.models.judge
     return EvaluationTable(
@@ -99,6 +90,32 @@ def benchmark(
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
     )
+
+
+def model_names(policies: Sequence[str], scores: Sequence[str], output: Path) -> list[str]:
+    """Return the names of the models that are compared, and check what can be checked before any is asked.
+
+    Raises:
+        UserError: there is no model, one without a name or two with the same one, or `output` is no folder.
+    """
+    require_folder(output)
+    if not all(text.strip() for text in policies):
+        raise UserError("--policy: no model is named; give a REF")
+    names = [slug(text) for text in policies] + [Path(path).stem for path in scores]
+    if not names:
+        raise UserError("grace benchmark: give --policy REF or --scores FILE, at least one of them")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"grace benchmark: two models are called {twice[0]}; rename a file, or leave one out")
+    return names
+
+
+def write_tables(
+    output: Path, records: Sequence[Mapping[str, Any]], header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Write a comparison as JSON, Markdown and LaTeX."""
+    write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_text(output / "benchmark.md", markdown(header, rows))
+    write_text(output / "benchmark.tex", latex(header, rows))
 
 
 def build_stage(config: WritingBenchSettings, stage: str) -> Revision:

@@ -3,7 +3,6 @@
 Both are supervised fine-tuning on conversations of the dataset above them.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from training.chat import require_answers, template_options
 from training.ready import require_training
+from training.world.stages import processor
 
 CONVERSATION = (
     column("prompt", MESSAGES, "what the model is asked"),
@@ -74,38 +74,32 @@ def train(context: Context[WritingBenchSettings], output: Path, *, stage: str) -
     return Trained(rows=int(metrics["rows"]), results={k: v for k, v in metrics.items() if k != "seconds"})
 
 
-def _depends(config: WritingBenchSettings) -> Sequence[str]:
-    """Return why trained weights may differ although the fingerprint is the same."""
-    return ["kind of processor"]
+def fine_tuned(name: str, suffix: str, parent: str, *tags: str) -> Stage:
+    """Return the stage of a model that is fine-tuned on the conversations of a dataset stage.
+
+    Args:
+        name: the stage, whose section of settings and engine have the same name.
+        suffix: last part of its repository's name.
+        parent: the dataset stage.
+        tags: of its card.
+    """
+    start = STARTS[name]
+    return Stage(
+        name=name,
+        kind="model",
+        suffix=suffix,
+        version=1,
+        parents=(parent,),
+        roles={start: getattr(roles, start)},
+        sections=(name, f"engines.{name}.chat_template", f"engines.{name}.chat_template_kwargs", "threads"),
+        per_round=False,
+        ready=partial(ready, stage=name),
+        bytes_depend_on=processor,
+        train=partial(train, stage=name),
+        together=True,
+        card=Card(f"writingbench/{name}.md.jinja", tags=("trl", "sft", *tags), recipe=recipe),
+    )
 
 
-WRITER = Stage(
-    name="writer",
-    kind="model",
-    suffix="writer",
-    version=1,
-    parents=("select",),
-    roles={"base": roles.base},
-    sections=("writer", "engines.writer.chat_template", "engines.writer.chat_template_kwargs", "threads"),
-    per_round=False,
-    ready=partial(ready, stage="writer"),
-    bytes_depend_on=_depends,
-    train=partial(train, stage="writer"),
-    together=True,
-    card=Card("writingbench/writer.md.jinja", tags=("trl", "sft"), recipe=recipe),
-)
-CRITIC = Stage(
-    name="critic",
-    kind="model",
-    suffix="critic-model",
-    version=1,
-    parents=("critique",),
-    roles={"critic": roles.critic},
-    sections=("critic", "engines.critic.chat_template", "engines.critic.chat_template_kwargs", "threads"),
-    per_round=False,
-    ready=partial(ready, stage="critic"),
-    bytes_depend_on=_depends,
-    train=partial(train, stage="critic"),
-    together=True,
-    card=Card("writingbench/critic.md.jinja", tags=("trl", "sft", "llm-as-a-judge"), recipe=recipe),
-)
+WRITER = fine_tuned("writer", "writer", "select")
+CRITIC = fine_tuned("critic", "critic-model", "critique", "llm-as-a-judge")

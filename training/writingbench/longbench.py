@@ -7,20 +7,18 @@ Columns are means over queries: of all of them, and of each class of the length 
 from 1 to 5 with another judge, so that S_q does not compare with theirs.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from builders.core.pipeline import EvaluationTable
-from builders.store.files import require_folder, write_text
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from scorers.length_score import length_score
 from scorers.rating import HIGHEST, LOWEST
 from scorers.rubric import query_score
-from training.writingbench.evaluate import build_stage, latex, markdown, rated, slug
+from training.writingbench.evaluate import build_stage, model_names, rated, write_tables
 from training.writingbench.scores import Scores
 
 CLASSES = {"<500": (0, 500), "500-2k": (500, 2_000), "2k-4k": (2_000, 4_000), "4k+": (4_000, float("inf"))}
@@ -41,16 +39,9 @@ def benchmark(
     Raises:
         UserError: there is no model, two have one name, the file is another benchmark's, or as the stages.
     """
-    require_folder(output)
-    if not all(text.strip() for text in policies):
-        raise UserError("--policy: no model is named; give a REF")
     if scores:
         raise UserError("grace benchmark longbench-write reads no --scores; give --policy REF")
-    if not policies:
-        raise UserError("grace benchmark: give --policy REF, at least one")
-    names = [slug(text) for text in policies]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"grace benchmark: two models are called {twice[0]}; leave one out")
+    names = model_names(policies, scores, output)
     queries = build_stage(config, "benchmark").scan().collect().to_dicts()
     if any(query["words"] is None for query in queries):
         raise UserError(
@@ -65,9 +56,7 @@ def benchmark(
     records = [{"model": name, "scores": row} for name, row in found.items()]
     header = ["Model", *found[names[0]]]
     rows = [[name, *map(_shown, row.values())] for name, row in found.items()]
-    write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    write_text(output / "benchmark.md", markdown(header, rows))
-    write_text(output / "benchmark.tex", latex(header, rows))
+    write_tables(output, records, header, rows)
     return EvaluationTable(
         title=f"{len(queries)} queries, scores from 0 to 100",
         header=header,

@@ -1,6 +1,7 @@
 """The benchmark's own files and table 3: by hand on a small benchmark, and through the endpoint."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,14 @@ def test_subsets_that_do_not_belong_to_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"style_subset_C.jsonl, line 1: index 3 is not in style_subset.jsonl"):
         build(config, "benchmark")
     path.unlink()
-    with pytest.raises(UserError, match=r"no style_subset.jsonl and style_subset_C.jsonl in it or in its folder style"):
+    with pytest.raises(UserError, match=r"of style there is one of style_subset.jsonl and style_subset_C.jsonl"):
+        build(config, "benchmark")
+    (requirements / "style" / "style_subset.jsonl").unlink()
+    [row] = [row for row in build(config, "benchmark")[-1].revision.scan().collect().to_dicts() if row["index"] == 8]
+    assert row["requirements"] == ["length"]
+    shutil.rmtree(requirements)
+    requirements.mkdir()
+    with pytest.raises(UserError, match=r"no subset such as style_subset.jsonl in it"):
         build(config, "benchmark")
 
 

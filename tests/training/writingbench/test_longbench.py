@@ -59,7 +59,7 @@ def test_what_it_does_not_take(tmp_path: Path) -> None:
         benchmark(config, "longbench-write", ["author"], [], tmp_path / "out")
     with pytest.raises(UserError, match="reads no --scores"):
         benchmark(config, "longbench-write", [], ["x.jsonl"], tmp_path / "out")
-    with pytest.raises(UserError, match="give --policy REF, at least one"):
+    with pytest.raises(UserError, match="give --policy REF or --scores FILE, at least one"):
         benchmark(config, "longbench-write", [], [], tmp_path / "out")
     bad = write_lines(tmp_path / "bad.jsonl", [ROWS[0] | {"length": "long"}])
     config = load_config("tiny-writingbench", [f"benchmark.data={bad}"], str(tmp_path / "store"))
