@@ -47,7 +47,7 @@ def mean_ranks(values: Floats) -> Floats:
     """Rank each value within its row of a matrix: 1 is the largest, ties share the mean rank.
 
     Args:
-        values: (G, n) finite values.
+        values: (G, n) finite values, or NaN for one that is not known: it has the mean rank of the known ones.
 
     Returns:
         (G, n) ranks in [1, n], multiples of 1/2.
@@ -61,7 +61,13 @@ def mean_ranks(values: Floats) -> Floats:
         other = values[:, column, None]  # (G, 1)
         doubled += other > values
         doubled += other >= values
-    return doubled.astype(np.float64) * 0.5
+    ranks = doubled.astype(np.float64) * 0.5
+    # No comparison with NaN is true, so that the known ones have been ranked among themselves.
+    unknown = np.isnan(values)
+    if unknown.any():
+        known = (~unknown).sum(axis=1, keepdims=True)
+        return np.where(unknown, (known + 1) * 0.5, ranks)
+    return ranks
 
 
 def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[Floats, Floats, Floats]:
@@ -69,7 +75,7 @@ def group_rewards(groups: Ints, metrics: Floats, coefficients: Floats) -> tuple[
 
     Args:
         groups: (N,) group number of each row.
-        metrics: (M, N) finite metrics, each with larger values better.
+        metrics: (M, N) finite metrics, each with larger values better; NaN where one is not known, see `mean_ranks`.
         coefficients: (M,) weight of each metric's rank in rho.
 
     Returns:

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 
 from builders.engines.serving import address_of
-from builders.writingbench.messages import ask_for_rating
+from builders.rubrics.ratings import ask_for_rating
 from training.pipelines import build, load_config
 
 ALONE = 100

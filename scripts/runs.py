@@ -98,8 +98,8 @@ def _make(kept: Path, folder: Path, missing: Sequence[Run], jobs: int) -> None:
     forks = get_context("forkserver")
     forks.set_forkserver_preload(["scripts.imports"])
     with forks.Pool(jobs, maxtasksperchild=1) as pool:
-        _finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
-        _finish(pool.imap_unordered(partial(do, kept, folder), missing), len(missing))
+        finish(pool.imap_unordered(partial(make_world, folder), worlds), len(worlds))
+        finish(pool.imap_unordered(partial(do, kept, folder), missing), len(missing))
 
 
 def _read(kept: Path) -> dict[str, Result]:
@@ -124,7 +124,7 @@ def _is_whole(folder: Path, world: int) -> bool:
     return mark.is_file() and mark.read_text(encoding="utf-8") == Run(world, FIRST).recipe
 
 
-def _finish(work: Iterable[tuple[str, float]], count: int) -> None:
+def finish(work: Iterable[tuple[str, float]], count: int) -> None:
     """Print what the processes have done, as (what, seconds), until all is."""
     began = time.monotonic()
     for number, (what, seconds) in enumerate(work, 1):

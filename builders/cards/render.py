@@ -8,6 +8,7 @@ import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from builders.cards import markdown as card_text
 from builders.cards.card import Page
 from builders.cards.front_matter import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
+from builders.store.columns import present
 from builders.store.files import ADAPTER_CONFIG, replacing, write_text
 from builders.store.manifest import FIGURE, Manifest, Model, Parent, portable
 from builders.store.ref import round_tag
@@ -50,6 +52,7 @@ def render_card(
             column.
     """
     manifest = canonical(manifest)
+    page = replace(page, columns=present(page.columns, _names(manifest, folder)))
     adapter = (folder / ADAPTER_CONFIG).is_file()
     values = _common(manifest, folder, page, published, license)
     data: Any
@@ -188,10 +191,16 @@ def example_row(manifest: Manifest, folder: Path, condition: str | None = None) 
     return None
 
 
+def _names(manifest: Manifest, folder: Path) -> list[str]:
+    """Return the names of a dataset's columns; none of one without files, and of a model."""
+    files = [folder / file.path for file in manifest.files if file.rows is not None]
+    return pl.scan_parquet(files, glob=False).collect_schema().names() if files else []
+
+
 def own_languages(manifest: Manifest, folder: Path) -> list[str]:
     """Return the values of the language column, each once, sorted; none without such a column."""
     files = [folder / file.path for file in manifest.files if file.rows is not None]
-    if not files or "language" not in pl.scan_parquet(files, glob=False).collect_schema().names():
+    if "language" not in _names(manifest, folder):
         return []
     values = pl.scan_parquet(files, glob=False).select(pl.col("language").unique()).collect()["language"]
     return sorted(values.drop_nulls())

@@ -134,10 +134,11 @@ class Pipeline:
         instead = stage.instead.get(starts or "")
         if any(parent.stage == instead for parent in manifest.parents):
             starts = instead
-        # The card's next step: the first dataset stage whose first parent is this stage and that cannot be passed by.
-        passed = {other for s in self.stages for other in s.instead.values()}
+        # The card's next step: the first dataset stage whose first parent is this stage, on the way to the last stage
+        # where there is one.
         below = [s for s in self.stages if s.kind == "dataset" and s.parents[:1] == (stage.name,)]
-        below = [s for s in below if s.name not in passed]
+        way = {s.name for s in self.upto(self.stage(self.last))}
+        below.sort(key=lambda s: s.name not in way)
         following = below[0] if below and stage.kind == "dataset" else None
         return Page(
             card=stage.card,

@@ -1,9 +1,13 @@
 """Prompts and chat messages.
 
-A prompt is a Jinja2 file in the folder `prompts` of its pipeline, rendered in a sandbox.
+A prompt is a Jinja2 file in the folder `prompts` of its package, rendered in a sandbox. What people and models wrote
+stands in it between lines of equals signs, more than any of these texts has in a row, so that none of them can end its
+own place.
 """
 
 import functools
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,47 @@ import polars as pl
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from builders.core.languages import prompt_name
 from builders.engines import Message
 from builders.store.columns import MESSAGES
 from scorers.errors import UserError, did_you_mean
+
+
+# Asked for every prompt that is sent.
+@functools.cache
+def prompt_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the prompt files of a folder, without `.jinja`, sorted."""
+    return tuple(sorted(path.name.removesuffix(".jinja") for path in folder.glob("*.jinja")))
+
+
+def prompts_of(folder: Path, kinds: Iterable[str], languages: Iterable[str]) -> dict[str, str]:
+    """Return the prompt files of some kinds, such as `request`, in some languages, by name."""
+    languages = list(languages)
+    names = {prompt_name(kind, language, prompt_names(folder)) for kind in kinds for language in languages}
+    return {name: read_prompt(folder, name) for name in sorted(names)}
+
+
+def ask_for(folder: Path, kind: str, language: str, *texts: str, **values: object) -> list[Message]:
+    """Return the messages that ask a model for something.
+
+    Args:
+        folder: of the prompt files.
+        kind: which prompt, such as `request`.
+        language: the row's, which chooses the file.
+        texts: those of people and models that the prompt shows; its fence is longer than any run of theirs.
+        values: what the prompt is filled in with.
+    """
+    text = read_prompt(folder, prompt_name(kind, language, prompt_names(folder)))
+    return chat(render_prompt(text, fence=fence(*texts), **values))
+
+
+def fence(*texts: str) -> str:
+    """Return a line of equals signs, longer than any run of them in the texts.
+
+    >>> fence("a", "=======")
+    '========'
+    """
+    return "=" * max(5, 1 + max((len(run) for text in texts for run in re.findall("=+", text)), default=0))
 
 
 # A prompt is rendered for every attempt; its file is read once.
@@ -28,7 +70,7 @@ def read_prompt(folder: Path, name: str) -> str:
     Raises:
         UserError: for a name without a file; the message suggests the closest one.
     """
-    names = sorted(path.name.removesuffix(".jinja") for path in folder.glob("*.jinja"))
+    names = prompt_names(folder)
     if name not in names:
         raise UserError(f"prompt {name!r} is unknown{did_you_mean(name, names)}; prompts: {', '.join(names)}")
     return (folder / f"{name}.jinja").read_text(encoding="utf-8").strip()

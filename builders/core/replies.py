@@ -87,10 +87,17 @@ def ask(
         Batches of prompts, and is sent their completions.
 
     Raises:
-        UserError: there is a pattern, and replies begin inside a thinking block.
+        UserError: a reply's limit fills the model's window; there is a pattern, and replies begin inside a thinking
+            block.
     """
     engine = context.engine(role)
     template_kwargs = context.engine_settings(role)[0].chat_template_kwargs
+    if engine.tokenizer is not None and settings.max_new_tokens >= engine.context_window:
+        raise UserError(
+            f"stage {stage}: replies of {settings.max_new_tokens:,} tokens leave no room for a prompt in the window of "
+            f"{engine.context_window:,} tokens that models.{role} has; lower its max_new_tokens or use a {role} with a "
+            "larger one"
+        )
     opened = begins_in_block(engine, [q.messages for q in questions[:1]], settings.thinking_tags, template_kwargs)
     if pattern is not None:
         require_unopened(stage, role, opened=opened)

@@ -18,7 +18,7 @@ from builders.core.models import Loaded, LocalModel, set_threads
 from builders.core.shared import Mark, await_seen, mark, require_shared
 from builders.core.stage import Asks, Context, Shard, Stage, Step, Trained
 from builders.settings.base import Settings
-from builders.store.columns import check_frame
+from builders.store.columns import check_frame, present
 from builders.store.files import naming_full_disk
 from builders.store.shards import shard_counts, shard_is_whole, shard_rows, write_shard
 from scorers.errors import UserError
@@ -113,7 +113,7 @@ def build_each(step: Stage | Step, context: Context[Any], shards: Iterable[Shard
         # Checked before it is written: a faulty shard never becomes a marker of resume.
         check_frame(result.frame, step.columns, f"stage {step.name}, shard {shard.index}")
         path = shard_path(context.work, shard)
-        write_shard(result.frame, step.columns, path, result.counts)
+        write_shard(result.frame, present(step.columns, result.frame.columns), path, result.counts)
         yield path
 
 

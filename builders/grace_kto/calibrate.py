@@ -2,17 +2,19 @@
 
 Reads any dataset that has the columns of `scores`. Three steps: rank each query's scored responses (eq. 5), standardise
 the rank sums within the group to the reward z (eq. 6–7), and normalise the rewards over all scored rows of the dataset
-to the weight W (eq. 8–9). `plan` reads the dataset once, to check its rows and to sum the rewards of each polarity;
-`build` then writes shard after shard, so the dataset is never in memory as a whole. A row that is unmatched by its
-column `matched`, or lacks a ranked metric (a document of one token has no perplexity), is unscored: it takes no part in
-ranks, group statistics and sums, its weight is −1 and its label False. One row is the parent's with, for example::
+to the weight W (eq. 8–9). Where the scores have the column `rubric` it is ranked too, with a coefficient of 0 by
+default; a response without a rating has the mean rank of the others, since nothing is known of it. `plan` reads the
+dataset once, to check its rows and to sum the rewards of each polarity; `build` then writes shard after shard, so the
+dataset is never in memory as a whole. A row that is unmatched by its column `matched`, or lacks one of the other ranked
+metrics (a document of one token has no perplexity), is unscored: it takes no part in ranks, group statistics and sums,
+its weight is −1 and its label False. One row is the parent's with, for example::
 
     {"rank_length": 2.5, "rank_diversity": 1.0, "rank_professionalism": 3.0, "rank_relevance_document": 6.0,
      "rank_relevance_summary": 4.0, "rank_ppl_domain": 2.0, "rank_sum": 14.1, "reward": 0.83, "weight": 1.12,
      "label": True, "prompt": [{"role": "user", …}], "completion": [{"role": "assistant", …}]}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import polars as pl
 
 from builders.core.prompting import answer_column
 from builders.core.stage import Context, Shard, ShardResult
-from builders.grace_kto.columns import RANKED, SCORES_COLUMNS, WEIGHTS_COLUMNS
+from builders.grace_kto.columns import RANKED, RUBRIC, SCORES_COLUMNS, WEIGHTS_COLUMNS
 from builders.grace_kto.languages import chat_by_language
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.pieces import pieces_of, read_piece
@@ -31,11 +33,13 @@ from builders.grace_kto.rows import (
     broken_rules,
     counts_other_tokens,
     name_broken,
+    require_rubric,
     rules,
     scored,
+    with_rubric,
 )
 from builders.grace_kto.settings import CalibrateSettings, GraceKTOSettings, RankCoefficients
-from builders.store.columns import polars_schema, require_columns
+from builders.store.columns import polars_schema, present, require_columns
 from builders.store.revision import Revision
 from scorers.errors import UserError
 from scorers.forms import Form
@@ -44,8 +48,6 @@ from scorers.weighting import Totals, global_weights, totals_of
 
 LOW_IS_BETTER = ("ppl_domain",)  # of the metrics in RANKED; the others rank high values first (eq. 5)
 CalibrateContext = Context[GraceKTOSettings]
-
-READ = polars_schema(SCORES_COLUMNS)
 
 
 def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.DataFrame:
@@ -56,6 +58,7 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
 
     Args:
         scores: `query_id`, `matched` and the ranked metrics; an unmatched row and one without a metric are unscored.
+            `rubric` may be missing, or null in any row.
         coefficients: the weight of each metric's rank in rho.
 
     Returns:
@@ -66,10 +69,11 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
     # Group numbers: ranking compares integers, not texts.
     groups = rows["query_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
     # `group_rewards` takes larger values as better: the sign of a low-is-better metric is turned. (metrics, rows)
-    metrics = np.stack([rows[m].cast(pl.Float64).to_numpy() * (-1 if m in LOW_IS_BETTER else 1) for m in RANKED])
+    ranking = ranking_of(scores.columns)
+    metrics = np.stack([rows[m].cast(pl.Float64).to_numpy() * (-1 if m in LOW_IS_BETTER else 1) for m in ranking])
     # Shapes (metrics, rows), (rows,) and (rows,), over scored rows only.
-    ranks, rho, z = group_rewards(groups, metrics, np.array([getattr(coefficients, m) for m in RANKED]))
-    columns = {f"rank_{metric}": rank for metric, rank in zip(RANKED, ranks, strict=True)}
+    ranks, rho, z = group_rewards(groups, metrics, np.array([getattr(coefficients, m) for m in ranking]))
+    columns = {f"rank_{metric}": rank for metric, rank in zip(ranking, ranks, strict=True)}
     columns |= {"rank_sum": rho, "reward": z}
     if rows.height == scores.height:
         return scores.with_columns(pl.DataFrame(columns).get_columns())
@@ -77,6 +81,11 @@ def add_rewards(scores: pl.DataFrame, coefficients: RankCoefficients) -> pl.Data
     place = scores.select(pl.when(ranked).then(ranked.cast(pl.Int64).cum_sum() - 1).alias("k"))
     scattered = place.select(pl.lit(pl.Series(v)).gather("k").alias(n) for n, v in columns.items())
     return scores.with_columns(scattered.get_columns())
+
+
+def ranking_of(names: Collection[str]) -> tuple[str, ...]:
+    """Return the metrics by which a dataset with these columns is ranked."""
+    return (*RANKED, RUBRIC) if RUBRIC in names else RANKED
 
 
 def add_weights(rewards: pl.DataFrame, totals: Totals, *, binary: bool = False, form: Form = "linear") -> pl.DataFrame:
@@ -108,8 +117,8 @@ def calibrate_frame(
 
     Args:
         scores: one row per response: `query_id` (String), `matched` (Boolean) and the six metrics of RANKED, null
-            where unscored. Without `matched` every row counts as matched. Other columns stay as they are; those that
-            this function adds are replaced.
+            where unscored, and perhaps `rubric`. Without `matched` every row counts as matched. Other columns stay as
+            they are; those that this function adds are replaced.
         coefficients: weight of each metric's rank in the rank sum (eq. 5); None takes the defaults.
         binary: replace the weights by ±1 of the same label.
         form: how the weight follows from the reward, see `scorers.weighting.Form`.
@@ -126,6 +135,7 @@ def calibrate_frame(
     [1.0, -1.0]
     """
     _check_scores(scores)
+    require_rubric((coefficients or RankCoefficients()).rubric, scores.columns, "the frame of scores")
     if "matched" not in scores.columns:
         with_matched = scores.with_columns(matched=pl.lit(True))
         return calibrate_frame(with_matched, coefficients, binary=binary, form=form).drop("matched")
@@ -147,7 +157,9 @@ def _check_scores(scores: pl.DataFrame) -> None:
     """
     found = scores.schema
     faults = [f"{name} is missing" for name in ("query_id", *RANKED) if name not in found]
-    faults += [f"{m} is {found[m]}, not a number" for m in RANKED if m in found and not found[m].is_numeric()]
+    faults += [
+        f"{m} is {found[m]}, not a number" for m in ranking_of(found) if m in found and not found[m].is_numeric()
+    ]
     if found.get("query_id", pl.String()) != pl.String():
         faults.append(f"query_id is {found['query_id']}, not String")
     if found.get("matched", pl.Boolean()) != pl.Boolean():
@@ -157,7 +169,7 @@ def _check_scores(scores: pl.DataFrame) -> None:
     if "matched" in found and scores["matched"].null_count():
         row = scores["matched"].is_null().arg_max()
         raise UserError(f"the frame of scores: matched is null in row {row}; give true or false")
-    for metric in RANKED:
+    for metric in ranking_of(found):
         bad = ~scores[metric].is_finite().fill_null(True)
         if bad.any():
             value = scores[metric].filter(bad)[0]
@@ -165,6 +177,11 @@ def _check_scores(scores: pl.DataFrame) -> None:
                 f"the frame of scores: {metric} is {value} in row {bad.arg_max()}; metrics must be finite, or null "
                 "where the row is unscored"
             )
+
+
+def schema_of(names: Collection[str]) -> pl.Schema:
+    """Return the columns of scores that a dataset with these names has, with their types."""
+    return polars_schema(present(SCORES_COLUMNS, names))
 
 
 def plan(context: CalibrateContext) -> list[Shard]:
@@ -178,18 +195,24 @@ def plan(context: CalibrateContext) -> list[Shard]:
     """
     parent = context.inputs["score"]
     require_columns(parent.schema(), SCORES_COLUMNS, str(parent))
-    pieces = pieces_of(parent.data_files(), READ, context.work / "pieces")
+    names = parent.schema().names()
+    require_rubric(context.config.calibrate.coefficients.rubric, names, str(parent))
+    pieces = pieces_of(parent.data_files(), schema_of(names), context.work / "pieces")
     if not pieces:
         raise UserError(f"{parent} is empty; calibration needs at least one scored row")
     wanted = rules(other_tokenizers=counts_other_tokens(parent.manifest))
-    totals = checked_totals(pieces, parent.data_files(), context.config.calibrate, wanted)
+    totals = checked_totals(pieces, parent.data_files(), context.config.calibrate, wanted, with_rubric(CHECKED, names))
     if totals.positive_rows == 0:
         raise UserError(f"{parent}: no response is scored, so there is nothing to rank; look at the policy's responses")
-    return [Shard(index, (piece, totals)) for index, piece in enumerate(pieces)]
+    return [Shard(index, (piece, totals, RUBRIC in names)) for index, piece in enumerate(pieces)]
 
 
 def checked_totals(
-    pieces: Sequence[str], files: Sequence[Path], settings: CalibrateSettings, wanted: Sequence[Rule]
+    pieces: Sequence[str],
+    files: Sequence[Path],
+    settings: CalibrateSettings,
+    wanted: Sequence[Rule],
+    schema: pl.Schema = CHECKED,
 ) -> Totals:
     """Check every row of a dataset and sum its rewards by polarity, in one pass.
 
@@ -198,6 +221,7 @@ def checked_totals(
         files: the Parquet files of the dataset, in which a faulty row is named.
         settings: the coefficients of the ranks, and the form of the weights.
         wanted: the rules that every row has to keep.
+        schema: the columns that are read, of ranks and rules.
 
     Raises:
         UserError: naming the first row that breaks a rule, and an id that several rows have.
@@ -205,7 +229,7 @@ def checked_totals(
     # Rewards depend on their own group alone, so they can be summed piece by piece.
     totals, ids = Totals(), ResponseIds()
     for piece in pieces:
-        scores = read_piece(piece, CHECKED)
+        scores = read_piece(piece, schema)
         if broken := broken_rules(scores, wanted):
             raise UserError(name_broken(files, broken[0]))
         ids.add(scores["response_id"])
@@ -220,8 +244,8 @@ def checked_totals(
 
 def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     """Calibrate one shard with the totals of the whole dataset."""
-    piece, totals = shard.spec
-    scores = read_piece(piece, READ)
+    piece, totals, rubric = shard.spec
+    scores = read_piece(piece, schema_of([RUBRIC] if rubric else []))
     settings = context.config.calibrate
     frame = add_weights(add_rewards(scores, settings.coefficients), totals, binary=settings.binary, form=settings.form)
     # Training has to see the same messages that the policy answered, with the system prompts of that time.
@@ -236,7 +260,7 @@ def build(context: CalibrateContext, shard: Shard) -> ShardResult:
     # Counted only where there are any: a shard's counts are part of its bytes, and hardly any dataset has such rows.
     if lacking := int(frame.select((pl.col("matched") & pl.col("reward").is_null()).sum()).item()):
         counts["matched without a score"] = lacking
-    return ShardResult(frame.select(c.name for c in WEIGHTS_COLUMNS), counts)
+    return ShardResult(frame.select(c.name for c in present(WEIGHTS_COLUMNS, frame.columns)), counts)
 
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:

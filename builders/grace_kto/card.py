@@ -44,7 +44,11 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     """
     names, world = models_and_world(manifest)
     value |= world
-    models = {role: names[role] for role in ("base", "general", "domain", "relevance", "teacher") if role in names}
+    models = {
+        role: names[role]
+        for role in ("base", "general", "domain", "relevance", "teacher", "criteria", "judge")
+        if role in names
+    }
     # The setting names the policy of the first round: training has it as its base, and in the role `policy` that of the
     # round before, which is found by its round. The scores' metrics are counted with the policy's tokenizer.
     policy = (names.get("base") if manifest.stage == "policy" else names.get("policy")) or names.get("tokenizer")

@@ -7,18 +7,18 @@ in which the seed's document stands letter by letter.
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from pydantic import ValidationError
 
 from builders.core.prompting import answer
-from builders.grace_kto.calibrate import add_rewards, add_weights
-from builders.grace_kto.columns import RANKED, WEIGHTS_COLUMNS
+from builders.grace_kto.calibrate import add_rewards, add_weights, ranking_of
+from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.grace_kto.format import tagged
 from builders.grace_kto.pieces import pieces_of, read_piece
-from builders.grace_kto.rows import CHECKED, RANKING, ResponseIds, Rule, broken_rules, rules
+from builders.grace_kto.rows import CHECKED, RANKING, ResponseIds, Rule, broken_rules, rules, with_rubric
 from builders.grace_kto.settings import CalibrateSettings
 from builders.store.check import Finding
 from builders.store.columns import polars_schema
@@ -29,9 +29,11 @@ from scorers.weighting import Totals, totals_of
 TOLERANCE = 1e-9  # a recomputed number may differ by this much, absolutely
 ROWS_SHOWN = 5  # differing rows listed per column
 NOT_COMPOSED = ("summary, outline and reference in the tagged form", "another text")
-CALIBRATED = (*(f"rank_{metric}" for metric in RANKED), "rank_sum", "reward", "weight", "label")
-_COMPARED = (*CHECKED, *CALIBRATED)
-STORED = pl.Schema({name: dtype for name, dtype in polars_schema(WEIGHTS_COLUMNS).items() if name in _COMPARED})
+
+
+def calibrated(names: Collection[str]) -> tuple[str, ...]:
+    """Return the columns that are recomputed, of a dataset with these names."""
+    return (*(f"rank_{metric}" for metric in ranking_of(names)), "rank_sum", "reward", "weight", "label")
 
 
 def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
@@ -53,15 +55,18 @@ def check_calibration(manifest: Manifest, files: Mapping[str, Path], sound: bool
         return [Finding(FILE_NAME, where, "the coefficients", fault["msg"])]
     if not sound or not files:
         return [Finding("data/", "calibration", "", "not recomputed: the rows are incomplete or do not fit")]
+    names = list(pl.read_parquet_schema(next(iter(files.values()))))
+    wanted = {*with_rubric(CHECKED, names), *calibrated(names)}
+    stored = pl.Schema({name: dtype for name, dtype in polars_schema(WEIGHTS_COLUMNS).items() if name in wanted})
     # Pieces are files of their own where the revision's files split groups; a pulled revision is not written to.
     with tempfile.TemporaryDirectory(prefix="grace-verify-") as folder:
-        pieces = pieces_of(list(files.values()), STORED, Path(folder) / "pieces")
-        findings, totals = _check_rows(pieces, list(files.values()), settings)
-        return findings + _recompute(pieces, settings, totals)
+        pieces = pieces_of(list(files.values()), stored, Path(folder) / "pieces")
+        findings, totals = _check_rows(pieces, list(files.values()), settings, with_rubric(CHECKED, names))
+        return findings + _recompute(pieces, settings, totals, stored)
 
 
 def _check_rows(
-    pieces: Sequence[str], files: Sequence[Path], settings: CalibrateSettings
+    pieces: Sequence[str], files: Sequence[Path], settings: CalibrateSettings, schema: pl.Schema
 ) -> tuple[list[Finding], Totals]:
     """List the first rows that break a rule of calibration or have another row's response_id, and sum the rewards.
 
@@ -75,7 +80,7 @@ def _check_rows(
     counts: dict[Rule, int] = {}
     totals = Totals()
     for piece in pieces:
-        rows = read_piece(piece, CHECKED)
+        rows = read_piece(piece, schema)
         totals += totals_of(add_rewards(rows, settings.coefficients)["reward"], settings.form)
         ids.add(rows["response_id"])
         for rule in broken_rules(rows, wanted):
@@ -99,27 +104,30 @@ def _summed(column: str, count: int) -> Finding:
     return Finding("data/", column, "", f"{count} rows differ, {ROWS_SHOWN} shown")
 
 
-def _recompute(pieces: Sequence[str], settings: CalibrateSettings, totals: Totals) -> list[Finding]:
+def _recompute(pieces: Sequence[str], settings: CalibrateSettings, totals: Totals, schema: pl.Schema) -> list[Finding]:
     """Calibrate again with the totals of the whole dataset and return the differences, as `check_calibration` does."""
-    counts = dict.fromkeys(CALIBRATED, 0)
+    columns = calibrated(schema)
+    counts = dict.fromkeys(columns, 0)
     findings: list[Finding] = []
     for piece in pieces:
-        stored = read_piece(piece, STORED)
-        rewards = add_rewards(stored.select(RANKING.names()), settings.coefficients)
+        stored = read_piece(piece, schema)
+        rewards = add_rewards(stored.select(with_rubric(RANKING, schema).names()), settings.coefficients)
         computed = add_weights(rewards, totals, binary=settings.binary, form=settings.form)
-        for column, differing in _differences(stored, computed):
+        for column, differing in _differences(stored, computed, columns):
             shown = differing.head(max(0, ROWS_SHOWN - counts[column]))
             findings += [Finding(row[0], column, str(row[1]), str(row[2])) for row in shown.rows()]
             counts[column] += differing.height
     return findings + [_summed(column, count) for column, count in counts.items() if count > ROWS_SHOWN]
 
 
-def _differences(stored: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+def _differences(
+    stored: pl.DataFrame, computed: pl.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield each calibrated column with its differing rows (id, stored, computed).
 
     A number differs by more than `TOLERANCE` or in being null, a label in any way.
     """
-    for column in CALIBRATED:
+    for column in columns:
         pair = pl.DataFrame({"id": stored["response_id"], "stored": stored[column], "computed": computed[column]})
         # ne_missing: null equals null and differs from every value.
         differ = pl.col("stored").ne_missing(pl.col("computed"))

@@ -9,10 +9,10 @@ The dataset cards print the ranges and units given here. A weights row, cut shor
 
 import polars as pl
 
+from builders.rubrics.columns import CRITERIA, CRITERIA_WRITER, QUERY_ID
 from builders.store.columns import MESSAGES, Column, column
 
 # Columns that several datasets share.
-QUERY_ID = column("query_id", pl.String, "first 16 hex digits of the SHA-256 of the query's text")
 QUERY = column("query", pl.String, "the writing request")
 LANGUAGE = column("language", pl.String, "language code of the query, such as en or zh")
 ROUND = column("round", pl.Int32, "round of the semi-online loop, from 1")
@@ -77,6 +77,13 @@ GROUPS_COLUMNS = (
 )
 
 
+# Stage `criteria`.
+CRITERIA_COLUMNS = (QUERY_ID, QUERY, LANGUAGE, ROUND, CRITERIA, CRITERIA_WRITER)
+
+RUBRIC = "rubric"
+"""The metric that a dataset has where `score.rubric` was true."""
+
+
 def _metric(name: str, meaning: str) -> Column:
     """A float column that is null where the response is unmatched."""
     return column(name, pl.Float64, f"{meaning}; null where unmatched", nullable=True)
@@ -103,6 +110,14 @@ SCORE_COLUMNS = (
     _metric("relevance_summary", "R_s: weighted sum of the summary's three similarities (eq. 4)"),
     *_SIMILARITIES[3:],
     _metric("relevance_document", "R_d: weighted sum of the document's three similarities (eq. 4)"),
+    column(
+        RUBRIC,
+        pl.Float64,
+        "mean of a judge's ratings of the document by the criteria of its query, 1 to 10; null where unmatched, and "
+        "where no rating could be read",
+        nullable=True,
+        optional=True,
+    ),
 )
 
 
@@ -119,6 +134,14 @@ WEIGHT_COLUMNS = (
     _rank("relevance_document"),
     _rank("relevance_summary"),
     _rank("ppl_domain", "low"),
+    column(
+        f"rank_{RUBRIC}",
+        pl.Float64,
+        "rank by rubric in the group, 1 best (high is better), ties share the mean; a response without a rating has "
+        "the mean rank of the others; null where unmatched",
+        nullable=True,
+        optional=True,
+    ),
     _metric("rank_sum", "rho: weighted sum of the ranks, low is better (eq. 5)"),
     _metric("reward", "z: −rho standardised in the group, 0 where its deviation is 0 (eq. 6–7)"),
     column("weight", pl.Float64, "W: signed weight of the row in the loss (eq. 8–9); −1 where unmatched"),
@@ -130,6 +153,6 @@ WEIGHT_COLUMNS = (
 SCORES_COLUMNS = GROUPS_COLUMNS + SCORE_COLUMNS
 WEIGHTS_COLUMNS = SCORES_COLUMNS + WEIGHT_COLUMNS
 
-# The metrics of the rank sum (eq. 5), in the order of the rank columns.
+# The metrics of the rank sum (eq. 5), in the order of the rank columns; `RUBRIC` comes last where a dataset has it.
 RANKED = ("length", "diversity", "professionalism", "relevance_document", "relevance_summary", "ppl_domain")
 METRICS = tuple(column_.name for column_ in SCORE_COLUMNS)

@@ -11,8 +11,9 @@ import polars as pl
 
 from builders.core import languages
 from builders.core.languages import DEFAULT, is_chinese, is_chinese_column
-from builders.core.prompting import chat_column
-from builders.grace_kto.messages import SYSTEM_PREFIX, prompt_names
+from builders.core.prompting import chat_column, prompt_names
+from builders.grace_kto.messages import SYSTEM_PREFIX
+from builders.grace_kto.settings import PROMPTS
 from scorers.errors import UserError
 
 
@@ -47,7 +48,7 @@ def pick_examples(rows: Mapping[str, Sequence[int]], draw: int, count: int) -> t
 
 def prompt_name(setting: str, language: str) -> str:
     """Return the name of this pipeline's prompt file that a setting means for a language."""
-    return languages.prompt_name(setting, language, prompt_names())
+    return languages.prompt_name(setting, language, prompt_names(PROMPTS))
 
 
 def system_for(query: str, prompts: Mapping[str, str]) -> str | None:

@@ -1,8 +1,6 @@
 """The prompt files of GRACE-KTO, and the system prompts under which responses are sampled."""
 
-import functools
-
-from builders.core.prompting import read_prompt, render_prompt
+from builders.core.prompting import prompt_names, read_prompt, render_prompt
 from builders.grace_kto.settings import PROMPTS, GraceKTOSettings
 from builders.store.manifest import Manifest
 
@@ -19,13 +17,6 @@ def prompt_text(name: str) -> str:
     return read_prompt(PROMPTS, name)
 
 
-# Asked for every prompt that is sent.
-@functools.cache
-def prompt_names() -> tuple[str, ...]:
-    """Return the names of this pipeline's prompt files, without `.jinja`, sorted."""
-    return tuple(sorted(path.name.removesuffix(".jinja") for path in PROMPTS.glob("*.jinja")))
-
-
 def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[str, str]:
     """Return the system prompts under which responses were sampled, by name; see `languages.system_for`.
 
@@ -40,7 +31,7 @@ def system_prompts(config: GraceKTOSettings, manifest: Manifest | None) -> dict[
         return {name: text for name, text in manifest.prompts.items() if name.startswith(SYSTEM_PREFIX)}
     name = config.sample.system_prompt
     if name == SYSTEM_BY_LANGUAGE:
-        return {found: prompt_text(found) for found in prompt_names() if found.startswith(SYSTEM_PREFIX)}
+        return {found: prompt_text(found) for found in prompt_names(PROMPTS) if found.startswith(SYSTEM_PREFIX)}
     return {} if name is None else {name: prompt_text(name)}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from builders.core.machine import require_bfloat16, require_device, require_engine, require_package, require_vllm
 from builders.core.models import LocalModel, on_disk, pick_device, require_policy
 from builders.core.prompting import chat
+from builders.core.ready import engine_ready
 from builders.core.stage import FindModel
 from builders.engines import Message
 from builders.engines.vllm_perplexity import require_fixed_rope
@@ -48,15 +49,10 @@ def format_ready(config: GraceKTOSettings, find: FindModel) -> None:
     """Check what asking the teacher needs.
 
     Raises:
-        UserError: as `require_engine`, `require_guidable` and `require_policy`.
+        UserError: as `require_guidable` and `engine_ready`.
     """
-    engine = config.engines.teacher
     require_guidable("format", "teacher", config)
-    require_engine("engines.teacher", engine)
-    model = None if isinstance(engine, OpenAIEngineSettings) else find(roles.teacher(config, 0))
-    if model is not None and not isinstance(engine, OpenAIEngineSettings):
-        setting = "engines.teacher"
-        require_policy(engine, on_disk(model, setting), trial_prompts(config, system=False), setting)
+    engine_ready(config, find, "teacher")
 
 
 def require_guidable(section: str, role: str, config: GraceKTOSettings) -> None:

@@ -24,6 +24,33 @@ def teacher(config: GraceKTOSettings, round_: int) -> str:
     return config.models.teacher
 
 
+def criteria(config: GraceKTOSettings, round_: int) -> str:
+    """The model that writes each query's criteria.
+
+    Raises:
+        UserError: none is set.
+    """
+    return _rubrics(config.models.criteria, "criteria", "writes each query's criteria")
+
+
+def judge(config: GraceKTOSettings, round_: int) -> str:
+    """The model that rates documents by those criteria.
+
+    Raises:
+        UserError: none is set.
+    """
+    return _rubrics(config.models.judge, "judge", "rates documents by their queries' criteria")
+
+
+def _rubrics(model: str | None, role: str, does: str) -> str:
+    """Return a model that `score.rubric` needs."""
+    if model is None:
+        raise UserError(
+            f"score.rubric: models.{role} is null, the model that {does}; set it, or set score.rubric to false"
+        )
+    return model
+
+
 def first_policy(config: GraceKTOSettings, round_: int) -> str:
     """The policy of the first round: what the reference and the adapters of training start from."""
     return config.models.policy

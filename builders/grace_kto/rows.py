@@ -4,7 +4,7 @@ A row counts as matched by its column `matched`, never by its metrics. A matched
 document of one token has no perplexity. Every response has an id of its own, and no round is negative.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from builders.grace_kto.columns import RANKED, SCORES_COLUMNS
+from builders.grace_kto.columns import RANKED, RUBRIC, SCORES_COLUMNS
 from builders.grace_kto.pieces import read_piece
 from builders.store.columns import polars_schema
 from builders.store.manifest import Manifest
+from scorers.errors import UserError
 
 _SCORES = polars_schema(SCORES_COLUMNS)
 RANKING = pl.Schema({name: _SCORES[name] for name in ("query_id", "matched", *RANKED)})
@@ -23,7 +24,40 @@ RANKING = pl.Schema({name: _SCORES[name] for name in ("query_id", "matched", *RA
 CHECKED = pl.Schema({name: _SCORES[name] for name in ("response_id", "round", *RANKING)})
 """What the rules look at; with it a pass over the dataset also has what the totals need."""
 OF_PERPLEXITY = ("professionalism", "ppl_domain")  # of RANKED, those that a document of one token lacks
+_RUBRIC = pl.Schema({RUBRIC: _SCORES[RUBRIC]})
 AT_ONCE = 1_000  # repeated ids looked for in one pass over the files
+
+
+def with_rubric(schema: pl.Schema, names: Collection[str]) -> pl.Schema:
+    """Return a schema of ranked metrics with `rubric`, where a dataset with these names has it."""
+    return pl.Schema({**schema, **_RUBRIC}) if RUBRIC in names else schema
+
+
+def require_rubric(coefficient: float, names: Collection[str], what: str) -> None:
+    """Check that a dataset has the ratings that its ranks are to count.
+
+    Raises:
+        UserError: it has none, and their coefficient is not 0.
+    """
+    if coefficient and RUBRIC not in names:
+        raise UserError(
+            f"calibrate.coefficients.rubric is {coefficient:g}, and {what} has no column rubric; score it with "
+            "score.rubric=true, or set the coefficient to 0"
+        )
+
+
+def check_texts(matched: pl.DataFrame, stage: str) -> None:
+    """Check that matched rows have both texts, which other people's datasets may lack.
+
+    Raises:
+        UserError: for a matched row without summary or document.
+    """
+    lacking = matched.filter(pl.col("summary").is_null() | pl.col("document").is_null())
+    if lacking.height:
+        raise UserError(
+            f"stage {stage}: {lacking['response_id'][0]} is matched but has no summary or no document; set matched to "
+            "false or give both texts"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,22 +5,25 @@ One row is the parent's with, for example::
     {"length": 61, "diversity": 97.4, "ppl_general": 8.1, "ppl_domain": 7.6, "professionalism": 0.5,
      "dense_summary": 0.71, "lexical_summary": 0.2, "multivector_summary": 0.64, "relevance_summary": 1.41,
      "dense_document": 0.69, "lexical_document": 0.31, "multivector_document": 0.7, "relevance_document": 0.5}
+
+With `score.rubric` there is one metric more, `rubric`, the mean of the ratings that the stage `rate` has of the
+document.
 """
 
 from collections.abc import Mapping
 
 import polars as pl
 
-from builders.core.stage import Context, Shard, ShardResult
-from builders.grace_kto.columns import GROUPS_COLUMNS, SCORE_COLUMNS, SCORES_COLUMNS
+from builders.core.stage import At, Context, Shard, ShardResult
+from builders.grace_kto.columns import GROUPS_COLUMNS, RUBRIC, SCORE_COLUMNS, SCORES_COLUMNS
 from builders.grace_kto.loading import Scorers, load_scorers
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.pieces import pieces_of, read_piece
+from builders.grace_kto.rows import check_texts
 from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
-from builders.store.columns import polars_schema, require_columns
+from builders.store.columns import polars_schema, present, require_columns
 from builders.store.revision import Revision
 from scorers.diversity import diversity
-from scorers.errors import UserError
 from scorers.length import lengths
 from scorers.perplexity import Ids
 from scorers.professionalism import professionalism
@@ -49,7 +52,7 @@ def build(context: ScoreContext, shard: Shard) -> ShardResult:
     """Score the matched rows of one piece; the metrics of the other rows are null."""
     parent = read_piece(shard.spec, READ).with_row_index("row")  # in a foreign dataset response_id may not be unique
     matched = parent.filter("matched")
-    check_texts(matched)
+    check_texts(matched, "score")
     scorers = load_scorers(context)
     # The scorer lives on from shard to shard and counts over all of them.
     cut_before = scorers.relevance.truncated
@@ -61,27 +64,30 @@ def build(context: ScoreContext, shard: Shard) -> ShardResult:
         context.config.score,
     )
     # A left join: unmatched rows keep their place and get null.
-    frame = parent.join(matched.select("row").hstack(scores), on="row", how="left", maintain_order="left")
+    scored = with_rubric(matched.select("row", "response_id").hstack(scores), context.inputs.get("rate"))
+    frame = parent.join(scored.drop("response_id"), on="row", how="left", maintain_order="left")
     counts = {
         "read": parent.height,
         "scored": matched.height,
         "texts cut for relevance": scorers.relevance.truncated - cut_before,
     }
-    return ShardResult(frame.select(c.name for c in SCORES_COLUMNS), counts)
+    return ShardResult(frame.select(c.name for c in present(SCORES_COLUMNS, frame.columns)), counts)
 
 
-def check_texts(matched: pl.DataFrame) -> None:
-    """Check that matched rows have both texts, which other people's datasets may lack.
+def ratings(config: GraceKTOSettings, round_: int) -> Mapping[str, At]:
+    """Return the ratings that are read, where there are to be any."""
+    return {"rate": At("rate")} if config.score.rubric else {}
 
-    Raises:
-        UserError: for a matched row without summary or document.
-    """
-    lacking = matched.filter(pl.col("summary").is_null() | pl.col("document").is_null())
-    if lacking.height:
-        raise UserError(
-            f"stage score: {lacking['response_id'][0]} is matched but has no summary or no document; set matched to "
-            "false or give both texts"
-        )
+
+def with_rubric(scores: pl.DataFrame, ratings: Revision | None) -> pl.DataFrame:
+    """Add the column `rubric`: the mean of all ratings of a response, null without one; nothing without ratings."""
+    if ratings is None:
+        return scores
+    own = pl.col("response_id").is_in(scores["response_id"].unique().to_list())
+    means = (
+        ratings.scan().filter(own).group_by("response_id").agg(pl.col("score").cast(pl.Float64).mean().alias(RUBRIC))
+    )
+    return scores.join(means.collect(), on="response_id", how="left", maintain_order="left")
 
 
 def score_documents(
@@ -97,7 +103,7 @@ def score_documents(
         settings: n of the n-grams, weights of the sums.
 
     Returns:
-        One row per response, in the order given, with the columns `SCORE_COLUMNS`.
+        One row per response, in the order given, with the columns `SCORE_COLUMNS` but for `rubric`.
     """
     token_ids = scorers.tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
     known: dict[str, Ids] = {}  # language models of one tokenizer family share the tokens
@@ -128,7 +134,8 @@ def score_documents(
     half = len(queries)
     frame = frame.hstack(relevance_columns(similarities[:half], "summary", settings.summary_relevance))
     frame = frame.hstack(relevance_columns(similarities[half:], "document", settings.document_relevance))
-    return frame.select(c.name for c in SCORE_COLUMNS).cast(polars_schema(SCORE_COLUMNS))
+    columns = present(SCORE_COLUMNS, frame.columns)
+    return frame.select(c.name for c in columns).cast(polars_schema(columns))
 
 
 def relevance_columns(similarities: pl.DataFrame, part: str, weights: RelevanceWeights) -> pl.DataFrame:

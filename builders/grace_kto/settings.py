@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from builders.rubrics.settings import CriteriaSettings, RateSettings
 from builders.settings.asking import AskingSettings, Tags, Text
 from builders.settings.base import (
     EXECUTION,
@@ -49,6 +50,12 @@ class ModelSettings(Section):
         description="an instruct model that writes summary and outline of plain reference documents, for `train --sft` "
         "(§3.1); null: none",
     )
+    criteria: Annotated[str | None, PATH, LATER] = Field(
+        None, description="an instruct model that writes each query's criteria, where score.rubric is true; null: none"
+    )
+    judge: Annotated[str | None, PATH, LATER] = Field(
+        None, description="the model that rates documents by them: a large one, or a critic; null: none"
+    )
 
 
 class Engines(Section):
@@ -58,6 +65,10 @@ class Engines(Section):
     teacher: Annotated[EngineSettings, LATER] = Field(
         TransformersEngineSettings(), description="summaries and outlines (stage format)"
     )
+    criteria: Annotated[EngineSettings, LATER] = Field(
+        TransformersEngineSettings(), description="criteria (stage criteria)"
+    )
+    judge: Annotated[EngineSettings, LATER] = Field(TransformersEngineSettings(), description="ratings (stage rate)")
 
 
 class SeedColumns(Section):
@@ -189,6 +200,11 @@ class ScoreSettings(Section):
     summary_relevance: RelevanceWeights = _weights(SUMMARY_WEIGHTS)
     document_relevance: RelevanceWeights = _weights(DOCUMENT_WEIGHTS)
     max_length: Positive = Field(8192, description="tokens BGE-M3 reads of a text; the rest is cut and counted")
+    rubric: Annotated[bool, LATER] = Field(
+        False,
+        description="also rate each matched document by five criteria of its query, as WritingBench does (stages "
+        "criteria and rate; models.criteria and models.judge)",
+    )
     context: Annotated[ContextSettings, LATER] = Field(
         ContextSettings(), description="what the two language models read at once; longer documents by half windows"
     )
@@ -216,6 +232,7 @@ class RankCoefficients(Section):
     relevance_document: float = 0.8
     relevance_summary: float = 0.2
     ppl_domain: float = 1.0
+    rubric: Annotated[float, LATER] = Field(0.0, description="of the rank by score.rubric's ratings")
 
 
 class CalibrateSettings(Section):
@@ -289,6 +306,8 @@ class GraceKTOSettings(Settings):
     format: Annotated[FormatSettings, LATER] = FormatSettings()
     generate: GenerateSettings = GenerateSettings()
     sample: SampleSettings = SampleSettings()
+    criteria: Annotated[CriteriaSettings, LATER] = CriteriaSettings()
+    rate: Annotated[RateSettings, LATER] = RateSettings()
     score: ScoreSettings = ScoreSettings()
     calibrate: CalibrateSettings = CalibrateSettings()
     sft: SFTSettings = SFTSettings()

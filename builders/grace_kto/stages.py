@@ -4,12 +4,28 @@ from collections.abc import Sequence
 from functools import partial
 
 from builders.cards.card import Card
+from builders.core.ready import engine_ready
 from builders.core.replies import replies_depend_on
 from builders.core.stage import Asks, Stage
-from builders.grace_kto import calibrate, columns, format, generate, parts, ready, roles, sample, score, seed
+from builders.grace_kto import (
+    calibrate,
+    columns,
+    criteria,
+    format,
+    generate,
+    parts,
+    rate,
+    ready,
+    roles,
+    sample,
+    score,
+    seed,
+)
 from builders.grace_kto.card import facts, recipe, weight_histogram
 from builders.grace_kto.check import check_calibration, check_documents
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.rubrics.check import check_criteria_rows, check_ratings
+from builders.rubrics.columns import RATINGS_COLUMNS
 
 
 def scoring_depends_on(config: GraceKTOSettings) -> Sequence[str]:
@@ -113,12 +129,61 @@ SAMPLE = Stage(
         example="matched",
     ),
 )
+# Built where score.rubric is true.
+CRITERIA = Stage(
+    name="criteria",
+    kind="dataset",
+    suffix="criteria",
+    version=1,
+    parents=("sample",),
+    roles={"criteria": roles.criteria},
+    sections=("criteria", "engines.criteria", "random_seed", "threads"),
+    prompts=criteria.prompts,
+    ready=partial(engine_ready, role="criteria"),
+    bytes_depend_on=partial(replies_depend_on, role="criteria"),
+    columns=columns.CRITERIA_COLUMNS,
+    check=check_criteria_rows,
+    plan=criteria.plan,
+    build=criteria.BUILD,
+    card=Card(
+        "grace_kto/criteria.md.jinja",
+        tags=("rubrics", "synthetic"),
+        annotated=True,
+        read="queries read",
+        recipe=recipe,
+    ),
+)
+RATE = Stage(
+    name="rate",
+    kind="dataset",
+    suffix="ratings",
+    version=1,
+    parents=("criteria", "sample"),
+    roles={"judge": roles.judge},
+    sections=("rate", "engines.judge", "random_seed", "threads"),
+    prompts=rate.prompts,
+    ready=partial(engine_ready, role="judge"),
+    bytes_depend_on=partial(replies_depend_on, role="judge"),
+    columns=RATINGS_COLUMNS,
+    check=check_ratings,
+    plan=rate.plan,
+    build=rate.BUILD,
+    summaries=("score",),
+    card=Card(
+        "grace_kto/rate.md.jinja",
+        tags=("ratings", "llm-as-a-judge"),
+        annotated=True,
+        read="responses read",
+        recipe=recipe,
+    ),
+)
 SCORE = Stage(
     name="score",
     kind="dataset",
     suffix="scores",
     version=2,
     parents=("sample",),
+    also=score.ratings,
     roles={
         "tokenizer": roles.tokenizer,
         "general": roles.general,

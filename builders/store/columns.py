@@ -4,7 +4,7 @@ A stage adds columns to its parent's and never renames or rewrites them: other p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -24,17 +24,26 @@ class Column:
         dtype: its polars type.
         nullable: whether it may hold nulls.
         meaning: what it means, with unit, range and what null stands for; the cards print it.
+        optional: whether a dataset may lack it; a dataset has it in all of its files or in none.
     """
 
     name: str
     dtype: pl.DataType
     nullable: bool
     meaning: str
+    optional: bool = False
 
 
-def column(name: str, dtype: type[pl.DataType] | pl.DataType, meaning: str, *, nullable: bool = False) -> Column:
+def column(
+    name: str, dtype: type[pl.DataType] | pl.DataType, meaning: str, *, nullable: bool = False, optional: bool = False
+) -> Column:
     """Make a column from a polars type or its class."""
-    return Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), nullable, meaning)
+    return Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), nullable, meaning, optional)
+
+
+def present(columns: Sequence[Column], names: Collection[str]) -> list[Column]:
+    """Return the columns of a contract for a dataset with these names: without the optional ones that it lacks."""
+    return [column for column in columns if column.name in names or not column.optional]
 
 
 def polars_schema(columns: Sequence[Column]) -> pl.Schema:
@@ -90,6 +99,7 @@ def require_columns(found: pl.Schema, columns: Sequence[Column], what: str) -> N
     Raises:
         UserError: naming the columns that are missing and those whose type differs.
     """
+    columns = present(columns, found.names())
     missing = [c.name for c in columns if c.name not in found]
     wrong = [
         f"{c.name} is {found[c.name]}, not {c.dtype}"
@@ -109,12 +119,13 @@ def _listing(columns: Sequence[Column]) -> str:
 def check_frame(frame: pl.DataFrame, columns: Sequence[Column], what: str) -> None:
     """Check a frame before it is written: exact schema, no null where none is allowed, no NaN or infinity.
 
-    A nullable column may have the type Null.
+    A nullable column may have the type Null, and an optional one may be missing.
 
     Raises:
         UserError: naming the column and the first offending row.
         TypeError: for another schema, which is a fault of the stage and not of the user.
     """
+    columns = present(columns, frame.columns)
     if frame.columns != [c.name for c in columns] or not all(fits(frame.schema[c.name], c) for c in columns):
         raise TypeError(f"{what}: columns {frame.schema} are not the contract's {polars_schema(columns)}")
     for column in columns:

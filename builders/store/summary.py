@@ -11,12 +11,13 @@ QUANTILES = (("q10", 0.1), ("q25", 0.25), ("median", 0.5), ("q75", 0.75), ("q90"
 
 
 def summarise(files: list[Path], columns: Iterable[str]) -> dict[str, Summary]:
-    """Return the distribution of each numeric column; a column without values is left out.
+    """Return the distribution of each numeric column; one that is not there, or has no values, is left out.
 
     One column is in memory at a time. Quantiles are interpolated linearly; the standard deviation is the population's.
     """
     summaries = {}
-    for column in columns:
+    there = pl.scan_parquet(files, glob=False).collect_schema() if files else pl.Schema()
+    for column in (name for name in columns if name in there):
         values = pl.scan_parquet(files, glob=False).select(column).collect()[column].cast(pl.Float64)
         present = values.drop_nulls().sort()
         if present.is_empty():

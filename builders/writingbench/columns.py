@@ -2,21 +2,15 @@
 
 import polars as pl
 
+from builders.rubrics.columns import CRITERIA, CRITERIA_WRITER, CRITERION, CRITERION_NAME, QUERY_ID, RESPONSE_ID
 from builders.store.columns import MESSAGES, column
-from scorers.criteria import FIELDS
-
-CRITERION = pl.Struct(dict.fromkeys(FIELDS, pl.String))
-"""A criterion with the fields of the benchmark's own files: name, criteria_description and five bands."""
 
 # Columns that several datasets share.
 DOMAIN = column("domain", pl.String, "domain of the writing task")
 SUBDOMAIN = column("subdomain", pl.String, "subdomain of the writing task")
 LANGUAGE = column("language", pl.String, "language code, such as en or zh")
-QUERY_ID = column("query_id", pl.String, "first 16 hex digits of the SHA-256 of the query's text")
 QUERY = column("query", pl.String, "the whole query: the refined request, and below it the material, if there is any")
-RESPONSE_ID = column("response_id", pl.String, "{query_id}-{j}, j counts the responses of all policies from 0")
 RESPONSE = column("response", pl.String, "the response, without special tokens and a thinking block before it")
-CRITERION_NAME = column("criterion", pl.String, "name of the criterion")
 
 # Stage `taxonomy`.
 TAXONOMY_COLUMNS = (
@@ -58,12 +52,8 @@ QUERIES_COLUMNS = (
 # Stage `criteria` keeps all columns of its parent.
 CRITERIA_COLUMNS = (
     *QUERIES_COLUMNS,
-    column(
-        "criteria",
-        pl.List(CRITERION),
-        "five criteria with their bands, in the fields of the benchmark's `checklist`",
-    ),
-    column("criteria_writer", pl.String, "model@revision that wrote them; null for fixed ones", nullable=True),
+    CRITERIA,
+    CRITERIA_WRITER,
 )
 # Stage `benchmark` takes the place of `criteria`.
 REQUIRED = pl.Struct({"requirement": pl.String, "criterion": pl.String})
@@ -94,20 +84,6 @@ RESPONSES_COLUMNS = (
     column("num_tokens", pl.Int32, "tokens that were sampled, a thinking block and the end token included"),
     column("sample_seed", pl.Int64, "seed of this response's random draws"),
     column("policy", pl.String, "model@revision that wrote the response"),
-)
-# Stage `rate`.
-RATINGS_COLUMNS = (
-    QUERY_ID,
-    RESPONSE_ID,
-    CRITERION_NAME,
-    column("repeat", pl.Int32, "number of the rating of this response by this criterion, from 0"),
-    column("score", pl.Int32, "1 (worst) to 10; null where no reply could be read: unscored, never 0", nullable=True),
-    column("reason", pl.String, "the judge's reason; null where there is no score, or no reason", nullable=True),
-    column("attempts", pl.Int32, "replies asked for; 0 for an empty response, which is not asked about"),
-    column("judge", pl.String, "model@revision that rated"),
-    column("prompt_hash", pl.String, "first 16 hex digits of the SHA-256 of the judge's prompt file"),
-    column("temperature", pl.Float64, "of the judge's sampling; 0 is greedy"),
-    column("top_p", pl.Float64, "of the judge's sampling"),
 )
 # Stage `select`.
 SELECT_COLUMNS = (

@@ -1,8 +1,6 @@
 """Stage `criteria`: five criteria for each query (§3.2), written by the teacher, or fixed ones for all (table 4).
 
-A criterion has a name, a description, and what earns a score in each of five bands. A reply without exactly five
-distinct and whole criteria is asked for again, and after `criteria.attempts` replies the query is dropped and counted.
-One row is the query's with::
+A query without criteria after `criteria.attempts` replies is dropped and counted. One row is the query's with::
 
     {…, "criteria": [{"name": "Sections", "criteria_description": "…", "1-2": "…", …, "9-10": "…"}, …],
      "criteria_writer": "Qwen/Qwen2.5-72B-Instruct@495f…"}
@@ -16,26 +14,25 @@ from typing import Any
 import polars as pl
 import yaml
 
-from builders.core.replies import Question, Unread, ask, keep_unanswered
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, row_shards
+from builders.rubrics import criteria as rubrics
+from builders.rubrics.criteria import ROWS_PER_SHARD, written
 from builders.store.columns import check_frame, polars_schema, require_columns
 from builders.store.revision import Revision
 from builders.writingbench.columns import CRITERIA_COLUMNS, QUERIES_COLUMNS
-from builders.writingbench.messages import ask_for, in_language, prompts_of
+from builders.writingbench.messages import in_language
 from builders.writingbench.request import languages_of
 from builders.writingbench.settings import PROMPTS, WritingBenchSettings
-from scorers.criteria import Criterion, read_criteria
+from scorers.criteria import Criterion
 from scorers.errors import UserError
 
 CriteriaContext = Context[WritingBenchSettings]
-
-ROWS_PER_SHARD = 32
 
 
 def prompts(config: WritingBenchSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the prompts by name, in the queries' languages; of fixed criteria their file."""
     if config.criteria.mode == "query":
-        return prompts_of(["criteria"], languages_of(inputs["refine"]))
+        return rubrics.prompts(languages_of(inputs["refine"]))
     name = f"criteria.{config.criteria.mode}"
     return {name: (PROMPTS / f"{name}.yaml").read_text(encoding="utf-8")}
 
@@ -64,28 +61,13 @@ def build(context: CriteriaContext, shard: Shard) -> Asking:
     counts: Counter[str] = Counter(read=queries.height)
     rows = list(queries.iter_rows(named=True))
     if config.criteria.mode != "query":
-        found = [fixed_criteria(config.criteria.mode, row["domain"], row["language"]) for row in rows]
-        return ShardResult(_rows(rows, found, None), dict(counts))
-    questions = [_question(row) for row in rows]
-    yield from ask(context, "criteria", "teacher", questions, config.criteria, read, counts)
-    keep_unanswered(context, shard.index, questions)
-    counts.update(f"dropped.{question.fault}" for question in questions if question.answer is None)
-    frame = _rows(rows, [question.answer for question in questions], str(context.models["teacher"].record))
-    return ShardResult(frame, dict(+counts))
+        fixed = [fixed_criteria(config.criteria.mode, row["domain"], row["language"]) for row in rows]
+        return ShardResult(_rows(rows, fixed, None), dict(counts))
+    found = yield from written(context, shard, "teacher", rows, config.criteria, counts)
+    return ShardResult(_rows(rows, found, str(context.models["teacher"].record)), dict(+counts))
 
 
 BUILD = Asks("teacher", build)
-
-
-def _question(row: Mapping[str, Any]) -> Question[list[Criterion]]:
-    """Return the prompt for a query's criteria."""
-    return Question(row["query_id"], ask_for("criteria", row["language"], row["query"], query=row["query"]))
-
-
-def read(question: Question[list[Criterion]], reply: str) -> list[Criterion] | Unread:
-    """Read the criteria of a reply."""
-    found = read_criteria(reply)
-    return Unread(f"reply with {found}") if isinstance(found, str) else found
 
 
 def _rows(

@@ -18,11 +18,13 @@ import polars as pl
 from builders.core.draws import derive_seed
 from builders.core.prompting import answer
 from builders.core.stage import Context, Shard, ShardResult, row_shards
+from builders.rubrics.columns import RATINGS_COLUMNS
+from builders.rubrics.criteria import criteria_of
+from builders.rubrics.ratings import UNSCORED, ask_for_rating
 from builders.store.columns import frame_of, require_columns
 from builders.store.files import replacing
-from builders.writingbench.columns import CRITIC_COLUMNS, RATINGS_COLUMNS
-from builders.writingbench.messages import ask_for_rating
-from builders.writingbench.rate import CRITERIA, READ, UNSCORED, criteria_of
+from builders.writingbench.columns import CRITIC_COLUMNS
+from builders.writingbench.rate import CRITERIA, READ
 from builders.writingbench.settings import CritiqueSettings, WritingBenchSettings
 from scorers.errors import UserError
 

@@ -24,6 +24,7 @@ import polars as pl
 
 from builders.core.draws import derive_seed, query_id
 from builders.core.near_duplicates import near_duplicates, signatures_of
+from builders.core.prompting import ask_for, prompts_of
 from builders.core.query_parser import read_queries
 from builders.core.replies import CUT, Question, Unread, ask, dropped_in, keep_unanswered
 from builders.core.sources import source_file
@@ -36,9 +37,9 @@ from builders.store.files import file_sha256
 from builders.store.revision import Revision
 from builders.store.shards import shard_counts, shard_rows
 from builders.writingbench.columns import QUERIES_COLUMNS, REQUEST_COLUMNS
-from builders.writingbench.messages import ask_for, guidance, in_language, join_material, prompts_of
+from builders.writingbench.messages import guidance, in_language, join_material
 from builders.writingbench.request import languages_of
-from builders.writingbench.settings import REQUIREMENTS, WritingBenchSettings
+from builders.writingbench.settings import PROMPTS, REQUIREMENTS, WritingBenchSettings
 from scorers.errors import UserError
 from scorers.replies import json_values
 
@@ -68,7 +69,7 @@ def prompts(config: WritingBenchSettings, inputs: Mapping[str, Revision]) -> dic
         for name in REQUIREMENTS
         for language in languages
     }
-    return prompts_of(["refine", *kinds], languages) | pool
+    return prompts_of(PROMPTS, ["refine", *kinds], languages) | pool
 
 
 def source_of(config: WritingBenchSettings, require_pinned: bool = False) -> Source | None:
@@ -246,7 +247,7 @@ def drafted(row: dict[str, str], config: WritingBenchSettings) -> Draft:
     requirements = drawn(draw, config.refine.most_requirements)
     wishes = [in_language(guidance()[name], row["language"]) for name in requirements]
     kind = {name: row[name] for name in ("domain", "subdomain", "request")}
-    messages = ask_for("refine", row["language"], row["request"], guidance=wishes, **kind)
+    messages = ask_for(PROMPTS, "refine", row["language"], row["request"], guidance=wishes, **kind)
     return Draft(row, requirements, Question(row["request_id"], messages))
 
 
@@ -267,7 +268,9 @@ def _about(draft: Draft, kind: str, **values: Any) -> Question[Any]:
     """Return the question about a refined request's material."""
     request = draft.refined.answer or ""
     texts = (request, *values.get("materials", ()))
-    return Question(draft.row["request_id"], ask_for(kind, draft.row["language"], *texts, request=request, **values))
+    return Question(
+        draft.row["request_id"], ask_for(PROMPTS, kind, draft.row["language"], *texts, request=request, **values)
+    )
 
 
 def read_refined(question: Question[str], reply: str) -> str | Unread:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builders.core.languages import contradicts
+from builders.core.prompting import ask_for, prompts_of
 from builders.core.query_parser import read_queries
 from builders.core.replies import Question, Unread, ask, dropped_in, keep_unanswered
 from builders.core.stage import Asking, Context, Shard, ShardResult, row_shards
@@ -19,8 +20,7 @@ from builders.core.unread import unread_in
 from builders.store.columns import check_frame, frame_of, require_columns
 from builders.store.revision import Revision
 from builders.writingbench.columns import REQUEST_COLUMNS, TAXONOMY_COLUMNS
-from builders.writingbench.messages import ask_for, prompts_of
-from builders.writingbench.settings import WritingBenchSettings
+from builders.writingbench.settings import PROMPTS, WritingBenchSettings
 from scorers.errors import UserError
 
 RequestContext = Context[WritingBenchSettings]
@@ -32,7 +32,7 @@ MISSING = "requests missing"
 
 def prompts(config: WritingBenchSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the prompts by name, in the taxonomy's languages."""
-    return prompts_of(["request"], languages_of(inputs["taxonomy"]))
+    return prompts_of(PROMPTS, ["request"], languages_of(inputs["taxonomy"]))
 
 
 def languages_of(revision: Revision) -> list[str]:
@@ -92,7 +92,9 @@ def build(context: RequestContext, shard: Shard) -> Asking:
 def _question(row: Mapping[str, Any], turn: int, count: int) -> Question[list[str]]:
     """Return one prompt for requests of a subdomain."""
     values = {name: row[name] for name in ("domain", "subdomain", "description")}
-    return Question(f"{row['subdomain_id']}-{turn}", ask_for("request", row["language"], count=count, **values))
+    return Question(
+        f"{row['subdomain_id']}-{turn}", ask_for(PROMPTS, "request", row["language"], count=count, **values)
+    )
 
 
 def read(question: Question[list[str]], reply: str) -> list[str] | Unread:

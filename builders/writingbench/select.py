@@ -1,8 +1,8 @@
 """Stage `select`: the best-rated responses, as training data of a writer (§3.4).
 
 A response's score is the mean of all its ratings; one without a score is dropped. Of each query the best responses are
-kept, of these the ones at or above a floor, and of these the top share, of all or within each subdomain (§4.4). One
-row::
+kept, of these the ones at or above a floor, and of these the top share, of all or within each subdomain (§4.4). As a
+control, `select.order: random` keeps as many of those that have a score, drawn whatever it is. One row::
 
     {"query_id": "77ab…", "query": "…", …, "response_id": "77ab…-2", "response": "…", "score": 8.2, "policy": "…",
      "prompt": [{"role": "user", …}], "completion": [{"role": "assistant", …}]}
@@ -10,14 +10,17 @@ row::
 
 import math
 from collections import Counter
+from typing import Literal
 
 import polars as pl
 
+from builders.core.draws import derive_seed
 from builders.core.prompting import answer_column, chat_column
 from builders.core.stage import Context, Shard, ShardResult, row_shards
+from builders.rubrics.columns import RATINGS_COLUMNS
 from builders.store.columns import polars_schema, require_columns
 from builders.store.files import replacing
-from builders.writingbench.columns import RATINGS_COLUMNS, RESPONSES_COLUMNS, SELECT_COLUMNS
+from builders.writingbench.columns import RESPONSES_COLUMNS, SELECT_COLUMNS
 from builders.writingbench.settings import SelectSettings, WritingBenchSettings
 from scorers.errors import UserError
 
@@ -65,11 +68,10 @@ def choose(rows: pl.DataFrame, settings: SelectSettings) -> tuple[pl.DataFrame, 
         settings: how many.
 
     Returns:
-        The chosen rows, the best first, and how many were read and dropped for which reason. Equal scores are told
-        apart by the responses' ids, which favour none.
+        The chosen rows, the best first, and how many were read and dropped for which reason.
     """
     counts: Counter[str] = Counter(read=rows.height)
-    left = rows.drop_nulls("score").sort(["score", "response_id"], descending=[True, False])
+    left = in_order(rows.drop_nulls("score"), settings.order)
     counts[f"dropped.{UNSCORED}"] = rows.height - left.height
     best = left.filter(pl.int_range(pl.len()).over("query_id") < settings.best)
     counts[f"dropped.{NOT_BEST}"] = left.height - best.height
@@ -78,6 +80,17 @@ def choose(rows: pl.DataFrame, settings: SelectSettings) -> tuple[pl.DataFrame, 
     top = top_share(above, settings)
     counts[f"dropped.{BELOW_SHARE}"] = above.height - top.height
     return top, dict(+counts)
+
+
+def in_order(rows: pl.DataFrame, order: Literal["score", "random"]) -> pl.DataFrame:
+    """Return rows in the order in which they are kept: by score, equal ones by their ids, which favour none; or drawn.
+
+    A draw depends on the response's id alone, so it is the same for whatever else the dataset holds.
+    """
+    if order == "score":
+        return rows.sort(["score", "response_id"], descending=[True, False])
+    draws = pl.Series("draw", [derive_seed("select", id_) for id_ in rows["response_id"]], pl.Int64)
+    return rows.with_columns(draws).sort("draw").drop("draw")
 
 
 def top_share(rows: pl.DataFrame, settings: SelectSettings) -> pl.DataFrame:

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from builders.rubrics import settings as rubrics
+from builders.rubrics.settings import RateSettings
 from builders.settings.asking import AskingSettings, Tags, Text
-from builders.settings.base import PATH, Positive, Section, Settings, Share
+from builders.settings.base import LATER, PATH, Positive, Section, Settings, Share
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.sft import TuningSettings
-from scorers.errors import did_you_mean
 
 # strict=False: YAML has lists, which a strict model would not accept as tuples.
 
@@ -37,18 +38,6 @@ REQUIREMENTS = ("length", "format", "style", "personalisation", "content", "brev
 
 
 PROMPTS = Path(__file__).parent / "prompts"
-
-
-def _judges_prompt(name: str) -> str:
-    """Check that a judge's prompt is a file, or the beginning of files that differ in their language.
-
-    Raises:
-        ValueError: naming the closest one.
-    """
-    files = {path.name.removesuffix(".jinja") for path in PROMPTS.glob("rate.*.jinja")}
-    if name not in (known := sorted({"rate", *files})):
-        raise ValueError(f"there is no such prompt{did_you_mean(name, known)}; prompts: {', '.join(known)}")
-    return name
 
 
 class ModelSettings(Section):
@@ -120,13 +109,12 @@ class RefineSettings(AskingSettings):
     shard_rows: Positive | None = Field(None, description="requests per shard; null: 32, or more of many requests")
 
 
-class CriteriaSettings(AskingSettings):
+class CriteriaSettings(rubrics.CriteriaSettings):
     """Stage `criteria`: five criteria for each query (§3.2), or those that are the same for all."""
 
     mode: Literal["query", "domain", "global"] = Field(
         "query", description="query: written for each one; domain, global: fixed ones that come with this package"
     )
-    shard_rows: Positive | None = Field(None, description="queries per shard; null: 32, or more of many queries")
 
 
 class RespondSettings(Section):
@@ -141,22 +129,6 @@ class RespondSettings(Section):
         ("<think>", "</think>"), description="a block between these before an answer is cut and counted; null: never"
     )
     shard_queries: Positive | None = Field(None, description="queries per shard; null: 8, or more of many queries")
-
-
-class RateSettings(AskingSettings):
-    """Stage `rate`: each response by each criterion alone (§3.2)."""
-
-    prompt: Annotated[Text, AfterValidator(_judges_prompt)] = Field(
-        "rate",
-        description="prompt file in builders/writingbench/prompts, also for the critic; rate: that of each response's "
-        "language",
-    )
-    repeats: Positive = Field(1, description="ratings of one response by one criterion")
-    temperature: float = Field(
-        1.0, ge=0, description="0 is greedy, and one attempt is all: another would give the same reply"
-    )
-    top_p: Share = 0.95
-    shard_responses: Positive | None = Field(None, description="responses per shard; null: 16, or more of many")
 
 
 class BenchmarkSettings(Section):
@@ -177,6 +149,9 @@ class SelectSettings(Section):
     floor: float | None = Field(None, ge=1, le=10, description="least mean score; null: any")
     share: Share = Field(0.5, description="share of the responses left after `best` and `floor` that is kept (§4.4)")
     within: Literal["all", "subdomain"] = Field("all", description="the share is taken of all, or of each subdomain")
+    order: Annotated[Literal["score", "random"], LATER] = Field(
+        "score", description="score: the best are kept; random: as many, drawn whatever their score, as a control"
+    )
     shard_rows: Positive | None = Field(None, description="rows per shard; null: 10 000, or more of many rows")
 
 

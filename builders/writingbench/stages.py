@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from builders.cards.card import Card
+from builders.core.ready import engine_ready
 from builders.core.replies import replies_depend_on
 from builders.core.stage import Asks, At, Stage
+from builders.rubrics.check import check_criteria_rows, check_ratings
+from builders.rubrics.columns import RATINGS_COLUMNS
 from builders.writingbench import (
     benchmark,
     check,
@@ -21,7 +24,6 @@ from builders.writingbench import (
 )
 from builders.writingbench import taxonomy as taxonomy_
 from builders.writingbench.card import recipe
-from builders.writingbench.ready import engine_ready
 from builders.writingbench.settings import WritingBenchSettings
 
 
@@ -100,7 +102,7 @@ CRITERIA = Stage(
     ready=partial(engine_ready, role="teacher"),
     bytes_depend_on=partial(replies_depend_on, role="teacher"),
     columns=columns.CRITERIA_COLUMNS,
-    check=check.check_criteria_rows,
+    check=check_criteria_rows,
     plan=criteria.plan,
     build=criteria.BUILD,
     card=_card("criteria", ("rubrics", "synthetic"), annotated=True, read="queries read"),
@@ -150,8 +152,8 @@ RATE = Stage(
     prompts=rate.prompts,
     ready=partial(engine_ready, role="judge"),
     bytes_depend_on=partial(replies_depend_on, role="judge"),
-    columns=columns.RATINGS_COLUMNS,
-    check=check.check_ratings,
+    columns=RATINGS_COLUMNS,
+    check=check_ratings,
     plan=rate.plan,
     build=rate.BUILD,
     summaries=("score", "attempts"),

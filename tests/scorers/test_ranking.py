@@ -25,6 +25,22 @@ def test_gold_ranks() -> None:
     assert mean_ranks(values).tolist() == [[3.5, 2.0, 3.5, 1.0], [2.5, 2.5, 2.5, 2.5], [1.0, 2.0, 3.0, 4.0]]
 
 
+def test_what_is_not_known_has_the_mean_rank_of_the_known() -> None:
+    nan = math.nan
+    values = np.array([[5.0, nan, 5.0, 9.0], [nan, nan, 3.0, nan], [nan, nan, nan, nan]])
+    # Known 9 > 5 = 5: ranks 2.5, 2.5, 1, whose mean is 2; a single known one has rank 1; of none the mean is 1/2.
+    assert mean_ranks(values).tolist() == [[2.5, 2.0, 2.5, 1.0], [1.0] * 4, [0.5] * 4]
+
+
+@given(MATRICES, st.integers(0, 2**20))
+def test_the_known_rank_among_themselves(values: np.ndarray, seed: int) -> None:
+    unknown = np.random.default_rng(seed).random(values.shape) < 0.4
+    ranks = mean_ranks(np.where(unknown, math.nan, values))
+    for row, lost, found in zip(values, unknown, ranks, strict=True):
+        assert (found[~lost] == rankdata(-row[~lost])).all()
+        assert (found[lost] == (1 + (~lost).sum()) / 2).all()
+
+
 def test_gold_rewards() -> None:
     # Rank sums 5, 7.5, 10: mean 7.5, population variance 25/6.
     z = standardise(np.array([[5.0, 7.5, 10.0], [3.0, 3.0, 3.0]]))

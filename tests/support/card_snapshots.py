@@ -13,6 +13,7 @@ from builders.store.columns import Column, frame_of
 from builders.store.manifest import DataFile, Manifest, Model, Parent, Rows, content_digest, describe_files
 from builders.store.shards import write_shard
 from builders.store.summary import summarise
+from scorers.criteria import FIELDS
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config, page_of
 
@@ -46,6 +47,8 @@ def cell(column: Column, index: int, text: str) -> Any:
         return [{"role": "user", "content": text}]
     if column.name == "example_ids":
         return ["a", "b"] * index
+    if column.name == "criteria":
+        return [dict.fromkeys(FIELDS, text)]
     if column.dtype.is_integer():
         return index + 1
     return float(index) - 2.5 if column.dtype.is_float() else f"{text} {index}"

@@ -10,12 +10,14 @@ import polars as pl
 from builders.core.prompting import answer_column, chat_column
 from builders.grace_kto.calibrate import add_rewards, add_weights
 from builders.grace_kto.settings import RankCoefficients
-from builders.store.columns import Column, frame_of, polars_schema
+from builders.settings.base import identity
+from builders.store.columns import Column, frame_of, polars_schema, present
 from builders.store.manifest import Manifest, Model, Parent, Rows, content_digest, describe_files
 from builders.store.ref import round_tag
 from builders.store.revision import Revision
 from builders.store.shards import write_shard
 from builders.store.store import Store
+from scorers.criteria import FIELDS
 from scorers.weighting import totals_of
 from training.grace_kto.pipeline import GRACE_KTO
 
@@ -23,13 +25,16 @@ LENGTHS = ((40, 55, 61, None), (70, 52, 52, 90))  # tokens of the responses to e
 
 
 def scores_frame(lengths: Sequence[Sequence[int | None]] = LENGTHS, **columns: Sequence[object]) -> pl.DataFrame:
-    """A scores dataset: one query for each inner sequence, one response for each length; `columns` replace values."""
+    """A scores dataset: one query for each inner sequence, one response for each length; `columns` replace values.
+
+    It lacks the optional columns, which `columns` may add.
+    """
     rows: list[dict[str, object]] = []
     for group, members in enumerate(lengths):
         for j, length in enumerate(members):
             rows.append(_scores_row(f"query{group}", j, length, len(rows)))
     contract = GRACE_KTO.stage("score").columns
-    frame = frame_of(rows, contract)
+    frame = frame_of(rows, present(contract, ()))
     types = polars_schema(contract)
     return frame.with_columns(pl.Series(name, values, types[name]) for name, values in columns.items())
 
@@ -51,7 +56,9 @@ def _scores_row(query_id: str, j: int, length: int | None, index: int) -> dict[s
         "length": length,
         **texts,
     }
-    metrics = [c.name for c in GRACE_KTO.stage("score").columns if c.dtype.is_float() and c.name != "logprob"]
+    metrics = [
+        c.name for c in present(GRACE_KTO.stage("score").columns, ()) if c.dtype.is_float() and c.name != "logprob"
+    ]
     for place, name in enumerate(metrics):
         row[name] = None if length is None else 1.0 + ((index + 1) * (place + 3)) % 7
     return row
@@ -63,26 +70,28 @@ def weights_frame(
     """The calibrated dataset of a whole scores dataset."""
     rewards = add_rewards(scores, coefficients or RankCoefficients())
     weights = add_weights(rewards, totals_of(rewards["reward"]), binary=binary)
-    return weights.with_columns(
-        chat_column("query").alias("prompt"), answer_column("response").alias("completion")
-    ).select(c.name for c in GRACE_KTO.stage("calibrate").columns)
+    weights = weights.with_columns(chat_column("query").alias("prompt"), answer_column("response").alias("completion"))
+    return weights.select(c.name for c in present(GRACE_KTO.stage("calibrate").columns, weights.columns))
 
 
 def plain_frame(columns: Sequence[Column], rows: int = 3) -> pl.DataFrame:
     """Rows of any stage's columns, with values of the right types and no meaning."""
     values: dict[type[pl.DataType], Any] = {pl.String: "text", pl.Boolean: True, pl.Float64: 1.5, pl.List: ["a"]}
+
+    def value(column: Column, row: int) -> Any:
+        if column.name == "criteria":
+            return [dict.fromkeys(FIELDS, "text")]
+        return f"q{row}" if column.name == "query_id" else values.get(type(column.dtype), row)
+
     return frame_of(
-        [
-            {c.name: f"q{i}" if c.name == "query_id" else values.get(type(c.dtype), i) for c in columns}
-            for i in range(rows)
-        ],
+        [{c.name: value(c, i) for c in columns} for i in range(rows)],
         columns,
     )
 
 
 def write_data(frame: pl.DataFrame, columns: Sequence[Column], path: Path) -> None:
     """Write one data file as a stage does, without the mark beside it that serves resuming only."""
-    write_shard(frame, columns, path, {"read": frame.height})
+    write_shard(frame, present(columns, frame.columns), path, {"read": frame.height})
     path.with_suffix(".sha256").unlink(missing_ok=True)
 
 
@@ -112,7 +121,7 @@ def add_dataset(
         name = f"data/train-{index:05d}-of-{len(sizes):05d}.parquet"
         write_data(frame.slice(start, size), stage.columns, staged / name)
         rows[name], start = size, start + size
-    configuration = {"calibrate": {"coefficients": RankCoefficients().model_dump(), "binary": False}}
+    configuration = {"calibrate": {"coefficients": identity(RankCoefficients()), "binary": False}}
     fields = {
         "stage": stage_name,
         "stage_version": stage.version,

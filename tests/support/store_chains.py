@@ -17,7 +17,8 @@ from builders.store.store import Store
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import load_config, page_of
 
-ROUND_STAGES = tuple(s for s in GRACE_KTO.stages if s.kind == "dataset" and s.per_round)
+WAY = {stage.name for stage in GRACE_KTO.upto(GRACE_KTO.stage("policy"))}
+ROUND_STAGES = tuple(s for s in GRACE_KTO.stages if s.kind == "dataset" and s.per_round and s.name in WAY)
 
 
 def config_for(store: Store, namespace: str | None = None) -> GraceKTOSettings:

@@ -13,6 +13,7 @@ from builders.core.costs import Cost, CostPlan, Unit
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.engines import LocalEngineSettings, OpenAIEngineSettings
 from builders.store.store import Store
+from scorers.criteria import COUNT
 from training.costs.fitting import require_fit, sampling_fault, scoring_fault, share_fault
 from training.costs.hardware import Machine, machine_of
 from training.costs.inference import (
@@ -31,6 +32,9 @@ from training.costs.trainings import Rows, Training
 from training.grace_kto.planned import SYSTEM_TOKENS, Run
 
 SUMMARY_SHARE = 0.1  # of a response that is its summary
+RUBRIC_TOKENS = 250  # of the wish for criteria or for a rating, without what is put into it
+CRITERION_TOKENS = 150  # of a criterion with its five bands
+RATING_TOKENS = 80  # of a score and its reason
 PLAN_SHARE = 0.2  # of a document that a teacher's summary and outline of it have
 TEXT_BYTES = 4.0  # of one token of text
 COMPRESSED = 0.4  # size of text in Parquet with zstd
@@ -183,14 +187,18 @@ def _writings(run: Run) -> Iterator[Writing]:
         yield Writing(
             "format", "teacher", 1, Sampling(ask, reply, limit, _window(run, "teacher"), documents, documents)
         )
-    if run.serves("policy"):
-        return
-    (ask, reply), prompts, window = _asking(run), _prompts(run), _window(run, "policy")
-    limit = config.generate.max_new_tokens
-    yield Writing("generate", "policy", rounds, Sampling(ask, reply, limit, window, prompts, prompts))
-    limit, queries = config.sample.max_new_tokens, config.generate.queries
-    written = min(run.written.value, limit)
-    yield Writing("sample", "policy", rounds, Sampling(run.prompt, written, limit, window, run.rows, queries))
+    if not run.serves("policy"):
+        (ask, reply), prompts, window = _asking(run), _prompts(run), _window(run, "policy")
+        limit = config.generate.max_new_tokens
+        yield Writing("generate", "policy", rounds, Sampling(ask, reply, limit, window, prompts, prompts))
+        limit, queries = config.sample.max_new_tokens, config.generate.queries
+        written = min(run.written.value, limit)
+        yield Writing("sample", "policy", rounds, Sampling(run.prompt, written, limit, window, run.rows, queries))
+    limits = {"criteria": config.criteria.max_new_tokens, "judge": config.rate.max_new_tokens}
+    for role, (stage, prompts, ask, reply) in _rating(run).items():
+        if not run.serves(role):
+            use = Sampling(ask, reply, limits[role], _window(run, role), prompts, prompts)
+            yield Writing(stage, role, rounds, use)
 
 
 def _window(run: Run, role: str) -> int:
@@ -258,6 +266,23 @@ def _formatting(run: Run) -> tuple[float, float]:
     return prompt, min(run.config.format.max_new_tokens, PLAN_SHARE * document)
 
 
+def _rating(run: Run) -> dict[str, tuple[str, int, float, float]]:
+    """By role, the stage in which it writes criteria or rates, prompts of a round, and tokens of a prompt and a reply.
+
+    Every query and every response counts, and no reply that has to be asked for again.
+    """
+    if not run.raters:
+        return {}
+    config = run.config
+    query, ratings = config.plan.query_tokens, run.rows * COUNT * config.rate.repeats
+    shown = RUBRIC_TOKENS + query + run.written.value + CRITERION_TOKENS
+    reply = min(config.criteria.max_new_tokens, COUNT * CRITERION_TOKENS)
+    return {
+        "criteria": ("criteria", config.generate.queries, RUBRIC_TOKENS + query, reply),
+        "judge": ("rate", ratings, shown, min(config.rate.max_new_tokens, RATING_TOKENS)),
+    }
+
+
 def _tokens(run: Run) -> list[Cost]:
     """Tokens of all rounds."""
     rounds, (ask, reply) = run.config.loop.rounds, _asking(run)
@@ -276,6 +301,12 @@ def _tokens(run: Run) -> list[Cost]:
         ("prompts", rounds * run.rows * run.prompt, f"{rounds} rounds × {run.rows:,} rows × {run.prompt:,.0f}"),
         ("responses", rounds * run.rows * written, f"{rounds} rounds × {run.rows:,} rows × {written:,.0f}"),
     ]
+    for stage, times, shown, said in _rating(run).values():
+        what, each = ("criteria", "queries") if stage == "criteria" else ("ratings", "ratings")
+        counts += [
+            (f"read for {what}", rounds * times * shown, f"{rounds} rounds × {times:,} {each} × {shown:,.0f}"),
+            (f"{what} written", rounds * times * said, f"{rounds} rounds × {times:,} {each} × {said:,.0f}"),
+        ]
     return [Cost("tokens", part, value, "tokens", formula) for part, value, formula in counts]
 
 

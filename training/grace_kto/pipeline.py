@@ -2,7 +2,8 @@
 
     seed ─ [sft] ─ generate ─ sample ─ score ─ calibrate ─ [policy] ─▶ next round     ([x] is a model stage)
 
-With `models.teacher` the reference documents pass through the stage `format` on their way: seed ─ format ─ [sft].
+With `models.teacher` the reference documents pass through the stage `format` on their way: seed ─ format ─ [sft]. With
+`score.rubric` documents are rated before they are scored: sample ─ criteria ─ rate ─ score.
 
 Where other presets name files and models, the tiny preset names stages of the generated world: `world:seeds`,
 `world:base`, and so on.
@@ -16,7 +17,7 @@ from builders.core.costs import CostPlan, Rehearsed
 from builders.core.pipeline import EvaluationTable, Pipeline
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.grace_kto.stages import CALIBRATE, FORMAT, GENERATE, SAMPLE, SCORE, SEED
+from builders.grace_kto.stages import CALIBRATE, CRITERIA, FORMAT, GENERATE, RATE, SAMPLE, SCORE, SEED
 from builders.store.manifest import Manifest
 from training.grace_kto.policy import POLICY
 from training.grace_kto.sft import SFT
@@ -93,7 +94,7 @@ def rehearse(config: GraceKTOSettings, random_weights: bool) -> Sequence[Rehears
 GRACE_KTO = Pipeline(
     name="grace-kto",
     settings=GraceKTOSettings,
-    stages=(*WORLD, SEED, FORMAT, SFT, GENERATE, SAMPLE, SCORE, CALIBRATE, POLICY),
+    stages=(*WORLD, SEED, FORMAT, SFT, GENERATE, SAMPLE, CRITERIA, RATE, SCORE, CALIBRATE, POLICY),
     last="policy",
     preset="tiny",
     rounds=rounds,

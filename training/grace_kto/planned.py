@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from builders.grace_kto import roles
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.engines import OpenAIEngineSettings
 from builders.store.manifest import Manifest
@@ -34,7 +35,18 @@ class Run:
         policy = models.base if models.policy == "sft" or self.serves("policy") else models.policy
         teacher = {"teacher": models.teacher} if models.teacher is not None and self.taught else {}
         scorers = {"general": models.general, "domain": models.domain, "relevance": models.relevance}
-        return {"policy": policy, **teacher, **scorers}
+        return {"policy": policy, **teacher, **scorers, **self.raters}
+
+    @property
+    def raters(self) -> dict[str, str]:
+        """Models that write criteria and rate by them, by role; none without `score.rubric`.
+
+        Raises:
+            UserError: one of them is not set.
+        """
+        if not self.config.score.rubric:
+            return {}
+        return {"criteria": roles.criteria(self.config, 1), "judge": roles.judge(self.config, 1)}
 
     @property
     def taught(self) -> bool:

@@ -84,6 +84,8 @@ def small(config: GraceKTOSettings, folder: Path) -> GraceKTOSettings:
         "seed": {"source": str(folder / "seeds.jsonl"), "subset": None, "split": None, "language": "en"},
         "generate": {"queries": 2, "examples": 2, "per_prompt": 2, "max_attempts": 1, "max_new_tokens": TOKENS},
         "sample": {"responses": rows, "max_new_tokens": TOKENS},
+        "criteria": {"attempts": 1, "max_new_tokens": TOKENS},
+        "rate": {"attempts": 1, "max_new_tokens": TOKENS},
         "sft": {"steps": 2, "batch_size": rows, "device_batch_size": 1},
         "train": {"batch_size": rows, "device_batch_size": 1, "save_steps": None},
         "loop": {"rounds": 1, "held_out": 0},

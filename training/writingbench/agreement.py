@@ -18,9 +18,9 @@ import polars as pl
 from builders.core.pipeline import EvaluationTable
 from builders.core.tables import read_columns
 from builders.hub.refs import open_revision
+from builders.rubrics.columns import RATINGS_COLUMNS
 from builders.store.columns import require_columns
 from builders.store.store import Store
-from builders.writingbench.columns import RATINGS_COLUMNS
 from scorers.errors import UserError
 from scorers.rating import HIGHEST, LOWEST
 from training.intervals import Estimate, estimate

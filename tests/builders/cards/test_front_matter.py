@@ -127,9 +127,11 @@ def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> 
             "score": ["synthetic", "preference-data"],
             "calibrate": ["synthetic", "preference-data", "kto", "trl"],
             "format": ["synthetic", "sft", "trl"],
+            "criteria": ["rubrics", "synthetic"],
+            "rate": ["ratings", "llm-as-a-judge"],
         }.get(stage_name, ["synthetic"]),
     ]
-    assert ("annotations_creators" in found) == (stage_name in ("format", "score", "calibrate"))
+    assert ("annotations_creators" in found) == (stage_name in ("format", "criteria", "rate", "score", "calibrate"))
     assert ("language_creators" in found) == (stage_name in ("generate", "sample"))
 
 

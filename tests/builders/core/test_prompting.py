@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.core.prompting import answer, answer_column, chat, chat_column
-from builders.grace_kto.messages import ask_for_queries, prompt_names, prompt_text
+from builders.core.prompting import answer, answer_column, chat, chat_column, prompt_names
+from builders.grace_kto.messages import ask_for_queries, prompt_text
+from builders.grace_kto.settings import PROMPTS
 from scorers.errors import UserError
 
 HOSTILE = "{{ examples }} {% for x in 'abc' %}{{ x }}{% endfor %} {{ ''.__class__.__mro__ }} {# gone #}"
-NAMES = prompt_names()
+NAMES = prompt_names(PROMPTS)
 
 
 @pytest.mark.parametrize("name", ["generate.en", "generate.zh", "generate.tiny"])

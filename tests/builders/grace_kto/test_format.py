@@ -260,6 +260,11 @@ def test_replies_cut_at_the_length_limit(tmp_path: Path, causal_lm_dir: Path, te
 
 def test_no_window_has_room_for_a_document(tmp_path: Path, causal_lm_dir: Path, teacher: Teacher) -> None:
     teacher.tokenizer, teacher.context_window = tokenizer_of(causal_lm_dir), 512
+    with pytest.raises(
+        UserError, match=r"stage format: replies of 2,048 tokens leave no room for a prompt in the wind"
+    ):
+        formatted(configured(tmp_path, causal_lm_dir, seeds(PLAIN)))
+    teacher.context_window = 2100
     message = r"1 document over the context window\); lower format\.max_new_tokens or use a teacher with a larger"
     with pytest.raises(UserError, match=message):
         formatted(configured(tmp_path, causal_lm_dir, seeds(PLAIN)))

@@ -11,13 +11,15 @@ from real_configs import config_on
 
 from builders.core.stage import Context
 from builders.grace_kto import pieces as module
-from builders.grace_kto.calibrate import READ, calibrate_frame
+from builders.grace_kto.calibrate import calibrate_frame, schema_of
 from builders.grace_kto.pieces import pieces_of, read_piece
 from builders.grace_kto.rows import RANKING
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
+
+READ = schema_of(())
 
 QUERIES = 12
 FRAME = scores_frame([[40 + q, 50, 61 - q, None] for q in range(QUERIES)])

@@ -17,7 +17,7 @@ from tolerances import SIMILARITY, perplexity
 
 from builders.grace_kto import loading
 from builders.grace_kto import score as module
-from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, SCORES_COLUMNS
+from builders.grace_kto.columns import GROUPS_COLUMNS, METRICS, RUBRIC, SCORES_COLUMNS
 from builders.grace_kto.score import relevance_columns
 from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, ScoreSettings
 from builders.store.columns import check_frame, frame_of
@@ -27,6 +27,7 @@ from scorers.errors import UserError
 from scorers.relevance import DOCUMENT_WEIGHTS, SUMMARY_WEIGHTS
 from training.pipelines import build
 
+ALWAYS = [metric for metric in METRICS if metric != RUBRIC]
 TEXTS: list[tuple[str, str] | None] = [
     ("Trade on the river.", "The harbour grew. The harbour grew. The harbour grew. Trade doubled within a decade."),
     None,
@@ -96,7 +97,7 @@ def test_metrics_equal_their_scorers(tmp_path: Path, causal_lm_dir: Path, domain
     assert len(revision.data_files()) == 3
 
     unmatched = rows.filter(~pl.col("matched"))
-    assert unmatched.height == 3 and unmatched.select(METRICS).null_count().row(0) == (3,) * len(METRICS)
+    assert unmatched.height == 3 and unmatched.select(ALWAYS).null_count().row(0) == (3,) * len(ALWAYS)
 
     matched = rows.filter("matched")
     documents, summaries = matched["document"].to_list(), matched["summary"].to_list()
@@ -312,7 +313,7 @@ def test_a_dataset_of_which_nothing_matched(
         matched=pl.lit(False), **dict.fromkeys(("summary", "outline", "document"), pl.lit(None, pl.String))
     )
     revision = score(config, frame)
-    assert revision.scan().select(METRICS).collect().null_count().row(0) == (8,) * len(METRICS)
+    assert revision.scan().select(ALWAYS).collect().null_count().row(0) == (8,) * len(ALWAYS)
     assert revision.manifest is not None and revision.manifest.metrics == {}
     with pytest.raises(UserError, match="no response is scored, so there is nothing to rank"):
         build(config, "calibrate", start=str(revision.path))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from builders.grace_kto.columns import METRICS, SEED_COLUMNS
+from builders.grace_kto.columns import METRICS, RUBRIC, SEED_COLUMNS
 from builders.inspect import diff as module
 from builders.inspect.diff import correlation, effective_sample_size, spearman_within, standardised_difference
 from builders.store.revision import Revision
@@ -22,6 +22,8 @@ from builders.store.store import Store
 from scorers.errors import UserError
 from training.cli import app
 from training.grace_kto.pipeline import GRACE_KTO
+
+ALWAYS = [metric for metric in METRICS if metric != RUBRIC]
 
 NUMBERS = st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=20)
 
@@ -105,7 +107,7 @@ def test_two_rounds_of_weights(store: Store) -> None:
     result = diff(first, second)
     assert (result["a"]["rows"], result["b"]["rows"]) == (8, 6)
     assert (result["a"]["queries"], result["b"]["queries"], result["queries_in_common"]) == (2, 3, 2)
-    assert list(result["metrics"]) == ["num_tokens", "logprob", *METRICS, "rank_sum", "reward", "weight"]
+    assert list(result["metrics"]) == ["num_tokens", "logprob", *ALWAYS, "rank_sum", "reward", "weight"]
     length = result["metrics"]["length"]
     assert (length["a"]["mean"], length["a"]["null"], length["a"]["q50"]) == (40.0, 1, 40.0)
     assert length["a"]["q10"] == pytest.approx(16.0)  # 0.6 of the way from 10 to 20
@@ -148,7 +150,7 @@ def test_a_reward_that_follows_length_is_warned_of(store: Store) -> None:
 def test_datasets_of_different_stages_are_compared_in_what_they_share(store: Store) -> None:
     scores = add_dataset(store, "score", scores_frame([[10, 20], [30, 40]]))
     result = diff(scores, weights(store, [[10, 20], [30, 40]]))
-    assert set(result["metrics"]) == {"num_tokens", "logprob", *METRICS}
+    assert set(result["metrics"]) == {"num_tokens", "logprob", *ALWAYS}
     assert result["a"]["labels"] is None
     assert result["a"]["effective_sample_size"] is None
     assert result["b"]["labels"] is not None

@@ -20,6 +20,7 @@ from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.hub.refs import open_here, open_revision
 from builders.inspect import verify as module
 from builders.store.check import Finding
+from builders.store.columns import present
 from builders.store.manifest import DataFile, Manifest, content_digest, describe_files
 from builders.store.revision import Revision
 from builders.store.shards import arrow_schema
@@ -231,7 +232,10 @@ def test_a_column_of_nothing_but_nulls_is_sound_where_nulls_may_be(store: Store)
 def write_with_nulls(frame: pl.DataFrame, names: set[str], path: Path) -> None:
     """Write a file as pyarrow does from Python values: columns of nothing but None have the type Null."""
     rows = frame.with_columns(pl.lit(None).alias(name) for name in names).to_dicts()
-    fields = [pa.field(f.name, pa.null()) if f.name in names else f for f in arrow_schema(WEIGHTS_COLUMNS)]
+    fields = [
+        pa.field(f.name, pa.null()) if f.name in names else f
+        for f in arrow_schema(present(WEIGHTS_COLUMNS, frame.columns))
+    ]
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)
 
 

@@ -69,10 +69,16 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
     ("sample.stop", []),
     *((f"{stage}.guided", False) for stage in ("format", "generate")),
-    ("models.teacher", None),
+    *((f"models.{role}", None) for role in ("teacher", "criteria", "judge")),
+    ("score.rubric", False),
+    ("calibrate.coefficients.rubric", 0.0),
     ("score.engine", "transformers"),
     ("train.reference_logps", "forward"),
-    *((f"engines.teacher.{name}", value) for name, value in leaves(TransformersEngineSettings().model_dump()).items()),
+    *(
+        (f"engines.{role}.{name}", value)
+        for role in ("teacher", "criteria", "judge")
+        for name, value in leaves(TransformersEngineSettings().model_dump()).items()
+    ),
     *((f"{section}.context.method", "none") for section in ("engines.policy", "score")),
     *((f"{section}.context.window", None) for section in ("engines.policy", "score")),
 ]
@@ -171,8 +177,9 @@ def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None
         ("engines.policy.context.window=100", ["generate", "sample"]),
         ("engines.policy.chat_template_kwargs.enable_thinking=false", ["sft", "generate", "sample", "policy"]),
         ("sample.thinking_tags=null", ["generate", "sample"]),
-        ("threads=3", ["format", "sft", "generate", "sample", "score", "policy"]),
-        ("random_seed=3", ["format", "generate", "sample", "sft", "policy"]),
+        ("threads=3", ["format", "sft", "generate", "sample", "criteria", "rate", "score", "policy"]),
+        ("random_seed=3", ["format", "generate", "sample", "criteria", "rate", "sft", "policy"]),
+        ("score.rubric=true", ["score"]),
         ("score.dtype=float32", ["score"]),
         ("score.engine=vllm", ["score"]),
         ("calibrate.coefficients.length=2.0", ["calibrate"]),

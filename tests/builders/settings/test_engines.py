@@ -128,7 +128,7 @@ SHARED = "batch_size, chat_template, chat_template_kwargs, context, device, dtyp
         (["engines.policy=null"], "--set: engines.policy is None: a section is needed"),
         (
             ["engines.polcy.kind=vllm"],
-            "--set: unknown key engines.polcy, did you mean policy?; allowed there: policy, teacher",
+            "--set: unknown key engines.polcy, did you mean policy?; allowed there: criteria, judge, policy, teacher",
         ),
     ],
 )

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from builders.core.prompting import answer, chat
 from builders.core.stage import Stage
 from builders.grace_kto.columns import FORMAT_COLUMNS, SCORES_COLUMNS, SEED_COLUMNS, WEIGHTS_COLUMNS
-from builders.store.columns import column, frame_of, polars_schema
+from builders.store.columns import column, frame_of, polars_schema, present
 from builders.store.shards import arrow_schema, row_groups, shard_counts, shard_is_whole, shard_rows, write_shard
 from training.grace_kto.pipeline import GRACE_KTO
 
+# As most datasets are: without the optional columns.
+SCORES, WEIGHTS = present(SCORES_COLUMNS, ()), present(WEIGHTS_COLUMNS, ())
 DATASET_STAGES = [stage for stage in GRACE_KTO.stages if stage.kind == "dataset"]
 
 
@@ -41,17 +43,18 @@ def test_every_contract_comes_back_as_it_was_written(tmp_path: Path, stage: Stag
     if frame is None:
         frame = plain_frame(stage.columns)
     path = tmp_path / "a.parquet"
-    write_shard(frame, stage.columns, path, {"read": 4, "dropped.blank": 1})
+    columns = present(stage.columns, frame.columns)
+    write_shard(frame, columns, path, {"read": 4, "dropped.blank": 1})
     assert pl.read_parquet(path).equals(frame)
-    assert pl.read_parquet_schema(path) == polars_schema(stage.columns)
-    assert pq.read_schema(path).remove_metadata() == arrow_schema(stage.columns)
+    assert pl.read_parquet_schema(path) == polars_schema(columns)
+    assert pq.read_schema(path).remove_metadata() == arrow_schema(columns)
     assert shard_counts(path) == {"read": 4, "dropped.blank": 1}
     assert shard_rows(path) == frame.height
     assert shard_is_whole(path)
 
 
 def test_strings_are_plain_and_nullability_is_kept() -> None:
-    schema = arrow_schema(WEIGHTS_COLUMNS)
+    schema = arrow_schema(WEIGHTS)
     assert schema.field("query").type == pa.string() and not schema.field("query").nullable
     assert schema.field("document").nullable and schema.field("logprob").type == pa.float64()
     assert schema.field("prompt").type == pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -59,21 +62,21 @@ def test_strings_are_plain_and_nullability_is_kept() -> None:
 
 def test_columns_of_nothing_but_nulls_are_written_with_the_contracts_type(tmp_path: Path) -> None:
     frame = scores_frame(summary=[None] * 8, logprob=[None] * 8)
-    write_shard(frame.with_columns(summary=None, logprob=None), SCORES_COLUMNS, tmp_path / "a.parquet", {})
+    write_shard(frame.with_columns(summary=None, logprob=None), SCORES, tmp_path / "a.parquet", {})
     assert pl.read_parquet(tmp_path / "a.parquet").equals(frame)
-    assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == arrow_schema(SCORES_COLUMNS)
+    assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == arrow_schema(SCORES)
 
 
 def test_the_same_rows_are_the_same_bytes_and_nothing_else_is_left(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_shard(scores_frame(), SCORES_COLUMNS, tmp_path / f"{name}.parquet", {"read": 8})
+        write_shard(scores_frame(), SCORES, tmp_path / f"{name}.parquet", {"read": 8})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet", ".sha256"}
 
 
 def test_a_page_index_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(scores_frame(), SCORES_COLUMNS, path, {})
+    write_shard(scores_frame(), SCORES, path, {})
     column = pq.read_metadata(path).row_group(0).column(0)
     assert column.has_offset_index and column.has_column_index
 
@@ -116,7 +119,7 @@ def pages(path: Path) -> set[bytes]:
 @pytest.mark.parametrize("damage", ["no file", "no mark", "short", "longer", "flipped", "mark is noise"])
 def test_a_damaged_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(scores_frame(), SCORES_COLUMNS, path, {})
+    write_shard(scores_frame(), SCORES, path, {})
     data = bytearray(path.read_bytes())
     if damage == "no file":
         path.unlink()
@@ -133,7 +136,7 @@ def test_a_damaged_shard_is_not_whole(tmp_path: Path, damage: str) -> None:
 def test_a_null_that_is_not_allowed_leaves_no_file(tmp_path: Path) -> None:
     frame = scores_frame(query=[None] * 8)
     with pytest.raises((pa.ArrowInvalid, ValueError)):
-        write_shard(frame, SCORES_COLUMNS, tmp_path / "a.parquet", {})
+        write_shard(frame, SCORES, tmp_path / "a.parquet", {})
     assert list(tmp_path.iterdir()) == []
 
 

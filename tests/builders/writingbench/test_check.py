@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from builders.writingbench.check import check_criteria_rows, check_critic_rows, check_ratings, check_selection
+from builders.rubrics.check import check_criteria_rows, check_ratings
+from builders.writingbench.check import check_critic_rows, check_selection
 from scorers.criteria import BANDS
 
 CRITERIA = [

@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from builders.core.languages import is_chinese
+from builders.core.prompting import ask_for, prompt_names
 from builders.writingbench.criteria import fixed_criteria
-from builders.writingbench.messages import ask_for, ask_for_rating, fence, guidance, join_material, prompt_names
+from builders.writingbench.messages import guidance, join_material
 from builders.writingbench.settings import PROMPTS, REQUIREMENTS
 from builders.writingbench.taxonomy import OURS
-from scorers.criteria import BANDS, check_criteria
+from scorers.criteria import check_criteria
 from scorers.errors import UserError
 
 VALUES: dict[str, dict[str, Any]] = {
@@ -20,20 +19,17 @@ VALUES: dict[str, dict[str, Any]] = {
     "refine": {"domain": "Education", "subdomain": "Lesson Plan", "request": "Write.", "guidance": ["Say how long."]},
     "materials": {"request": "Write."},
     "material": {"request": "Write.", "materials": ["notes"]},
-    "criteria": {"query": "Write."},
 }
-CRITERION = {"name": "Tone", "criteria_description": "How it sounds.", **dict.fromkeys(BANDS, "so")}
 
 
 def test_every_kind_has_english_and_chinese() -> None:
-    kinds = {*VALUES, "rate"}
-    assert {f"{kind}.{language}" for kind in kinds for language in ("en", "zh")} | {"rate.tiny"} == set(prompt_names())
+    assert {f"{kind}.{language}" for kind in VALUES for language in ("en", "zh")} == set(prompt_names(PROMPTS))
 
 
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("language", ["en", "zh", "fr"])
 def test_a_prompt_is_filled_in(kind: str, language: str) -> None:
-    [message] = ask_for(kind, language, **VALUES[kind])
+    [message] = ask_for(PROMPTS, kind, language, **VALUES[kind])
     assert message["role"] == "user" and "{{" not in message["content"] and "{%" not in message["content"]
     assert is_chinese(message["content"]) == (language == "zh")
     assert "Lesson Plan" in message["content"] or "Write." in message["content"]
@@ -55,14 +51,6 @@ def test_guidance_and_fixed_criteria_are_whole_in_both_languages() -> None:
 def test_a_domain_without_fixed_criteria() -> None:
     with pytest.raises(UserError, match=r"no fixed criteria for domain Cooking; there are for Academic"):
         fixed_criteria("domain", "Cooking", "en")
-
-
-@given(st.text(st.sampled_from("=\n a{}%")), st.text(st.sampled_from("=\n a{}%")))
-def test_no_text_can_end_its_own_place(query: str, response: str) -> None:
-    content = ask_for_rating("rate", query, response, CRITERION, "en")[-1]["content"]
-    line = fence(query, response)
-    assert content.splitlines().count(line) == 4
-    assert f"{line}\n{query}\n{line}" in content and f"{line}\n{response}\n{line}" in content
 
 
 def test_the_query_with_its_material() -> None:

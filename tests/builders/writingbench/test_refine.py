@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from builders.core.prompting import ask_for
 from builders.core.replies import CUT, Question, Unread
 from builders.engines import Completion
-from builders.writingbench.messages import ask_for
 from builders.writingbench.refine import (
     BENCHMARK,
     NEAR,
@@ -21,14 +21,14 @@ from builders.writingbench.refine import (
     read_refined,
     repeated,
 )
-from builders.writingbench.settings import REQUIREMENTS, RefineSettings
+from builders.writingbench.settings import PROMPTS, REQUIREMENTS, RefineSettings
 
 REQUEST = "Please write a letter to my landlord about the broken boiler, which has been out of order for nine days now."
 
 
 def question(kind: str = "materials") -> Question[Any]:
     values: dict[str, Any] = {"request": REQUEST} | ({"materials": ["notes"]} if kind == "material" else {})
-    return Question("r-0", ask_for(kind, "en", REQUEST, **values))
+    return Question("r-0", ask_for(PROMPTS, kind, "en", REQUEST, **values))
 
 
 def test_one_to_the_most_are_drawn_and_never_length_with_brevity() -> None:

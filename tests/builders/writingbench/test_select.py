@@ -48,6 +48,19 @@ def test_by_hand() -> None:
     assert chosen(best=3, within="subdomain", share=0.3)[0] == ["a-1", "c-0", "a-0"]  # ⌈0.3 · 4⌉ and ⌈0.3 · 2⌉
 
 
+def test_a_random_half_is_of_all_scores_and_the_same_in_any_company() -> None:
+    rows = frame(*((f"{k:03}", f"{k:03}-0", "x", float(k)) for k in range(200)))
+    settings = SelectSettings(order="random")
+    found, counts = choose(rows, settings)
+    assert found.height == 100 and counts == {"read": 200, "dropped.below the top share": 100}
+    # The mean of 100 drawn of 0 … 199 lies within four standard errors of 99.5: 4 · 57.7 / √100 · √(100/199) < 17.
+    assert abs(found["score"].mean() - 99.5) < 17  # type: ignore[operator]
+    # Without half of the rows the others are drawn in the same order.
+    few, _ = choose(rows.filter(pl.col("index") % 2 == 0), settings.model_copy(update={"share": 1.0}))
+    both = [id_ for id_ in few["response_id"] if id_ in set(found["response_id"])]
+    assert both == [id_ for id_ in found["response_id"] if id_ in set(few["response_id"])]
+
+
 def test_nothing_is_chosen_of_nothing() -> None:
     found, counts = choose(ROWS.filter(pl.col("score").is_null()), SelectSettings())
     assert found.is_empty() and counts == {"read": 1, "dropped.unscored": 1}

@@ -82,6 +82,23 @@ def test_a_teacher_by_hand(tmp_path: Path) -> None:
     assert "memory: format" not in {cost.section for cost in unread.costs}
 
 
+def test_ratings_by_hand(tmp_path: Path) -> None:
+    judge = "engines.judge={kind: vllm, context: {window: 9000}}"
+    rated = ("score.rubric=true", "models.criteria=gpt", "engines.criteria={kind: openai, context_window: 9000}", judge)
+    plain = planned("qwen2.5-7b", tmp_path)
+    plan = planned("qwen2.5-7b", tmp_path, *rated, "models.judge=Qwen/Qwen2.5-7B", "rate.repeats=2")
+    queries, responses, document = 4 * 250, 4 * 250 * 8, 16_384 / 2
+    assert value(plan, "tokens", "read for criteria") == queries * (250 + 128)
+    assert value(plan, "tokens", "criteria written") == queries * 5 * 150
+    assert value(plan, "tokens", "read for ratings") == responses * 5 * 2 * (250 + 128 + document + 150)
+    assert value(plan, "tokens", "ratings written") == responses * 5 * 2 * 80
+    assert value(plan, "memory: rate", "weights") == 7_615_616_512 * 2
+    # The criteria come from a server, so that they take no hours here.
+    assert value(plan, "hours", "all") == pytest.approx(value(plain, "hours", "all") + value(plan, "hours", "rate"))
+    with pytest.raises(UserError, match=r"score.rubric: models.judge is null"):
+        planned("qwen2.5-7b", tmp_path, *rated)
+
+
 def test_workers_and_processes_share_the_work_of_their_parts(tmp_path: Path) -> None:
     node = "plan.gpus=4"
     alone, workers, processes = (

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from builders.rubrics.columns import RATINGS_COLUMNS
 from builders.store.columns import polars_schema
-from builders.writingbench.columns import RATINGS_COLUMNS
 from scorers.errors import UserError
 from training.cli import app
 from training.pipelines import agreement

@@ -4,10 +4,13 @@ from random import Random
 
 import pytest
 
+from builders.core.prompting import ask_for
 from builders.core.query_parser import read_queries
-from builders.writingbench.messages import ask_for, ask_for_rating, guidance, in_language
+from builders.rubrics import settings as rubrics
+from builders.rubrics.ratings import ask_for_rating
+from builders.writingbench.messages import guidance, in_language
 from builders.writingbench.refine import read_materials
-from builders.writingbench.settings import REQUIREMENTS
+from builders.writingbench.settings import PROMPTS, REQUIREMENTS
 from scorers.criteria import read_criteria
 from scorers.rating import read_rating
 from scorers.replies import json_values
@@ -23,7 +26,8 @@ We infer the entropy of the silt from the sparse trial. This survey bounds the y
 
 
 def text_of(kind: str, *texts: str, **values: object) -> str:
-    return ask_for(kind, "en", *texts, **values)[-1]["content"]
+    folder = rubrics.PROMPTS if kind == "criteria" else PROMPTS
+    return ask_for(folder, kind, "en", *texts, **values)[-1]["content"]
 
 
 def test_it_lists_requests_on_the_topic() -> None:

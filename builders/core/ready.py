@@ -1,20 +1,21 @@
-"""What the stages of WritingBench that ask a model need, checked before anything is built."""
+"""What asking a role's models needs, checked before anything is built."""
 
 from builders.core.machine import require_engine
 from builders.core.models import on_disk, require_policy
 from builders.core.prompting import chat
 from builders.core.stage import FindModel
+from builders.settings.base import Settings, section_at
 from builders.settings.engines import OpenAIEngineSettings
-from builders.writingbench.settings import WritingBenchSettings
 
 
-def engine_ready(config: WritingBenchSettings, find: FindModel, role: str) -> None:
+def engine_ready(config: Settings, find: FindModel, role: str) -> None:
     """Check a role's engine and models: devices, packages, chat template.
 
     Raises:
         UserError: as `require_engine` and `require_policy`.
     """
-    engine, setting = getattr(config.engines, role), f"engines.{role}"
+    setting = f"engines.{role}"
+    engine = section_at(config, setting)
     require_engine(setting, engine)
     if isinstance(engine, OpenAIEngineSettings):
         return  # what its model takes, the server alone knows

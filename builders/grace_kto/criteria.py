@@ -1,0 +1,76 @@
+"""Stage `criteria`, where `score.rubric` is true: five criteria for each query that has a matched response.
+
+One row is, for example::
+
+    {"query_id": "8f1c…", "query": "Please write a report titled …", "language": "en", "round": 1,
+     "criteria": [{"name": "Sections", "criteria_description": "…", "1-2": "…", …}, …], "criteria_writer": "…"}
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import polars as pl
+
+from builders.core.languages import is_chinese_column
+from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, row_shards
+from builders.grace_kto.columns import CRITERIA_COLUMNS, GROUPS_COLUMNS
+from builders.grace_kto.settings import GraceKTOSettings
+from builders.rubrics import criteria as rubrics
+from builders.rubrics.criteria import ROWS_PER_SHARD, written
+from builders.store.columns import polars_schema, require_columns
+from builders.store.files import replacing
+from builders.store.revision import Revision
+
+CriteriaContext = Context[GraceKTOSettings]
+
+READ = tuple(c for c in GROUPS_COLUMNS if c.name in ("query_id", "query", "round", "matched"))
+QUERIES = "queries.parquet"
+
+
+def language() -> pl.Expr:
+    """Return the language that a query's own text tells, see `builders.grace_kto.languages`."""
+    return pl.when(is_chinese_column("query")).then(pl.lit("zh")).otherwise(pl.lit("en")).alias("language")
+
+
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """Return the prompts by name, in the queries' languages."""
+    return rubrics.prompts(languages_of(inputs["sample"]))
+
+
+def languages_of(revision: Revision) -> list[str]:
+    """Return the languages of a dataset's queries, each once, sorted."""
+    found = revision.scan().select(language().unique()).collect().to_series()
+    return sorted(found)
+
+
+def plan(context: CriteriaContext) -> list[Shard]:
+    """List the queries that have a matched response, and plan shards of them.
+
+    Raises:
+        UserError: for a parent without the columns of groups.
+    """
+    parent = context.inputs["sample"]
+    require_columns(parent.schema(), READ, str(parent))
+    matched = parent.scan().filter("matched").select("query_id", "query", language(), pl.col("round").cast(pl.Int32))
+    queries = matched.unique("query_id", keep="first", maintain_order=True).collect()
+    context.work.mkdir(parents=True, exist_ok=True)
+    with replacing(context.work / QUERIES) as file:
+        queries.write_parquet(file)
+    return row_shards(queries.height, context.config.criteria.shard_rows, ROWS_PER_SHARD)
+
+
+def build(context: CriteriaContext, shard: Shard) -> Asking:
+    """Make the criteria of a shard's queries."""
+    rows = pl.scan_parquet(context.work / QUERIES, glob=False).slice(*shard.spec).collect().to_dicts()
+    counts: Counter[str] = Counter(read=len(rows))
+    found = yield from written(context, shard, "criteria", rows, context.config.criteria, counts)
+    writer = str(context.models["criteria"].record)
+    whole = [
+        {**row, "criteria": criteria, "criteria_writer": writer}
+        for row, criteria in zip(rows, found, strict=True)
+        if criteria is not None
+    ]
+    return ShardResult(pl.DataFrame(whole, schema=polars_schema(CRITERIA_COLUMNS)), dict(+counts))
+
+
+BUILD = Asks("criteria", build)
