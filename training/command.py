@@ -166,7 +166,7 @@ def one_line_errors() -> Iterator[None]:
     quiet_libraries()
     _log_to_stderr()
     try:
-        with _one_interruption():
+        with _told_of_its_end(), _one_interruption():
             yield
         sys.stdout.flush()
     except UserError as error:
@@ -194,6 +194,30 @@ def one_line_errors() -> Iterator[None]:
         way_out = f"install the extra that brings it: pip install 'grace-data[{EXTRAS[name]}]'"
         print(f"error: this needs {name}, which is not installed; {way_out}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def _told_of_its_end() -> Iterator[None]:
+    """See to it that a command which SIGTERM ends, as a batch system does, says how to go on.
+
+    It still ends at once: what it leaves behind is what SIGKILL leaves, and a rerun goes on with that.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:  # a child that was forked off is ended so by its parent
+            os.write(2, f"{LINE}\n".encode())
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ class OpenAIEngineSettings(Section):
     @model_validator(mode="after")
     def _one_server(self) -> Self:
         if self.serve is not None and self.base_url is not None:
-            raise ValueError("serve starts a server of its own, and base_url names another; set one of them")
+            raise ValueError("serve starts a server of its own, and base_url names another; set one of them to null")
         if self.serve is not None and "{port}" not in self.serve:
             raise ValueError("serve has no {port}: name it where the command takes the port to listen on")
         return self

@@ -310,7 +310,9 @@ def _describe(error: ValidationError, settings: type[Settings], values: Values) 
     *sections, key = fault["loc"] or ("it",)
     path, allowed = _place(settings, sections)
     # Below a single value pydantic's location names the type that was tried.
-    location = ".".join([*path, str(key)] if allowed else path)
+    # Where a section comes in kinds and is wrong as a whole, the last key is the kind.
+    of_kind = isinstance(fault["input"], dict) and "kind" in allowed and str(key) not in allowed
+    location = ".".join([*path, str(key)] if allowed and not of_kind else path)
     where = values.where if fault["type"] == "missing" else _place_of(values, location)
     found = short(fault["input"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -325,6 +327,8 @@ def _describe(error: ValidationError, settings: type[Settings], values: Values) 
     if fault["type"] == "union_tag_not_found":
         return f"{where}: {location} is {found}: a section is needed{more}"
     said = fault["msg"].removeprefix("Value error, ")
+    if of_kind:
+        return f"{where}: {location}: {said}{more}"
     return f"{where}: {location} is {found}: {said[0].lower()}{said[1:]}{more}"
 
 

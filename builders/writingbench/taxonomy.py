@@ -52,7 +52,7 @@ def build(context: TaxonomyContext, shard: Shard) -> ShardResult:
     """Read the source.
 
     Raises:
-        UserError: for a source that is missing or unreadable, lacks a column, or has no row in the languages asked for.
+        UserError: for a source that is missing or unreadable, lacks a column, or has no row in a language asked for.
     """
     settings = context.config.taxonomy
     name = sources.source_name(str(OURS) if settings.source is None else settings.source)
@@ -84,6 +84,12 @@ def build(context: TaxonomyContext, shard: Shard) -> ShardResult:
         raise UserError(
             f"taxonomy source {name}: no row with domain and subdomain in the languages "
             f"{', '.join(settings.languages)}, of {counts['read']} rows; check taxonomy.source and taxonomy.languages"
+        )
+    there = {row["language"] for row in rows.values()}
+    if lacking := [language for language in settings.languages if language not in there]:
+        raise UserError(
+            f"taxonomy source {name}: no row is in {', '.join(lacking)}; leave that out of taxonomy.languages "
+            f"({', '.join(settings.languages)}), or give a taxonomy.source that has such rows"
         )
     return ShardResult(frame_of(list(rows.values()), TAXONOMY_COLUMNS), dict(+counts))
 

@@ -92,7 +92,7 @@ def test_a_store_where_none_can_be(folder: Path, store: str, words: str) -> None
     assert (status, out, err.count("\n")) == (2, "", 1) and words in err
 
 
-def interrupted(folder: Path, said: str, *args: str) -> tuple[int, str]:
+def interrupted(folder: Path, said: str, *args: str, number: int = signal.SIGINT) -> tuple[int, str]:
     """Press Ctrl-C in a command's terminal, which reaches all of its processes, once it has said something."""
     done = subprocess.Popen(
         [GRACE, *args],
@@ -111,7 +111,7 @@ def interrupted(folder: Path, said: str, *args: str) -> tuple[int, str]:
         assert line, before
         before += line
     time.sleep(1.5)  # the worker processes have begun to import
-    os.killpg(done.pid, signal.SIGINT)
+    os.killpg(done.pid, number)
     rest = done.stderr.read()
     done.wait(timeout=60)
     done.stdout.close()
@@ -126,6 +126,12 @@ def test_an_interruption_is_one_line_of_one_process(tmp_path: Path) -> None:
     assert err.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
     assert [line for line in err.splitlines() if not line.endswith(": training")] == err.splitlines()[-1:]
     assert time.monotonic() - began < 100  # nobody waited for the trainings to end
+
+
+def test_a_command_that_is_terminated_says_how_to_go_on(tmp_path: Path) -> None:
+    arguments = ("loop", "--config", "tiny", "--store", "store")
+    status, err = interrupted(tmp_path, "world:bge-m3: training", *arguments, number=signal.SIGTERM)
+    assert status == -signal.SIGTERM and err.count(LINE) == 1 and "Traceback" not in err
 
 
 INTERRUPTED_WHILE_IMPORTING = """

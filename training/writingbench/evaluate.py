@@ -82,7 +82,7 @@ def benchmark(
         lines=[
             *([f"Rated by {judge}; scores of different judges do not compare."] if policies else []),
             *(
-                f"{record['model']}: {record['queries']} of {len(queries)} queries have a score."
+                lacking(record["model"], len(queries), record["queries"], lengths.get(record["model"]))
                 for record in records
                 if record["queries"] < len(queries)
             ),
@@ -90,6 +90,23 @@ def benchmark(
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
     )
+
+
+def lacking(model: str, queries: int, scored: int, answers: Mapping[int, int] | None) -> str:
+    """Return a sentence on the queries that have no score.
+
+    Args:
+        model: the model's name.
+        queries: how many there are.
+        scored: how many have a score.
+        answers: of those that were answered, the words of the answer; None where the answers are not known.
+    """
+    said = f"{model}: {scored} of {queries} queries have a score"
+    if answers is None:
+        return f"{said}."
+    reasons = {"longer than its context window has room for": queries - len(answers)}
+    reasons["answered, and no rating could be read"] = len(answers) - scored
+    return f"{said}; {', '.join(f'{n} {reason}' for reason, n in reasons.items() if n)}."
 
 
 def model_names(policies: Sequence[str], scores: Sequence[str], output: Path) -> list[str]:

@@ -18,7 +18,7 @@ from scorers.errors import UserError
 from scorers.length_score import length_score
 from scorers.rating import HIGHEST, LOWEST
 from scorers.rubric import query_score
-from training.writingbench.evaluate import build_stage, model_names, rated, write_tables
+from training.writingbench.evaluate import build_stage, lacking, model_names, rated, write_tables
 from training.writingbench.scores import Scores
 
 CLASSES = {"<500": (0, 500), "500-2k": (500, 2_000), "2k-4k": (2_000, 4_000), "4k+": (4_000, float("inf"))}
@@ -50,9 +50,12 @@ def benchmark(
         )
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, float | None]] = {}
+    lines = [f"Rated by {config.models.judge}; scores of different judges do not compare."]
     for name, policy in zip(names, policies, strict=True):
         ratings, lengths = rated(config, policy, name, queries, output)
         found[name] = table_row(queries, ratings, lengths)
+        if len(ratings) < len(queries):
+            lines.append(lacking(name, len(queries), len(ratings), lengths))
     records = [{"model": name, "scores": row} for name, row in found.items()]
     header = ["Model", *found[names[0]]]
     rows = [[name, *map(_shown, row.values())] for name, row in found.items()]
@@ -61,7 +64,7 @@ def benchmark(
         title=f"{len(queries)} queries, scores from 0 to 100",
         header=header,
         rows=rows,
-        lines=[f"Rated by {config.models.judge}; scores of different judges do not compare."],
+        lines=lines,
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex"),
     )

@@ -173,3 +173,11 @@ def test_a_chat_template_that_is_none(
         (tmp_path / "chat.jinja").write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_config("tiny", ["engines.policy.chat_template=chat.jinja"])
+
+
+def test_what_two_settings_of_a_kind_exclude_is_named_by_its_path() -> None:
+    with pytest.raises(UserError) as error:
+        load_config("tiny-writingbench", ["engines.teacher.base_url=http://localhost:9/v1"])
+    assert str(error.value) == (
+        "--set: engines.teacher: serve starts a server of its own, and base_url names another; set one of them to null"
+    )

@@ -88,3 +88,11 @@ def test_a_source_that_does_not_do(tmp_path: Path, text: str, message: str) -> N
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         built(tmp_path, f"taxonomy.source={tmp_path / 'mine.csv'}")
+
+
+def test_a_language_without_a_row_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("domain,subdomain,language\nHome,Letter,de\nHome,Toast,en\n")
+    message = r"mine.csv: no row is in fr, zh; leave that out of taxonomy.languages \(en, fr, zh\), or give a taxonomy"
+    with pytest.raises(UserError, match=message):
+        built(tmp_path, f"taxonomy.source={path}", "taxonomy.languages=[en, fr, zh]")

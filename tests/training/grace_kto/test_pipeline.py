@@ -19,7 +19,8 @@ def models(stage: str, round_: int, *overrides: str) -> dict[str, Node | str]:
 
 
 def test_stages_stand_after_what_they_are_made_from() -> None:
-    config: GraceKTOSettings = load_config("tiny", ["models.teacher=Qwen/Qwen2.5-0.5B-Instruct"])
+    others = ("score.rubric=true", *(f"models.{role}=Qwen/Qwen2.5-0.5B" for role in ("teacher", "criteria", "judge")))
+    config: GraceKTOSettings = load_config("tiny", others)
     places = {stage.name: place for place, stage in enumerate(GRACE_KTO.stages)}
     assert len(places) == len(GRACE_KTO.stages)
     for stage in GRACE_KTO.stages:

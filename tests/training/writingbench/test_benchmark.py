@@ -11,7 +11,7 @@ from writing_benchmark import CHINESE, ENGLISH, QUERIES, query_row, scores_row, 
 from builders.core.pipeline import EvaluationTable
 from scorers.errors import UserError
 from training.pipelines import benchmark, build, load_config
-from training.writingbench.evaluate import by_length, latex, markdown
+from training.writingbench.evaluate import by_length, lacking, latex, markdown
 from training.writingbench.scores import columns_of, interval, read_responses, read_scores, score, write_scores
 
 
@@ -297,3 +297,13 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         UserError, match="pipeline grace-kto has no benchmark writingbench; --config tiny-writingbench has"
     ):
         benchmark(load_config("tiny"), "writingbench", ["author"], [], tmp_path)
+
+
+def test_why_queries_have_no_score() -> None:
+    assert lacking("m", 9, 4, None) == "m: 4 of 9 queries have a score."
+    answers = dict.fromkeys(range(6), 100)
+    assert lacking("m", 9, 4, answers) == (
+        "m: 4 of 9 queries have a score; 3 longer than its context window has room for, "
+        "2 answered, and no rating could be read."
+    )
+    assert lacking("m", 6, 4, answers).endswith("a score; 2 answered, and no rating could be read.")
