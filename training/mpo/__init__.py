@@ -1,0 +1,1 @@
+"""Margin-based preference optimisation (RationAlign, §3.2.2)."""
