@@ -145,7 +145,7 @@ def maxmatch(sentences: Iterable[Annotated], outputs: Iterable[Sequence[str]]) -
     """
     total = Counts(0, 0, 0)
     for sentence, output in zip(sentences, outputs, strict=True):
-        choices = [total + match(sentence.source, output, gold) for gold in sentence.gold.values()]
+        choices = [total + found for found in matches(sentence.source, output, sentence.gold.values())]
         total = max(choices, key=lambda c: (c.f, c.correct, -(c.proposed + BETA * BETA * c.gold)))
     return total
 
@@ -156,10 +156,17 @@ def match(source: Sequence[str], output: Sequence[str], gold: Sequence[GoldEdit]
     >>> match("This are a sentence .".split(), "This is a sentence .".split(), [GoldEdit(1, 2, (("is",),))])
     Counts(correct=1, proposed=1, gold=1)
     """
-    steps = lattice(source, output)
-    ordered = sorted(gold, key=lambda edit: (edit.start, edit.end))
-    correct, _, others = _best(steps, ordered, tuple(output), (len(source), len(output)))
-    return Counts(correct, correct + others, len(gold))
+    [found] = matches(source, output, [gold])
+    return found
+
+
+def matches(source: Sequence[str], output: Sequence[str], golds: Iterable[Sequence[GoldEdit]]) -> Iterator[Counts]:
+    """Yield the edits of one sentence that agree best with each of several annotators, see `match`."""
+    steps, words, end = lattice(source, output), tuple(output), (len(source), len(output))
+    for gold in golds:
+        ordered = sorted(gold, key=lambda edit: (edit.start, edit.end))
+        correct, _, others = _best(steps, ordered, words, end)
+        yield Counts(correct, correct + others, len(gold))
 
 
 Node = tuple[int, int]
@@ -177,29 +184,46 @@ def lattice(source: Sequence[str], output: Sequence[str]) -> Steps:
 
 
 def _shortest(source: Sequence[str], output: Sequence[str], substitution: int) -> Iterator[tuple[Node, Node, bool]]:
-    """Yield the steps of the shortest alignments as (from, to, whether a word changes)."""
-    rows, columns = len(source) + 1, len(output) + 1
-    cost = [list(range(columns)), *([i] + [0] * (columns - 1) for i in range(1, rows))]
-    for i in range(1, rows):
-        above, row, word = cost[i - 1], cost[i], source[i - 1]
-        for j in range(1, columns):
-            aligned = above[j - 1] + (0 if word == output[j - 1] else substitution)
-            row[j] = min(aligned, above[j] + 1, row[j - 1] + 1)
+    """Yield the steps of the shortest alignments as (from, to, whether a word changes).
+
+    No shortest alignment leaves a band of diagonals: at node (i, j) it has at least |j - i| insertions and deletions
+    behind it, and as many before it as lead from there to the diagonal of the end.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    rows, columns = len(source), len(output)
+    shift = columns - rows
+    distance = Levenshtein.distance(source, output, weights=(1, 1, substitution))
+    low, high = -((distance - shift) // 2), (distance + shift) // 2
+    beyond = rows + columns + 1
+    # By word of the source, the cost of each node of the band, with one that cannot be reached on either side.
+    cost = [[beyond] * (high - low + 3) for _ in range(rows + 1)]
+    for i, row in enumerate(cost):
+        above = cost[i - 1]
+        for j in range(max(0, i + low), min(columns, i + high) + 1):
+            place = j - i - low + 1
+            if i and j:
+                aligned = above[place] + (0 if source[i - 1] == output[j - 1] else substitution)
+                row[place] = min(aligned, above[place + 1] + 1, row[place - 1] + 1)
+            else:
+                row[place] = i + j
     # Back from the end, by the steps that a shortest alignment may take.
-    waiting, seen = [(rows - 1, columns - 1)], set()
+    waiting, seen = [(rows, columns)], set()
     while waiting:
         node = i, j = waiting.pop()
         if node in seen:
             continue
         seen.add(node)
+        place = j - i - low + 1
+        here = cost[i][place]
         before = []
         if i and j:
             changes = source[i - 1] != output[j - 1]
-            if cost[i - 1][j - 1] + (substitution if changes else 0) == cost[i][j]:
+            if cost[i - 1][place] + (substitution if changes else 0) == here:
                 before.append(((i - 1, j - 1), changes))
-        if i and cost[i - 1][j] + 1 == cost[i][j]:
+        if i and cost[i - 1][place + 1] + 1 == here:
             before.append(((i - 1, j), True))
-        if j and cost[i][j - 1] + 1 == cost[i][j]:
+        if j and cost[i][place - 1] + 1 == here:
             before.append(((i, j - 1), True))
         for start, changes in before:
             yield start, node, changes
