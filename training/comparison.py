@@ -91,6 +91,10 @@ def benchmark_command(
         list[str] | None, typer.Option("--policy", help="Model that answers and is rated, REF; repeatable.")
     ] = None,
     judge: Annotated[str | None, typer.Option("--judge", help="Model that rates; the setting models.judge.")] = None,
+    responses: Annotated[
+        list[str] | None,
+        typer.Option("--responses", help="File of a model's answers in its own format, to be rated; repeatable."),
+    ] = None,
     scores: Annotated[
         list[str] | None, typer.Option("--scores", help="File of a model's scores in its own format; repeatable.")
     ] = None,
@@ -118,7 +122,7 @@ def benchmark_command(
         from builders.report import console
         from training.pipelines import benchmark
 
-        found = benchmark(settings, name, policies or [], scores or [], folder)
+        found = benchmark(settings, name, policies or [], scores or [], folder, responses or [])
         if as_json:
             machine.print_json(found.public)
         else:

@@ -165,7 +165,12 @@ def evaluate_policies(config: Settings, references: Sequence[str], output: Path)
 
 
 def benchmark(
-    config: Settings, name: str, policies: Sequence[str], scores: Sequence[str], output: Path
+    config: Settings,
+    name: str,
+    policies: Sequence[str],
+    scores: Sequence[str],
+    output: Path,
+    responses: Sequence[str] = (),
 ) -> EvaluationTable:
     """Compare models on a benchmark that the configuration's pipeline knows.
 
@@ -173,14 +178,16 @@ def benchmark(
         config: settings of one pipeline, from `load_config`.
         name: of the benchmark, such as writingbench.
         policies: REFs of models that answer its queries and are rated.
-        scores: files of scores in the benchmark's own format.
+        scores: files of scores in the benchmark's own format, of models that have been rated elsewhere.
         output: folder to write the comparison into.
+        responses: files of responses in the benchmark's own format, of models that have answered elsewhere; they are
+            rated here.
 
     Raises:
         UserError: the pipeline does not know the benchmark, or as that benchmark.
     """
     require_benchmark(config, name)
-    return pipeline_of(config).benchmarks[name](config, policies, scores, output)
+    return pipeline_of(config).benchmarks[name](config, policies, responses, scores, output)
 
 
 def require_benchmark(config: Settings, name: str) -> None:

@@ -59,8 +59,8 @@ class Pipeline:
         watch: returns the lines printed after a round, about what its model has learned so far.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
         evaluate_contexts: compares the context windows and methods of one policy in the same way.
-        benchmarks: by name, compares models on a benchmark: models that answer, given as REFs, and files of scores; it
-            writes its files into a folder.
+        benchmarks: by name, compares models on a benchmark: models that answer, given as REFs, files of responses and
+            files of scores; it writes its files into a folder.
         costs: counts what a configuration will cost, before anything is built.
         rehearse: runs everything once, small, and measures it; with True, on models with random weights.
     """
@@ -75,8 +75,8 @@ class Pipeline:
     watch: Callable[[Any, int], Sequence[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
     evaluate_contexts: Callable[[Any, Sequence[str], Path, Sequence[int], Sequence[str]], EvaluationTable] | None = None
-    benchmarks: Mapping[str, Callable[[Any, Sequence[str], Sequence[str], Path], EvaluationTable]] = field(
-        default_factory=dict
+    benchmarks: Mapping[str, Callable[[Any, Sequence[str], Sequence[str], Sequence[str], Path], EvaluationTable]] = (
+        field(default_factory=dict)
     )
     costs: Callable[[Any], CostPlan] | None = None
     rehearse: Callable[[Any, bool], Sequence[Rehearsed]] | None = None

@@ -146,6 +146,7 @@ RATE = Stage(
     version=1,
     parents=("respond", "criteria"),
     also=queries_from,
+    reads=rate.READ,
     roles={"judge": roles.judge},
     sections=("rate", "engines.judge", "random_seed", "threads"),
     per_round=False,

@@ -1,7 +1,8 @@
 """`grace benchmark writingbench`: models answer the benchmark's queries, a judge rates them, and table 3 is printed.
 
 Answers and ratings are stages of the pipeline, under the run's name and the model's, so that they are resumed, kept and
-pushed as all data is. Files of responses and scores in the benchmark's own format are written, and scores can be read.
+pushed as all data is. Files of responses and scores in the benchmark's own format are written and read: who has
+answered elsewhere is rated here, who has been rated elsewhere is compared.
 """
 
 import json
@@ -15,8 +16,10 @@ import polars as pl
 
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import run
-from builders.store.files import require_folder, write_text
+from builders.store.columns import frame_of
+from builders.store.files import replacing, require_folder, write_text
 from builders.store.revision import Revision
+from builders.writingbench.rate import READ
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from training.writingbench.figure import draw
@@ -24,9 +27,11 @@ from training.writingbench.pipeline import WRITINGBENCH
 from training.writingbench.scores import (
     Column,
     Scores,
+    check_responses,
     check_scores,
     columns_of,
     interval,
+    read_responses,
     read_scores,
     score,
     write_responses,
@@ -39,35 +44,45 @@ WORD = r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+"
 
 
 def benchmark(
-    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+    config: WritingBenchSettings,
+    policies: Sequence[str],
+    responses: Sequence[str],
+    scores: Sequence[str],
+    output: Path,
 ) -> EvaluationTable:
     """Compare models on the benchmark, and write the table as Markdown, LaTeX and JSON, and a figure.
 
     Args:
         config: the configuration; `benchmark.data` names the queries, `models.judge` who rates.
         policies: models that answer and are rated.
+        responses: files of answers in the benchmark's own format, of models that have answered elsewhere.
         scores: files of scores in the benchmark's own format, of models that have been rated elsewhere.
         output: folder to write into; it is made where it is missing.
 
     Raises:
         UserError: there is nothing to compare, a model or a file is missing, two models have one name; as the stages.
     """
-    names = model_names(policies, scores, output)
+    names = model_names(policies, responses, scores, output)
     # Files are read before a model is asked.
-    given = {Path(path).stem: read_scores(Path(path)) for path in scores}
+    given = {name_of(path): read_scores(Path(path)) for path in scores}
+    answered = [read_responses(Path(path)) for path in responses]
     queries = build_stage(config, "benchmark").scan().collect().to_dicts()
     if any(query["words"] is not None for query in queries):
         raise UserError(
             f"{config.benchmark.data}: is a file of LongBench-Write; `grace benchmark longbench-write` reads it"
         )
     for path in scores:
-        check_scores(Path(path), given[Path(path).stem], queries)
+        check_scores(Path(path), given[name_of(path)], queries)
+    for path, answers in zip(responses, answered, strict=True):
+        check_responses(Path(path), answers, queries)
     columns = columns_of(queries)
     found: dict[str, Scores] = {}
     lengths: dict[str, dict[int, int]] = {}
     output.mkdir(parents=True, exist_ok=True)
     for name, policy in zip(names, policies, strict=False):
         found[name], lengths[name] = rated(config, policy, name, queries, output)
+    for name, answers in zip(names[len(policies) :], answered, strict=False):
+        found[name], lengths[name] = rated_file(config, answers, name, queries, output)
     found |= given
     records = [_record(name, columns, ratings, queries, lengths.get(name, {})) for name, ratings in found.items()]
     header = ["Model", *(column.name for column in columns)]
@@ -80,7 +95,7 @@ def benchmark(
         header=header,
         rows=rows,
         lines=[
-            *([f"Rated by {judge}; scores of different judges do not compare."] if policies else []),
+            *([f"Rated by {judge}; scores of different judges do not compare."] if lengths else []),
             *(
                 lacking(record["model"], len(queries), record["queries"], lengths.get(record["model"]))
                 for record in records
@@ -104,12 +119,12 @@ def lacking(model: str, queries: int, scored: int, answers: Mapping[int, int] | 
     said = f"{model}: {scored} of {queries} queries have a score"
     if answers is None:
         return f"{said}."
-    reasons = {"longer than its context window has room for": queries - len(answers)}
+    reasons = {"without an answer": queries - len(answers)}
     reasons["answered, and no rating could be read"] = len(answers) - scored
     return f"{said}; {', '.join(f'{n} {reason}' for reason, n in reasons.items() if n)}."
 
 
-def model_names(policies: Sequence[str], scores: Sequence[str], output: Path) -> list[str]:
+def model_names(policies: Sequence[str], responses: Sequence[str], scores: Sequence[str], output: Path) -> list[str]:
     """Return the names of the models that are compared, and check what can be checked before any is asked.
 
     Raises:
@@ -118,9 +133,9 @@ def model_names(policies: Sequence[str], scores: Sequence[str], output: Path) ->
     require_folder(output)
     if not all(text.strip() for text in policies):
         raise UserError("--policy: no model is named; give a REF")
-    names = [slug(text) for text in policies] + [Path(path).stem for path in scores]
+    names = [slug(text) for text in policies] + [name_of(path) for path in (*responses, *scores)]
     if not names:
-        raise UserError("grace benchmark: give --policy REF or --scores FILE, at least one of them")
+        raise UserError("grace benchmark: give --policy REF, --responses FILE or --scores FILE, at least one of them")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"grace benchmark: two models are called {twice[0]}; rename a file, or leave one out")
     return names
@@ -135,9 +150,14 @@ def write_tables(
     write_text(output / "benchmark.tex", latex(header, rows))
 
 
-def build_stage(config: WritingBenchSettings, stage: str) -> Revision:
-    """Build a stage and return its revision."""
-    return run(WRITINGBENCH, config, stage)[-1].revision
+def name_of(file: str) -> str:
+    """Return the model's name that a file's name tells: what is before `.responses.jsonl` or `.scores.jsonl`."""
+    return slug(Path(file).stem.removesuffix(".responses").removesuffix(".scores"))
+
+
+def build_stage(config: WritingBenchSettings, stage: str, start: str | None = None) -> Revision:
+    """Build a stage, from a dataset in place of the stages above it where one is given, and return its revision."""
+    return run(WRITINGBENCH, config, stage, start=start)[-1].revision
 
 
 def slug(policy: str) -> str:
@@ -151,16 +171,50 @@ def rated(
     """Let a model answer and a judge rate it, and write the benchmark's files; scores and lengths of answers."""
     # The benchmark's files hold one response to a query.
     changes = {
-        "name": f"{config.name}-{name}"[:80],
         "models": config.models.model_copy(update={"policies": (policy,)}),
         "respond": config.respond.model_copy(update={"responses": 1}),
     }
-    own = config.model_copy(update=changes)
+    own = _named(config, name).model_copy(update=changes)
+    ratings = build_stage(own, "rate")
+    return _written(ratings, build_stage(own, "respond").scan().collect(), name, queries, output)
+
+
+def rated_file(
+    config: WritingBenchSettings,
+    answers: Mapping[int, str],
+    name: str,
+    queries: Sequence[Mapping[str, Any]],
+    output: Path,
+) -> tuple[Scores, dict[int, int]]:
+    """Let a judge rate answers that were read from a file, by index, and write the benchmark's files; as `rated`."""
+    rows = [
+        {"query_id": query["query_id"], "query": query["query"], "language": query["language"],
+         "response_id": f"{query['query_id']}-0", "response": answers[query["index"]]}
+        for query in queries
+        if query["index"] in answers
+    ]  # fmt: skip
+    responses = frame_of(rows, READ)
+    # A dataset of its own, which takes the place of the stage that would answer; equal answers are rated once.
+    folder = output / "responses" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "responses.parquet") as file:
+        responses.write_parquet(file)
+    ratings = build_stage(_named(config, name), "rate", str(folder))
+    return _written(ratings, responses, name, queries, output)
+
+
+def _named(config: WritingBenchSettings, name: str) -> WritingBenchSettings:
+    """Return the configuration under the run's name and a model's."""
+    return config.model_copy(update={"name": f"{config.name}-{name}"[:80]})
+
+
+def _written(
+    ratings: Revision, responses: pl.DataFrame, name: str, queries: Sequence[Mapping[str, Any]], output: Path
+) -> tuple[Scores, dict[int, int]]:
+    """Write a model's answers and scores in the benchmark's format; return scores, and words of answers, by index."""
     indices = {query["query_id"]: query["index"] for query in queries}
-    ratings = build_stage(own, "rate").scan().collect()
-    responses = build_stage(own, "respond").scan().collect()
     index = pl.col("query_id").replace_strict(indices, return_dtype=pl.Int64).alias("index")
-    rated = ratings.with_columns(index)
+    rated = ratings.scan().collect().with_columns(index)
     write_responses(output / f"{name}.responses.jsonl", responses.select(index, "response").iter_rows())
     write_scores(output / f"{name}.scores.jsonl", rated.iter_rows(named=True))
     found: Scores = {}

@@ -18,21 +18,26 @@ from scorers.errors import UserError
 from scorers.length_score import length_score
 from scorers.rating import HIGHEST, LOWEST
 from scorers.rubric import query_score
-from training.writingbench.evaluate import build_stage, lacking, model_names, rated, write_tables
-from training.writingbench.scores import Scores
+from training.writingbench.evaluate import build_stage, lacking, model_names, rated, rated_file, write_tables
+from training.writingbench.scores import Scores, check_responses, read_responses
 
 CLASSES = {"<500": (0, 500), "500-2k": (500, 2_000), "2k-4k": (2_000, 4_000), "4k+": (4_000, float("inf"))}
 """Classes of the length asked for, in words: from, and below."""
 
 
 def benchmark(
-    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+    config: WritingBenchSettings,
+    policies: Sequence[str],
+    responses: Sequence[str],
+    scores: Sequence[str],
+    output: Path,
 ) -> EvaluationTable:
     """Compare models on LongBench-Write, and write the table as Markdown, LaTeX and JSON.
 
     Args:
         config: the configuration; `benchmark.data` names the queries, `models.judge` who rates.
         policies: models that answer and are rated.
+        responses: files of answers, a line {"index": 1, "response": "…"} for each line of the benchmark, from 1.
         scores: none: the benchmark has no files of scores that are read.
         output: folder to write into; it is made where it is missing.
 
@@ -40,19 +45,25 @@ def benchmark(
         UserError: there is no model, two have one name, the file is another benchmark's, or as the stages.
     """
     if scores:
-        raise UserError("grace benchmark longbench-write reads no --scores; give --policy REF")
-    names = model_names(policies, scores, output)
+        raise UserError("grace benchmark longbench-write reads no --scores; give --policy REF or --responses FILE")
+    names = model_names(policies, responses, scores, output)
+    answered = [read_responses(Path(path)) for path in responses]
     queries = build_stage(config, "benchmark").scan().collect().to_dicts()
     if any(query["words"] is None for query in queries):
         raise UserError(
             f"{config.benchmark.data}: says not how many words are asked for; it is no file of LongBench-Write, whose "
             "lines have prompt, type and length"
         )
+    for path, answers in zip(responses, answered, strict=True):
+        check_responses(Path(path), answers, queries)
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, float | None]] = {}
     lines = [f"Rated by {config.models.judge}; scores of different judges do not compare."]
-    for name, policy in zip(names, policies, strict=True):
-        ratings, lengths = rated(config, policy, name, queries, output)
+    for place, name in enumerate(names):
+        if place < len(policies):
+            ratings, lengths = rated(config, policies[place], name, queries, output)
+        else:
+            ratings, lengths = rated_file(config, answered[place - len(policies)], name, queries, output)
         found[name] = table_row(queries, ratings, lengths)
         if len(ratings) < len(queries):
             lines.append(lacking(name, len(queries), len(ratings), lengths))

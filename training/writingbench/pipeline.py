@@ -39,21 +39,29 @@ def evaluate(config: WritingBenchSettings, references: Sequence[str], output: Pa
 
 
 def benchmark(
-    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+    config: WritingBenchSettings,
+    policies: Sequence[str],
+    responses: Sequence[str],
+    scores: Sequence[str],
+    output: Path,
 ) -> EvaluationTable:
     """Compare models on WritingBench's queries; see `training.writingbench.evaluate`."""
     from training.writingbench import evaluate
 
-    return evaluate.benchmark(config, policies, scores, output)
+    return evaluate.benchmark(config, policies, responses, scores, output)
 
 
 def longbench(
-    config: WritingBenchSettings, policies: Sequence[str], scores: Sequence[str], output: Path
+    config: WritingBenchSettings,
+    policies: Sequence[str],
+    responses: Sequence[str],
+    scores: Sequence[str],
+    output: Path,
 ) -> EvaluationTable:
     """Compare models on LongBench-Write's queries; see `training.writingbench.longbench`."""
     from training.writingbench.longbench import benchmark
 
-    return benchmark(config, policies, scores, output)
+    return benchmark(config, policies, responses, scores, output)
 
 
 # In topological order: every stage stands after those it reads.

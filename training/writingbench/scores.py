@@ -194,6 +194,19 @@ def read_responses(path: Path) -> dict[int, str]:
     return found
 
 
+def check_responses(path: Path, answers: Mapping[int, str], queries: Sequence[Mapping[str, Any]]) -> None:
+    """Check that a file's responses are to a benchmark's queries.
+
+    Raises:
+        UserError: it has a response to another query, or none at all.
+    """
+    known = {query["index"] for query in queries}
+    if other := sorted(answers.keys() - known):
+        raise UserError(f"{path}: index {other[0]} is not in the benchmark; give responses to its {len(known)} queries")
+    if not answers:
+        raise UserError(f"{path}: holds no response; give a file of responses, or leave it out")
+
+
 def write_responses(path: Path, responses: Iterable[tuple[int, str]]) -> None:
     """Write responses as the benchmark's file, (index, text) each."""
     _write(path, ({"index": index, "response": text} for index, text in responses))

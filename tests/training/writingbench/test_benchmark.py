@@ -1,6 +1,7 @@
 """The benchmark's own files and table 3: by hand on a small benchmark, and through the endpoint."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from training.writingbench.evaluate import by_length, lacking, latex, markdown
 from training.writingbench.scores import columns_of, interval, read_responses, read_scores, score, write_scores
 
 
-def compared(folder: Path, policies: list[str], scores: list[Path], *settings: str) -> EvaluationTable:
+def compared(
+    folder: Path, policies: list[str], scores: list[Path], *settings: str, responses: list[Path] | None = None
+) -> EvaluationTable:
     data, requirements = write_benchmark(folder / "data")
     given = [f"benchmark.data={data}", f"benchmark.requirements={requirements}", *settings]
     config = load_config("tiny-writingbench", given, str(folder / "store"))
-    return benchmark(config, "writingbench", policies, [str(path) for path in scores], folder / "out")
+    files = [str(path) for path in responses or []]
+    return benchmark(config, "writingbench", policies, [str(path) for path in scores], folder / "out", files)
 
 
 SCORES = [
@@ -285,7 +289,7 @@ def test_half_a_character_and_other_files(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     config = load_config("tiny-writingbench", [], str(tmp_path / "store"))
-    with pytest.raises(UserError, match="give --policy REF or --scores FILE"):
+    with pytest.raises(UserError, match="give --policy REF, --responses FILE or --scores FILE"):
         benchmark(config, "writingbench", [], [], tmp_path)
     with pytest.raises(UserError, match="two models are called author"):
         benchmark(config, "writingbench", ["author", "x/author"], [], tmp_path)
@@ -299,11 +303,46 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         benchmark(load_config("tiny"), "writingbench", ["author"], [], tmp_path)
 
 
+def test_answers_from_elsewhere_are_rated_as_a_models_own(tmp_path: Path) -> None:
+    own = compared(tmp_path / "own", ["author"], [], "rate.attempts=5")
+    files = tmp_path / "own" / "out"
+    lines = (files / "author.responses.jsonl").read_text(encoding="utf-8").splitlines()
+    part = tmp_path / "part.jsonl"
+    part.write_text(lines[0] + "\n", encoding="utf-8")
+    found = compared(tmp_path, [], [], "rate.attempts=5", responses=[files / "author.responses.jsonl", part])
+    assert found.rows[0] == own.rows[0] and found.rows[1][0] == "part"
+    assert found.lines == [own.lines[0], "part: 1 of 3 queries have a score; 2 without an answer."]
+    out = tmp_path / "out"
+    for kind in ("responses", "scores"):
+        assert (out / f"author.{kind}.jsonl").read_bytes() == (files / f"author.{kind}.jsonl").read_bytes()
+    # A second run rates nothing again.
+    [manifest] = (tmp_path / "store").glob("datasets--local--*-author-ratings/snapshots/*/manifest.json")
+    before = manifest.stat().st_mtime_ns
+    assert compared(tmp_path, [], [], "rate.attempts=5", responses=[files / "author.responses.jsonl"]).rows == own.rows
+    [manifest] = (tmp_path / "store").glob("datasets--local--*-author-ratings/snapshots/*/manifest.json")
+    assert manifest.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"index": 4, "response": "x"}', "index 4 is not in the benchmark; give responses to its 3 queries"),
+        ('{"index": 3, "response": 7}', 'line 1: no response; a line is {"index": 1, "response": "…"}'),
+        ('{"index": 3, "response": "x"}\n{"index": 3, "response": "y"}', "line 2: index 3 stands there twice"),
+        ("", "holds no response; give a file of responses"),
+    ],
+)
+def test_a_file_of_responses_that_is_not_one(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(message)):
+        compared(tmp_path, [], [], responses=[path])
+
+
 def test_why_queries_have_no_score() -> None:
     assert lacking("m", 9, 4, None) == "m: 4 of 9 queries have a score."
     answers = dict.fromkeys(range(6), 100)
     assert lacking("m", 9, 4, answers) == (
-        "m: 4 of 9 queries have a score; 3 longer than its context window has room for, "
-        "2 answered, and no rating could be read."
+        "m: 4 of 9 queries have a score; 3 without an answer, 2 answered, and no rating could be read."
     )
     assert lacking("m", 6, 4, answers).endswith("a score; 2 answered, and no rating could be read.")

@@ -50,6 +50,10 @@ def test_through_the_endpoint(tmp_path: Path) -> None:
     names = [[one["name"] for one in criteria] for criteria in rows["criteria"]]
     assert names[0] == ["Relevance", "Accuracy", "Coherence", "Clarity", "Breadth and Depth", "Reading Experience"]
     assert len(names[1]) == 6
+    # The same answers from a file, rated anew.
+    answers = [str(tmp_path / "out" / "author.responses.jsonl")]
+    other = load_config("tiny-writingbench", [f"benchmark.data={data}"], str(tmp_path / "other"))
+    assert benchmark(other, "longbench-write", [], [], tmp_path / "again", answers).rows == table.rows
 
 
 def test_what_it_does_not_take(tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_what_it_does_not_take(tmp_path: Path) -> None:
         benchmark(config, "longbench-write", ["author"], [], tmp_path / "out")
     with pytest.raises(UserError, match="reads no --scores"):
         benchmark(config, "longbench-write", [], ["x.jsonl"], tmp_path / "out")
-    with pytest.raises(UserError, match="give --policy REF or --scores FILE, at least one"):
+    with pytest.raises(UserError, match="give --policy REF, --responses FILE or --scores FILE, at least one"):
         benchmark(config, "longbench-write", [], [], tmp_path / "out")
     bad = write_lines(tmp_path / "bad.jsonl", [ROWS[0] | {"length": "long"}])
     config = load_config("tiny-writingbench", [f"benchmark.data={bad}"], str(tmp_path / "store"))
