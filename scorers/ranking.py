@@ -47,7 +47,8 @@ def mean_ranks(values: Floats) -> Floats:
     """Rank each value within its row of a matrix: 1 is the largest, ties share the mean rank.
 
     Args:
-        values: (G, n) finite values, or NaN for one that is not known: it has the mean rank of the known ones.
+        values: (G, n) finite values, or NaN for one that is not known: it has the mean rank of the known ones, and
+            the middle one, (n + 1) / 2, where none is.
 
     Returns:
         (G, n) ranks in [1, n], multiples of 1/2.
@@ -66,6 +67,7 @@ def mean_ranks(values: Floats) -> Floats:
     unknown = np.isnan(values)
     if unknown.any():
         known = (~unknown).sum(axis=1, keepdims=True)
+        known = np.where(known, known, values.shape[1])
         return np.where(unknown, (known + 1) * 0.5, ranks)
     return ranks
 

@@ -204,6 +204,12 @@ def served_by(config: Settings) -> dict[str, tuple[str, OpenAIEngineSettings]]:
             continue
         others = (other for other, found, engine in named if found == name and engine != settings)
         if (other := next(others, None)) is not None:
+            if getattr(engines, other).kind == "openai":
+                raise UserError(
+                    f"models.{role} and models.{other} are both {name}, and engines.{role} and engines.{other} ask "
+                    "servers in different ways; give both engines the same settings, or let one server call its model "
+                    "by another name (vLLM: --served-model-name)"
+                )
             raise UserError(
                 f"models.{role} and models.{other} are both {name}, and engines.{role} asks a server otherwise than "
                 f"engines.{other}; give both engines the same settings, or call one of the models by another name, "

@@ -15,7 +15,7 @@ from builders.core.models import AnyModel, ModelFinder
 from builders.core.nodes import Needs, Node, needs
 from builders.core.pipeline import Pipeline, tag_of
 from builders.core.stage import Source, Stage
-from builders.settings.base import Settings, identities, section_at
+from builders.settings.base import Settings, identities, left_out, section_at
 from builders.store.manifest import AGAIN, FILE_NAME, Manifest, Parent, fingerprint_of, portable
 from builders.store.revision import Revision
 from builders.store.store import Store
@@ -192,7 +192,14 @@ class Graph:
         if manifest.stage_version != stage.version:
             return [f"stage version {manifest.stage_version} → {stage.version}"]
         free = {path for path in stage.sections if isinstance(section_at(self.config, path), dict)}
-        return changed(manifest, configuration_of(stage, self.config), free)
+        # A setting that a manifest has and that is at its default now, which configurations leave out.
+        back = [
+            f"{path}.{name}"
+            for path in stage.sections
+            if isinstance(before := manifest.configuration.get(path), dict)
+            for name in sorted(left_out(section_at(self.config, path)) & before.keys())
+        ]
+        return changed(manifest, configuration_of(stage, self.config), free) + back
 
     def changed_models(self, revision: Revision, node: Node) -> list[str]:
         """List the roles whose model is another one, by name, than the one a revision was made with.

@@ -90,8 +90,14 @@ def score_ready(config: GraceKTOSettings, find: FindModel) -> None:
     Raises:
         UserError: the device is not there, or does not compute in `score.dtype`; FlagEmbedding is not installed; a
             model is one that a server runs; a language model does not fit `score.context` or `score.engine`; the
-            relevance model lacks a head.
+            relevance model lacks a head; ratings are to count, and there are to be none.
     """
+    coefficient = config.calibrate.coefficients.rubric
+    if coefficient and not config.score.rubric:
+        raise UserError(
+            f"calibrate.coefficients.rubric is {coefficient:g}, and score.rubric is false: there would be no ratings "
+            "to count; set score.rubric to true, or the coefficient to 0"
+        )
     perplexity_ready(config)
     require_package(
         "models.relevance", "FlagEmbedding", "install the extra that brings it: pip install 'grace-data[score]'"

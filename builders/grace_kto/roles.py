@@ -30,7 +30,7 @@ def criteria(config: GraceKTOSettings, round_: int) -> str:
     Raises:
         UserError: none is set.
     """
-    return _rubrics(config.models.criteria, "criteria", "writes each query's criteria")
+    return _rubrics(config, "criteria")
 
 
 def judge(config: GraceKTOSettings, round_: int) -> str:
@@ -39,16 +39,22 @@ def judge(config: GraceKTOSettings, round_: int) -> str:
     Raises:
         UserError: none is set.
     """
-    return _rubrics(config.models.judge, "judge", "rates documents by their queries' criteria")
+    return _rubrics(config, "judge")
 
 
-def _rubrics(model: str | None, role: str, does: str) -> str:
-    """Return a model that `score.rubric` needs."""
-    if model is None:
+def _rubrics(config: GraceKTOSettings, role: str) -> str:
+    """Return a model that `score.rubric` needs.
+
+    Raises:
+        UserError: it is not set; the message names all that are not.
+    """
+    does = {"criteria": "writes each query's criteria", "judge": "rates documents by them"}
+    if missing := [name for name in does if getattr(config.models, name) is None]:
+        said = " and ".join(f"models.{name}, the model that {does[name]}" for name in missing)
         raise UserError(
-            f"score.rubric: models.{role} is null, the model that {does}; set it, or set score.rubric to false"
+            f"score.rubric needs {said}; set {'both' if len(missing) > 1 else 'it'}, or score.rubric to false"
         )
-    return model
+    return str(getattr(config.models, role))
 
 
 def first_policy(config: GraceKTOSettings, round_: int) -> str:

@@ -47,11 +47,14 @@ def require_rubric(coefficient: float, names: Collection[str], what: str) -> Non
 
 
 def check_texts(matched: pl.DataFrame, stage: str) -> None:
-    """Check that matched rows have both texts, which other people's datasets may lack.
+    """Check that matched rows have their texts, which other people's datasets may lack.
 
     Raises:
-        UserError: for a matched row without summary or document.
+        UserError: for a matched row without query, summary or document.
     """
+    unasked = matched.filter(pl.col("query").is_null())
+    if unasked.height:
+        raise UserError(f"stage {stage}: the query of {unasked['response_id'][0]} is null; give its text")
     lacking = matched.filter(pl.col("summary").is_null() | pl.col("document").is_null())
     if lacking.height:
         raise UserError(

@@ -10,6 +10,7 @@ With `score.rubric` there is one metric more, `rubric`, the mean of the ratings 
 document.
 """
 
+import logging
 from collections.abc import Mapping
 
 import polars as pl
@@ -24,10 +25,13 @@ from builders.grace_kto.settings import GraceKTOSettings, RelevanceWeights, Scor
 from builders.store.columns import polars_schema, present, require_columns
 from builders.store.revision import Revision
 from scorers.diversity import diversity
+from scorers.errors import UserError
 from scorers.length import lengths
 from scorers.perplexity import Ids
 from scorers.professionalism import professionalism
 from scorers.relevance import RelevanceScores, combine
+
+log = logging.getLogger(__name__)
 
 ScoreContext = Context[GraceKTOSettings]
 READ = polars_schema(GROUPS_COLUMNS)
@@ -39,10 +43,12 @@ def plan(context: ScoreContext) -> list[Shard]:
     """Plan one shard per file of the parent; files beyond `SHARD_BYTES` are cut into pieces.
 
     Raises:
-        UserError: for a parent without the columns of `groups`.
+        UserError: for a parent without the columns of `groups`, and for ratings of which none has a score.
     """
     parent = context.inputs["sample"]
     require_columns(parent.schema(), GROUPS_COLUMNS, str(parent))
+    if (rated := context.inputs.get("rate")) is not None:
+        check_ratings(rated)
     # A response is scored without the others of its group, which may stand in other files.
     pieces = pieces_of(parent.data_files(), READ, context.work / "pieces", piece_bytes=SHARD_BYTES, whole_groups=False)
     return [Shard(index, piece) for index, piece in enumerate(pieces)]
@@ -77,6 +83,23 @@ def build(context: ScoreContext, shard: Shard) -> ShardResult:
 def ratings(config: GraceKTOSettings, round_: int) -> Mapping[str, At]:
     """Return the ratings that are read, where there are to be any."""
     return {"rate": At("rate")} if config.score.rubric else {}
+
+
+def check_ratings(rated: Revision) -> None:
+    """Check that there are ratings to rank by, and say how many could not be read.
+
+    Raises:
+        UserError: there is none.
+    """
+    rows, scored = rated.scan().select(pl.len(), pl.col("score").count().alias("scored")).collect().row(0)
+    if not scored:
+        raise UserError(
+            f"{rated}: none of {rows} ratings has a score, so that score.rubric would count for nothing; look at the "
+            "judge's replies (models.judge, rate.prompt) and at the criteria, or set score.rubric to false"
+        )
+    if scored < rows:
+        log.warning("score: %d of %d ratings could not be read; they count neither for nor against a document",
+                    rows - scored, rows)  # fmt: skip
 
 
 def with_rubric(scores: pl.DataFrame, ratings: Revision | None) -> pl.DataFrame:

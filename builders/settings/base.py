@@ -295,6 +295,14 @@ def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
     return decides, merely
 
 
+def left_out(section: Any) -> set[str]:
+    """Return the settings of a section that its identity leaves out, since they are `LATER` and have their default."""
+    if not isinstance(section, BaseModel):
+        return set()
+    fields = type(section).model_fields.items()
+    return {name for name, field in fields if LATER in field.metadata and getattr(section, name) == field.default}
+
+
 def identities(config: Settings, sections: Iterable[str]) -> dict[str, Any]:
     """Return the settings that decide the data, by section."""
     return {path: identity(section_at(config, path)) for path in sections}

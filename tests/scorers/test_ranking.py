@@ -28,8 +28,8 @@ def test_gold_ranks() -> None:
 def test_what_is_not_known_has_the_mean_rank_of_the_known() -> None:
     nan = math.nan
     values = np.array([[5.0, nan, 5.0, 9.0], [nan, nan, 3.0, nan], [nan, nan, nan, nan]])
-    # Known 9 > 5 = 5: ranks 2.5, 2.5, 1, whose mean is 2; a single known one has rank 1; of none the mean is 1/2.
-    assert mean_ranks(values).tolist() == [[2.5, 2.0, 2.5, 1.0], [1.0] * 4, [0.5] * 4]
+    # Known 9 > 5 = 5: ranks 2.5, 2.5, 1, whose mean is 2; a single known one has rank 1; of none the middle is 2.5.
+    assert mean_ranks(values).tolist() == [[2.5, 2.0, 2.5, 1.0], [1.0] * 4, [2.5] * 4]
 
 
 @given(MATRICES, st.integers(0, 2**20))
@@ -38,7 +38,8 @@ def test_the_known_rank_among_themselves(values: np.ndarray, seed: int) -> None:
     ranks = mean_ranks(np.where(unknown, math.nan, values))
     for row, lost, found in zip(values, unknown, ranks, strict=True):
         assert (found[~lost] == rankdata(-row[~lost])).all()
-        assert (found[lost] == (1 + (~lost).sum()) / 2).all()
+        known = (~lost).sum() or len(row)
+        assert (found[lost] == (1 + known) / 2).all()
 
 
 def test_gold_rewards() -> None:

@@ -81,7 +81,7 @@ def _assumptions(run: Run) -> list[str]:
         f"There are {run.seeds.value:,.0f} seeds ({run.seeds.formula}).",
         f"Trainings run in {run.config.nproc} process{'es' if run.config.nproc > 1 else ''} (nproc), shards are built "
         f"by {_workers(run)} (executor.workers).",
-        "Hours leave out loading, downloads and uploads.",
+        "Hours leave out loading, downloads and uploads, and the time of servers.",
     ]
 
 
@@ -323,6 +323,9 @@ def _disk(run: Run) -> list[Cost]:
         "scores": (rounds * run.rows * (query + 2 * response + 2 * ROW_BYTES), "the same, and 13 numbers"),
         "weights": (rounds * run.rows * (2 * query + 3 * response + 3 * ROW_BYTES), "the same, prompt and completion"),
     }
+    for stage, times, _, reply in _rating(run).values():
+        row = text * reply + ROW_BYTES + (query if stage == "criteria" else 0)
+        sizes[stage if stage == "criteria" else "ratings"] = (rounds * times * row, "text of a reply")
     found = [Cost("disk", name, size, "bytes", f"{what}: {said}") for name, (size, what) in sizes.items()]
     states = 0.0
     for training in _trainings(run):

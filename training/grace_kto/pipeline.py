@@ -48,7 +48,8 @@ def round_line(manifests: Sequence[Manifest]) -> str:
     loss = policy.results.get("loss", float("nan"))
     # Where nothing matched, the column has no value and so no summary.
     length = f"{weights.metrics['length'].mean:.1f}" if "length" in weights.metrics else "–"
-    return f"{weights.rows.written} rows, {matched:.0%} matched, L {length}, loss {loss:.4f}"
+    rubric = f", rubric {weights.metrics['rubric'].mean:.2f}" if "rubric" in weights.metrics else ""
+    return f"{weights.rows.written} rows, {matched:.0%} matched, L {length}{rubric}, loss {loss:.4f}"
 
 
 def watch(config: GraceKTOSettings, round_: int) -> Sequence[str]:

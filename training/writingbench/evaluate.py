@@ -101,6 +101,7 @@ def benchmark(
                 for record in records
                 if record["queries"] < len(queries)
             ),
+            *filter(None, (unrated(name, queries, ratings) for name, ratings in found.items())),
         ],
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
@@ -217,11 +218,34 @@ def _written(
     rated = ratings.scan().collect().with_columns(index)
     write_responses(output / f"{name}.responses.jsonl", responses.select(index, "response").iter_rows())
     write_scores(output / f"{name}.scores.jsonl", rated.iter_rows(named=True))
+    if not rated["score"].count():
+        raise UserError(
+            f"{name}: none of {rated.height} ratings has a score{_no_room(rated, responses)}; look at the judge's "
+            "replies, or name another models.judge"
+        )
     found: Scores = {}
     for row in rated.drop_nulls("score").iter_rows(named=True):
         found.setdefault(row["index"], {}).setdefault(row["criterion"], []).append(row["score"])
     words = responses.select(index, pl.col("response").str.count_matches(WORD))
     return found, dict(words.iter_rows())
+
+
+def _no_room(rated: pl.DataFrame, responses: pl.DataFrame) -> str:
+    """Return how many ratings were not asked for since the judge's window has no room, in words; empty for none."""
+    answered = responses.filter(pl.col("response").str.strip_chars() != "")["response_id"]
+    count = rated.filter((pl.col("attempts") == 0) & pl.col("response_id").is_in(answered.implode())).height
+    return f" ({count} prompts leave no room for rate.max_new_tokens in the judge's window)" if count else ""
+
+
+def unrated(model: str, queries: Sequence[Mapping[str, Any]], scores: Scores) -> str:
+    """Return a sentence on criteria without a score, of queries that have one; empty where there is none."""
+    names = {query["index"]: [criterion["name"] for criterion in query["criteria"]] for query in queries}
+    there = {index: ratings for index, ratings in scores.items() if any(ratings.values())}
+    asked = [(index, name) for index in there for name in names[index]]
+    missing = sum(not there[index].get(name) for index, name in asked)
+    return (
+        f"{model}: {missing} of {len(asked)} criteria have no score and are left out of every mean." if missing else ""
+    )
 
 
 def _record(

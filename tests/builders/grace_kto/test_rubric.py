@@ -1,7 +1,9 @@
 """Ratings inside a calibrated group: `score.rubric`, the rank of the ratings, and their coefficient."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -80,7 +82,7 @@ def test_a_coefficient_needs_ratings(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rubric is nan in row 0"):
         calibrate_frame(group([float("nan")]))
     given = add_dataset(Store(tmp_path / "store"), "score", scores_frame())
-    config = config_on(tmp_path, "calibrate.coefficients.rubric=2")
+    config = config_on(tmp_path, "calibrate.coefficients.rubric=2", policy=tmp_path / "policy")
     with pytest.raises(UserError, match=r"coefficients.rubric is 2, and local/demo-scores@.* has no column rubric"):
         build(config, "calibrate", start=str(given))
 
@@ -166,36 +168,99 @@ def test_a_dataset_of_groups_from_elsewhere_can_be_rated(
     assert results["score"].scan().collect()["rubric"].drop_nulls().len() > 0
 
 
-def test_a_judge_that_cannot_be_read_is_neutral(
+def answering(config: GraceKTOSettings, server: ChatServer, name: str) -> GraceKTOSettings:
+    """The configuration with a judge of a test's own."""
+    own = (f"name={name}", "rate.attempts=1", "models.judge=writer")
+    engine = f"engines.judge={{kind: openai, base_url: '{server.url}'}}"
+    made: GraceKTOSettings = load_config(
+        "tiny", [*SMALL, *RATED, "calibrate.coefficients.rubric=2.0", *own, engine], config.store
+    )
+    return made
+
+
+def test_a_judge_of_whom_nothing_can_be_read_stops_the_run(
     built: tuple[GraceKTOSettings, dict[str, Revision]],
 ) -> None:
     config, made = built
     with running(ChatServer(lambda body: (200, choices("I would rather not.")))) as server:
-        mute = load_config(
-            "tiny",
-            [
-                *SMALL,
-                *RATED,
-                "calibrate.coefficients.rubric=2.0",
-                "name=mute",
-                "rate.attempts=1",
-                "models.judge=writer",
-                f"engines.judge={{kind: openai, base_url: '{server.url}'}}",
-            ],
-            config.store,
-        )
-        results = {result.stage: result.revision for result in build(mute, "calibrate", start=str(made["sample"]))}
-    assert results["rate"].scan().collect()["score"].null_count() == results["rate"].scan().collect().height > 0
-    found = results["calibrate"].scan().collect()
+        mute = answering(config, server, "mute")
+        with pytest.raises(UserError, match=r"mute-ratings@.*: none of \d+ ratings has a score, so that score.rubric"):
+            build(mute, "calibrate", start=str(made["sample"]))
+
+
+def test_what_cannot_be_read_counts_neither_for_nor_against(
+    built: tuple[GraceKTOSettings, dict[str, Revision]], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, made = built
+    matched = made["sample"].scan().filter("matched").collect()
+    first, query = matched["query_id"][0], matched["query"][0]
+
+    def of_one_query(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked = body["messages"][-1]["content"]
+        return 200, choices(json.dumps({"score": 1 + len(asked) % 10}) if query in asked else "I would rather not.")
+
+    with running(ChatServer(of_one_query)) as server:
+        results = build(answering(config, server, "shy"), "calibrate", start=str(made["sample"]))
+    assert "ratings could not be read; they count neither for nor against a document" in caplog.text
+    found = results[-1].revision.scan().collect()
+    mine = found["query_id"] == first
+    assert found.filter(~mine)["rubric"].null_count() == (~mine).sum()
+    assert found.filter(mine & found["matched"])["rubric"].null_count() == 0
+    # As if there were no ratings: the same rank for all of a group changes no reward.
     coefficients = config.calibrate.coefficients.model_copy(update={"rubric": 0.0})
     plain = calibrate_frame(found.select("query_id", "matched", *RANKED), coefficients)
-    assert found["weight"].to_list() == pytest.approx(plain["weight"].to_list(), abs=1e-9)
+    expected = plain.filter(~mine)["reward"].to_list()
+    assert found.filter(~mine)["reward"].to_list() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("query", None, r"query is null in response_id .*-0; a value is needed"),
+        ("query", " ", r"query is empty in response_id .*-0"),
+        ("matched", None, r"matched is null in response_id .*-0"),
+        ("response_id", "x", r"response_id x stands there twice; every response needs an id of its own"),
+        ("query_id", "x", r"query_id x stands for several queries; every query needs an id of its own"),
+    ],
+)
+def test_groups_that_cannot_be_rated_cost_nothing(
+    built: tuple[GraceKTOSettings, dict[str, Revision]], tmp_path: Path, column: str, value: str | None, message: str
+) -> None:
+    config, made = built
+    rows = made["sample"].scan().collect()
+    dtype = pl.Boolean if column == "matched" else pl.String
+    (tmp_path / "data").mkdir()
+    rows.with_columns(pl.lit(value, dtype).alias(column)).write_parquet(tmp_path / "data" / "groups.parquet")
+    with pytest.raises(UserError, match=message):
+        build(config.model_copy(update={"name": "bad"}), "rate", start=str(tmp_path / "data"))
+
+
+def test_groups_of_which_nothing_matched(built: tuple[GraceKTOSettings, dict[str, Revision]], tmp_path: Path) -> None:
+    config, made = built
+    (tmp_path / "data").mkdir()
+    rows = made["sample"].scan().collect().with_columns(matched=pl.lit(False))
+    rows.write_parquet(tmp_path / "data" / "groups.parquet")
+    with pytest.raises(UserError, match=r"no response is matched, so there is nothing to rate; look at the policy's"):
+        build(config.model_copy(update={"name": "bad"}), "rate", start=str(tmp_path / "data"))
+
+
+def test_the_way_back_is_named(built: tuple[GraceKTOSettings, dict[str, Revision]]) -> None:
+    config, made = built
+    off = config.model_copy(update={"score": config.score.model_copy(update={"rubric": False}), "name": "back"})
+    store = Store(Path(config.store))
+    rated = build(config.model_copy(update={"name": "back"}), "score", start=str(made["sample"]))[-1].revision
+    assert store.find(rated.repo, "main") is not None
+    [score] = [found for found in plan(off, "score", start=str(made["sample"])) if found.stage == "score"]
+    assert (score.action, score.reason) == ("build", "configuration changed: score.rubric")
 
 
 @pytest.mark.parametrize("role", ["criteria", "judge"])
 def test_who_writes_criteria_and_who_rates_has_to_be_said(role: str, tmp_path: Path) -> None:
     config = load_config("tiny", [*RATED, f"models.{role}=null"], str(tmp_path))
-    with pytest.raises(
-        UserError, match=rf"score.rubric: models.{role} is null, the model that .*; set it, or set score"
-    ):
+    with pytest.raises(UserError, match=rf"score.rubric needs models.{role}, the model that .*; set it, or score.rub"):
         build(config, "score")
+    with pytest.raises(UserError, match=r"needs models.criteria, the .* and models.judge, the .*; set both, or score"):
+        build(load_config("tiny", ["score.rubric=true"], str(tmp_path)), "score")
+    # Told before anything is built, where the scores are to be built too.
+    with pytest.raises(UserError, match=r"rubric is 1, and score.rubric is false: there would be no ratings to count"):
+        build(load_config("tiny", ["calibrate.coefficients.rubric=1"], str(tmp_path)), "calibrate")
