@@ -95,7 +95,7 @@ def test_ratings_by_hand(tmp_path: Path) -> None:
     assert value(plan, "memory: rate", "weights") == 7_615_616_512 * 2
     # The criteria come from a server, so that they take no hours here.
     assert value(plan, "hours", "all") == pytest.approx(value(plain, "hours", "all") + value(plan, "hours", "rate"))
-    with pytest.raises(UserError, match=r"score.rubric: models.judge is null"):
+    with pytest.raises(UserError, match=r"score.rubric needs models.judge, the model that rates"):
         planned("qwen2.5-7b", tmp_path, *rated)
 
 

@@ -217,6 +217,9 @@ def test_one_name_for_a_model_here_and_one_on_a_server(server: ChatServer, tmp_p
         "engines.policy; give both engines the same settings, or call one of the models by another name, such as "
         "writer@main for the files of that name"
     )
+    elsewhere = "engines.policy={kind: openai, base_url: 'http://127.0.0.1:9/v1'}"
+    with pytest.raises(UserError, match=r"ask servers in different ways; give both .* \(vLLM: --served-model-name\)"):
+        build(config_for(tmp_path, causal_lm_dir, *served(server), "models.policy=writer", elsewhere), "format")
     both = config_for(tmp_path, causal_lm_dir, *served(server), "models.policy=writer", alike)
     assert set(served_by(both)) == {"writer"} and build(both, "format")[-1].built
     # SFT needs the files of its base, not the server's model of that name.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer, choices, running
 from writing_benchmark import CHINESE, ENGLISH, QUERIES, query_row, scores_row, write_benchmark, write_lines
 
 from builders.core.pipeline import EvaluationTable
@@ -68,7 +69,10 @@ def test_a_query_that_was_not_rated_is_left_out(tmp_path: Path) -> None:
     table = compared(tmp_path, [], [path])
     row = dict(zip(table.header, table.rows[0], strict=True))
     assert (row["Total"], row["ZH"], row["EN"], row["style C"]) == ("7.00", "–", "7.00", "–")
-    assert table.lines == ["half: 1 of 3 queries have a score."]
+    assert table.lines == [
+        "half: 1 of 3 queries have a score.",
+        "half: 2 of 5 criteria have no score and are left out of every mean.",
+    ]
 
 
 def test_an_interval_is_that_of_the_number_beside_it() -> None:
@@ -149,7 +153,10 @@ def test_models_answer_and_are_rated_through_the_endpoint(tmp_path: Path) -> Non
     assert again.rows[0][1:] == found.rows[0][1:]
     # The judge's numbers, by its own rules: the queries are of the world but for the Chinese one.
     assert found.public["models"][0]["by_response_length"]["<1000"] is not None
-    assert found.lines == ["Rated by teacher; scores of different judges do not compare."]
+    assert found.lines == [
+        "Rated by teacher; scores of different judges do not compare.",
+        "other: 8 of 15 criteria have no score and are left out of every mean.",
+    ]
     assert compared(tmp_path / "once more", ["author"], [], "rate.attempts=5").rows[0] == found.rows[0]
 
 
@@ -321,6 +328,16 @@ def test_answers_from_elsewhere_are_rated_as_a_models_own(tmp_path: Path) -> Non
     assert compared(tmp_path, [], [], "rate.attempts=5", responses=[files / "author.responses.jsonl"]).rows == own.rows
     [manifest] = (tmp_path / "store").glob("datasets--local--*-author-ratings/snapshots/*/manifest.json")
     assert manifest.stat().st_mtime_ns == before
+
+
+def test_a_judge_of_whom_nothing_can_be_read(tmp_path: Path) -> None:
+    answers = write_lines(tmp_path / "mine.jsonl", [{"index": 3, "response": "A text."}])
+    models = [{"id": "scribe", "owned_by": "us", "created": 1}]
+    with running(ChatServer(lambda body: (200, choices("I would rather not.")), models)) as server:
+        judge = f"engines.judge={{kind: openai, base_url: '{server.url}'}}"
+        message = r"mine: none of 5 ratings has a score; look at the judge's replies, or name another models.judge"
+        with pytest.raises(UserError, match=message):
+            compared(tmp_path, [], [], judge, "models.judge=scribe", responses=[answers])
 
 
 @pytest.mark.parametrize(
