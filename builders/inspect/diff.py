@@ -36,7 +36,8 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
         `a`, `b`: repo, revision, digest, rows, queries, and, null where the dataset lacks the columns, `labels`
         (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson, spearman) and
         `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both have, `a` and
-        `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `warnings`: sentences.
+        `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `only`: by side, the metrics
+        that the other lacks. `warnings`: sentences.
 
     Raises:
         UserError: where the two datasets share nothing that can be compared, or cannot be read.
@@ -57,6 +58,10 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
             "b": described[1],
             "queries_in_common": _common_queries(*sides) if with_queries else None,
             "metrics": {name: _compare(sides[0].column(name), sides[1].column(name)) for name in shared},
+            "only": {
+                name: [m for m in compared if m in side.numeric and m not in shared]
+                for name, side in zip("ab", sides, strict=True)
+            },
             "warnings": [
                 *warnings,
                 *(text for side, values in zip(sides, described, strict=True) for text in _warn(side, values)),

@@ -164,6 +164,9 @@ def print_diff(result: dict[str, Any]) -> None:
     if rows:
         print()
         print_wide_table("a → b", ("metric", *STATISTICS, "std. difference"), rows)
+    for side, names in result["only"].items():
+        if names:
+            print_paragraph(f"only in {side}: {', '.join(names)}")
     for text in result["warnings"]:
         print_paragraph(f"warning: {text}")
 

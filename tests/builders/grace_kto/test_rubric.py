@@ -15,6 +15,7 @@ from tiny_store import SMALL, copy_store
 from builders.grace_kto.calibrate import calibrate_frame
 from builders.grace_kto.columns import RANKED
 from builders.grace_kto.settings import GraceKTOSettings, RankCoefficients
+from builders.inspect.diff import diff
 from builders.inspect.status import status
 from builders.inspect.verify import verify
 from builders.settings.base import identity
@@ -152,8 +153,9 @@ def test_without_ratings_nothing_of_it_is_built_or_changed(
     assert {"criteria", "rate"} <= {row.stage for row in status(GRACE_KTO, config)}
     actions = {found.stage: found.action for found in plan(plain, "calibrate")}
     assert actions["sample"] == "keep" and actions["score"] == "build" and "rate" not in actions
-    columns = build(plain, "score")[-1].revision.schema().names()
-    assert columns == [name for name in made["score"].schema().names() if name != "rubric"]
+    without = build(plain, "score")[-1].revision
+    assert without.schema().names() == [name for name in made["score"].schema().names() if name != "rubric"]
+    assert diff(without, made["score"], GRACE_KTO.summaries())["only"] == {"a": [], "b": ["rubric"]}
 
 
 def test_a_dataset_of_groups_from_elsewhere_can_be_rated(

@@ -92,8 +92,9 @@ def test_a_comparison(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
     pair = {"a": summary, "b": summary, "standardised_difference": 0.5}
     metrics = {"relevance_document": pair, "multivector_summary": pair}
     result = {"a": side, "b": side, "queries_in_common": 3, "metrics": metrics, "warnings": ["word " * 40]}
-    console.print_diff(result)
+    console.print_diff(result | {"only": {"a": [], "b": ["rubric"]}})
     found = lines(capsys, columns)
+    assert "only in b: rubric" in found and not any("only in a" in line for line in found)
     assert "".join(found).count("-1235") == 4  # twice in each of two rows
 
 
