@@ -256,7 +256,7 @@ def test_commands_print_the_data_that_the_library_returns(demo: tuple[Path, Revi
 
     compared = printed(folder, "diff", str(first), str(second))
     assert compared == json.loads(json.dumps(diff(first, second, GRACE_KTO.summaries())))
-    assert list(compared) == ["a", "b", "queries_in_common", "metrics", "warnings"]
+    assert list(compared) == ["a", "b", "queries_in_common", "metrics", "only", "warnings"]
 
     traced = printed(folder, "lineage", "local/demo-weights")
     nodes = lineage("local/demo-weights", Store(folder / "store"))

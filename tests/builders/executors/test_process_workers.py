@@ -169,6 +169,8 @@ def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> N
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A job in the background ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     notes = tmp_path / "notes"
     deadline = time.monotonic() + 60

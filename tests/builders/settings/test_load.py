@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.settings.base import identities, identity, section_at
@@ -286,3 +287,10 @@ def test_the_lines_are_yaml_that_says_the_same(tmp_path: Path, preset: str, monk
     path = Path("whole.yaml")
     path.write_text("".join(f"{line}  # {origin}\n" for _, line, origin in describe(found)), encoding="utf-8")
     assert load_config(str(path)) == found.settings
+
+
+def test_a_date_is_read_alike_whatever_other_libraries_do_to_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = yaml.SafeLoader.yaml_constructors["tag:yaml.org,2002:str"]
+    monkeypatch.setitem(yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:timestamp", texts)
+    with pytest.raises(UserError, match="keys must be"):
+        load_config("tiny", ["name={2020-01-01: x}"])
