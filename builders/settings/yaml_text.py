@@ -36,7 +36,7 @@ _Loader.add_implicit_resolver(
 
 
 # A copy of our own: some libraries make texts of dates in PyYAML's own loader once they are imported.
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_timestamp)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_timestamp)  # type: ignore[type-var]
 
 
 def read_yaml(text: str) -> Any:
