@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from training.options import (
     shorthands,
     windows_of,
 )
+
+if TYPE_CHECKING:
+    from builders.core.pipeline import EvaluationTable
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -53,8 +56,6 @@ def evaluate(
     """Compare policies on held-out queries, or with --contexts one policy's context windows."""
     with one_line_errors():
         settings = load_settings(config, overrides, store)
-        from builders.report import as_json as machine
-        from builders.report import console
         from scorers.errors import UserError
         from training.pipelines import evaluate_contexts, evaluate_policies
 
@@ -65,11 +66,7 @@ def evaluate(
             raise UserError(f"--methods {methods}: of which windows? Give --contexts too, such as 8k,16k,32k")
         else:
             found = evaluate_policies(settings, policies or [], Path(output))
-        if as_json:
-            machine.print_json(found.public)
-        else:
-            console.print_evaluation(found.title, found.header, found.rows, found.lines)
-            typer.echo(f"written to {output}: {', '.join(found.files)}")
+        _print(found, output, as_json=as_json)
 
 
 @app.command(
@@ -118,16 +115,10 @@ def benchmark_command(
         require_benchmark(load_settings(config, overrides, store), name)
         settings = load_settings(config, overrides, store, [*extra, *shorthands(executor, workers, address)])
         folder = Path(output or f".grace/benchmark/{name}")
-        from builders.report import as_json as machine
-        from builders.report import console
         from training.pipelines import benchmark
 
         found = benchmark(settings, name, policies or [], scores or [], folder, responses or [])
-        if as_json:
-            machine.print_json(found.public)
-        else:
-            console.print_evaluation(found.title, found.header, found.rows, found.lines)
-            typer.echo(f"written to {folder}: {', '.join(found.files)}")
+        _print(found, folder, as_json=as_json)
 
 
 @app.command(
@@ -150,12 +141,19 @@ def agreement_command(
     """Tell how often a judge's ratings order two responses as people do."""
     with one_line_errors():
         settings = load_settings(config, overrides, store)
-        from builders.report import as_json as machine
-        from builders.report import console
         from training.pipelines import agreement
 
-        found = agreement(ratings, human, settings.store)
-        if as_json:
-            machine.print_json(found.public)
-        else:
-            console.print_evaluation(found.title, found.header, found.rows, found.lines)
+        _print(agreement(ratings, human, settings.store), None, as_json=as_json)
+
+
+def _print(found: "EvaluationTable", output: "Path | str | None", *, as_json: bool) -> None:
+    """Print a comparison, and below it which files were written, where there are any."""
+    from builders.report import as_json as machine
+    from builders.report import console
+
+    if as_json:
+        machine.print_json(found.public)
+        return
+    console.print_evaluation(found.title, found.header, found.rows, found.lines)
+    if output is not None:
+        typer.echo(f"written to {output}: {', '.join(found.files)}")

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from builders.core.languages import is_chinese_column
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, row_shards
 from builders.grace_kto.columns import CRITERIA_COLUMNS, GROUPS_COLUMNS
+from builders.grace_kto.languages import language_column
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.rubrics import criteria as rubrics
 from builders.rubrics.criteria import ROWS_PER_SHARD, written
@@ -28,11 +28,6 @@ READ = tuple(c for c in GROUPS_COLUMNS if c.name in ("query_id", "query", "round
 QUERIES = "queries.parquet"
 
 
-def language() -> pl.Expr:
-    """Return the language that a query's own text tells, see `builders.grace_kto.languages`."""
-    return pl.when(is_chinese_column("query")).then(pl.lit("zh")).otherwise(pl.lit("en")).alias("language")
-
-
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the prompts by name, in the queries' languages."""
     return rubrics.prompts(languages_of(inputs["sample"]))
@@ -40,7 +35,7 @@ def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[st
 
 def languages_of(revision: Revision) -> list[str]:
     """Return the languages of a dataset's queries, each once, sorted."""
-    found = revision.scan().select(language().unique()).collect().to_series()
+    found = revision.scan().select(language_column("query").unique()).collect().to_series()
     return sorted(found)
 
 
@@ -54,7 +49,11 @@ def plan(context: CriteriaContext) -> list[Shard]:
     parent = context.inputs["sample"]
     require_columns(parent.schema(), READ, str(parent))
     check_groups(parent)
-    matched = parent.scan().filter("matched").select("query_id", "query", language(), pl.col("round").cast(pl.Int32))
+    matched = (
+        parent.scan()
+        .filter("matched")
+        .select("query_id", "query", language_column("query"), pl.col("round").cast(pl.Int32))
+    )
     queries = matched.unique(["query_id", "query"], keep="first", maintain_order=True).collect()
     if queries.is_empty():
         raise UserError(

@@ -1,7 +1,7 @@
 """Several languages in one dataset: which seeds are shown together, and in which language a prompt speaks.
 
-Seeds carry a language code. Groups and what is made
-of them do not, so the system prompt follows from the query's own text, the same in every stage and for anybody's data.
+Seeds carry a language code. Groups and what is made of them do not, so the language follows from the query's own text,
+the same in every stage and for anybody's data.
 """
 
 import random
@@ -65,6 +65,15 @@ def system_for(query: str, prompts: Mapping[str, str]) -> str | None:
     if len(prompts) < 2:
         return next(iter(prompts.values()), None)
     return _of_language(prompts, "zh" if is_chinese(query) else DEFAULT)
+
+
+def language_column(query: str) -> pl.Expr:
+    """Return the language code that a query's own text tells, zh or en, as the column `language`.
+
+    Args:
+        query: name of the query's column.
+    """
+    return pl.when(is_chinese_column(query)).then(pl.lit("zh")).otherwise(pl.lit(DEFAULT)).alias("language")
 
 
 def chat_by_language(query: str, prompts: Mapping[str, str]) -> pl.Expr:

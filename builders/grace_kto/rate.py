@@ -10,7 +10,8 @@ import polars as pl
 
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, row_shards
 from builders.grace_kto.columns import CRITERIA_COLUMNS, GROUPS_COLUMNS
-from builders.grace_kto.criteria import language, languages_of
+from builders.grace_kto.criteria import languages_of
+from builders.grace_kto.languages import language_column
 from builders.grace_kto.rows import check_texts
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.rubrics import ratings
@@ -46,7 +47,14 @@ def plan(context: RateContext) -> list[Shard]:
 
 def build(context: RateContext, shard: Shard) -> Asking:
     """Rate a shard's documents."""
-    matched = context.inputs["sample"].scan().filter("matched").select(*NAMES, language()).slice(*shard.spec).collect()
+    matched = (
+        context.inputs["sample"]
+        .scan()
+        .filter("matched")
+        .select(*NAMES, language_column("query"))
+        .slice(*shard.spec)
+        .collect()
+    )
     check_texts(matched, "rate")
     criteria = criteria_of(context.inputs["criteria"], matched["query_id"])
     responses = [

@@ -76,40 +76,41 @@ def benchmark(
     for path, answers in zip(responses, answered, strict=True):
         check_responses(Path(path), answers, queries)
     columns = columns_of(queries)
-    found: dict[str, Scores] = {}
-    lengths: dict[str, dict[int, int]] = {}
     output.mkdir(parents=True, exist_ok=True)
-    for name, policy in zip(names, policies, strict=False):
-        found[name], lengths[name] = rated(config, policy, name, queries, output)
-    for name, answers in zip(names[len(policies) :], answered, strict=False):
-        found[name], lengths[name] = rated_file(config, answers, name, queries, output)
-    found |= given
+    rated = rate_all(config, names, policies, answered, queries, output)
+    found = {name: scores for name, (scores, _) in rated.items()} | given
+    lengths = {name: words for name, (_, words) in rated.items()}
     records = [_record(name, columns, ratings, queries, lengths.get(name, {})) for name, ratings in found.items()]
     header = ["Model", *(column.name for column in columns)]
     rows = [[record["model"], *(_shown(record["scores"][column.name]) for column in columns)] for record in records]
     write_tables(output, records, header, rows)
     draw(records, output / "benchmark.png")
-    judge = config.models.judge
     return EvaluationTable(
         title=f"{len(queries)} queries, mean scores from 1 to 10",
         header=header,
         rows=rows,
         lines=[
-            *([f"Rated by {judge}; scores of different judges do not compare."] if lengths else []),
-            *(
-                lacking(record["model"], len(queries), record["queries"], lengths.get(record["model"]))
-                for record in records
-                if record["queries"] < len(queries)
-            ),
-            *filter(None, (unrated(name, queries, ratings) for name, ratings in found.items())),
+            *([judged_by(config)] if rated else []),
+            *filter(None, (lacking(n, len(queries), _scored(s), lengths.get(n)) for n, s in found.items())),
+            *filter(None, (unrated(name, queries, scores) for name, scores in found.items())),
         ],
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
     )
 
 
+def judged_by(config: WritingBenchSettings) -> str:
+    """Return the sentence that says who rated."""
+    return f"Rated by {config.models.judge}; scores of different judges do not compare."
+
+
+def _scored(scores: Scores) -> int:
+    """Return how many queries have a score."""
+    return sum(any(ratings.values()) for ratings in scores.values())
+
+
 def lacking(model: str, queries: int, scored: int, answers: Mapping[int, int] | None) -> str:
-    """Return a sentence on the queries that have no score.
+    """Return a sentence on the queries that have no score; empty where all have one.
 
     Args:
         model: the model's name.
@@ -117,6 +118,8 @@ def lacking(model: str, queries: int, scored: int, answers: Mapping[int, int] | 
         scored: how many have a score.
         answers: of those that were answered, the words of the answer; None where the answers are not known.
     """
+    if scored == queries:
+        return ""
     said = f"{model}: {scored} of {queries} queries have a score"
     if answers is None:
         return f"{said}."
@@ -164,6 +167,29 @@ def build_stage(config: WritingBenchSettings, stage: str, start: str | None = No
 def slug(policy: str) -> str:
     """Return a model's name as a part of a repository's and a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", policy.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
+
+
+def rate_all(
+    config: WritingBenchSettings,
+    names: Sequence[str],
+    policies: Sequence[str],
+    answered: Sequence[Mapping[int, str]],
+    queries: Sequence[Mapping[str, Any]],
+    output: Path,
+) -> dict[str, tuple[Scores, dict[int, int]]]:
+    """Return scores and lengths of answers by model: first the policies, then who has answered elsewhere.
+
+    Args:
+        config: the configuration.
+        names: the models' names, first those of the policies, then those of the answers, then others.
+        policies: models that answer.
+        answered: answers that were read from files, by index.
+        queries: rows of the dataset of stage `benchmark`.
+        output: folder of the benchmark's own files.
+    """
+    own, elsewhere = names[: len(policies)], names[len(policies) :]
+    found = {n: rated(config, policy, n, queries, output) for n, policy in zip(own, policies, strict=True)}
+    return found | {n: rated_file(config, a, n, queries, output) for n, a in zip(elsewhere, answered, strict=False)}
 
 
 def rated(
@@ -265,7 +291,7 @@ def _record(
     asked = {query["index"]: len(re.findall(WORD, query["query"])) for query in queries}
     return {
         "model": name,
-        "queries": sum(any(said for said in found.values()) for found in scores.values()),
+        "queries": _scored(scores),
         "scores": {column.name: score(column, scores) for column in columns},
         "intervals": {
             column.name: [found.low, found.high] for column in columns for found in [interval(column, scores)]

@@ -18,7 +18,7 @@ from scorers.errors import UserError
 from scorers.length_score import length_score
 from scorers.rating import HIGHEST, LOWEST
 from scorers.rubric import query_score
-from training.writingbench.evaluate import build_stage, lacking, model_names, rated, rated_file, write_tables
+from training.writingbench.evaluate import build_stage, judged_by, lacking, model_names, rate_all, write_tables
 from training.writingbench.scores import Scores, check_responses, read_responses
 
 CLASSES = {"<500": (0, 500), "500-2k": (500, 2_000), "2k-4k": (2_000, 4_000), "4k+": (4_000, float("inf"))}
@@ -57,16 +57,9 @@ def benchmark(
     for path, answers in zip(responses, answered, strict=True):
         check_responses(Path(path), answers, queries)
     output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, float | None]] = {}
-    lines = [f"Rated by {config.models.judge}; scores of different judges do not compare."]
-    for place, name in enumerate(names):
-        if place < len(policies):
-            ratings, lengths = rated(config, policies[place], name, queries, output)
-        else:
-            ratings, lengths = rated_file(config, answered[place - len(policies)], name, queries, output)
-        found[name] = table_row(queries, ratings, lengths)
-        if len(ratings) < len(queries):
-            lines.append(lacking(name, len(queries), len(ratings), lengths))
+    rated = rate_all(config, names, policies, answered, queries, output)
+    found = {name: table_row(queries, scores, lengths) for name, (scores, lengths) in rated.items()}
+    gaps = (lacking(name, len(queries), len(scores), lengths) for name, (scores, lengths) in rated.items())
     records = [{"model": name, "scores": row} for name, row in found.items()]
     header = ["Model", *found[names[0]]]
     rows = [[name, *map(_shown, row.values())] for name, row in found.items()]
@@ -75,7 +68,7 @@ def benchmark(
         title=f"{len(queries)} queries, scores from 0 to 100",
         header=header,
         rows=rows,
-        lines=lines,
+        lines=[judged_by(config), *filter(None, gaps)],
         public={"models": records, "path": str(output)},
         files=("benchmark.json", "benchmark.md", "benchmark.tex"),
     )

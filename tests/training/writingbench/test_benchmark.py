@@ -363,3 +363,16 @@ def test_why_queries_have_no_score() -> None:
         "m: 4 of 9 queries have a score; 3 without an answer, 2 answered, and no rating could be read."
     )
     assert lacking("m", 6, 4, answers).endswith("a score; 2 answered, and no rating could be read.")
+
+
+def test_a_dataset_in_place_of_the_file(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    data, _ = write_benchmark(tmp_path)
+    rows = [query_row(*query) for query in QUERIES]
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "folder" / "data" / "train-00000-of-00001.parquet"))
+    found = []
+    for source in (data, tmp_path / "folder"):
+        config = load_config("tiny-writingbench", [f"benchmark.data={source}"], str(tmp_path / f"store-{source.stem}"))
+        found.append(build(config, "benchmark")[-1].revision.scan().collect())
+    assert found[0].equals(found[1])

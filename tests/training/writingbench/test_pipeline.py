@@ -184,3 +184,23 @@ def test_the_lineage_leads_back_to_the_taxonomy(built: dict[str, StageResult]) -
     assert manifest is not None
     assert [parent.stage for parent in manifest.parents] == ["rate", "respond", "criteria"]
     assert manifest.pipeline == "writingbench"
+
+
+def test_what_was_selected_trains_with_stock_trl(
+    built: dict[str, StageResult], causal_lm_dir: Path, tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+    from trl import SFTConfig, SFTTrainer
+
+    path = str(built["select"].revision.path)
+    rows = load_dataset(path, split="train", cache_dir=str(tmp_path / "cache"))
+    settings = {
+        "max_steps": 1,
+        "max_length": None,
+        "report_to": [],
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    trainer = SFTTrainer(str(causal_lm_dir), args=SFTConfig(str(tmp_path / "out"), **settings), train_dataset=rows)
+    assert trainer.train().training_loss > 0 and len(rows) == 12
