@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -194,7 +195,7 @@ def test_what_was_selected_trains_with_stock_trl(
 
     path = str(built["select"].revision.path)
     rows = load_dataset(path, split="train", cache_dir=str(tmp_path / "cache"))
-    settings = {
+    settings: dict[str, Any] = {
         "max_steps": 1,
         "max_length": None,
         "report_to": [],
