@@ -6,7 +6,7 @@ bleu       sacrebleu's BLEU (13a, case counts); of a single sentence with its ef
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from scorers.edits import word_edits, words_of
 from scorers.maxmatch import Annotated, Counts, GoldEdit, matches, maxmatch
@@ -64,7 +64,7 @@ def corpus_score(metric: Metric, texts: Sequence[Edited], outputs: Sequence[str]
 
     # By place, not by text; sacrebleu takes None where a text has fewer.
     most = max(len(text.references) for text in texts)
-    streams = [[text.references[k] if k < len(text.references) else None for text in texts] for k in range(most)]
+    streams: Any = [[text.references[k] if k < len(text.references) else None for text in texts] for k in range(most)]
     return min(100.0, float(corpus_bleu(list(outputs), streams).score))
 
 

@@ -14,7 +14,7 @@ from scorers.edits import Edit, words_of
 
 _NUMBER = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s*")
 _QUOTED = re.compile(r'"([^"\n]*)"|“([^”\n]*)”|`([^`\n]*)`|\'([^\'\n]*)\'(?![^\W_])')
-VERBS = {"deleted": "deleted", "inserted": "inserted", "replaced": "replaced"}
+VERBS = ("deleted", "inserted", "replaced")
 
 
 def describe(edit: Edit) -> str:
@@ -50,10 +50,8 @@ def covered(edits: Sequence[Edit], reasons: Sequence[str]) -> list[bool]:
     found = []
     for edit in edits:
         wanted = [" ".join(words_of(" ".join(words))).lower() for words in (edit.source, edit.target) if words]
-        place = next(
-            (k for k, (quotes, line) in enumerate(free) if VERBS[edit.kind] in line and quotes[: len(wanted)] == wanted),
-            None,
-        )
+        fits = (k for k, (quotes, line) in enumerate(free) if edit.kind in line and quotes[: len(wanted)] == wanted)
+        place = next(fits, None)
         found.append(place is not None)
         if place is not None:
             free.pop(place)

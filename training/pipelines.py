@@ -22,9 +22,10 @@ from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError, did_you_mean
 from training.grace_kto.pipeline import GRACE_KTO
+from training.rationalign.pipeline import RATIONALIGN
 from training.writingbench.pipeline import WRITINGBENCH
 
-PIPELINES = (GRACE_KTO, WRITINGBENCH)
+PIPELINES = (GRACE_KTO, WRITINGBENCH, RATIONALIGN)
 
 
 def load_config(source: str | None = None, overrides: Iterable[str] = (), store: str | None = None) -> Any:

@@ -86,14 +86,17 @@ def _value(dtype: pl.DataType) -> str:
 
 def type_name(dtype: pl.DataType) -> str:
     """Return a column's type in words: int32, list of string, list of (role: string, content: string)."""
-    found = feature("", dtype)
+    return _type_name(feature("", dtype))
+
+
+def _type_name(found: dict[str, Any]) -> str:
     if "dtype" in found:
         return str(found["dtype"])
     inner = found["list"]
     if isinstance(inner, str):
         return f"list of {inner}"
-    fields = ", ".join(f"{field['name']}: {field['dtype']}" for field in inner)
-    return f"list of ({fields})"
+    fields = [f"{field['name']}: {_type_name(field)}" for field in inner]
+    return f"list of ({', '.join(fields)})"
 
 
 def dataset_info(manifest: Manifest, folder: Path, columns: Sequence[Column]) -> dict[str, Any]:

@@ -28,7 +28,11 @@ def ending_of(path: Path) -> str | None:
 
 
 def read_columns(
-    source: Path | pl.LazyFrame, columns: Sequence[str], what: str, optional: Sequence[str] = ()
+    source: Path | pl.LazyFrame,
+    columns: Sequence[str],
+    what: str,
+    optional: Sequence[str] = (),
+    lists: Sequence[str] = (),
 ) -> Iterator[pl.DataFrame]:
     """Yield some columns of a table as text, in frames of about `ROWS_AT_ONCE` rows, in order.
 
@@ -39,13 +43,14 @@ def read_columns(
         columns: the columns to read.
         what: names the table in error messages.
         optional: further columns, null throughout where the table lacks them.
+        lists: further columns to read as lists of texts; a text becomes a list of one, and null an empty list.
 
     Raises:
         UserError: for a table that is not readable, and a column that holds no text; `NoColumn` for one that is
             missing.
     """
     if isinstance(source, Path) and ".jsonl" in source.suffixes:
-        yield from _json_lines(source, columns, what, optional)
+        yield from _json_lines(source, columns, what, optional, lists)
         return
     with _readable(source, what):
         if isinstance(source, Path) and ".csv" in source.suffixes:
@@ -54,14 +59,15 @@ def read_columns(
         try:
             schema = scan.collect_schema()
         except pl.exceptions.NoDataError:  # a CSV file without a header
-            yield pl.DataFrame(schema=dict.fromkeys((*columns, *optional), pl.String))
+            yield pl.DataFrame(schema=_schema((*columns, *optional), lists))
             return
-        _require_names(columns, schema.names(), what)
+        _require_names((*columns, *lists), schema.names(), what)
         there = [*columns, *(name for name in optional if name in schema)]
         for name in there:
             if not _is_text(schema[name]):
                 raise UserError(f"{what}: column {name} is {schema[name]}; text or numbers are needed: name another")
         texts = [pl.col(name).cast(pl.String) for name in dict.fromkeys(there)]
+        texts += [_as_list(name, schema[name], what) for name in dict.fromkeys(lists)]
         absent = [pl.lit(None, pl.String).alias(name) for name in optional if name not in schema]
         # Of a CSV file whole lines are read: one with too many fields would pass if only some were looked at.
         whole = isinstance(source, Path) and ".csv" in source.suffixes
@@ -69,6 +75,24 @@ def read_columns(
             chunk_size=ROWS_AT_ONCE, maintain_order=True
         ):
             yield batch.select(*texts, *absent)
+
+
+def _schema(texts: Iterable[str], lists: Iterable[str]) -> dict[str, Any]:
+    return dict.fromkeys(texts, pl.String) | dict.fromkeys(lists, pl.List(pl.String))
+
+
+def _as_list(name: str, dtype: pl.DataType, what: str) -> pl.Expr:
+    """Return a column as lists of texts.
+
+    Raises:
+        UserError: it holds neither texts nor lists of them.
+    """
+    if isinstance(dtype, pl.List) and _is_text(dtype.inner):  # type: ignore[arg-type]
+        return pl.col(name).cast(pl.List(pl.String)).fill_null([])
+    if not _is_text(dtype):
+        raise UserError(f"{what}: column {name} is {dtype}; texts or lists of texts are needed: name another")
+    text = pl.col(name).cast(pl.String)
+    return pl.when(text.is_null()).then(pl.lit([], pl.List(pl.String))).otherwise(pl.concat_list(text)).alias(name)
 
 
 class NoColumn(UserError):
@@ -119,12 +143,14 @@ def _is_text(dtype: pl.DataType) -> bool:
     return not (dtype.is_nested() or dtype in (pl.Boolean, pl.Binary, pl.Object))
 
 
-def _json_lines(path: Path, columns: Sequence[str], what: str, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
+def _json_lines(
+    path: Path, columns: Sequence[str], what: str, optional: Sequence[str], lists: Sequence[str]
+) -> Iterator[pl.DataFrame]:
     """Yield the columns of a JSONL file; blank lines are skipped."""
     known: dict[str, None] = {}  # the names of all columns, in order
-    rows: list[list[str | None]] = []
+    rows: list[list[Any]] = []
     lines = 0
-    schema = dict.fromkeys((*columns, *optional), pl.String)
+    schema = _schema((*columns, *optional), lists)
     with _readable(path, what), _opened(path) as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(_BOM) if number == 1 else line
@@ -133,13 +159,14 @@ def _json_lines(path: Path, columns: Sequence[str], what: str, optional: Sequenc
                 continue
             row = _json_object(text, f"{what}, line {number}")
             known.update(dict.fromkeys(row))
-            rows.append([_text_of(row.get(name), f"{what}, line {number}: {name}") for name in schema])
+            read = {name: _list_of if name in lists else _text_of for name in schema}
+            rows.append([read[name](row.get(name), f"{what}, line {number}: {name}") for name in schema])
             lines += 1
             if len(rows) == ROWS_AT_ONCE:
                 yield pl.DataFrame(rows, schema=schema, orient="row")
                 rows = []
     if lines:
-        _require_names(columns, known, what)
+        _require_names((*columns, *lists), known, what)
     yield pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -177,6 +204,21 @@ def _text_of(value: object, where: str) -> str | None:
         except UnicodeEncodeError:
             raise UserError(f"{where} holds half a surrogate pair, which is no text; correct it") from None
     return value
+
+
+def _list_of(value: object, where: str) -> list[str]:
+    """Return a JSON value as a list of texts, null as an empty one.
+
+    Raises:
+        UserError: as `_text_of`, and for a null in a list.
+    """
+    if not isinstance(value, list):
+        text = _text_of(value, where)
+        return [] if text is None else [text]
+    texts = [_text_of(one, where) for one in value]
+    if None in texts:
+        raise UserError(f"{where} holds null in a list; texts or numbers are needed")
+    return [text for text in texts if text is not None]
 
 
 def _name_of(value: object) -> str:

@@ -291,8 +291,17 @@ def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
             if below:
                 merely[name] = below
         else:
-            decides[name] = list(value) if isinstance(value, tuple) else value  # as JSON has it
+            decides[name] = _plain(value)
     return decides, merely
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it, of sections in a list or a mapping what decides the data."""
+    if isinstance(value, BaseModel):
+        return _split(value)[0]
+    if isinstance(value, dict):
+        return {key: _plain(below) for key, below in value.items()}
+    return [_plain(below) for below in value] if isinstance(value, tuple) else value
 
 
 def left_out(section: Any) -> set[str]:

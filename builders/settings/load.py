@@ -265,13 +265,30 @@ def _locate(values: Values, settings: type[Settings], names: Collection[str]) ->
     Identities hold only the last part of an absolute path, so a moved folder makes nothing stale.
     """
     for path in _path_settings(settings):
-        *sections, key = path.split(".")
-        section: Any = values.data
-        for name in sections:
-            section = section.get(name) if isinstance(section, dict) else None
-        text = section.get(key) if isinstance(section, dict) else None
-        if isinstance(text, str) and text not in names:
-            section[key] = located(text, Path() if values.origin(path) == SET else values.folder)
+        *above, key = path.split(".")
+        for section, whole in _sections_at(values.data, above):
+            text = section.get(key)
+            folder = Path() if values.origin(whole or path) == SET else values.folder
+            if isinstance(text, str) and text not in names:
+                section[key] = located(text, folder)
+            elif isinstance(text, list):
+                section[key] = [
+                    located(one, folder) if isinstance(one, str) and one not in names else one for one in text
+                ]
+
+
+def _sections_at(
+    section: Any, names: list[str], path: str = "", whole: str = ""
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the sections below one by a path of names; one in a list with the path of the list, which is set whole."""
+    if isinstance(section, list):
+        for one in section:
+            yield from _sections_at(one, names, path, whole or path)
+    elif isinstance(section, dict) and names:
+        below = f"{path}.{names[0]}" if path else names[0]
+        yield from _sections_at(section.get(names[0]), names[1:], below, whole)
+    elif isinstance(section, dict):
+        yield section, whole
 
 
 def located(text: str, folder: Path) -> str:
@@ -344,8 +361,10 @@ def _place(settings: type[Settings], location: Iterable[int | str]) -> tuple[lis
         if holders:
             path.append(part)
             models = sections_in(holders[0].model_fields[part].annotation)
-        else:
+        elif any("kind" in model.model_fields for model in models):
             models = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        elif models:  # a section in a list or a mapping, by its number or name
+            path.append(part)
     return path, list(shown_fields(models[0])) if models else []
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from builders.settings.base import EXECUTION, PATH, Positive, Section
+from builders.settings.base import EXECUTION, LATER, PATH, Positive, Section
 from builders.settings.kto import Names
 
 
@@ -27,6 +27,7 @@ class TuningSettings(Section):
     prompt_loss_weight: float = Field(0.0, ge=0, le=1, description="weight of the prompt's tokens in the loss")
     lora_rank: Positive = Field(64, description="rank of the adapter")
     lora_alpha: Positive = Field(128, description="scale of the adapter, divided by its rank")
+    lora_dropout: Annotated[float, LATER] = Field(0.0, ge=0, lt=1, description="dropout before the adapter")
     lora_targets: Names | Literal["all-linear"] = Field(
         "all-linear",
         description="names of the modules that get an adapter; all-linear: every linear layer but the head",

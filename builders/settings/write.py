@@ -108,9 +108,18 @@ def _commented(section: BaseModel, depth: int, leave_out: Collection[str] = ()) 
 
 def _yaml(value: object) -> str:
     """Return a value as YAML on one line."""
-    plain = list(value) if isinstance(value, tuple) else value
+    plain = _plain(value)
     text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
     return text.removesuffix("\n...\n").strip()
+
+
+def _plain(value: object) -> object:
+    """Return a value as YAML has it; of sections in a list or a mapping what differs from the defaults."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(value, dict):
+        return {key: _plain(below) for key, below in value.items()}
+    return [_plain(below) for below in value] if isinstance(value, tuple) else value
 
 
 def _comment(text: str | None) -> str:

@@ -11,24 +11,21 @@ asked one after the other, so that one model at a time is in memory.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
 
 from builders.core.draws import derive_seed
 from builders.core.prompting import chat
-from builders.core.replies import THOUGHTS, begins_in_block
+from builders.core.sampled import fitting, sampled
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, Step, row_shards
 from builders.core.work import build_missing
-from builders.engines import Batch, SamplingSettings
-from builders.engines.prompts import fits_window
+from builders.engines import SamplingSettings
 from builders.store.columns import check_frame, frame_of, require_columns
 from builders.store.shards import shard_counts
 from builders.writingbench.columns import RESPONSES_COLUMNS
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
-from scorers.extraction import Thinking, cut_thinking
 
 RespondContext = Context[WritingBenchSettings]
 
@@ -99,48 +96,30 @@ class Sample:
 
     def __call__(self, context: RespondContext, shard: Shard) -> Asking:
         """Sample the responses."""
-        config, engine = context.config, context.engine(self.role)
-        settings, template_kwargs = config.respond, config.engines.policy.chat_template_kwargs
+        config, settings = context.config, context.config.respond
         parent = context.inputs["criteria"]
         queries = parent.scan().select(c.name for c in READ).slice(*shard.spec).collect()
         check_frame(queries, READ, str(parent))
-        rows = [
-            row
-            for row in queries.iter_rows(named=True)
-            if fits_window(engine, chat(row["query"]), settings.max_new_tokens, template_kwargs)
-        ]
+        every = list(queries.iter_rows(named=True))
+        rows = fitting(context, self.role, every, lambda row: chat(row["query"]), settings.max_new_tokens)
         counts: Counter[str] = Counter({"read": queries.height, f"dropped.{OVER_WINDOW}": queries.height - len(rows)})
         first = self.number * settings.responses
-        asked = [(row, first + i) for row in rows for i in range(settings.responses)]
-        draws = [derive_seed(config.random_seed, "respond", row["query_id"], j) for row, j in asked]
-        messages = [chat(row["query"]) for row, _ in asked]
+        asked = [(row, said, first + i) for row, said in rows for i in range(settings.responses)]
+        draws = [derive_seed(config.random_seed, "respond", row["query_id"], j) for row, _, j in asked]
+        messages = [said for _, said, _ in asked]
         sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, top_k=settings.top_k)
-        completions = yield Batch(messages, draws, sampling)
-        opened = begins_in_block(engine, messages, settings.thinking_tags, template_kwargs)
+        responses = yield from sampled(context, self.role, messages, draws, sampling, settings.thinking_tags, counts)
         policy = str(context.models[self.role].record)
-        found: list[dict[str, object]] = []
-        for (row, j), draw, completion in zip(asked, draws, completions, strict=True):
-            response, thought = without_thinking(completion.text, settings.thinking_tags, opened=opened)
-            counts.update(name for name, kind in THOUGHTS.items() if kind == thought)
-            counts["cut at the length limit"] += completion.finish_reason == "length"
-            counts["tokens"] += completion.num_tokens
-            found.append(
-                {
-                    **row,
-                    "response_id": f"{row['query_id']}-{j}",
-                    "response": response,
-                    "finish_reason": completion.finish_reason,
-                    "num_tokens": completion.num_tokens,
-                    "sample_seed": draw,
-                    "policy": policy,
-                }
-            )
+        found: list[dict[str, object]] = [
+            {
+                **row,
+                "response_id": f"{row['query_id']}-{j}",
+                "response": response.text,
+                "finish_reason": response.completion.finish_reason,
+                "num_tokens": response.completion.num_tokens,
+                "sample_seed": draw,
+                "policy": policy,
+            }
+            for (row, _, j), draw, response in zip(asked, draws, responses, strict=True)
+        ]
         return ShardResult(frame_of(found, RESPONSES_COLUMNS), dict(+counts))
-
-
-def without_thinking(text: str, tags: Sequence[str] | None, *, opened: bool = False) -> tuple[str, Thinking]:
-    """Cut a thinking block off a response: nothing is left of one whose block never ends."""
-    if tags is None:
-        return text, "none"
-    start, end = tags
-    return cut_thinking(text, (start, end), opened=opened)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Whole = tuple[Tensor, Tensor]
+
 
 def margin_loss(
     winner_logps: "Tensor", loser_logps: "Tensor", margins: "Tensor", *, beta: float, gamma: float
@@ -34,19 +36,28 @@ def margin_loss(
     return -logsigmoid(beta * (winner_logps - loser_logps - gamma * margins))
 
 
-def cross_entropy(winner_logps: "Tensor", tokens: "Tensor", kind: Literal["mean", "sum"] = "mean") -> "Tensor":
-    """Compute CE(y_w) of a batch.
+CrossEntropy = Literal["mean", "sum", "none"]
+
+
+def cross_entropy(
+    winner_logps: "Tensor", tokens: "Tensor", kind: CrossEntropy = "mean", whole: "Whole | None" = None
+) -> "Tensor":
+    """Compute CE(y_w) of a batch, or of a part of one.
 
     Args:
         winner_logps: (B,) as for `margin_loss`.
         tokens: (B,) tokens of each winner.
         kind: mean: over the tokens of all winners, as the library does that the method was built on; sum: of each
-            winner, averaged over the winners, which is eq. 2 as it is written.
+            winner, averaged over the winners, which is eq. 2 as it is written; none: 0.
+        whole: pairs and winners' tokens of the whole batch, of which these are a part; None: of these.
 
     Returns:
         A scalar ≥ 0, in nats.
     """
-    return -winner_logps.sum() / tokens.sum() if kind == "mean" else -winner_logps.mean()
+    pairs, counted = (winner_logps.new_tensor(len(winner_logps)), tokens.sum()) if whole is None else whole
+    if kind == "none":
+        return winner_logps.sum() * 0.0
+    return -winner_logps.sum() / (counted if kind == "mean" else pairs)
 
 
 def mpo_loss(
@@ -58,9 +69,10 @@ def mpo_loss(
     beta: float,
     gamma: float,
     weight: float,
-    kind: Literal["mean", "sum"] = "mean",
+    kind: CrossEntropy = "mean",
+    whole: "Whole | None" = None,
 ) -> "Tensor":
-    """Compute the loss of a batch (eq. 2).
+    """Compute the loss of a batch (eq. 2), or what a part of it adds to that.
 
     Args:
         winner_logps: (B,) as for `margin_loss`.
@@ -71,9 +83,11 @@ def mpo_loss(
         gamma: γ ≥ 0.
         weight: λ ≥ 0, the weight of L_M; 0 is supervised fine-tuning on the winners.
         kind: of the cross-entropy, see there.
+        whole: as for `cross_entropy`; the parts of a batch add up to its loss.
 
     Returns:
         A scalar, λ times the mean of L_M over the pairs plus the cross-entropy.
     """
-    pairs = margin_loss(winner_logps, loser_logps, margins, beta=beta, gamma=gamma)
-    return weight * pairs.mean() + cross_entropy(winner_logps, tokens, kind)
+    losses = margin_loss(winner_logps, loser_logps, margins, beta=beta, gamma=gamma)
+    pairs = losses.new_tensor(len(losses)) if whole is None else whole[0]
+    return weight * losses.sum() / pairs + cross_entropy(winner_logps, tokens, kind, whole)

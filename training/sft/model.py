@@ -9,15 +9,20 @@ from typing import Any
 
 import torch  # noqa: TID253
 from peft import LoraConfig, PeftModel  # noqa: TID253
-from transformers import AutoModelForCausalLM  # noqa: TID253
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: TID253
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # noqa: TID253
+from trl.trainer.reward_trainer import suppress_seqcls_warning  # noqa: TID253
 
 from builders.settings.sft import TuningSettings
 from training.adapters import new_adapter, nf4
 from training.precision import precision_arguments
 
+HEADS = ("score", "classifier")  # of sequence classifiers, as transformers names them
 
-def load_model(base: Path | str, settings: TuningSettings, attention: str, arguments: Any) -> Any:
+
+def load_model(
+    base: Path | str, settings: TuningSettings, attention: str, arguments: Any, *, scores: bool = False
+) -> Any:
     """Load the base model in the type that it is trained in; a new adapter is added by the trainer.
 
     Args:
@@ -26,6 +31,7 @@ def load_model(base: Path | str, settings: TuningSettings, attention: str, argum
         attention: transformers' name of the attention (`training.attention`).
         arguments: the trainer's arguments. They must exist before the model: with ZeRO-3 each process then reads its
             own part of the weights alone.
+        scores: whether the model is to give one score for a text; a head that it lacks is drawn by the settings' seed.
     """
     # DeepSpeed keeps a float32 copy of what it trains. Without it weights that are trained themselves stay float32:
     # bfloat16 would round away updates as small as the learning rate.
@@ -36,15 +42,23 @@ def load_model(base: Path | str, settings: TuningSettings, attention: str, argum
         import_module("deepspeed").init_distributed(dist_backend=None if torch.cuda.is_available() else "gloo")
     options: dict[str, Any] = {"dtype": torch.bfloat16 if narrow else torch.float32}
     if settings.method == "qlora":
-        options["quantization_config"] = nf4(options["dtype"])
-    return AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, attn_implementation=attention, **options)
+        options["quantization_config"] = nf4(options["dtype"], HEADS if scores else None)
+    if not scores:
+        return AutoModelForCausalLM.from_pretrained(
+            base, trust_remote_code=False, attn_implementation=attention, **options
+        )
+    with torch.random.fork_rng(devices=[]), suppress_seqcls_warning():
+        torch.manual_seed(settings.seed)
+        return AutoModelForSequenceClassification.from_pretrained(
+            base, trust_remote_code=False, attn_implementation=attention, num_labels=1, **options
+        )
 
 
-def adapter_config(settings: TuningSettings) -> LoraConfig | None:
+def adapter_config(settings: TuningSettings, task: str = "CAUSAL_LM") -> LoraConfig | None:
     """The shape of the adapter; None where every weight is trained."""
     if settings.method == "full":
         return None
-    return new_adapter(settings.lora_rank, settings.lora_alpha, settings.lora_targets)
+    return new_adapter(settings.lora_rank, settings.lora_alpha, settings.lora_targets, settings.lora_dropout, task)
 
 
 def widen_adapter(model: Any) -> None:

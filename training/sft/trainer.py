@@ -53,15 +53,19 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
     """Shows a progress bar and stops the run at a loss that is not finite.
 
     The bar is on stderr; there is none where stderr is not a terminal.
+
+    Args:
+        section: of the training's settings, for messages and the bar.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, section: str = "sft") -> None:
+        self.section = section
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar."""
         if state.is_world_process_zero:
-            self.bar = progress_bar("sft", "step", state.max_steps)
+            self.bar = progress_bar(self.section, "step", state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Check the loss of the step and advance the bar.
@@ -75,7 +79,8 @@ class StepWatch(TrainerCallback):  # type: ignore[misc]
             return
         if not math.isfinite(float(loss)):
             raise UserError(
-                f"SFT's loss is {loss} at step {state.global_step}; it must be finite: lower sft.learning_rate"
+                f"the loss of {self.section} is {loss} at step {state.global_step}; it must be finite: lower "
+                f"{self.section}.learning_rate"
             )
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)

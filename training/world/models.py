@@ -7,6 +7,7 @@ parameters, the steps and the last loss in nats per token.
 """
 
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from training.world.texts import Conversation, Prompt, World
@@ -43,6 +44,64 @@ def train_base(folder: Path, seed: int, prompt: Prompt, steps: int = 400) -> Met
     # share a topic.
     rows += _conversation_rows(folder, world.query_conversations(min(900, 2 * steps), prompt), prompt_weight=0.3)
     return _train_and_save(model, folder, rows, steps, 4e-3, seed, batch_size=32)
+
+
+def train_new(folder: Path, conversations: list[Conversation], steps: int, seed: int) -> Metrics:
+    """Train a model of the base model's shape from scratch on conversations.
+
+    Args:
+        folder: holds the tokenizer; the model is written beside it.
+        conversations: what it learns, answers alone.
+        steps: optimizer steps.
+        seed: seed of the weights and the batches.
+
+    Returns:
+        parameters, steps and loss (mean over the last tenth of the steps, in nats per token).
+    """
+    model = _new_model(folder, seed, BASE)
+    rows = _conversation_rows(folder, conversations, prompt_weight=0.0)
+    return _train_and_save(model, folder, rows, steps, 4e-3, seed, batch_size=32)
+
+
+def train_classifier(
+    folder: Path, rows: list[tuple[str, int]], labels: dict[int, str], steps: int, seed: int
+) -> Metrics:
+    """Train a sequence classifier of the general language model's shape from scratch.
+
+    Args:
+        folder: holds the tokenizer; the model is written beside it.
+        rows: texts and the number of each one's label.
+        labels: names of the labels by number.
+        steps: optimizer steps.
+        seed: seed of the weights and the batches.
+
+    Returns:
+        parameters, steps and loss (mean over the last tenth of the steps, in nats).
+    """
+    import torch
+    from transformers import AutoTokenizer, Qwen2ForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = causal_config(tokenizer, *GENERAL)
+        config.num_labels, config.id2label = len(labels), labels
+        config.label2id = {name: number for number, name in labels.items()}
+        model = Qwen2ForSequenceClassification(config)
+    rng = Random(f"{seed}/batches")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(steps):
+        batch = rng.sample(rows, 32)
+        inputs = tokenizer([text for text, _ in batch], return_tensors="pt", padding=True)
+        loss = model(**inputs, labels=torch.tensor([label for _, label in batch])).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    model.save_pretrained(folder)
+    tail = losses[-max(1, steps // 10) :]
+    return {"parameters": model.num_parameters(), "steps": steps, "loss": sum(tail) / len(tail)}
 
 
 def make_blank(folder: Path, seed: int, prompt: Prompt) -> Metrics:

@@ -84,21 +84,21 @@ def train_base(prompt: Prompt, context: Context[Settings], output: Path) -> Trai
     """Train the model that SFT starts from."""
     from training.world import models
 
-    return _trained(output, partial(models.train_base, seed=context.config.world.seed, prompt=prompt))
+    return on_one_thread(output, partial(models.train_base, seed=context.config.world.seed, prompt=prompt))
 
 
 def make_blank(prompt: Prompt, context: Context[Any], output: Path) -> Trained:
     """Make a model of the base model's shape that has learned nothing."""
     from training.world import models
 
-    return _trained(output, partial(models.make_blank, seed=context.config.world.seed, prompt=prompt))
+    return on_one_thread(output, partial(models.make_blank, seed=context.config.world.seed, prompt=prompt))
 
 
 def train_general(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
     """Train the general language model."""
     from training.world import models
 
-    return _trained(output, partial(models.train_general, seed=context.config.world.seed, prompt=prompt))
+    return on_one_thread(output, partial(models.train_general, seed=context.config.world.seed, prompt=prompt))
 
 
 def train_domain(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
@@ -106,17 +106,19 @@ def train_domain(prompt: Prompt, context: Context[Settings], output: Path) -> Tr
     from training.world import models
 
     start = context.inputs["world:general"].path
-    return _trained(output, partial(models.train_domain, general=start, seed=context.config.world.seed, prompt=prompt))
+    return on_one_thread(
+        output, partial(models.train_domain, general=start, seed=context.config.world.seed, prompt=prompt)
+    )
 
 
 def train_relevance(prompt: Prompt, context: Context[Settings], output: Path) -> Trained:
     """Train the relevance model."""
     from training.world import relevance
 
-    return _trained(output, partial(relevance.train_relevance, seed=context.config.world.seed, prompt=prompt))
+    return on_one_thread(output, partial(relevance.train_relevance, seed=context.config.world.seed, prompt=prompt))
 
 
-def _trained(output: Path, train: Callable[[Path], dict[str, float]]) -> Trained:
+def on_one_thread(output: Path, train: Callable[[Path], dict[str, float]]) -> Trained:
     """Run a training on one thread; more threads would add numbers up in another order and change the weights."""
     import torch
 

@@ -69,6 +69,7 @@ def train(context: Context[WritingBenchSettings], output: Path, *, stage: str) -
         conversations=conversations,
         settings=section_at(context.config, stage),
         template_kwargs=template_options(engine),
+        section=stage,
     )
     # Seconds differ from run to run; a manifest must not.
     return Trained(rows=int(metrics["rows"]), results={k: v for k, v in metrics.items() if k != "seconds"})

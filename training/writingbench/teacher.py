@@ -18,17 +18,14 @@ A stated share of the replies is malformed in the ways that models have: no JSON
 import argparse
 import json
 import re
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
-from typing import Any
 
 from scorers.criteria import BANDS
 from training.world.lexicon import DOMAIN, TOPICS
 from training.world.measures import is_in_register, measures, parse_query, split_document
+from training.world.server import serve
 from training.world.texts import World
 
 VERSION = 1
@@ -220,71 +217,6 @@ _TASKS: dict[str, Callable[[str, Random, Manner], str]] = {
 }
 
 
-def serve(port: int, manner: Manner) -> None:
-    """Answer requests on a port of the loopback until the program is ended."""
-
-    # Requests under way, the most of them so far, and what guards both.
-    now, most, guard = 0, 0, threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # connections are kept
-
-        def log_message(self, *arguments: object) -> None:
-            """Nothing is printed."""
-
-        def do_GET(self) -> None:
-            identity = f"world rules {VERSION}, noise {manner.noise}, malformed {manner.malformed}"
-            self._send({"object": "list", "data": [_model(name, identity) | {"most": most} for name in MODELS]})
-
-        def do_POST(self) -> None:
-            nonlocal now, most
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with guard:
-                now += 1
-                most = max(most, now)
-            time.sleep(manner.seconds)
-            answer = completion(body, manner)
-            with guard:
-                now -= 1
-            self._send(answer)
-
-        def _send(self, value: dict[str, Any]) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    server.serve_forever()
-
-
-def _model(name: str, identity: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": identity}
-
-
-def completion(body: dict[str, Any], manner: Manner) -> dict[str, Any]:
-    """Answer the body of a request for chat completions."""
-    prompt, seed = body["messages"][-1]["content"], int(body.get("seed", 0))
-    texts = [reply(prompt, seed + number, manner) for number in range(int(body.get("n", 1)))]
-    choices = [
-        {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        for i, text in enumerate(texts)
-    ]
-    tokens = sum(len(text.split()) for text in texts)
-    usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": tokens, "total_tokens": tokens}
-    return {
-        "id": "0",
-        "object": "chat.completion",
-        "created": 0,
-        "model": body["model"],
-        "choices": choices,
-        "usage": usage,
-    }
-
-
 def main() -> None:
     """Run the server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -293,7 +225,9 @@ def main() -> None:
     parser.add_argument("--malformed", type=float, default=Manner.malformed)
     parser.add_argument("--seconds", type=float, default=Manner.seconds)
     options = parser.parse_args()
-    serve(options.port, Manner(options.noise, options.malformed, options.seconds))
+    manner = Manner(options.noise, options.malformed, options.seconds)
+    identity = f"world rules {VERSION}, noise {manner.noise}, malformed {manner.malformed}"
+    serve(options.port, MODELS, identity, lambda prompt, seed: reply(prompt, seed, manner), manner.seconds)
 
 
 if __name__ == "__main__":

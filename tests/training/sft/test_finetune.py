@@ -147,7 +147,7 @@ def test_batch_size_message(causal_lm_dir: Path, tmp_path: Path) -> None:
 
 
 def test_infinite_loss_message(causal_lm_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"SFT's loss is .* at step \d+"):
+    with pytest.raises(UserError, match=r"the loss of sft is .* at step \d+"):
         run_sft(
             base=causal_lm_dir,
             output=tmp_path / "out",

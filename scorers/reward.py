@@ -1,0 +1,154 @@
+"""Rewards of texts by a sequence classifier with one output, or by one for each kind of text (RationAlign, §3.2.1).
+
+model/config.json, model.safetensors …           one model for all kinds
+model/gec/config.json, model/fluency/ …          a model for each kind
+model/gec/adapter_config.json, …                 an adapter for each kind, on one base model
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scorers.batching import by_length
+from scorers.errors import UserError
+from scorers.gpu_memory import BatchSize
+from scorers.model_loading import quiet_loading, require_vocabulary, window_in
+
+ADAPTER = "adapter_config.json"
+CONFIG = "config.json"
+
+
+class RewardModels:
+    """Loads a reward model and scores texts in batches; of several kinds the model of one at a time is in memory.
+
+    Args:
+        folder: of the model, or of the base model of `adapter`.
+        adapter: folder of a LoRA adapter, or of one for each kind; None for none.
+        device: such as cpu or cuda.
+        dtype: float32, bfloat16 or float16.
+        batch_size: texts in one pass.
+        max_length: longest text in tokens, of which the end is kept; None for the model's window.
+
+    Attributes:
+        truncated: texts that were cut so far.
+
+    Raises:
+        UserError: a model that cannot be loaded, or has another number of outputs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        adapter: Path | None,
+        *,
+        device: str,
+        dtype: str,
+        batch_size: int,
+        max_length: int | None = None,
+    ) -> None:
+        self.folder, self.adapter = folder, adapter
+        self.device, self.dtype, self.max_length = device, dtype, max_length
+        self.truncated = 0
+        self._batch = BatchSize(batch_size, "prefer.batch_size")
+        self._kind: str | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def score(self, texts: Sequence[str], kinds: Sequence[str]) -> list[float]:
+        """Return the reward of each text, any real number; greater is better.
+
+        Args:
+            texts: what the model reads.
+            kinds: the kind of each, such as its task.
+
+        Raises:
+            UserError: there is no model for a kind.
+        """
+        rewards = [0.0] * len(texts)
+        for kind in dict.fromkeys(kinds):
+            places = [place for place, one in enumerate(kinds) if one == kind]
+            self._load(kind)
+            for place, reward in zip(places, self._scored([texts[place] for place in places]), strict=True):
+                rewards[place] = reward
+        return rewards
+
+    def _load(self, kind: str) -> None:
+        """Load the model of a kind, unless it is there."""
+        model, adapter = self._folders(kind)
+        key = str((model, adapter))
+        if self._kind == key:
+            return
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self._model = None
+        own = self.adapter or self.folder
+        try:
+            with quiet_loading(warnings=True):
+                self._tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
+                loaded = AutoModelForSequenceClassification.from_pretrained(
+                    model, trust_remote_code=False, dtype=getattr(torch, self.dtype), num_labels=1
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            said = str(error).strip().splitlines() or ["damaged"]
+            raise UserError(f"reward model {model}: cannot be loaded ({said[0]}); train it again") from None
+        require_vocabulary(str(model), self._tokenizer, loaded.config)
+        if adapter is not None:
+            from peft import PeftModel
+
+            loaded = PeftModel.from_pretrained(loaded, adapter)
+        # The place of the score is the last token that is no padding.
+        padding = self._tokenizer.pad_token_id
+        self._pad = padding if padding is not None else self._tokenizer.eos_token_id
+        loaded.config.get_text_config().pad_token_id = self._pad
+        loaded.config.get_text_config().use_cache = False
+        self._model = loaded.to(self.device).eval()
+        self._kind = key
+
+    def _folders(self, kind: str) -> tuple[Path, Path | None]:
+        """Return the folders of a kind's model and adapter."""
+        top = self.adapter or self.folder
+        name = ADAPTER if self.adapter is not None else CONFIG
+        if (top / name).is_file():
+            return self.folder, self.adapter
+        if not (top / kind / name).is_file():
+            kinds = sorted(path.parent.name for path in top.glob(f"*/{name}"))
+            raise UserError(
+                f"reward model {top.name}: none for task {kind}; it has {', '.join(kinds) or 'none'}: train it on "
+                "contests of that task too, or one for all tasks (reward.per_task: false)"
+            )
+        return (top / kind, None) if self.adapter is None else (self.folder, top / kind)
+
+    def _scored(self, texts: Sequence[str]) -> list[float]:
+        end = self._tokenizer.eos_token or ""
+        ids = self._tokenizer([text if text.endswith(end) else text + end for text in texts])["input_ids"]
+        limit = self.max_length or window_in(self._model.config) or max(map(len, ids))
+        self.truncated += sum(len(row) > limit for row in ids)
+        rows = [row[-limit:] for row in ids]
+        return self._batch.fitting(lambda size: self._in_batches(rows, size))
+
+    def _in_batches(self, rows: Sequence[list[int]], size: int) -> list[float]:
+        import torch
+
+        found = [0.0] * len(rows)
+        with torch.inference_mode():
+            for places in self._batches(rows, size):
+                width = max(len(rows[place]) for place in places)
+                ids = torch.full((len(places), width), self._pad)
+                mask = torch.zeros((len(places), width), dtype=torch.long)
+                for number, place in enumerate(places):
+                    ids[number, : len(rows[place])] = torch.tensor(rows[place])
+                    mask[number, : len(rows[place])] = 1
+                logits = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
+                if logits.shape[1] != 1:
+                    raise UserError(
+                        f"reward model {self.folder.name}: {logits.shape[1]} outputs; a reward model has one"
+                    )
+                for place, reward in zip(places, logits[:, 0].float().tolist(), strict=True):
+                    found[place] = reward
+        return found
+
+    @staticmethod
+    def _batches(rows: Sequence[list[int]], size: int) -> Iterator[list[int]]:
+        lengths = [len(row) for row in rows]
+        return by_length(lengths, size * max(lengths, default=1), size)

@@ -1,0 +1,233 @@
+"""The model stages of RationAlign: fold models, the reward model, the writing assistant, and its alignment."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from builders.cards.card import Card
+from builders.core.machine import local_engine
+from builders.core.models import on_disk, require_policy
+from builders.core.prompting import answer, chat
+from builders.core.stage import Context, FindModel, Stage, Trained
+from builders.rationalign import messages, roles
+from builders.rationalign.card import recipe
+from builders.rationalign.columns import CONTESTS_COLUMNS, PAIRS_COLUMNS, PREFERENCES_COLUMNS, RATIONALES_COLUMNS
+from builders.rationalign.settings import FOLDS, RationAlignSettings
+from builders.settings.base import section_at
+from builders.store.columns import require_columns
+from builders.store.revision import Revision
+from scorers.errors import UserError
+from scorers.suggestion import write_answer
+from training.chat import require_answers, template_options
+from training.ready import require_training
+from training.world.stages import processor
+
+RationAlignContext = Context[RationAlignSettings]
+TEMPLATE = ("engines.policy.chat_template", "engines.policy.chat_template_kwargs")
+
+
+def ready(config: RationAlignSettings, find: FindModel, *, section: str, start: str) -> None:
+    """Check what training a writing assistant needs of machine, model and chat template.
+
+    Raises:
+        UserError: as `require_training`, `require_policy` and `require_answers`.
+    """
+    engine = local_engine("engines.policy", config.engines.policy, f"training {section}")
+    found = find(getattr(config.models, start))
+    model = None if found is None else on_disk(found, section)
+    require_training(section, section_at(config, section), model, config.nproc)
+    if model is not None:
+        require_policy(engine, model, [chat("Edit.")], "engines.policy")
+        require_answers(engine, model)
+
+
+def reward_ready(config: RationAlignSettings, find: FindModel) -> None:
+    """Check what training the reward model needs of machine and model.
+
+    Raises:
+        UserError: as `require_training`.
+    """
+    found = find(config.models.reward)
+    model = None if found is None else on_disk(found, "reward")
+    require_training("reward", config.reward, model, config.nproc)
+
+
+def train_fold(context: RationAlignContext, output: Path, *, fold: int) -> Trained:
+    """Train x → s on the pairs of all other folds (§3.2.1).
+
+    Raises:
+        UserError: no other fold has a pair, and as `run_sft`.
+    """
+    parent = context.inputs["pairs"]
+    require_columns(parent.schema(), PAIRS_COLUMNS, str(parent))
+    rows = parent.scan().filter(pl.col("fold") != fold).select("task", "source", "target").collect()
+    if rows.is_empty():
+        raise UserError(f"{parent}: no pair outside fold {fold} to train on; give labelled texts of several folds")
+    config = context.config
+    conversations = [
+        {"prompt": messages.ask_to_edit(config, task, source, "none"), "completion": answer(target)}
+        for task, source, target in rows.iter_rows()
+    ]
+    return _sft(context, output, conversations, "fold")
+
+
+def train_sft(context: RationAlignContext, output: Path) -> Trained:
+    """Train the writing assistant: x → s, then e, or in another order (§3.2.2, §5.2).
+
+    Raises:
+        UserError: as `run_sft`.
+    """
+    config, order = context.config, context.config.sft.order
+    parent = context.inputs["explain"]
+    require_columns(parent.schema(), RATIONALES_COLUMNS, str(parent))
+    rows = parent.scan().select("task", "source", "target", "rationale").collect()
+    if rows.is_empty():
+        raise UserError(f"{parent}: no row to train on; give a dataset of rationales")
+    conversations = [
+        {
+            "prompt": messages.ask_to_edit(config, task, source, order),
+            "completion": answer(write_answer(target, rationale, order)),
+        }
+        for task, source, target, rationale in rows.iter_rows()
+    ]
+    return _sft(context, output, conversations, "sft")
+
+
+def _sft(context: RationAlignContext, output: Path, conversations: list[dict[str, Any]], section: str) -> Trained:
+    from training.sft.finetune import run_sft
+
+    engine = local_engine("engines.policy", context.config.engines.policy, f"training {section}")
+    metrics = run_sft(
+        base=context.local("base").path,
+        output=output,
+        conversations=conversations,
+        settings=section_at(context.config, section),
+        template_kwargs=template_options(engine),
+        section=section,
+    )
+    return _report(metrics)
+
+
+def train_reward(context: RationAlignContext, output: Path) -> Trained:
+    """Train the reward model on contests.
+
+    Raises:
+        UserError: as `run_reward`.
+    """
+    from training.reward.train import run_reward
+
+    parent = context.inputs["contest"]
+    require_columns(parent.schema(), CONTESTS_COLUMNS, str(parent))
+    settings = context.config.reward
+    metrics = run_reward(
+        base=context.local("base").path,
+        output=output,
+        pairs=parent.scan().select("task", "chosen", "rejected").collect().to_dicts(),
+        settings=settings,
+        per_task=settings.per_task,
+    )
+    return _report(metrics)
+
+
+def train_mpo(context: RationAlignContext, output: Path) -> Trained:
+    """Align the writing assistant with the preferences (eq. 2).
+
+    Raises:
+        UserError: as `run_mpo`.
+    """
+    from training.mpo.train import run_mpo
+
+    parent = context.inputs["prefer"]
+    require_columns(parent.schema(), PREFERENCES_COLUMNS, str(parent))
+    names = ("prompt", "chosen", "rejected", "reward_chosen", "reward_rejected")
+    engine = local_engine("engines.policy", context.config.engines.policy, "training mpo")
+    metrics = run_mpo(
+        base=context.local("policy").path,
+        output=output,
+        preferences=parent.scan().select(names).collect().to_dicts(),
+        settings=context.config.mpo,
+        template_kwargs=template_options(engine),
+    )
+    return _report(metrics)
+
+
+def _report(metrics: Mapping[str, float]) -> Trained:
+    """Return what the manifest keeps; seconds differ from run to run, and a manifest must not."""
+    return Trained(rows=int(metrics["rows"]), results={k: v for k, v in metrics.items() if k != "seconds"})
+
+
+def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """Return the writing assistant's prompt, and what is said of each task."""
+    return messages.prompts(config, "edit")
+
+
+def _fold(number: int) -> Stage:
+    """Return the stage of the model that has not seen a fold."""
+    return Stage(
+        name=FOLDS[number - 1],
+        kind="model",
+        suffix=FOLDS[number - 1],
+        version=1,
+        parents=("pairs",),
+        roles={"base": roles.base},
+        sections=("fold", "tasks", "pairs.folds", *TEMPLATE, "threads"),
+        per_round=False,
+        prompts=prompts,
+        ready=partial(ready, section="fold", start="base"),
+        bytes_depend_on=processor,
+        train=partial(train_fold, fold=number),
+        together=True,
+        card=Card("rationalign/fold.md.jinja", tags=("trl", "sft"), recipe=recipe),
+    )
+
+
+FOLD_STAGES = tuple(_fold(number) for number in range(1, len(FOLDS) + 1))
+SFT = Stage(
+    name="sft",
+    kind="model",
+    suffix="sft",
+    version=1,
+    parents=("explain",),
+    roles={"base": roles.base},
+    sections=("sft", "tasks", *TEMPLATE, "threads"),
+    per_round=False,
+    prompts=prompts,
+    ready=partial(ready, section="sft", start="base"),
+    bytes_depend_on=processor,
+    train=train_sft,
+    together=True,
+    card=Card("rationalign/sft.md.jinja", tags=("trl", "sft", "text-editing"), recipe=recipe),
+)
+REWARD = Stage(
+    name="reward",
+    kind="model",
+    suffix="reward",
+    version=1,
+    parents=("contest",),
+    roles={"base": roles.reward},
+    sections=("reward", "threads"),
+    per_round=False,
+    ready=reward_ready,
+    bytes_depend_on=processor,
+    train=train_reward,
+    together=True,
+    card=Card("rationalign/reward.md.jinja", tags=("trl", "reward-model"), task="text-classification", recipe=recipe),
+)
+MPO = Stage(
+    name="mpo",
+    kind="model",
+    suffix="mpo",
+    version=1,
+    parents=("prefer",),
+    roles={"policy": roles.policy},
+    sections=("mpo", "tasks", *TEMPLATE, "threads"),
+    per_round=False,
+    ready=partial(ready, section="mpo", start="policy"),
+    bytes_depend_on=processor,
+    train=train_mpo,
+    together=True,
+    card=Card("rationalign/mpo.md.jinja", tags=("trl", "preference-optimisation", "text-editing"), recipe=recipe),
+)
