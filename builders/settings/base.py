@@ -263,7 +263,7 @@ def section_at(config: Settings, path: str) -> Any:
 
 def identity(value: Any) -> Any:
     """Return a section as plain values, without the settings marked `EXECUTION`; a single setting as it is."""
-    return _split(value)[0] if isinstance(value, BaseModel) else value
+    return _plain(value)
 
 
 def execution(value: Any) -> dict[str, Any]:
