@@ -6,11 +6,11 @@ bleu       sacrebleu's BLEU (13a, case counts); of a single sentence with its ef
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from scorers.edits import word_edits, words_of
-from scorers.maxmatch import Annotated, Counts, GoldEdit, matches, maxmatch
-from scorers.sari import corpus_sari, sari
+from scorers.maxmatch import Annotated, Counts, GoldEdit, by_sentence, matches
+from scorers.sari import sari
 
 Metric = Literal["maxmatch", "sari", "bleu"]
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -55,23 +55,43 @@ def corpus_score(metric: Metric, texts: Sequence[Edited], outputs: Sequence[str]
     """
     if not texts or len(texts) != len(outputs):
         raise ValueError(f"{len(texts)} texts and {len(outputs)} outputs; one output per text is needed")
+    rows = statistics(metric, texts, outputs)
+    return score_of(metric, [sum(column) for column in zip(*rows, strict=True)])
+
+
+def statistics(metric: Metric, texts: Sequence[Edited], outputs: Sequence[str]) -> list[tuple[float, ...]]:
+    """Return of each output the numbers whose sums over outputs give the metric of all, see `score_of`."""
     if metric == "maxmatch":
-        return 100.0 * corpus_counts(texts, outputs).f
+        return [tuple(map(float, counts)) for counts in counts_of(texts, outputs)]
     if metric == "sari":
-        references = [[_small(reference) for reference in text.references] for text in texts]
-        return corpus_sari([_small(text.source) for text in texts], [_small(o) for o in outputs], references).sari
-    from sacrebleu import corpus_bleu
+        return [(sentence_score("sari", text, out), 1.0) for text, out in zip(texts, outputs, strict=True)]
+    from sacrebleu import sentence_bleu
 
-    # By place, not by text; sacrebleu takes None where a text has fewer.
-    most = max(len(text.references) for text in texts)
-    streams: Any = [[text.references[k] if k < len(text.references) else None for text in texts] for k in range(most)]
-    return min(100.0, float(corpus_bleu(list(outputs), streams).score))
+    found = []
+    for text, output in zip(texts, outputs, strict=True):
+        one = sentence_bleu(output, list(text.references), use_effective_order=True)
+        found.append((*map(float, one.counts), *map(float, one.totals), float(one.sys_len), float(one.ref_len)))
+    return found
 
 
-def corpus_counts(texts: Sequence[Edited], outputs: Sequence[str]) -> Counts:
-    """Return MaxMatch's counts over all texts: edits that are right, proposed and wanted."""
+def score_of(metric: Metric, sums: Sequence[float]) -> float:
+    """Return the metric, 0 to 100, from the sums of what `statistics` returns."""
+    if metric == "maxmatch":
+        correct, proposed, gold = (round(value) for value in sums)
+        return 100.0 * Counts(correct, proposed, gold).f
+    if metric == "sari":
+        return sums[0] / sums[1]
+    from sacrebleu.metrics.bleu import BLEU
+
+    half = (len(sums) - 2) // 2
+    right, total = [round(value) for value in sums[:half]], [round(value) for value in sums[half : 2 * half]]
+    return min(100.0, float(BLEU.compute_bleu(right, total, round(sums[-2]), round(sums[-1])).score))
+
+
+def counts_of(texts: Sequence[Edited], outputs: Sequence[str]) -> list[Counts]:
+    """Return MaxMatch's counts of each output: edits that are right, proposed and wanted."""
     annotated = [_annotated(text) for text in texts]
-    return maxmatch(annotated, [_words(text, output) for text, output in zip(texts, outputs, strict=True)])
+    return list(by_sentence(annotated, [_words(text, output) for text, output in zip(texts, outputs, strict=True)]))
 
 
 def _counts(text: Edited, output: str) -> Iterator[Counts]:

@@ -143,11 +143,26 @@ def maxmatch(sentences: Iterable[Annotated], outputs: Iterable[Sequence[str]]) -
     Raises:
         ValueError: for more sentences than outputs, or fewer.
     """
+    return sum(by_sentence(sentences, outputs), Counts(0, 0, 0))
+
+
+def by_sentence(sentences: Iterable[Annotated], outputs: Iterable[Sequence[str]]) -> Iterator[Counts]:
+    """Yield what `maxmatch` adds up: of each sentence the counts with the annotator that it chooses.
+
+    Raises:
+        ValueError: as `maxmatch`.
+    """
     total = Counts(0, 0, 0)
     for sentence, output in zip(sentences, outputs, strict=True):
-        choices = [total + found for found in matches(sentence.source, output, sentence.gold.values())]
-        total = max(choices, key=lambda c: (c.f, c.correct, -(c.proposed + BETA * BETA * c.gold)))
-    return total
+        choices = list(matches(sentence.source, output, sentence.gold.values()))
+        chosen = max(choices, key=lambda c: _merit(total + c))
+        total += chosen
+        yield chosen
+
+
+def _merit(counts: Counts) -> tuple[float, int, float]:
+    """Return what the counts of the better choice are greater in."""
+    return counts.f, counts.correct, -(counts.proposed + BETA * BETA * counts.gold)
 
 
 def match(source: Sequence[str], output: Sequence[str], gold: Sequence[GoldEdit]) -> Counts:

@@ -189,6 +189,13 @@ class EvaluateSettings(Section):
     per_task: Positive | None = Field(None, description="texts of each test set; null: all")
     max_new_tokens: Positive = 2048
     formal: Text = Field("formal", description="label that models.classifier gives formal texts")
+    samples: int | None = Field(
+        16,
+        ge=2,
+        description="suggestions drawn for each test text, as `sample` draws them, to compare rewards with metrics; "
+        "null: none",
+    )
+    judged: Positive = Field(1000, description="texts whose outputs and reasons models.judge rates, if it is set")
 
 
 # Of all trainings (B.4).

@@ -33,6 +33,7 @@ from builders.grace_kto.loading import load_perplexity, load_tokenizer
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.ready import perplexity_ready, require_context
 from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
+from builders.report.text_tables import markdown
 from builders.settings.base import identity
 from builders.settings.context import ContextSettings
 from builders.store.files import require_folder, write_text
@@ -48,7 +49,7 @@ from training.grace_kto.evaluate import (
     named_policies,
     require_reference,
 )
-from training.grace_kto.table import RUNAWAY_SHARE, direction, markdown_table, number
+from training.grace_kto.table import RUNAWAY_SHARE, direction, number
 
 VERSION = 1  # part of an evaluation's key in the store: raise it when the same inputs give other results
 ROLES = ("tokenizer", "domain")
@@ -248,7 +249,7 @@ def _report(
     # Written last: a failure leaves an earlier comparison in the folder as it was.
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "contexts.json", json.dumps(found, indent=1) + "\n")
-    write_text(output / "contexts.md", "\n".join([markdown_table(header, rows), *lines]).rstrip() + "\n")
+    write_text(output / "contexts.md", "\n".join([markdown(header, rows), *lines]).rstrip() + "\n")
     return EvaluationTable(
         title=f"{name}, {queries} held-out queries, means over matched responses",
         header=header,

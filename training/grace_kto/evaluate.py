@@ -33,6 +33,7 @@ from builders.grace_kto.ready import score_ready
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import SCORE
 from builders.hub.refs import open_revision
+from builders.report.text_tables import markdown
 from builders.store.files import require_folder, write_text
 from builders.store.manifest import read_manifest
 from builders.store.names import naming_near
@@ -44,7 +45,7 @@ from training.grace_kto.answers import Evaluation, evaluated
 from training.grace_kto.figure import draw
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
-from training.grace_kto.table import cautions, cells, markdown_table, progress, rank_policies, verdict
+from training.grace_kto.table import cautions, cells, progress, rank_policies, verdict
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     # Written last: a failure leaves an earlier comparison in the folder as it was.
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "evaluation.json", json.dumps(records, indent=1) + "\n")
-    write_text(output / "evaluation.md", "\n".join([markdown_table(header, rows), *lines]) + "\n")
+    write_text(output / "evaluation.md", "\n".join([markdown(header, rows), *lines]) + "\n")
     draw(evaluations, output / "evaluation.png")
     return EvaluationTable(
         title=f"{len(queries)} held-out queries, means over matched responses (rank)",

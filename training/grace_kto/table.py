@@ -69,14 +69,6 @@ def number(value: float | None, label: str) -> str:
     return f"{value:.1f}" if label in ("L", "E") else f"{value:.3f}"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table as Markdown, in the layout of the paper's tables 1 and 4."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    # A bar in a policy's name would split the cell.
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
 def changes(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[str], list[str]]:
     """Sort the labels by what became of them from the first policy to the last: better, worse, not distinguishable.
 

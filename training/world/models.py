@@ -98,7 +98,7 @@ def train_classifier(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     model.save_pretrained(folder)
     tail = losses[-max(1, steps // 10) :]
     return {"parameters": model.num_parameters(), "steps": steps, "loss": sum(tail) / len(tail)}

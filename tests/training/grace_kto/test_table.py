@@ -7,8 +7,9 @@ from evaluations import evaluation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.report.text_tables import markdown
 from training.grace_kto.answers import Evaluation
-from training.grace_kto.table import RANKED, cautions, cells, markdown_table, rank_policies, verdict
+from training.grace_kto.table import RANKED, cautions, cells, rank_policies, verdict
 from training.pipelines import load_config
 
 
@@ -85,7 +86,7 @@ def test_medians_are_not_moved_by_one_document() -> None:
 
 def test_the_table_as_markdown() -> None:
     policies = [evaluation("a|b", L=10.25, P=None, matched=0.5), evaluation("c", L=20.0, P=0.1234)]
-    lines = markdown_table(*cells(policies, *rank_policies(policies))).splitlines()
+    lines = markdown(*cells(policies, *rank_policies(policies))).splitlines()
     assert lines[0] == (
         "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | P median | ppl_D | ppl_D median |"
     )

@@ -11,9 +11,10 @@ from chat_server import ChatServer, choices, running
 from writing_benchmark import CHINESE, ENGLISH, QUERIES, query_row, scores_row, write_benchmark, write_lines
 
 from builders.core.pipeline import EvaluationTable
+from builders.report.text_tables import latex, markdown
 from scorers.errors import UserError
 from training.pipelines import benchmark, build, load_config
-from training.writingbench.evaluate import by_length, lacking, latex, markdown
+from training.writingbench.evaluate import by_length, lacking
 from training.writingbench.scores import columns_of, interval, read_responses, read_scores, score, write_scores
 
 
