@@ -270,6 +270,29 @@ def copies(seed: int, n: int) -> list[str]:
     return found
 
 
+def damaged_copies(seed: int, n: int) -> Iterator[tuple[str, str, str]]:
+    """Yield n texts, each with two copies of it, of which the second has more words exchanged, lost or doubled."""
+    rng = Random(f"{seed}/damage")
+    words = [word for group in (*CLASSES.values(), *TOPICS.values()) for word in group]
+    for text in copies(seed, n):
+        fewer = rng.choice((0, 0, 1))
+        more = fewer + rng.choice((1, 1, 2, 3))
+        yield text, _with_damage(rng, text, fewer, words), _with_damage(rng, text, more, words)
+
+
+def _with_damage(rng: Random, text: str, times: int, words: Sequence[str]) -> str:
+    found = text.split()
+    for _ in range(times):
+        place, kind = rng.randrange(len(found)), rng.random()
+        if kind < 0.6:
+            found[place] = rng.choice(words)
+        elif kind < 0.8 and len(found) > 1:
+            del found[place]
+        else:
+            found.insert(place, rng.choice(found))
+    return " ".join(found)
+
+
 def vocabulary() -> list[str]:
     """Return every word of the tasks that the world's sentences do not have, and the sentences of the reasons."""
     tables = (SYNONYMS, PLAIN, PLAINER, WORDY, INFORMAL, AGREEMENT)

@@ -3,7 +3,7 @@
 world:pairs        {"task", "source", "references"}: texts of all tasks with references, labelled and not
 world:tests        the same of held-out sentences
 world:editor       the model that fold models and the writing assistant start from: it has learned to copy
-world:blank        a model that has learned nothing, from which the reward model is trained
+world:reader       the model that the reward model starts from: it tells texts from damaged copies of them
 world:formality    a classifier that tells formal texts from informal ones
 """
 
@@ -19,7 +19,7 @@ from builders.core.stage import Context, Stage, Trained
 from builders.rationalign import messages
 from builders.store.columns import column
 from training.rationalign import editing
-from training.world.stages import make_blank, model_stage, on_one_thread, text_stage
+from training.world.stages import model_stage, on_one_thread, text_stage
 from training.world.texts import Prompt, World
 
 LABELLED_AND_NOT = 1_200  # texts of each task
@@ -74,6 +74,23 @@ def train_editor(folder: Path, seed: int, steps: int) -> dict[str, float]:
     return models.train_new(folder, conversations, steps=steps, seed=seed)
 
 
+def train_reader(folder: Path, seed: int, steps: int) -> dict[str, float]:
+    """Train a model to score the less damaged of two copies of a text higher, from scratch.
+
+    As a language model that has read much knows whether a text fits the one before it, a reward model starts with that;
+    which edits a task wants it has to learn.
+    """
+    from training.world import models
+    from training.world.tokenizer import save_policy_tokenizer
+
+    save_policy_tokenizer(folder, words)
+    form = "Old text:\n{}\n\nNew text:\n{}"
+    pairs = [
+        (form.format(a, b), form.format(a, c)) for a, b, c in editing.damaged_copies(seed, min(12_000, 32 * steps))
+    ]
+    return models.train_ranker(folder, pairs, steps=steps, seed=seed)
+
+
 def train_formality(folder: Path, seed: int, steps: int) -> dict[str, float]:
     """Train a classifier of formal and informal texts, from scratch."""
     from training.world import models
@@ -86,7 +103,7 @@ def train_formality(folder: Path, seed: int, steps: int) -> dict[str, float]:
 
 
 def _train(prompt: Prompt, context: Context[Any], output: Path, *, kind: str, steps: int) -> Trained:
-    train = {"editor": train_editor, "formality": train_formality}[kind]
+    train = {"editor": train_editor, "reader": train_reader, "formality": train_formality}[kind]
     return on_one_thread(output, partial(train, seed=context.config.world.seed, steps=steps))
 
 
@@ -98,6 +115,6 @@ WORLD: tuple[Stage, ...] = (
     text_stage("pairs", pairs, COLUMNS),
     text_stage("tests", tests, COLUMNS),
     _model("editor", steps=700),
-    model_stage("blank", words, make_blank),
+    _model("reader", steps=400),
     _model("formality", steps=150),
 )

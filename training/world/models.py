@@ -79,24 +79,88 @@ def train_classifier(
         parameters, steps and loss (mean over the last tenth of the steps, in nats).
     """
     import torch
+
+    def loss(score: Any, batch: list[tuple[str, int]]) -> Any:
+        logits = score([text for text, _ in batch])
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in batch]))
+
+    names = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
+    return _train_scorer(folder, rows, loss, GENERAL, 2, names, steps, seed, 2e-3)
+
+
+def train_ranker(folder: Path, pairs: list[tuple[str, str]], steps: int, seed: int) -> Metrics:
+    """Train a sequence classifier with one output from scratch, on pairs of texts of which the first is the better one.
+
+    It has a layer more than the other models: two find what two texts have in common, and one adds up.
+
+    Args:
+        folder: holds the tokenizer; the model is written beside it.
+        pairs: the better text and the worse one.
+        steps: optimizer steps.
+        seed: seed of the weights and the batches.
+
+    Returns:
+        parameters, steps and loss (mean over the last tenth of the steps, in nats).
+    """
+    import torch
+
+    def loss(score: Any, batch: list[tuple[str, str]]) -> Any:
+        better, worse = score([text for side in zip(*batch, strict=True) for text in side])[:, 0].chunk(2)
+        return -torch.nn.functional.logsigmoid(better - worse).mean()
+
+    return _train_scorer(folder, pairs, loss, BASE, 3, {"num_labels": 1}, steps, seed, 1e-3)
+
+
+def _train_scorer(
+    folder: Path,
+    rows: list[Any],
+    loss_of: Any,
+    sizes: tuple[int, int],
+    layers: int,
+    options: dict[str, Any],
+    steps: int,
+    seed: int,
+    learning_rate: float,
+) -> Metrics:
+    """Train a Qwen2 sequence classifier from scratch.
+
+    Args:
+        folder: holds the tokenizer; the model is written beside it.
+        rows: what batches are drawn from.
+        loss_of: the loss, from a function that scores texts and a batch.
+        sizes: of state and MLP.
+        layers: number of layers.
+        options: further settings of the model's configuration.
+        steps: optimizer steps.
+        seed: seed of the weights and the batches.
+        learning_rate: at its peak.
+    """
+    import torch
     from transformers import AutoTokenizer, Qwen2ForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+    config = causal_config(tokenizer, *sizes)
+    config.num_hidden_layers, config.layer_types = layers, ["full_attention"] * layers
+    for name, value in options.items():
+        setattr(config, name, value)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = causal_config(tokenizer, *GENERAL)
-        config.num_labels, config.id2label = len(labels), labels
-        config.label2id = {name: number for number, name in labels.items()}
         model = Qwen2ForSequenceClassification(config)
+
+    def score(texts: list[str]) -> Any:
+        ended = [text + tokenizer.eos_token for text in texts]
+        return model(**tokenizer(ended, return_tensors="pt", padding=True)).logits
+
     rng = Random(f"{seed}/batches")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     losses = []
-    for _ in range(steps):
-        batch = rng.sample(rows, 32)
-        inputs = tokenizer([text for text, _ in batch], return_tensors="pt", padding=True)
-        loss = model(**inputs, labels=torch.tensor([label for _, label in batch])).loss
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / 50) * max(0.02, 1 - step / steps)
+        loss = loss_of(score, rng.sample(rows, 32))
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
     model.save_pretrained(folder)
