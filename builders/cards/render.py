@@ -21,8 +21,9 @@ from builders.cards import markdown as card_text
 from builders.cards.card import Page
 from builders.cards.front_matter import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
+from builders.store.adapter import adapters_in
 from builders.store.columns import present
-from builders.store.files import ADAPTER_CONFIG, replacing, write_text
+from builders.store.files import replacing, write_text
 from builders.store.manifest import FIGURE, Manifest, Model, Parent, portable
 from builders.store.ref import round_tag
 from builders.store.store import Store
@@ -53,7 +54,7 @@ def render_card(
     """
     manifest = canonical(manifest)
     page = replace(page, columns=present(page.columns, _names(manifest, folder)))
-    adapter = (folder / ADAPTER_CONFIG).is_file()
+    adapter = bool(adapters_in(folder))
     values = _common(manifest, folder, page, published, license)
     data: Any
     if manifest.kind == "dataset":

@@ -128,11 +128,13 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
 def _require_model(folder: Path, stage: str) -> None:
     """Check that a trained model is whole before it is moved into the store, from where others load it.
 
+    One that has a model, or an adapter, for each kind of text has these in folders.
+
     Raises:
         UserError: for a folder without configuration, weights or tokenizer.
     """
     for what, patterns in MODEL_FILES.items():
-        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+        if not any(path.is_file() for name in patterns for path in (*folder.glob(name), *folder.glob(f"*/{name}"))):
             raise UserError(
                 f"stage {stage}: its training left no {what} ({' or '.join(patterns)}) in {folder}; nothing was added "
                 "to the store: see that no other program writes there, and run the command again"

@@ -21,6 +21,7 @@ from builders.settings.engines import (
     TransformersEngineSettings,
     VllmEngineSettings,
 )
+from builders.store.adapter import adapters_in
 from builders.store.files import ADAPTER_CONFIG
 from builders.store.manifest import Model, has_manifest, read_manifest
 from builders.store.ref import is_commit, valid_revision
@@ -180,7 +181,7 @@ class ModelFinder:
         """
         self.store.require_whole(revision)
         record = Model(id=revision.repo, revision=revision.revision)
-        if not (revision.path / ADAPTER_CONFIG).is_file():
+        if not adapters_in(revision.path):
             return LocalModel(record, revision.path)
         if revision.manifest is None or "base" not in revision.manifest.models:
             raise UserError(f"{revision}: an adapter without the model it belongs to in its manifest; pull it again")

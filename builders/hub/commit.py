@@ -96,7 +96,7 @@ def is_data(path: str, kind: Kind) -> bool:
     """Whether a reader would take a repository's file for data: a shard, or the weights of a model."""
     if kind == "dataset":
         return path.startswith("data/") or path.endswith(".parquet")
-    weights = path.endswith((".safetensors", ".safetensors.index.json")) or path == ADAPTER_CONFIG
+    weights = path.endswith((".safetensors", ".safetensors.index.json")) or path.endswith(ADAPTER_CONFIG)
     return weights and not is_state(path, kind)
 
 

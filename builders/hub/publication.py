@@ -52,7 +52,7 @@ def has_repo(model: Model) -> bool:
 
 def is_adapter(manifest: Manifest) -> bool:
     """Whether a revision is a LoRA adapter, which is of no use without its base model."""
-    return manifest.kind == "model" and any(file.path == ADAPTER_CONFIG for file in manifest.files)
+    return manifest.kind == "model" and any(file.path.rpartition("/")[2] == ADAPTER_CONFIG for file in manifest.files)
 
 
 def parent_of(manifest: Manifest, model: Model) -> Parent | None:

@@ -7,7 +7,7 @@ Nothing is sent before everything that has to be sent was found, looked up and c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from builders.cards.card import PageOf
@@ -352,12 +352,17 @@ class _Publisher:
         base = manifest.models.get("base")
         if not is_adapter(manifest) or base is None:
             return manifest.files, {}
-        content = with_base(revision.path, self._published_model(base))
-        named = DataFile(path=ADAPTER_CONFIG, size=len(content), sha256=sha256_of(content))
-        if named in manifest.files:
-            return manifest.files, {}
-        files = [named if file.path == ADAPTER_CONFIG else file for file in manifest.files]
-        return files, {ADAPTER_CONFIG: content}
+        there = self._published_model(base)
+        files: list[DataFile] = []
+        contents: dict[str, bytes] = {}
+        for file in manifest.files:
+            if PurePosixPath(file.path).name == ADAPTER_CONFIG:
+                content = with_base((revision.path / file.path).parent, there)
+                named = DataFile(path=file.path, size=len(content), sha256=sha256_of(content))
+                contents |= {} if named == file else {file.path: content}
+                file = named
+            files.append(file)
+        return (files, contents) if contents else (manifest.files, {})
 
     def _release(self, revision: Revision) -> Publication:
         """Publish a revision; what it was made from is on the Hub."""

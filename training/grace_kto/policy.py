@@ -12,11 +12,11 @@ from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.columns import WEIGHTS_COLUMNS
 from builders.grace_kto.ready import trial_prompts
 from builders.grace_kto.settings import GraceKTOSettings
-from builders.store.adapter import with_base
+from builders.store.adapter import name_base
 from builders.store.columns import require_columns
-from builders.store.files import ADAPTER_CONFIG, write_text
-from builders.store.manifest import Model, read_manifest
-from builders.store.ref import is_commit, is_local
+from builders.store.files import write_text
+from builders.store.manifest import read_manifest
+from builders.store.ref import is_commit
 from builders.store.store import Store
 from scorers.errors import UserError
 from training.chat import require_rendering, template_options
@@ -90,7 +90,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
     # Before the folder is hashed into the manifest.
     if engine.chat_template is not None:  # whoever loads the policy has it then
         write_text(output / CHAT_TEMPLATE, engine.chat_template)
-    _name_base(output, first.record, context.store)
+    name_base(output, first.record, context.store)
     counts = {"new_optimizer": 1} if record.pop("new_optimizer") else {}
     results = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
     return Trained(rows=int(record["rows"]), results=results, counts=counts)
@@ -122,19 +122,6 @@ def _content(folder: Path, store: Store) -> str:
     """Return the content digest of a model: its manifest's, or that of all files."""
     manifest = read_manifest(folder)
     return store.digest_of(folder) if manifest is None else manifest.digest
-
-
-def _name_base(output: Path, base: Model, store: Store) -> None:
-    """Let an adapter's configuration name its base model by repository and commit, or not at all.
-
-    A folder and a model of the store are names of this machine alone: the manifest records them, and stock PEFT must
-    not ask the Hub for them.
-    """
-    if not (output / ADAPTER_CONFIG).is_file():
-        return
-    held = store.find(base.id, base.revision, "model") if is_commit(base.revision) else None
-    on_hub = is_commit(base.revision) and not is_local(base.id) and (held is None or not held.made_here)
-    write_text(output / ADAPTER_CONFIG, with_base(output, base if on_hub else None).decode())
 
 
 POLICY = Stage(

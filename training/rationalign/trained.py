@@ -12,11 +12,13 @@ from builders.core.machine import local_engine
 from builders.core.models import on_disk, require_policy
 from builders.core.prompting import answer, chat
 from builders.core.stage import Context, FindModel, Stage, Trained
+from builders.core.work import first_process
 from builders.rationalign import messages, roles
 from builders.rationalign.card import recipe
 from builders.rationalign.columns import CONTESTS_COLUMNS, PAIRS_COLUMNS, PREFERENCES_COLUMNS, RATIONALES_COLUMNS
 from builders.rationalign.settings import FOLDS, RationAlignSettings
 from builders.settings.base import section_at
+from builders.store.adapter import name_base
 from builders.store.columns import require_columns
 from builders.store.revision import Revision
 from scorers.errors import UserError
@@ -129,6 +131,8 @@ def train_reward(context: RationAlignContext, output: Path) -> Trained:
         settings=settings,
         per_task=settings.per_task,
     )
+    if first_process():
+        name_base(output, context.local("base").record, context.store)
     return _report(metrics)
 
 

@@ -85,9 +85,8 @@ def train_reader(folder: Path, seed: int, steps: int) -> dict[str, float]:
 
     save_policy_tokenizer(folder, words)
     form = "Old text:\n{}\n\nNew text:\n{}"
-    pairs = [
-        (form.format(a, b), form.format(a, c)) for a, b, c in editing.damaged_copies(seed, min(12_000, 32 * steps))
-    ]
+    found = editing.damaged_copies(seed, min(12_000, 32 * steps))
+    pairs = [(form.format(text, less), form.format(text, more)) for text, less, more in found]
     return models.train_ranker(folder, pairs, steps=steps, seed=seed)
 
 

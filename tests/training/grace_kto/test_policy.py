@@ -17,11 +17,12 @@ from builders.core.models import LocalModel
 from builders.core.runner import StageResult
 from builders.grace_kto.ready import sample_ready
 from builders.grace_kto.settings import GraceKTOSettings
+from builders.store.adapter import name_base
 from builders.store.manifest import Model
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
-from training.grace_kto.policy import _name_base, _require_base, ready
+from training.grace_kto.policy import _require_base, ready
 from training.loop import run_loop
 from training.pipelines import build
 
@@ -97,7 +98,7 @@ def test_an_adapter_names_a_base_of_the_hub_and_none_of_this_machine(tmp_path: P
     ]
     for base, named in cases:
         (tmp_path / "adapter_config.json").write_text(f'{{"r": 4, "base_model_name_or_path": "{tmp_path}"}}')
-        _name_base(tmp_path, base, store)
+        name_base(tmp_path, base, store)
         found = json.loads((tmp_path / "adapter_config.json").read_text())
         wanted = (base.id, base.revision) if named else (None, None)
         assert (found["base_model_name_or_path"], found["revision"], found["r"]) == (*wanted, 4)
