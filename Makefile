@@ -4,7 +4,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST = .venv/bin/pytest --numprocesses $(JOBS) --dist worksteal --quiet
 
-.PHONY: help setup demo demo-writingbench check test lint types unit quick large mishaps clean
+.PHONY: help setup demo demo-writingbench demo-rationalign check test lint types unit quick large mishaps clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -17,6 +17,9 @@ demo: setup  ## the whole loop on the tiny preset, in minutes, without a GPU
 
 demo-writingbench: setup  ## requests, criteria, ratings, a writer and a critic on a rule-based teacher, in minutes
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/bin/python -m scripts.demo_writingbench
+
+demo-rationalign: setup  ## edits with reasons, a reward model and an aligned assistant on a generated world, in minutes
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/bin/python -m scripts.demo_rationalign
 
 # Types are checked beside the tests: mypy uses one core.
 check: lint  ## lint, types and the tests that are not slow

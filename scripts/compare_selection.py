@@ -13,9 +13,8 @@ of JSON, and writes `selection.md` and `selection.json`. A rerun goes on where i
 
 import json
 import os
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +25,7 @@ import polars as pl
 from builders.core.console import quiet_libraries
 from builders.store.files import write_text
 from builders.store.revision import Revision
-from scripts.compare_methods import interval
+from scripts.paired_tables import difference_table, differences, table
 from scripts.runs import finish, parser_of
 
 MEAN = "mean score"
@@ -159,42 +158,6 @@ def scores_of(store: Path) -> Result:
     return found
 
 
-def table(worlds: Sequence[Result]) -> list[str]:
-    """Return the writers' scores in Markdown: mean ± deviation over worlds."""
-    labels = list(worlds[0][BASE])
-    lines = ["| writer | " + " | ".join(labels) + " |", "|" + "---|" * (1 + len(labels))]
-    for writer in WRITERS:
-        values = {label: [world[writer][label] for world in worlds] for label in labels}
-        cells = [f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}" for found in values.values()]
-        lines.append(f"| {writer} | {' | '.join(cells)} |")
-    return lines
-
-
-def differences(worlds: Sequence[Result], base: str) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Return by writer and measure what it differs by from another writer: mean and 95 % interval, paired by world."""
-    return {
-        writer: {
-            label: interval([world[writer][label] - world[base][label] for world in worlds])
-            for label in worlds[0][base]
-        }
-        for writer in WRITERS
-        if writer != base
-    }
-
-
-def difference_table(found: Mapping[str, Mapping[str, tuple[float, float, float]]], base: str) -> list[str]:
-    """Return the differences in Markdown; those whose interval does not hold 0 are bold."""
-    labels = [label for label in next(iter(found.values())) if label not in (KEPT, SHARED)]
-    lines = [f"| less {base} | " + " | ".join(labels) + " |", "|" + "---|" * (1 + len(labels))]
-    for writer, by_label in found.items():
-        cells = []
-        for mean, low, high in (by_label[label] for label in labels):
-            text = f"{mean:+.2f} ({low:+.2f} … {high:+.2f})"
-            cells.append(f"**{text}**" if low > 0 or high < 0 else text)
-        lines.append(f"| {writer} | {' | '.join(cells)} |")
-    return lines
-
-
 def main() -> None:
     """Compare on all worlds, and write table and JSON."""
     options = parser_of(__doc__, "0-7").parse_args()
@@ -214,7 +177,8 @@ def main() -> None:
         "where the interval does not hold 0. Made by `bash scripts/compare_selection.sh --worlds "
         f"{','.join(map(str, options.worlds))}`.",
     ]
-    text = "\n\n".join("\n".join(part) for part in (table(worlds), difference_table(found, BASE), notes)) + "\n"
+    parts = (table(worlds, "writer"), difference_table(found, BASE, (KEPT, SHARED)), notes)
+    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "selection.md").write_text(text, encoding="utf-8")
     record = {"worlds": options.worlds, "results": worlds, "differences": found}

@@ -11,11 +11,9 @@ from scripts.compare_selection import (
     SELECTION,
     SHARED,
     WRITERS,
-    difference_table,
-    differences,
     short,
-    table,
 )
+from scripts.paired_tables import difference_table, differences, table
 from training.pipelines import load_config
 
 #: How much better than the random half a writer is, in each of three worlds.
@@ -32,7 +30,7 @@ WORLDS = [
 
 
 def test_the_table() -> None:
-    lines = table(WORLDS)
+    lines = table(WORLDS, "writer")
     assert lines[0] == f"| writer | {MEAN} | on topic | {KEPT} | {SHARED} |"
     assert lines[3] == f"| {BASE} | 6.00 ± 1.00 | 4.00 ± 0.00 | 7.00 ± 0.00 | 0.50 ± 0.00 |"
 
@@ -43,7 +41,7 @@ def test_differences_are_paired_by_world() -> None:
     # By hand: mean 0.6, deviation 0.1, error 0.057735, Student's t of 2 degrees 4.30265.
     mean, low, high = found["judge's half"][MEAN]
     assert (mean, low, high) == pytest.approx((0.6, 0.6 - 0.248414, 0.6 + 0.248414), abs=1e-5)
-    lines = difference_table(found, BASE)
+    lines = difference_table(found, BASE, (KEPT, SHARED))
     assert lines[0] == f"| less {BASE} | {MEAN} | on topic |"
     assert "| **+0.60 (+0.35 … +0.85)** |" in lines[3]
     assert "(-0.25 … +0.25)" in lines[2] and "**" not in lines[2]
