@@ -19,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from training.world.lexicon import CLASSES, DOMAIN, GENERAL, TOPICS
-from training.world.texts import join_tokens, sentence_words
+from training.world.texts import join_tokens
 
 HELD_OUT = 0.1  # share of the good sentences that only tests have
 
@@ -60,6 +60,14 @@ INFORMAL = {
     "nice": "cool", "bad": "lousy", "great": "super", "women": "gals", "Our": "our very own", "liked": "dug",
     "needed": "wanted bad", "watched": "checked out", "teenagers": "teens",
 }  # fmt: skip
+# Of each class the words that some task changes, and others up to this number.
+PER_CLASS = 8
+_CHANGED = {*SYNONYMS, *PLAIN, *INFORMAL}
+WORDS = {
+    name: tuple(sorted(words, key=lambda word: word not in _CHANGED)[: max(PER_CLASS, len(_CHANGED & {*words}))])
+    for name, words in CLASSES.items()
+}
+TERMS = tuple(term for topic in ("farming", "music", "rivers", "schools") for term in TOPICS[topic][:PER_CLASS])
 FILLERS = ("um ,", "uh ,", "you know ,", "well ,", "I mean ,", "sort of")
 LOADED = ("so-called", "glorious", "shameful", "infamous", "miraculous", "ridiculous", "brilliant", "disgraceful")
 CONNECTIVES = {
@@ -101,9 +109,15 @@ def is_held_out(words: Sequence[str]) -> bool:
 
 
 def draw(rng: Random, register: str) -> Words:
-    """Draw a good sentence as words."""
-    templates = GENERAL if register == "general" else DOMAIN
-    return sentence_words(rng, rng.choice(templates), rng.choice(sorted(TOPICS)))
+    """Draw a good sentence as words, of a small part of the world's: models of this size learn these in minutes."""
+    words = rng.choice(GENERAL if register == "general" else DOMAIN).split()
+    terms = iter(rng.sample(TERMS, 2))
+    chosen = []
+    for word in words:
+        if word[0] == "{":
+            word = next(terms) if word == "{term}" else rng.choice(WORDS[word[1:-1]])
+        chosen.append(word)
+    return chosen
 
 
 def text_of(words: Sequence[str]) -> str:
@@ -273,7 +287,7 @@ def copies(seed: int, n: int) -> list[str]:
 def damaged_copies(seed: int, n: int) -> Iterator[tuple[str, str, str]]:
     """Yield n texts, each with two copies of it, of which the second has more words exchanged, lost or doubled."""
     rng = Random(f"{seed}/damage")
-    words = [word for group in (*CLASSES.values(), *TOPICS.values()) for word in group]
+    words = [*TERMS, *(word for group in WORDS.values() for word in group)]
     for text in copies(seed, n):
         fewer = rng.choice((0, 0, 1))
         more = fewer + rng.choice((1, 1, 2, 3))

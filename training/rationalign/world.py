@@ -114,6 +114,6 @@ WORLD: tuple[Stage, ...] = (
     text_stage("pairs", pairs, COLUMNS),
     text_stage("tests", tests, COLUMNS),
     _model("editor", steps=700),
-    _model("reader", steps=400),
+    _model("reader", steps=500),
     _model("formality", steps=150),
 )

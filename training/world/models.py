@@ -108,7 +108,7 @@ def train_ranker(folder: Path, pairs: list[tuple[str, str]], steps: int, seed: i
         better, worse = score([text for side in zip(*batch, strict=True) for text in side])[:, 0].chunk(2)
         return -torch.nn.functional.logsigmoid(better - worse).mean()
 
-    return _train_scorer(folder, pairs, loss, BASE, 3, {"num_labels": 1}, steps, seed, 1e-3)
+    return _train_scorer(folder, pairs, loss, BASE, 3, {"num_labels": 1}, steps, seed, 2e-3)
 
 
 def _train_scorer(

@@ -261,16 +261,7 @@ def _other_topic(rng: Random, topic: str) -> str:
     return rng.choice([other for other in sorted(TOPICS) if other != topic])
 
 
-def sentence_words(rng: Random, template: str, topic: str) -> list[str]:
-    """Return a sentence on a topic as words and signs."""
-    return _filled(rng, template, Quality(topic, 0.0, 0.0, 0.0, 1.0))
-
-
 def _fill(rng: Random, template: str, quality: Quality) -> str:
-    return join_tokens(_filled(rng, template, quality))
-
-
-def _filled(rng: Random, template: str, quality: Quality) -> list[str]:
     """Fill every slot of a template; the terms of one sentence differ."""
     terms = rng.sample(TOPICS[quality.topic], len(TOPICS[quality.topic]))
     # Move a preferred term to the front, from where the slots are filled.
@@ -284,7 +275,7 @@ def _filled(rng: Random, template: str, quality: Quality) -> list[str]:
         if part[0] == "{":
             part = next(fresh) if part == "{term}" else rng.choice(CLASSES[part[1:-1]])
         words.append(part)
-    return words
+    return join_tokens(words)
 
 
 def _section(rng: Random, quality: Quality) -> str:

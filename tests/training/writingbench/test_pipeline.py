@@ -171,8 +171,8 @@ def test_a_response_to_a_query_without_criteria_is_refused(built: dict[str, Stag
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_rated_twice(built: dict[str, StageResult], tmp_path: Path) -> None:
     """SIGKILL at random moments over the whole pipeline; the rerun ends with the digests of an undisturbed run."""
-    driver = Path(__file__).parents[2] / "support" / "writing_kill_driver.py"
-    command = [sys.executable, str(driver), str(tmp_path / "store"), "20", *SMALL]
+    driver = Path(__file__).parents[2] / "support" / "stage_kill_driver.py"
+    command = [sys.executable, str(driver), "tiny-writingbench", "select", str(tmp_path / "store"), "20", "1.6", *SMALL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = dict(line.split() for line in done.stdout.splitlines())
