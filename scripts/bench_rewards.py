@@ -49,10 +49,9 @@ def main() -> None:
     texts = []
     for pair in found:
         times = rng.choice((1, 1, 1, 1, 4))  # some are paragraphs
+        source = " ".join([pair.source] * times)
         for suggestion in (pair.references[0], pair.source):
-            texts.append(
-                reward_text(config, pair.task, " ".join([pair.source] * times), " ".join([suggestion] * times))
-            )
+            texts.append(reward_text(config, pair.task, source, " ".join([suggestion] * times)))
     kinds = ["all"] * len(texts)
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), options.layers, options.width)
@@ -71,11 +70,13 @@ def main() -> None:
     print(f"{'batches of ' + str(options.batch_size):<20}{fast:>10,.1f} pairs/s")
     print(f"{'one at a time':<20}{slow:>10,.1f} pairs/s")
     print(f"{'ratio':<20}{fast / slow:>10.1f}")
-    print(
-        json.dumps(
-            {"pairs": options.pairs, "batched": round(fast, 1), "alone": round(slow, 1), "ratio": round(fast / slow, 2)}
-        )
-    )
+    record = {
+        "pairs": options.pairs,
+        "batched": round(fast, 1),
+        "alone": round(slow, 1),
+        "ratio": round(fast / slow, 2),
+    }
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -207,6 +207,19 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _defaults_stay(cls, data: Any) -> Any:
+        """Give a section of which a part is set the defaults that it has in this pipeline, not those of its class."""
+        if not isinstance(data, dict):
+            return data
+        filled = dict(data)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, BaseModel) and isinstance(filled.get(name), dict):
+                own = field.default.model_dump(exclude_unset=True, exclude={"seed"})
+                filled[name] = {**own, **filled[name]}
+        return filled
+
+    @model_validator(mode="before")
+    @classmethod
     def _seeds_follow(cls, data: Any) -> Any:
         """Give every section that has a `seed` the root's random_seed, unless it sets its own.
 

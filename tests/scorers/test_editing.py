@@ -119,8 +119,8 @@ def test_the_sum_of_statistics_gives_the_metric(metric: Metric) -> None:
         sums = [sum(column) for column in zip(*reversed(rows), strict=True)]
         found = corpus_score(metric, texts, outputs)
         assert score_of(metric, sums) == pytest.approx(found, abs=1e-9) and 0 <= found <= 100
-        # A corpus twice over has the same score, since its numbers are twice as many.
-        assert score_of(metric, [2 * value for value in sums]) == pytest.approx(found, abs=1e-9)
+        if metric != "bleu":  # which is smoothed by the corpus's size; of the others a corpus twice over has the same
+            assert score_of(metric, [2 * value for value in sums]) == pytest.approx(found, abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", ALL)
