@@ -21,9 +21,9 @@ def read_scores(reply: str) -> dict[str, int] | None:
     """
     found = [value for value in json_values(reply) if isinstance(value, dict) and set(RESPECTS) <= value.keys()]
     scores = [{name: value[name] for name in RESPECTS} for value in found]
-    if not scores or any(one != scores[0] for one in scores):
+    if not scores or not all(_is_score(value) for one in scores for value in one.values()):
         return None
-    return scores[0] if all(_is_score(value) for value in scores[0].values()) else None
+    return scores[0] if all(one == scores[0] for one in scores) else None
 
 
 def read_verdicts(reply: str, reasons: int) -> list[bool] | None:
@@ -35,9 +35,10 @@ def read_verdicts(reply: str, reasons: int) -> list[bool] | None:
     True
     """
     found = [value["correct"] for value in json_values(reply) if isinstance(value, dict) and "correct" in value]
-    if len(found) != 1 or not isinstance(found[0], list) or len(found[0]) != reasons:
+    fits = [one for one in found if isinstance(one, list) and len(one) == reasons]
+    if not found or len(fits) < len(found) or any(one != fits[0] for one in fits):
         return None
-    return found[0] if all(isinstance(value, bool) for value in found[0]) else None
+    return fits[0] if all(isinstance(value, bool) for one in fits for value in one) else None
 
 
 def _is_score(value: Any) -> bool:

@@ -60,7 +60,13 @@ def corpus_score(metric: Metric, texts: Sequence[Edited], outputs: Sequence[str]
 
 
 def statistics(metric: Metric, texts: Sequence[Edited], outputs: Sequence[str]) -> list[tuple[float, ...]]:
-    """Return of each output the numbers whose sums over outputs give the metric of all, see `score_of`."""
+    """Return of each output the numbers whose sums over outputs give the metric of all, see `score_of`.
+
+    Raises:
+        ValueError: a text without a reference.
+    """
+    if not all(text.references for text in texts):
+        raise ValueError("a text without a reference has no score")
     if metric == "maxmatch":
         return [tuple(map(float, counts)) for counts in counts_of(texts, outputs)]
     if metric == "sari":
@@ -85,7 +91,9 @@ def score_of(metric: Metric, sums: Sequence[float]) -> float:
 
     half = (len(sums) - 2) // 2
     right, total = [round(value) for value in sums[:half]], [round(value) for value in sums[half : 2 * half]]
-    return min(100.0, float(BLEU.compute_bleu(right, total, round(sums[-2]), round(sums[-1])).score))
+    # Smoothed as sacrebleu's `corpus_bleu` does.
+    found = BLEU.compute_bleu(right, total, round(sums[-2]), round(sums[-1]), smooth_method="exp")
+    return min(100.0, float(found.score))
 
 
 def counts_of(texts: Sequence[Edited], outputs: Sequence[str]) -> list[Counts]:

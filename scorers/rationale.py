@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from scorers.edits import Edit, words_of
 
 _NUMBER = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s*")
-_QUOTED = re.compile(r'"([^"\n]*)"|“([^”\n]*)”|`([^`\n]*)`|\'([^\'\n]*)\'(?![^\W_])')
-VERBS = ("deleted", "inserted", "replaced")
+_PAIRS = (('"', '"'), ("“", "”"), ("`", "`"), ("‘", "’"), ("«", "»"), ("„", "“"))
+# A quoted text, in any of these marks or between apostrophes that are inside no word.
+_QUOTED = re.compile("|".join(rf"{a}[^{b}\n]*{b}" for a, b in _PAIRS) + r"|(?<!\w)'[^\n]*?'(?!\w)")
+_VERB = re.compile(r"\b(deleted|inserted|replaced)\b")
 
 
 def describe(edit: Edit) -> str:
@@ -24,16 +26,21 @@ def describe(edit: Edit) -> str:
     'The word "go" should be replaced by "goes"'
     """
     words = edit.source or edit.target
-    subject = f'The {"word" if len(words) == 1 else "words"} "{" ".join(words)}" should be'
-    if edit.kind == "replaced":
-        return f'{subject} replaced by "{" ".join(edit.target)}"'
-    return f"{subject} {edit.kind}"
+    subject = f"The {'word' if len(words) == 1 else 'words'} {_quoted(words)} should be"
+    return f"{subject} replaced by {_quoted(edit.target)}" if edit.kind == "replaced" else f"{subject} {edit.kind}"
+
+
+def _quoted(words: Sequence[str]) -> str:
+    """Return words in the first quotation marks that are not among their own."""
+    text = " ".join(words)
+    start, end = next((pair for pair in _PAIRS if not set(pair) & set(text)), _PAIRS[0])
+    return f"{start}{text}{end}"
 
 
 def reasons_of(reply: str) -> list[str]:
     """Return the lines of a reply that give a reason, without bullets and numbers."""
     lines = (_NUMBER.sub("", line).strip() for line in reply.splitlines())
-    return [line for line in lines if " because " in line and any(verb in line for verb in VERBS)]
+    return [line for line in lines if _read(line) is not None]
 
 
 def covered(edits: Sequence[Edit], reasons: Sequence[str]) -> list[bool]:
@@ -46,16 +53,16 @@ def covered(edits: Sequence[Edit], reasons: Sequence[str]) -> list[bool]:
     Returns:
         Of each edit, whether a line quotes the words that go and the words that come, and says what happens to them.
     """
-    free = [(_quotes(line), line) for line in reasons]
-    found = []
+    free = [found for found in map(_read, reasons) if found is not None]
+    result = []
     for edit in edits:
-        wanted = [" ".join(words_of(" ".join(words))).lower() for words in (edit.source, edit.target) if words]
-        fits = (k for k, (quotes, line) in enumerate(free) if edit.kind in line and quotes[: len(wanted)] == wanted)
+        wanted = [_small(" ".join(words)) for words in (edit.source, edit.target) if words]
+        fits = (k for k, (kind, quotes) in enumerate(free) if kind == edit.kind and quotes[: len(wanted)] == wanted)
         place = next(fits, None)
-        found.append(place is not None)
+        result.append(place is not None)
         if place is not None:
             free.pop(place)
-    return found
+    return result
 
 
 def coverage(edits: Sequence[Edit], reasons: Sequence[str]) -> float | None:
@@ -63,12 +70,19 @@ def coverage(edits: Sequence[Edit], reasons: Sequence[str]) -> float | None:
     return sum(covered(edits, reasons)) / len(edits) if edits else None
 
 
-def _quotes(line: str) -> list[str]:
-    """Return the quoted texts before "because", as words in small letters."""
-    before = line.partition(" because ")[0]
-    found = (next(part for part in match if part is not None) for match in _matches(before))
-    return [" ".join(words_of(text)).lower() for text in found]
+def _read(line: str) -> tuple[str, list[str]] | None:
+    """Return what a line says is done, and the texts that it quotes before "because"; None for one without a reason.
+
+    What stands in quotation marks is no part of the sentence: neither its verb nor its "because".
+    """
+    masked = _QUOTED.sub(lambda found: "\0" * len(found[0]), line)
+    at = masked.find(" because ")
+    verb = _VERB.search(masked, 0, at) if at >= 0 else None
+    if verb is None or not masked[at + len(" because ") :].strip():
+        return None
+    return verb[1], [_small(found[0][1:-1]) for found in _QUOTED.finditer(line[:at])]
 
 
-def _matches(text: str) -> list[tuple[str | None, ...]]:
-    return [match.groups() for match in _QUOTED.finditer(text)]
+def _small(text: str) -> str:
+    """Return a text as words in small letters."""
+    return " ".join(words_of(text)).lower()

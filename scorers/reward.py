@@ -18,6 +18,11 @@ ADAPTER = "adapter_config.json"
 CONFIG = "config.json"
 
 
+def ended(text: str, end: str) -> str:
+    """Return a text with the token that ends it, as TRL's `RewardTrainer` reads it."""
+    return text if text.endswith(end) else text + end
+
+
 class RewardModels:
     """Loads a reward model and scores texts in batches; of several kinds the model of one at a time is in memory.
 
@@ -63,7 +68,10 @@ class RewardModels:
 
         Raises:
             UserError: there is no model for a kind.
+            ValueError: texts and kinds differ in number.
         """
+        if len(texts) != len(kinds):
+            raise ValueError(f"{len(texts)} texts and {len(kinds)} kinds; one kind per text is needed")
         rewards = [0.0] * len(texts)
         for kind in dict.fromkeys(kinds):
             places = [place for place, one in enumerate(kinds) if one == kind]
@@ -78,25 +86,19 @@ class RewardModels:
         key = str((model, adapter))
         if self._kind == key:
             return
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from safetensors import SafetensorError
+        from transformers import AutoTokenizer
 
-        self._model = None
-        own = self.adapter or self.folder
+        self._kind = self._model = None
         try:
             with quiet_loading(warnings=True):
-                self._tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
-                loaded = AutoModelForSequenceClassification.from_pretrained(
-                    model, trust_remote_code=False, dtype=getattr(torch, self.dtype), num_labels=1
-                )
-        except (OSError, ValueError, RuntimeError) as error:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.adapter or self.folder, trust_remote_code=False)
+                loaded = self._with_head(model, adapter)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             said = str(error).strip().splitlines() or ["damaged"]
-            raise UserError(f"reward model {model}: cannot be loaded ({said[0]}); train it again") from None
+            name = model if adapter is None else adapter
+            raise UserError(f"reward model {name}: cannot be loaded ({said[0]}); train it again") from None
         require_vocabulary(str(model), self._tokenizer, loaded.config)
-        if adapter is not None:
-            from peft import PeftModel
-
-            loaded = PeftModel.from_pretrained(loaded, adapter)
         # The place of the score is the last token that is no padding.
         padding = self._tokenizer.pad_token_id
         self._pad = padding if padding is not None else self._tokenizer.eos_token_id
@@ -104,6 +106,35 @@ class RewardModels:
         loaded.config.get_text_config().use_cache = False
         self._model = loaded.to(self.device).eval()
         self._kind = key
+
+    def _with_head(self, model: Path, adapter: Path | None) -> Any:
+        """Load a model with its head for one score, which an adapter brings along.
+
+        Raises:
+            UserError: it has no head for a score, or one for several.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        dtype = getattr(torch, self.dtype)
+        if adapter is not None:
+            from peft import PeftModel
+
+            base = AutoModelForSequenceClassification.from_pretrained(
+                model, trust_remote_code=False, dtype=dtype, num_labels=1
+            )
+            return PeftModel.from_pretrained(base, adapter)
+        outputs = AutoConfig.from_pretrained(model, trust_remote_code=False).num_labels
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+            model, trust_remote_code=False, dtype=dtype, output_loading_info=True
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise UserError(
+                f"reward model {model}: no weight {missing[0]}; give a trained one, as `train --stage reward`"
+            )
+        if outputs != 1:
+            raise UserError(f"reward model {model}: {outputs} outputs; a reward model has one")
+        return loaded
 
     def _folders(self, kind: str) -> tuple[Path, Path | None]:
         """Return the folders of a kind's model and adapter."""
@@ -121,8 +152,9 @@ class RewardModels:
 
     def _scored(self, texts: Sequence[str]) -> list[float]:
         end = self._tokenizer.eos_token or ""
-        ids = self._tokenizer([text if text.endswith(end) else text + end for text in texts])["input_ids"]
-        limit = self.max_length or window_in(self._model.config) or max(map(len, ids))
+        ids = self._tokenizer([ended(text, end) for text in texts])["input_ids"]
+        window = window_in(self._model.config) or max(map(len, ids))
+        limit = min(self.max_length or window, window)
         self.truncated += sum(len(row) > limit for row in ids)
         rows = [row[-limit:] for row in ids]
         return self._batch.fitting(lambda size: self._in_batches(rows, size))
@@ -140,10 +172,6 @@ class RewardModels:
                     ids[number, : len(rows[place])] = torch.tensor(rows[place])
                     mask[number, : len(rows[place])] = 1
                 logits = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
-                if logits.shape[1] != 1:
-                    raise UserError(
-                        f"reward model {self.folder.name}: {logits.shape[1]} outputs; a reward model has one"
-                    )
                 for place, reward in zip(places, logits[:, 0].float().tolist(), strict=True):
                     found[place] = reward
         return found

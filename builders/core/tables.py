@@ -74,7 +74,8 @@ def read_columns(
         for batch in (scan if whole else scan.select(texts)).collect_batches(
             chunk_size=ROWS_AT_ONCE, maintain_order=True
         ):
-            yield batch.select(*texts, *absent)
+            # Lists and texts are what they should be already where they were selected above.
+            yield batch.select(*(texts if whole else [pl.col(name) for name in batch.columns]), *absent)
 
 
 def _schema(texts: Iterable[str], lists: Iterable[str]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _as_list(name: str, dtype: pl.DataType, what: str) -> pl.Expr:
         UserError: it holds neither texts nor lists of them.
     """
     if isinstance(dtype, pl.List) and _is_text(dtype.inner):  # type: ignore[arg-type]
-        return pl.col(name).cast(pl.List(pl.String)).fill_null([])
+        return pl.col(name).cast(pl.List(pl.String)).fill_null([]).list.drop_nulls()
     if not _is_text(dtype):
         raise UserError(f"{what}: column {name} is {dtype}; texts or lists of texts are needed: name another")
     text = pl.col(name).cast(pl.String)

@@ -65,6 +65,9 @@ def _rationales(rows: pl.DataFrame) -> Iterator[Finding]:
 
 def _contests(rows: pl.DataFrame) -> Iterator[Finding]:
     for row in rows.iter_rows(named=True):
+        if len(row["samples"]) != len(row["metrics"]):
+            yield Finding(row["pair_id"], "metrics", f"{len(row['metrics'])}", f"one for {len(row['samples'])} samples")
+            continue
         known = dict(zip(row["samples"], row["metrics"], strict=True))
         found = known.get(row["winner"]), known.get(row["loser"])
         if found != (row["metric_winner"], row["metric_loser"]) or row["metric_winner"] <= row["metric_loser"]:

@@ -8,6 +8,7 @@ that several rows have is one pair, and their targets are its references. One ro
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -15,7 +16,8 @@ import polars as pl
 from builders.core.draws import derive_seed, query_id
 from builders.core.stage import Context, Shard, ShardResult, Source, row_shards
 from builders.rationalign.columns import PAIRS_COLUMNS, UNLABELLED_COLUMNS
-from builders.rationalign.settings import RationAlignSettings
+from builders.rationalign.messages import tasks_of
+from builders.rationalign.settings import RationAlignSettings, TaskSettings
 from builders.rationalign.texts import Labelled, read_texts, source_of, source_stages
 from builders.store.columns import frame_of, polars_schema
 from builders.store.files import replacing
@@ -85,7 +87,7 @@ def plan(context: PairsContext) -> list[Shard]:
             "references": list(found.references)[1:],
             "fold": fold_of(found.source, settings.folds),
         }
-        for identity, found in _usable(gathered, counts)
+        for identity, found in _usable(gathered, tasks_of(context.config), counts)
     ]
     kept = _drawn(rows, settings.per_task, context.config.random_seed, "pair_id", counts)
     if len(sources := {row["source"] for row in kept}) < settings.folds or {row["fold"] for row in kept} != set(
@@ -99,11 +101,16 @@ def plan(context: PairsContext) -> list[Shard]:
     return _planned(context, frame_of(kept, PAIRS_COLUMNS), settings.shard_rows, counts)
 
 
-def _usable(gathered: dict[str, Gathered], counts: Counter[str]) -> list[tuple[str, Gathered]]:
-    """Leave out texts that nobody changed, except of GEC, where to change nothing can be right."""
+def _usable(
+    gathered: dict[str, Gathered], tasks: Mapping[str, TaskSettings], counts: Counter[str]
+) -> list[tuple[str, Gathered]]:
+    """Leave out texts that nobody changed, except where edits are corrections: to change nothing can be right there."""
     kept = []
     for identity, found in gathered.items():
-        if found.task != "gec" and set(found.references) == {found.source}:
+        # An annotator who changes something is a better target than one who changes nothing.
+        ordered = sorted(found.references, key=lambda text: text == found.source)
+        found.references = dict.fromkeys(ordered)
+        if tasks[found.task].metric != "maxmatch" and set(found.references) == {found.source}:
             counts[f"dropped.{UNCHANGED_ELSEWHERE}"] += 1
         else:
             kept.append((identity, found))

@@ -67,6 +67,8 @@ def plan(context: PreferContext) -> list[Shard]:
     settings, parent = context.config.prefer, context.inputs["sample"]
     require_columns(parent.schema(), CANDIDATES_COLUMNS, str(parent))
     ids = parent.scan().select("text_id").collect()["text_id"]
+    if ids.is_empty():
+        raise UserError(f"{parent}: no response; give a dataset of candidates")
     responses = len(ids) // max(1, ids.n_unique())
     # As many rows as the responses of the texts of a shard; a text whose rows are cut by a shard would count twice.
     if ids.rle().len() != ids.n_unique():
@@ -95,14 +97,16 @@ def plan(context: PreferContext) -> list[Shard]:
 def _whole_texts(ids: pl.Series, size: int) -> list[Shard]:
     """Plan shards of about `size` rows that begin with a text's first row; a spec is (first, number)."""
     starts = (ids != ids.shift(1)).fill_null(True).arg_true().to_list()
+    if not starts:
+        return []
     ends: list[int] = []
-    first = 0
+    first = last = 0
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         if start - first >= size:
             ends.append(start)
             first = start
         last = end
-    cuts = [0, *ends, last if starts else 0]
+    cuts = [0, *ends, last]
     return [Shard(number, (a, b - a)) for number, (a, b) in enumerate(pairwise(cuts))]
 
 
@@ -175,10 +179,11 @@ def top(rows: pl.DataFrame, settings: PreferSettings) -> pl.DataFrame:
     """Return the top share of texts by the reward of the best response, of all or of each task; rounded up."""
     draws = pl.Series("draw", [derive_seed("prefer", name) for name in rows["text_id"]], pl.Int64)
     ordered = rows.with_row_index("place").with_columns(draws).sort(["reward_chosen", "draw"], descending=[True, False])
+    # Of 0.55 · 100 a float is a little more than 55.
     if settings.within == "all":
-        kept = ordered.head(math.ceil(settings.share * rows.height))
+        kept = ordered.head(math.ceil(settings.share * rows.height - SAME))
     else:
-        limit = (pl.len().over("task") * settings.share).ceil()
+        limit = (pl.len().over("task") * settings.share - SAME).ceil()
         kept = ordered.filter(pl.int_range(pl.len()).over("task") < limit)
     return kept.sort("place").drop("place", "draw")
 

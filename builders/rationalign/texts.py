@@ -170,7 +170,7 @@ def _tsv(config: RationAlignSettings, source: PairSource, parent: Revision | Non
 
 def _m2(config: RationAlignSettings, source: PairSource, parent: Revision | None, where: str) -> Found:
     task = _one_task(source, where)
-    with _file(source.source).open(encoding="utf-8", errors="strict") as lines:
+    with _file(source.source).open(encoding="utf-8-sig") as lines:
         try:
             for sentence in read_m2(lines, Path(source.source).name):
                 references = tuple(dict.fromkeys(" ".join(corrected(sentence, who)) for who in sorted(sentence.gold)))
@@ -183,7 +183,7 @@ def corrected(sentence: Annotated, annotator: int) -> list[str]:
     """Return the words of a sentence with one annotator's edits, of each its first correction."""
     words = list(sentence.source)
     # From the last one on, so that the places of the others stay; of insertions at one place the first comes first.
-    for edit in sorted(sentence.gold[annotator], key=lambda e: (e.start, e.end), reverse=True):
+    for edit in sorted(sentence.gold[annotator], key=lambda e: (e.start, e.end))[::-1]:
         words[edit.start : edit.end] = edit.corrections[0] if edit.corrections else ()
     return words
 
@@ -207,7 +207,7 @@ def _row(source: PairSource, row: Mapping[str, Any], lists: Sequence[str]) -> La
     """Return the text of a row; None where `where` or `at_least` leave it out."""
     if any(row[name] != value for name, value in source.where.items()):
         return None
-    if any(_number(row[name]) < value for name, value in source.at_least.items()):
+    if not all(_number(row[name]) >= value for name, value in source.at_least.items()):
         return None
     texts = [text for name in lists for text in ([row[name]] if isinstance(row[name], str) else row[name] or [])]
     task = source.task or row[source.columns.task] or ""
@@ -236,6 +236,8 @@ def _file(path: str) -> Path:
 
 def _lines_of(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # A line ends at a line break alone: other signs that Python counts as one may stand in a text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return lines[:-1] if lines[-1] == "" else lines
     except UnicodeDecodeError as error:
         raise UserError(f"source {path}: not UTF-8 ({error}); save the file as UTF-8") from None

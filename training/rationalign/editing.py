@@ -97,7 +97,6 @@ def _pairs(seed: int, task: str, *, held_out: bool) -> Iterator[Pair]:
             continue
         before, after = found
         source = text_of(before)
-        # Other tasks' words count too: a text that is a source here is a source once.
         if source not in seen:
             seen.add(source)
             yield Pair(task, source, tuple(dict.fromkeys(text_of(words) for words in after)))

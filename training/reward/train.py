@@ -11,6 +11,7 @@ from typing import Any
 
 from builders.settings.sft import TuningSettings
 from scorers.errors import UserError
+from scorers.reward import ended
 from training.chat import forget_how_loaded
 from training.tuning import ADAPTER, Metrics, Start, arguments_of, in_own_folder, is_first, start_from, trained
 
@@ -90,7 +91,7 @@ def tokenized(start: Start, pairs: Sequence[Pair]) -> tuple[list[dict[str, list[
         Rows of `chosen_ids` and `rejected_ids`, and the number of pairs with a text that was cut.
     """
     ids = {
-        name: start.tokenizer([pair[name] + start.tokenizer.eos_token for pair in pairs])["input_ids"]
+        name: start.tokenizer([ended(pair[name], start.tokenizer.eos_token) for pair in pairs])["input_ids"]
         for name in ("chosen", "rejected")
     }
     cut = sum(max(len(a), len(b)) > start.window for a, b in zip(*ids.values(), strict=True))

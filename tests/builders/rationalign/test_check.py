@@ -84,7 +84,7 @@ FAULTS: list[tuple[str, Row, tuple[str, str]]] = [
     ("contest", {"metric_winner": 99.0}, ("p", "winner")),
     ("contest", {"loser": "He goes .", "metric_loser": 100.0}, ("p", "winner")),
     ("contest", {"metrics": [0.0, 100.0, 0.0]}, ("p", "winner")),
-    ("contest", {"metrics": [100.0, 0.0]}, ("p", "winner")),
+    ("contest", {"metrics": [100.0, 0.0]}, ("p", "metrics")),
     ("sample", {"suggestion": "He go ."}, ("t-0", "suggestion")),
     ("sample", {"suggestion": None, "rationale": None}, ("t-0", "suggestion")),
     ("sample", {"rationale": None}, ("t-0", "suggestion")),
