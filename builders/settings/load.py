@@ -47,8 +47,9 @@ class Values:
     folder: Path = Path()
 
     def origin(self, path: str) -> str:
-        """Return where a value comes from, for a section the command line where that has set a part of it."""
+        """Return where a value comes from: a section from the command line if a part does, one in a list as the list."""
         known = [origin for name, origin in self.origins.items() if name == path or name.startswith(f"{path}.")]
+        known = known or [origin for name, origin in self.origins.items() if path.startswith(f"{name}.")]
         return known[-1] if known else DEFAULT
 
     def at(self, path: str) -> dict[str, Any]:

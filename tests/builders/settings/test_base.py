@@ -74,6 +74,7 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     ("calibrate.coefficients.rubric", 0.0),
     ("score.engine", "transformers"),
     ("train.reference_logps", "forward"),
+    ("sft.lora_dropout", 0.0),
     *(
         (f"engines.{role}.{name}", value)
         for role in ("teacher", "criteria", "judge")

@@ -1,5 +1,6 @@
 """Configuration: presets, overrides and the messages for mistakes."""
 
+import json
 import os
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def test_presets_are_complete(preset: str) -> None:
 
 
 def test_the_presets_that_come_with_the_package() -> None:
-    assert preset_names() == ("paper-72b", "qwen2.5-0.5b", "qwen2.5-7b", "tiny", "tiny-writingbench", "writingbench-7b")
+    grace, writing, editing = ("paper-72b", "qwen2.5-0.5b", "qwen2.5-7b", "tiny"), "writingbench", "rationalign"
+    assert set(preset_names()) == {*grace, f"tiny-{writing}", f"{writing}-7b", f"tiny-{editing}", f"{editing}-8b"}
 
 
 def test_the_paper_preset_holds_the_papers_settings() -> None:
@@ -163,7 +165,7 @@ def test_the_pipeline_that_is_named_decides_the_settings(tmp_path: Path) -> None
     path.write_text("preset: tiny\npipeline: writing\n")
     with pytest.raises(UserError) as error:
         load_config(str(path))
-    known = "did you mean writingbench?; pipelines: grace-kto, writingbench"
+    known = "did you mean writingbench?; pipelines: grace-kto, writingbench, rationalign"
     assert str(error.value) == f"{path}: pipeline: writing is unknown, {known}"
     # A file that names no pipeline is the first one's.
     path.write_text("name: x\nmodels: {base: b, general: g, domain: d, relevance: r}\nseed: {source: s.jsonl}\n")
@@ -281,12 +283,58 @@ def test_where_each_value_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", preset_names())
 def test_the_lines_are_yaml_that_says_the_same(tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    source = "taxonomy" if load_config(preset).pipeline == "writingbench" else "seed"
-    overrides = ["name=demo", f"{source}.source='a # b: c.jsonl'", "engines.policy.chat_template_kwargs={a: 'ja: 是'}"]
+    sources = {
+        "grace-kto": "seed.source='a # b: c.jsonl'",
+        "writingbench": "taxonomy.source='a # b: c.jsonl'",
+        "rationalign": "pairs.sources=[{source: 'a # b: c.jsonl', where: {x: 'y: z'}}]",
+    }
+    overrides = [
+        "name=demo",
+        sources[load_config(preset).pipeline],
+        "engines.policy.chat_template_kwargs={a: 'ja: 是'}",
+    ]
     found = configuration(preset, overrides)
     path = Path("whole.yaml")
     path.write_text("".join(f"{line}  # {origin}\n" for _, line, origin in describe(found)), encoding="utf-8")
     assert load_config(str(path)) == found.settings
+
+
+def test_a_section_of_which_a_part_is_set_keeps_its_pipelines_other_defaults() -> None:
+    config = load_config("writingbench-7b", ["writer={batch_size: 8}"])
+    assert (config.writer.batch_size, config.writer.epochs, config.writer.learning_rate) == (8, 5.0, 7e-6)
+    config = load_config("tiny-rationalign", ["mpo={steps: 3}", "random_seed=5"])
+    assert (config.mpo.lora_rank, config.mpo.learning_rate, config.mpo.seed) == (16, 1e-5, 5)
+
+
+def test_paths_in_a_list_of_sections_count_from_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / "here" / name).write_text("x\n")
+    text = "preset: tiny-rationalign\npairs: {sources: [{source: a.txt, task: gec, references: [b.txt]}]}\n"
+    (tmp_path / "here" / "mine.yaml").write_text(text)
+    [found] = load_config(str(tmp_path / "here" / "mine.yaml")).pairs.sources
+    assert found.source == str(tmp_path / "here" / "a.txt") and found.references == (str(tmp_path / "here" / "b.txt"),)
+    monkeypatch.chdir(tmp_path / "here")
+    [found] = load_config("tiny-rationalign", ["pairs.sources=[{source: c.txt, task: gec}]"]).pairs.sources
+    assert found.source == str(tmp_path / "here" / "c.txt")
+
+
+def test_a_fault_in_a_list_of_sections_is_named_by_its_number() -> None:
+    with pytest.raises(UserError, match=r"^--set: unknown key pairs.sources.1.tassk, did you mean task\?"):
+        load_config("tiny-rationalign", ["pairs.sources=[{source: a, task: gec}, {source: b, tassk: gec}]"])
+    with pytest.raises(UserError, match=r"^--set: tasks.tone.metric is 'rouge': input should be 'maxmatch'"):
+        load_config("tiny-rationalign", ["tasks={tone: {metric: rouge, edit: a, change: b, quality: c}}"])
+
+
+def test_the_mapping_of_the_papers_sets_is_a_configuration() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "editing.md").read_text(encoding="utf-8")
+    first, second = text.split("```yaml")[1:]
+    for part in (first, second):
+        values = read_yaml(part.partition("```")[0])
+        config = load_config("rationalign-8b", [f"{name}={json.dumps(value)}" for name, value in values.items()])
+    assert config.tasks["plain-law"].metric == "sari"
 
 
 def test_a_date_is_read_alike_whatever_other_libraries_do_to_yaml(monkeypatch: pytest.MonkeyPatch) -> None:

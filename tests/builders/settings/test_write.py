@@ -50,7 +50,7 @@ def located_in(config: Any, folder: Path) -> Any:
     moved = {
         name: section.model_copy(update={"source": located(Path(section.source).name, folder)})
         for name, section in sections.items()
-        if section.source is not None
+        if getattr(section, "source", None) is not None
     }
     return config.model_copy(update=moved)
 
@@ -94,7 +94,9 @@ def init_again(folder: Path, preset: str) -> Path:
 def paths(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Every setting of a pipeline as a dotted path, of every kind of a section."""
     for name, field in shown_fields(model).items():
-        sections = sections_in(field.annotation)
+        # A list or a mapping of sections is one setting.
+        several = str(field.annotation).startswith(("tuple[", "dict["))
+        sections = [] if several else sections_in(field.annotation)
         if not sections:
             yield f"{path}{name}"
         for section in sections:
