@@ -47,7 +47,7 @@ class Values:
     folder: Path = Path()
 
     def origin(self, path: str) -> str:
-        """Return where a value comes from: a section from the command line if a part does, one in a list as the list."""
+        """Return where a value comes from: a section from the command line if a part does, one in a list as that."""
         known = [origin for name, origin in self.origins.items() if name == path or name.startswith(f"{path}.")]
         known = known or [origin for name, origin in self.origins.items() if path.startswith(f"{name}.")]
         return known[-1] if known else DEFAULT
