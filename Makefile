@@ -44,7 +44,7 @@ quick: setup
 large: setup  ## the tests on real shapes of public models: minutes, 12 GB
 	.venv/bin/pytest --quiet -m 'large and not live and not gpu'
 
-mishaps: setup  ## try some 300 mistakes and damages on the commands
+mishaps: setup  ## try some 340 mistakes and damages on the commands
 	.venv/bin/python -m scripts.mishaps --jobs $(JOBS)
 
 clean:  ## remove what the demo and the tests made, the store included
