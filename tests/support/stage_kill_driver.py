@@ -1,12 +1,14 @@
-"""Build a stage of a preset in forked children and SIGKILL them at random moments; print digests and kills.
+"""Build a stage of a preset in forked children and SIGKILL them at random moments, until KILLS have been killed.
 
 The heavy modules are imported once, before forking, so that a kill hits the work and not an import. Each child starts
-the preset's teacher anew; one that is killed takes it along.
+the preset's teacher anew; one that is killed takes it along. A build that comes to its end is followed by another in a
+new store, until there have been enough kills; the digests of all that ended are printed, a line each.
 
-    python stage_kill_driver.py PRESET STAGE STORE KILLS LONGEST SETTING…
+    python stage_kill_driver.py PRESET STAGE FOLDER KILLS LONGEST SETTING…
 """
 
 import importlib
+import json
 import os
 import random
 import signal
@@ -22,34 +24,42 @@ HEAVY = {
 }
 
 
-def main() -> None:
-    """Kill and rerun, then let it end."""
-    preset, stage, store, kills, longest, settings = *sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), sys.argv[6:]
-    for name in HEAVY[preset]:
-        importlib.import_module(name)
-    draw = random.Random(0)
-    killed = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            build(load_config(preset, settings, store), stage)
-            os._exit(0)
-        deadline = time.monotonic() + (draw.uniform(0.2, longest) if killed < kills else 600)
-        ended = 0
-        while not ended and time.monotonic() < deadline:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            time.sleep(0.01)
+def wait(child: int, seconds: float) -> bool:
+    """Whether the child ends by itself within the time; any failure of its own stops the test."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             if status:
                 raise SystemExit(f"the build failed by itself with status {status}")
-            break
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        killed += 1
-    results = build(load_config(preset, settings, store), stage)
-    print("kills", killed)
-    for result in results:
-        print(result.stage, result.revision.digest)
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def main() -> None:
+    """Kill and rerun, and print what came out."""
+    preset, stage, folder, kills, longest, settings = *sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), sys.argv[6:]
+    for name in HEAVY[preset]:
+        importlib.import_module(name)
+    draw = random.Random(0)
+    killed = runs = 0
+    while killed < kills:
+        store = str(Path(folder) / f"run-{runs}")
+        runs += 1
+        while True:
+            child = os.fork()
+            if child == 0:
+                build(load_config(preset, settings, store), stage)
+                os._exit(0)
+            if wait(child, draw.uniform(0.2, longest) if killed < kills else 600.0):
+                break
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            killed += 1
+        results = build(load_config(preset, settings, store), stage)
+        print(json.dumps({result.stage: result.revision.digest for result in results}), flush=True)
+    print(json.dumps({"kills": killed}), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ def test_published_loaded_and_traced(remote: RemoteHub, stack: ExitStack, tmp_pa
     settings = (
         *small(make_editor(tmp_path / "editor")),
         "reward.per_task=true",
-        "reward.method=lora",
         "reward.steps=1",
-        "reward.lora_rank=2",
     )
     writer = Person(stack, remote, tmp_path / "writer", config="tiny-rationalign")
     writer.grace("train", "--stage", "mpo", settings=settings)
