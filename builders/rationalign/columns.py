@@ -32,7 +32,9 @@ RATIONALES_COLUMNS = (
 )
 # Stage `contest`.
 CONTESTS_COLUMNS = (
-    *PAIRS_COLUMNS[:3],
+    PAIRS_COLUMNS[0],
+    column("contest_id", pl.String, "{pair_id}-{j}, j = 0 …"),
+    *PAIRS_COLUMNS[1:3],
     column("fold", pl.Int32, "the fold that the model has not seen"),
     column("samples", pl.List(pl.String), "all suggestions that could be read, in the order of their draws"),
     column("metrics", pl.List(pl.Float64), "the task's metric of each, against all references, 0 to 100"),

@@ -2,6 +2,7 @@
 
 N suggestions are drawn for each pair (§3.2.1), and the task's metric of each is taken against all references. Two of
 them are drawn at random; equal ones are drawn again, and a pair whose suggestions are all equal is dropped and counted.
+With `contest.contests` above 1 further two are drawn, which costs no sampling and gives the reward model more to learn.
 `chosen` and `rejected` are what the reward model reads. One row::
 
     {"pair_id": "77ab…", "task": "gec", "source": "He go .", "fold": 2, "samples": ["He goes .", "He go .", …],
@@ -11,6 +12,7 @@ them are drawn at random; equal ones are drawn again, and a pair whose suggestio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -127,14 +129,14 @@ class Suggest:
             drawn = texts[number * settings.samples : (number + 1) * settings.samples]
             samples = [answer.suggestion for answer in map(read_answer, drawn) if answer is not None]
             counts[BLANK] += len(drawn) - len(samples)
-            contest = contest_of(config, row, samples)
-            counts[f"dropped.{EQUAL}"] += contest is None
-            held += [] if contest is None else [contest | {"policy": policy}]
+            contests = contests_of(config, row, samples)
+            counts[f"dropped.{EQUAL}"] += not contests
+            held += [contest | {"policy": policy} for contest in contests]
         return ShardResult(frame_of(held, CONTESTS_COLUMNS), dict(+counts))
 
 
-def contest_of(config: RationAlignSettings, pair: Mapping[str, Any], samples: Sequence[str]) -> dict[str, Any] | None:
-    """Let two of the suggestions for a pair compete, see the module; None where all are equal.
+def contests_of(config: RationAlignSettings, pair: Mapping[str, Any], samples: Sequence[str]) -> list[dict[str, Any]]:
+    """Let suggestions for a pair compete two by two, see the module; none where all are equal.
 
     Args:
         config: the configuration.
@@ -145,22 +147,29 @@ def contest_of(config: RationAlignSettings, pair: Mapping[str, Any], samples: Se
     text = Edited(pair["source"], [pair["target"], *pair["references"]])
     known = {sample: sentence_score(task.metric, text, sample) for sample in dict.fromkeys(samples)}
     metrics = [known[sample] for sample in samples]
-    if not metrics or max(metrics) - min(metrics) <= SAME:
-        return None
+    differing = sum(abs(known[a] - known[b]) > SAME for a, b in combinations(known, 2))
+    drawn: dict[frozenset[str], tuple[int, int]] = {}
     draws = _pairs_of(len(samples), derive_seed(config.random_seed, "contest", pair["pair_id"]))
-    a, b = next((a, b) for a, b in draws if abs(metrics[a] - metrics[b]) > SAME)
-    won, lost = (a, b) if metrics[a] > metrics[b] else (b, a)
-    return {
-        **{name: pair[name] for name in ("pair_id", "task", "source", "fold")},
-        "samples": list(samples),
-        "metrics": metrics,
-        "winner": samples[won],
-        "loser": samples[lost],
-        "metric_winner": metrics[won],
-        "metric_loser": metrics[lost],
-        "chosen": messages.reward_text(config, pair["task"], pair["source"], samples[won]),
-        "rejected": messages.reward_text(config, pair["task"], pair["source"], samples[lost]),
-    }
+    # Two suggestions compete once; equal ones are drawn again.
+    while len(drawn) < min(differing, config.contest.contests):
+        a, b = next(draws)
+        if abs(metrics[a] - metrics[b]) > SAME:
+            drawn.setdefault(frozenset((samples[a], samples[b])), (a, b) if metrics[a] > metrics[b] else (b, a))
+    return [
+        {
+            **{name: pair[name] for name in ("pair_id", "task", "source", "fold")},
+            "contest_id": f"{pair['pair_id']}-{number}",
+            "samples": list(samples),
+            "metrics": metrics,
+            "winner": samples[won],
+            "loser": samples[lost],
+            "metric_winner": metrics[won],
+            "metric_loser": metrics[lost],
+            "chosen": messages.reward_text(config, pair["task"], pair["source"], samples[won]),
+            "rejected": messages.reward_text(config, pair["task"], pair["source"], samples[lost]),
+        }
+        for number, (won, lost) in enumerate(drawn.values())
+    ]
 
 
 def _pairs_of(count: int, seed: int) -> Iterator[tuple[int, int]]:

@@ -135,6 +135,9 @@ class ContestSettings(DrawSettings):
     """Stage `contest`: two suggestions for each pair by the model that has not seen it (§3.2.1)."""
 
     samples: int = Field(16, ge=2, le=1024, description="N, suggestions for each pair")
+    contests: Positive = Field(
+        1, description="contests for each pair, as far as its suggestions differ; more cost nothing to draw"
+    )
     shard_rows: Positive | None = Field(None, description="pairs per shard; null: 32, or more of many pairs")
 
 

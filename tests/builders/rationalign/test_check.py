@@ -23,6 +23,7 @@ EDIT: Row = {"start": 1, "end": 2, "source": ["go"], "target": ["goes"]}
 DELETION: Row = {"start": 3, "end": 4, "source": ["no"], "target": []}
 RATIONALE: Row = PAIR | {"edits": [EDIT], "rationale": GO, "teacher": "t@1"}
 CONTEST: Row = {key: PAIR[key] for key in ("pair_id", "task", "source", "fold")} | {
+    "contest_id": "p-0",
     "samples": ["He goes .", "He go .", "He goes ."],
     "metrics": [100.0, 0.0, 100.0],
     "winner": "He goes .",

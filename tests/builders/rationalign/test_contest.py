@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from builders.rationalign.contest import contest_of
+from builders.rationalign.contest import contests_of
 from builders.rationalign.messages import reward_text
 from scorers.errors import UserError
 from training.pipelines import load_config
 
-CONFIG = load_config("tiny-rationalign")
+CONFIG = load_config("tiny-rationalign", ["contest.contests=1"])
 PAIR = {
     "pair_id": "p",
     "task": "gec",
@@ -23,7 +23,9 @@ GOOD, BAD, WORSE = "He goes home .", "He go home .", "He go house ."
 
 
 def contest(samples: Sequence[str], config: Any = CONFIG, **changes: Any) -> dict[str, Any] | None:
-    return contest_of(config, PAIR | changes, samples)
+    found = contests_of(config, PAIR | changes, samples)
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def held(samples: Sequence[str], config: Any = CONFIG, **changes: Any) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def held(samples: Sequence[str], config: Any = CONFIG, **changes: Any) -> dict[s
 def test_the_higher_metric_wins(samples: list[str]) -> None:
     assert held(samples) == {
         "pair_id": "p",
+        "contest_id": "p-0",
         "task": "gec",
         "source": PAIR["source"],
         "fold": 2,
@@ -87,7 +90,7 @@ def test_each_pair_that_differs_can_be_drawn_and_a_seed_decides() -> None:
     assert len(set(metrics.values())) == 5
     assert pairs == {(a, b) for a in samples for b in samples if metrics[a] > metrics[b]}
     assert [held(samples, **texts, pair_id=str(k)) for k in range(200)] == found
-    other = load_config("tiny-rationalign", ["random_seed=7"])
+    other = load_config("tiny-rationalign", ["contest.contests=1", "random_seed=7"])
     assert [held(samples, other, **texts, pair_id=str(k)) for k in range(200)] != found
 
 
@@ -104,10 +107,23 @@ def test_the_metric_is_the_tasks(task: str, right: float, unchanged: float) -> N
 
 def test_a_task_of_ones_own_has_its_metric() -> None:
     words = "metric: bleu, edit: e, change: c, quality: Terse."
-    config = load_config("tiny-rationalign", [f"tasks={{gec: {{{words}}}, short: {{{words}}}}}"])
+    own = f"tasks={{gec: {{{words}}}, short: {{{words}}}}}"
+    config = load_config("tiny-rationalign", ["contest.contests=1", own])
     for task in ("gec", "short"):
         found = held(["a b", "a b c"], config, task=task, source="a b c", target="a b")
         assert found["metric_loser"] > 50 and found["chosen"].startswith("Terse.")
+
+
+def test_several_contests_of_one_pair_are_between_other_suggestions() -> None:
+    config = load_config("tiny-rationalign", ["contest.contests=4"])
+    samples = [GOOD, BAD, BAD, "He goes to home .", WORSE]
+    found = contests_of(config, PAIR, samples)
+    assert [one["contest_id"] for one in found] == ["p-0", "p-1", "p-2", "p-3"]
+    assert len({(one["winner"], one["loser"]) for one in found}) == 4
+    assert all(one["metric_winner"] > one["metric_loser"] for one in found)
+    # The first one is that of a single contest, and there are no more than differ: four texts, two of them equal.
+    assert found[0] == held(samples)
+    assert len(contests_of(load_config("tiny-rationalign", ["contest.contests=99"]), PAIR, samples)) == 5
 
 
 def test_a_task_without_a_metric() -> None:
