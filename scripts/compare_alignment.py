@@ -100,10 +100,10 @@ def scores(store: Path, world: int, settings: Sequence[str], model: Path) -> dic
     from builders.core.models import LocalModel
     from builders.store.manifest import Model
     from training.rationalign.evaluate import scored
-    from training.rationalign.outputs import edited, test_sets
+    from training.rationalign.outputs import edited, evaluation_sets
 
     config = config_of(store, world, settings)
-    tests = test_sets(config)
+    tests = evaluation_sets(config)
     one = scored("", tests, edited(config, LocalModel(Model(id="assistant", revision=""), model), tests))
     return one.scores | {"edits": one.edits, "precision": 100 * one.precision}
 

@@ -28,7 +28,15 @@ from scorers.errors import UserError
 from scorers.maxmatch import Counts
 from scorers.rationale import coverage
 from training.rationalign.judge import judged
-from training.rationalign.outputs import Output, TestSet, drawn, edited, formal_share, reward_models, test_sets
+from training.rationalign.outputs import (
+    EvaluationSet,
+    Output,
+    drawn,
+    edited,
+    evaluation_sets,
+    formal_share,
+    reward_models,
+)
 from training.rationalign.pipeline import RATIONALIGN
 from training.significance import Floats, bootstrap_p, interval, resampled, sign_p
 
@@ -80,7 +88,7 @@ def evaluate_assistants(config: RationAlignSettings, references: Sequence[str], 
     names = list(references) or list(DEFAULT)
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"grace evaluate: {twice[0]} is named twice; leave one out")
-    tests = test_sets(config)
+    tests = evaluation_sets(config)
     runs = {name: [part for part in name.split("+") if part] for name in names}
     models = _models(config, runs)
     found = []
@@ -89,7 +97,12 @@ def evaluate_assistants(config: RationAlignSettings, references: Sequence[str], 
         found.append(evaluated(config, name, parts, tests, models))
     agreement = _agreement(config, on_disk(models[runs[names[0]][0]], "grace evaluate"), models.get("reward"), tests)
     header, rows = table(tests, found)
-    lines = [*map(str, comparisons(found)), *agreement_lines(agreement), *_judge_lines(config, found)]
+    lines = [
+        *comparisons(found),
+        *agreement_lines(agreement),
+        *_judge_lines(config, found),
+        *seen_before(config, tests),
+    ]
     record = {
         "assistants": [_record(one) for one in found],
         "differences": differences(found),
@@ -128,7 +141,7 @@ def evaluated(
     config: RationAlignSettings,
     name: str,
     runs: Sequence[LocalModel],
-    tests: Sequence[TestSet],
+    tests: Sequence[EvaluationSet],
     models: Mapping[str, AnyModel],
 ) -> Evaluation:
     """Let the runs of an assistant edit all test texts, and score what they made of them."""
@@ -148,7 +161,7 @@ def evaluated(
     return _mean(parts)
 
 
-def scored(name: str, tests: Sequence[TestSet], outputs: Sequence[Sequence[Output]]) -> Evaluation:
+def scored(name: str, tests: Sequence[EvaluationSet], outputs: Sequence[Sequence[Output]]) -> Evaluation:
     """Score the outputs of one run.
 
     Args:
@@ -199,7 +212,7 @@ def _mean(runs: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def table(tests: Sequence[TestSet], found: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
+def table(tests: Sequence[EvaluationSet], found: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
     """Return table 1 as header and cells, with the edits of figure 7 and the coverage of reasons."""
     header = ["assistant", *(test.name for test in tests), ALL, "edits", "precision", "covered", "unread"]
     rows = []
@@ -250,7 +263,7 @@ def comparisons(found: Sequence[Evaluation]) -> list[str]:
 
 
 def _agreement(
-    config: RationAlignSettings, model: LocalModel, reward: AnyModel | None, tests: Sequence[TestSet]
+    config: RationAlignSettings, model: LocalModel, reward: AnyModel | None, tests: Sequence[EvaluationSet]
 ) -> dict[str, Any] | None:
     """Compare rewards with metrics on suggestions drawn for the test texts (figure 4); None without a reward model.
 
@@ -308,6 +321,17 @@ def _judge_lines(config: RationAlignSettings, found: Sequence[Evaluation]) -> li
             means = [f"{name} {'–' if value is None else f'{value:.2f}'}" for name, value in one.judged.items()]
             lines.append(f"{one.name} by {config.models.judge}: {', '.join(means)}.")
     return lines
+
+
+def seen_before(config: RationAlignSettings, tests: Sequence[EvaluationSet]) -> list[str]:
+    """Return a caution where test texts are among those that the run's assistant was trained on; else nothing."""
+    pairs = Store(Path(config.store)).find(RATIONALIGN.repo(RATIONALIGN.stage("pairs"), config), "main")
+    if pairs is None:
+        return []
+    labelled = set(pairs.scan().select("source").collect()["source"])
+    texts = [text.source for test in tests for text in test.texts]
+    seen = sum(text in labelled for text in texts)
+    return [f"Caution: {seen} of {len(texts)} test texts are among the labelled ones of {pairs}."] if seen else []
 
 
 def _record(one: Evaluation) -> dict[str, Any]:

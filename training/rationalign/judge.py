@@ -11,7 +11,7 @@ from builders.rationalign.messages import LANGUAGE, tasks_of
 from builders.rationalign.settings import PROMPTS, RationAlignSettings
 from scorers.edit_judgement import RESPECTS, read_scores, read_verdicts
 from scorers.extraction import cut_thinking
-from training.rationalign.outputs import Output, TestSet
+from training.rationalign.outputs import EvaluationSet, Output
 
 T = TypeVar("T")
 UNSCORED = "unscored"
@@ -19,7 +19,7 @@ CORRECT = "correct reasons"
 
 
 def judged(
-    config: RationAlignSettings, judge: AnyModel, tests: Sequence[TestSet], outputs: Sequence[Sequence[Output]]
+    config: RationAlignSettings, judge: AnyModel, tests: Sequence[EvaluationSet], outputs: Sequence[Sequence[Output]]
 ) -> dict[str, float | None]:
     """Let a judge rate outputs and reasons.
 

@@ -25,7 +25,7 @@ from training.rationalign.pipeline import RATIONALIGN
 
 
 @dataclass(frozen=True)
-class TestSet:
+class EvaluationSet:
     """Labelled texts of one task.
 
     Attributes:
@@ -56,7 +56,7 @@ class Output:
     read: bool
 
 
-def test_sets(config: RationAlignSettings) -> list[TestSet]:
+def evaluation_sets(config: RationAlignSettings) -> list[EvaluationSet]:
     """Return the test sets of the configuration; a source with several tasks is one for each.
 
     Raises:
@@ -78,12 +78,12 @@ def test_sets(config: RationAlignSettings) -> list[TestSet]:
             raise UserError(f"evaluate.sources: {source.source} adds no test set of a name of its own; give it a name")
     limit = config.evaluate.per_task
     return [
-        TestSet(name, task, messages.task_of(config, task, name).metric, texts[:limit])
+        EvaluationSet(name, task, messages.task_of(config, task, name).metric, texts[:limit])
         for (name, task), texts in found.items()
     ]
 
 
-def edited(config: RationAlignSettings, model: LocalModel, tests: Sequence[TestSet]) -> list[list[Output]]:
+def edited(config: RationAlignSettings, model: LocalModel, tests: Sequence[EvaluationSet]) -> list[list[Output]]:
     """Let an assistant edit all test texts, greedily; a text over its window stays as it is.
 
     Returns:
@@ -98,7 +98,7 @@ def edited(config: RationAlignSettings, model: LocalModel, tests: Sequence[TestS
 
 
 def drawn(
-    config: RationAlignSettings, model: LocalModel, tests: Sequence[TestSet], count: int
+    config: RationAlignSettings, model: LocalModel, tests: Sequence[EvaluationSet], count: int
 ) -> list[list[list[str]]]:
     """Draw suggestions for all test texts, as the stage `sample` does.
 
@@ -110,7 +110,11 @@ def drawn(
 
 
 def _answers(
-    config: RationAlignSettings, model: LocalModel, tests: Sequence[TestSet], sampling: SamplingSettings, count: int
+    config: RationAlignSettings,
+    model: LocalModel,
+    tests: Sequence[EvaluationSet],
+    sampling: SamplingSettings,
+    count: int,
 ) -> list[list[list[Answer | None]]]:
     """Ask an assistant, and read its answers; None for one that cannot be read or was not asked for."""
     engine = load_engine_for(config.engines.policy, model, None, "engines.policy")

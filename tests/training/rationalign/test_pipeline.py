@@ -102,6 +102,28 @@ def test_preferences_are_the_extremes_by_reward(built: dict[str, StageResult]) -
         assert row["chosen"][0]["content"].strip() == row["suggestion_chosen"]
 
 
+def test_a_reward_that_is_nan_is_named(built: dict[str, StageResult], editor_dir: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from builders.core.models import LocalModel
+    from builders.core.stage import Context, Shard
+    from builders.rationalign.prefer import rewarded
+    from builders.store.manifest import Model
+    from builders.store.store import Store
+
+    shutil.copytree(built["reward"].revision.path, tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    torch.nn.init.constant_(model.score.weight, float("nan"))
+    model.save_pretrained(tmp_path / "model")
+    config = load_config("tiny-rationalign", small(editor_dir), str(tmp_path))
+    broken = LocalModel(Model(id="broken", revision="0"), tmp_path / "model")
+    inputs = {"sample": built["sample"].revision}
+    context = Context(config, Store(tmp_path), 0, inputs, {"reward": broken})
+    with pytest.raises(UserError, match=r"^prefer: the reward of response \w+-\d is nan; rewards must be finite"):
+        rewarded(context, Shard(0, (0, 8)))
+
+
 def test_one_lineage_from_mpo_to_pairs(built: dict[str, StageResult]) -> None:
     by_repo = {result.revision.repo: result.revision for result in built.values()}
     seen, waiting = set(), [built["mpo"].revision]
@@ -181,8 +203,7 @@ def test_the_datasets_load_into_stock_trl(built: dict[str, StageResult], editor_
     )
     reward = RewardTrainer(str(editor_dir), args=RewardConfig(str(tmp_path / "r"), **shared), train_dataset=contests)
     assert reward.train().training_loss > 0
-    rows = preferences.select_columns(["prompt", "chosen", "rejected"])
-    dpo = DPOTrainer(str(editor_dir), args=DPOConfig(str(tmp_path / "d"), **shared), train_dataset=rows)
+    dpo = DPOTrainer(str(editor_dir), args=DPOConfig(str(tmp_path / "d"), **shared), train_dataset=preferences)
     assert dpo.train().training_loss > 0
 
 
