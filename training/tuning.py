@@ -204,7 +204,7 @@ def whole_model(start: Start, settings: TuningSettings, folder: Path) -> None:
     if not is_first():
         return
     if settings.method != "full":
-        from training.sft.model import merge
+        from training.tuning_model import merge
 
         gc.collect()  # the trainer, which has references to itself, and with it the trained model
         merge(start.base, folder / ADAPTER, folder)

@@ -20,7 +20,7 @@ from training.pipelines import build, load_config
 
 HEAVY = {
     "tiny-writingbench": ("openai",),
-    "tiny-rationalign": ("openai", "torch", "trl", "trl.trainer.reward_trainer", "training.sft.model", "sacrebleu"),
+    "tiny-rationalign": ("openai", "torch", "trl", "trl.trainer.reward_trainer", "training.tuning_model", "sacrebleu"),
 }
 
 

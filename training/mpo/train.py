@@ -111,8 +111,8 @@ def _train(
     from trl import SFTConfig
 
     from training.mpo.trainer import MPOTrainer, PairCollator
-    from training.sft.model import adapter_config, load_model, widen_adapter
     from training.sft.trainer import StepWatch
+    from training.tuning_model import adapter_config, load_model, widen_adapter
 
     own = {"dataset_kwargs": {"skip_prepare_dataset": True}}
     arguments = arguments_of(SFTConfig, section, settings, folder, device_batch, accumulation, **own)

@@ -113,8 +113,8 @@ def _train(
     from trl import RewardConfig
 
     from training.reward.trainer import PreferenceTrainer
-    from training.sft.model import adapter_config, load_model, widen_adapter
     from training.sft.trainer import StepWatch
+    from training.tuning_model import adapter_config, load_model, widen_adapter
 
     arguments = arguments_of(RewardConfig, section, settings, folder, device_batch, accumulation)
     trainer: Any = PreferenceTrainer(

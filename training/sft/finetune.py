@@ -132,8 +132,8 @@ def _train(
     from datasets import Dataset
     from trl import SFTConfig
 
-    from training.sft.model import adapter_config, load_model, widen_adapter
     from training.sft.trainer import StepWatch, WeightedCollator, WeightedSFTTrainer
+    from training.tuning_model import adapter_config, load_model, widen_adapter
 
     own = {"dataset_kwargs": {"skip_prepare_dataset": True}}
     arguments = arguments_of(SFTConfig, section, settings, folder, device_batch, accumulation, **own)

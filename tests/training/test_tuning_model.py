@@ -46,16 +46,16 @@ def test_the_result_is_the_base_plus_the_adapter(
     import torch
     from safetensors.torch import load_file
 
-    import training.sft.model
+    import training.tuning_model
 
     adapters = []
-    whole_merge = training.sft.model.merge
+    whole_merge = training.tuning_model.merge
 
     def merge(base: Path | str, adapter: Path, output: Path) -> None:
         adapters.append(load_file(adapter / "adapter_model.safetensors"))
         whole_merge(base, adapter, output)
 
-    monkeypatch.setattr(training.sft.model, "merge", merge)
+    monkeypatch.setattr(training.tuning_model, "merge", merge)
     for base, dtype in ((causal_lm_dir, torch.float32), (bf16_base, torch.bfloat16)):
         output = tmp_path / f"{method}-{dtype}"
         run_sft(base=base, output=output, conversations=conversations_of(DOCUMENTS), settings=_settings(method=method))
