@@ -34,6 +34,11 @@ def write_answer(suggestion: str, rationale: str, order: Order) -> str:
     return "\n".join(parts if order == "suggestion-first" else parts[::-1])
 
 
+def has_tag(text: str) -> bool:
+    """Tell whether a text holds a tag of the form, so that it cannot be a suggestion."""
+    return any(tag in text for tag in (*SUGGESTION, *REASONS))
+
+
 def read_answer(text: str) -> Answer | None:
     """Take an answer apart; never raises.
 
@@ -47,7 +52,7 @@ def read_answer(text: str) -> Answer | None:
     >>> read_answer("<suggestion>He goes.") is None
     True
     """
-    if not any(tag in text for tag in (*SUGGESTION, *REASONS)):
+    if not has_tag(text):
         return Answer(text.strip(), None) if text.strip() else None
     suggestion = _between(text, SUGGESTION)
     return None if suggestion is None else Answer(suggestion, _between(text, REASONS))
@@ -59,4 +64,4 @@ def _between(text: str, tags: tuple[str, str]) -> str | None:
         return None
     start, end = text.find(tags[0]) + len(tags[0]), text.find(tags[1])
     found = text[start:end].strip() if start <= end else ""
-    return found if found and not any(tag in found for tag in (*SUGGESTION, *REASONS)) else None
+    return found if found and not has_tag(found) else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from builders.core.draws import derive_seed, query_id
+from builders.core.replies import dropped_in
 from builders.core.stage import Context, Shard, ShardResult, Source, row_shards
 from builders.rationalign.columns import PAIRS_COLUMNS, UNLABELLED_COLUMNS
 from builders.rationalign.messages import tasks_of
@@ -90,12 +91,14 @@ def plan(context: PairsContext) -> list[Shard]:
         for identity, found in _usable(gathered, tasks_of(context.config), counts)
     ]
     kept = _drawn(rows, settings.per_task, context.config.random_seed, "pair_id", counts)
+    reasons = dropped_in(+counts)
+    left_out = f" (of {counts['read']} rows read: {reasons})" if reasons else ""
     if len(sources := {row["source"] for row in kept}) < settings.folds or {row["fold"] for row in kept} != set(
         range(1, settings.folds + 1)
     ):
         raise UserError(
-            f"pairs: {len(kept)} pairs with {len(sources)} distinct sources leave one of {settings.folds} folds empty; "
-            "give more labelled texts, or lower pairs.folds"
+            f"pairs: {len(kept)} pairs with {len(sources)} distinct sources leave one of {settings.folds} folds empty"
+            f"{left_out}; give more labelled texts, or lower pairs.folds"
         )
     counts[UNCHANGED] = sum(row["source"] == row["target"] for row in kept)
     return _planned(context, frame_of(kept, PAIRS_COLUMNS), settings.shard_rows, counts)

@@ -28,9 +28,11 @@ from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.maxmatch import Annotated, GoldEdit, read_m2
+from scorers.suggestion import has_tag
 
 BLANK = "blank text"
 NO_TARGET = "without an edited text"
+WITH_TAG = "edited text with a tag of the answers' form"
 OTHER_ROWS = "other rows by where and at_least"
 SOME = dict[str, Sequence[GoldEdit]]
 
@@ -113,9 +115,13 @@ def read_texts(
             task_of(config, found.task, where)
             known.add(found.task)
         text = found.source.strip()
-        references = tuple(reference.strip() for reference in found.references if reference.strip())
+        given = [reference.strip() for reference in found.references if reference.strip()]
+        # What holds a tag of the answers' form could not be read as a suggestion.
+        references = tuple(reference for reference in given if not has_tag(reference))
         if not text:
             counts[f"dropped.{BLANK}"] += 1
+        elif labelled and given and not references:
+            counts[f"dropped.{WITH_TAG}"] += 1
         elif labelled and not references:
             counts[f"dropped.{NO_TARGET}"] += 1
         else:

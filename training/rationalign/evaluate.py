@@ -89,7 +89,10 @@ def evaluate_assistants(config: RationAlignSettings, references: Sequence[str], 
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"grace evaluate: {twice[0]} is named twice; leave one out")
     tests = evaluation_sets(config)
-    runs = {name: [part for part in name.split("+") if part] for name in names}
+    runs = {name: name.split("+") for name in names}
+    for name, joined in runs.items():
+        if not all(joined) or len(set(joined)) < len(joined):
+            raise UserError(f"grace evaluate {name}: give several runs of one assistant as REF+REF, each of them once")
     models = _models(config, runs)
     found = []
     for name in names:

@@ -28,6 +28,11 @@ from training.ready import require_training
 from training.world.stages import processor
 
 RationAlignContext = Context[RationAlignSettings]
+# What the trainings read of a dataset, the user's own too.
+CONTEST_READ = tuple(c for c in CONTESTS_COLUMNS if c.name in ("task", "chosen", "rejected"))
+PREFERENCE_READ = tuple(
+    c for c in PREFERENCES_COLUMNS if c.name in ("prompt", "chosen", "rejected", "reward_chosen", "reward_rejected")
+)
 TEMPLATE = ("engines.policy.chat_template", "engines.policy.chat_template_kwargs")
 
 
@@ -57,6 +62,28 @@ def reward_ready(config: RationAlignSettings, find: FindModel) -> None:
     require_training("reward", config.reward, model, config.nproc)
 
 
+def fold_ready(config: RationAlignSettings, find: FindModel, *, fold: int) -> None:
+    """Check what training a fold model needs.
+
+    Raises:
+        UserError: there is no such fold; as `ready`.
+    """
+    require_fold(config, fold)
+    ready(config, find, section="fold", start="base")
+
+
+def require_fold(config: RationAlignSettings, fold: int) -> None:
+    """Check that a fold is one of the configuration's: a model without another one would have seen every pair.
+
+    Raises:
+        UserError: it is not.
+    """
+    if fold > config.pairs.folds:
+        raise UserError(
+            f"--stage fold-{fold}: pairs.folds is {config.pairs.folds}; train fold-1 … fold-{config.pairs.folds}"
+        )
+
+
 def train_fold(context: RationAlignContext, output: Path, *, fold: int) -> Trained:
     """Train x → s on the pairs of all other folds (§3.2.1).
 
@@ -64,6 +91,7 @@ def train_fold(context: RationAlignContext, output: Path, *, fold: int) -> Train
         UserError: no other fold has a pair, and as `run_sft`.
     """
     parent = context.inputs["pairs"]
+    require_fold(context.config, fold)
     require_columns(parent.schema(), PAIRS_COLUMNS, str(parent))
     rows = parent.scan().filter(pl.col("fold") != fold).select("task", "source", "target").collect()
     if rows.is_empty():
@@ -122,12 +150,18 @@ def train_reward(context: RationAlignContext, output: Path) -> Trained:
     from training.reward.train import run_reward
 
     parent = context.inputs["contest"]
-    require_columns(parent.schema(), CONTESTS_COLUMNS, str(parent))
+    require_columns(parent.schema(), CONTEST_READ, str(parent))
+    rows = parent.scan().select(c.name for c in CONTEST_READ).collect()
+    for number, row in enumerate(rows.iter_rows(named=True)):
+        if row["chosen"] == row["rejected"] or not row["chosen"].strip() or not row["rejected"].strip():
+            raise UserError(
+                f"{parent}, row {number}: chosen and rejected are equal or blank; a contest needs two texts"
+            )
     settings = context.config.reward
     metrics = run_reward(
         base=context.local("base").path,
         output=output,
-        pairs=parent.scan().select("task", "chosen", "rejected").collect().to_dicts(),
+        pairs=rows.to_dicts(),
         settings=settings,
         per_task=settings.per_task,
     )
@@ -145,13 +179,21 @@ def train_mpo(context: RationAlignContext, output: Path) -> Trained:
     from training.mpo.train import run_mpo
 
     parent = context.inputs["prefer"]
-    require_columns(parent.schema(), PREFERENCES_COLUMNS, str(parent))
-    names = ("prompt", "chosen", "rejected", "reward_chosen", "reward_rejected")
+    require_columns(parent.schema(), PREFERENCE_READ, str(parent))
+    rows = parent.scan().select(c.name for c in PREFERENCE_READ).collect()
+    margins = rows["reward_chosen"] - rows["reward_rejected"]
+    if (bad := ~(margins.is_finite() & (margins >= 0)).fill_null(False)).any():
+        number = int(bad.arg_true()[0])
+        found = [rows[name][number] for name in ("reward_chosen", "reward_rejected")]
+        raise UserError(
+            f"{parent}, row {number}: reward_chosen {found[0]}, reward_rejected {found[1]}; both must be numbers, the "
+            "chosen one's not the smaller: correct the row or leave it out"
+        )
     engine = local_engine("engines.policy", context.config.engines.policy, "training mpo")
     metrics = run_mpo(
         base=context.local("policy").path,
         output=output,
-        preferences=parent.scan().select(names).collect().to_dicts(),
+        preferences=rows.to_dicts(),
         settings=context.config.mpo,
         template_kwargs=template_options(engine),
     )
@@ -180,7 +222,7 @@ def _fold(number: int) -> Stage:
         sections=("fold", "tasks", "pairs.folds", *TEMPLATE, "threads"),
         per_round=False,
         prompts=prompts,
-        ready=partial(ready, section="fold", start="base"),
+        ready=partial(fold_ready, fold=number),
         bytes_depend_on=processor,
         train=partial(train_fold, fold=number),
         together=True,
@@ -211,6 +253,7 @@ REWARD = Stage(
     suffix="reward",
     version=1,
     parents=("contest",),
+    reads=CONTEST_READ,
     roles={"base": roles.reward},
     sections=("reward", "threads"),
     per_round=False,
@@ -226,6 +269,7 @@ MPO = Stage(
     suffix="mpo",
     version=1,
     parents=("prefer",),
+    reads=PREFERENCE_READ,
     roles={"policy": roles.policy},
     sections=("mpo", "tasks", *TEMPLATE, "threads"),
     per_round=False,

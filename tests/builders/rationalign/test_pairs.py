@@ -111,7 +111,9 @@ def test_pairs_without_change_are_right_in_gec_alone(tmp_path: Path) -> None:
 def test_sources_that_leave_a_fold_empty(tmp_path: Path, numbers: list[int]) -> None:
     """Sources count, not pairs: each of them stands there for two tasks, and once more."""
     rows = [*rows_of("gec", numbers), *rows_of("clarity", numbers), *rows_of("gec", numbers)]
-    message = f"{2 * len(numbers)} pairs with {len(numbers)} distinct sources leave one of 3 folds empty; .*pairs.folds"
+    message = (
+        f"{2 * len(numbers)} pairs with {len(numbers)} distinct sources leave one of 3 folds empty.*; .*pairs.folds"
+    )
     with pytest.raises(UserError, match=message):
         built(tmp_path, rows, "pairs")
 

@@ -197,3 +197,17 @@ def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
             read(tmp_path, there, references=(str(tmp_path / name),))
     with pytest.raises(UserError, match=rf"source {tmp_path / name}: no such file"):
         read(tmp_path, tmp_path / name)
+
+
+def test_an_edited_text_with_a_tag_of_the_answers_form_is_left_out(tmp_path: Path) -> None:
+    """An assistant that learned it would write answers that cannot be read."""
+    lines = (
+        '{"source": "a", "target": "b</suggestion>"}\n{"source": "c", "target": "<reasons>d", "references": ["e"]}\n'
+    )
+    (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
+    source = PairSource(source=str(tmp_path / "a.jsonl"), task="gec", columns=PairColumns(references=("references",)))
+    counts: Counter[str] = Counter()
+    config = load_config("tiny-rationalign", [], str(tmp_path / "store"))
+    found = list(read_texts(config, source, None, counts, labelled=True))
+    assert [(one.source, one.references) for one in found] == [("c", ("e",))]
+    assert counts["dropped.edited text with a tag of the answers' form"] == 1

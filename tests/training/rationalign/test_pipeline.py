@@ -224,8 +224,42 @@ def test_evaluate_compares_before_and_after(built: dict[str, StageResult], edito
     agreement = record["reward_model"]
     assert agreement["wins"] + agreement["ties"] + agreement["losses"] <= 4 * TASKS
     # Several runs of one assistant are averaged: of one and the same run nothing changes.
-    both = evaluate_policies(config, ["sft+sft"], tmp_path / "two").public["assistants"][0]
-    assert both["scores"] == pytest.approx(record["assistants"][0]["scores"])
+    both = evaluate_policies(config, ["sft+mpo"], tmp_path / "two").public["assistants"][0]["scores"]
+    first, second = (one["scores"] for one in record["assistants"])
+    assert both == {name: pytest.approx((first[name] + second[name]) / 2) for name in first}
+    for name in ("+", "sft++mpo", "sft+sft"):
+        with pytest.raises(UserError, match="give several runs of one assistant as REF\\+REF, each of them once"):
+            evaluate_policies(config, [name], tmp_path / "no")
+
+
+def test_data_of_the_users_own_is_looked_at(built: dict[str, StageResult], editor_dir: Path, tmp_path: Path) -> None:
+    """What training reads is enough, and rows that teach nothing are named."""
+    config = load_config("tiny-rationalign", [*small(editor_dir), "mpo.steps=1"], str(tmp_path / "store"))
+    rows = rows_of(built["prefer"]).select("prompt", "chosen", "rejected", "reward_chosen", "reward_rejected").head(4)
+    file = tmp_path / "mine.parquet"
+    for name, changed, words in (
+        ("nan", rows.with_columns(reward_chosen=pl.lit(float("nan"))), r"row 0: reward_chosen nan, reward_rejected"),
+        (
+            "swapped",
+            rows.rename({"reward_chosen": "reward_rejected", "reward_rejected": "reward_chosen"}),
+            r"row 0: .*smaller",
+        ),
+    ):
+        changed.write_parquet(tmp_path / f"{name}.parquet")
+        with pytest.raises(UserError, match=words):
+            build(config, "mpo", start=str(tmp_path / f"{name}.parquet"))
+    rows.write_parquet(file)
+    assert build(config, "mpo", start=str(file))[-1].built
+    contests = rows_of(built["contest"]).select("task", "chosen", rejected="chosen").head(4)
+    contests.write_parquet(tmp_path / "equal.parquet")
+    with pytest.raises(UserError, match=r"row 0: chosen and rejected are equal or blank"):
+        build(config, "reward", start=str(tmp_path / "equal.parquet"))
+
+
+def test_there_is_no_model_of_a_fold_that_is_not(editor_dir: Path, tmp_path: Path) -> None:
+    config = load_config("tiny-rationalign", small(editor_dir), str(tmp_path / "store"))
+    with pytest.raises(UserError, match=r"^--stage fold-4: pairs.folds is 3; train fold-1 … fold-3"):
+        build(config, "fold-4")
 
 
 def test_processes_give_the_same_bytes(built: dict[str, StageResult], editor_dir: Path, tmp_path: Path) -> None:
