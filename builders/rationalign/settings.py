@@ -47,7 +47,7 @@ class PairSource(Section):
     """A source of texts, and what people made of them."""
 
     source: Annotated[str, PATH] = Field(
-        description="JSONL, CSV, TSV or Parquet file, an M2 file, a text file with a text in each line, a folder, "
+        description="JSONL, CSV or Parquet file, a TSV file without header, an M2 file, a text in each line, a folder, "
         "`dataset[@revision]`, or world:pairs"
     )
     task: Text | None = Field(None, description="the task of all its rows; null: a column says it")
