@@ -136,7 +136,13 @@ class StderrHandler(logging.Handler):
 
 
 # The extra that brings a package; `train` has all that `sample` has.
-EXTRAS = {"FlagEmbedding": "score", "datasets": "hub", "rensa": "sample", "ray": "ray"} | dict.fromkeys(
+EXTRAS = {
+    "FlagEmbedding": "score",
+    "datasets": "hub",
+    "rensa": "sample",
+    "sacrebleu": "sample",
+    "ray": "ray",
+} | dict.fromkeys(
     (
         "torch",
         "transformers",

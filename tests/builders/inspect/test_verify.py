@@ -268,7 +268,7 @@ def test_a_model_is_checked_by_its_files(store: Store) -> None:
 
 def test_a_manifest_of_an_unknown_pipeline_or_stage_is_told_beside_its_files(weights: Revision) -> None:
     foreign = with_manifest(weights, pipeline="essays")
-    unknown = Finding("manifest.json", "pipeline", "essays", "unknown; pipelines: grace-kto, writingbench")
+    unknown = Finding("manifest.json", "pipeline", "essays", "unknown; pipelines: grace-kto, writingbench, rationalign")
     assert verify(foreign) == [unknown]
     (finding,) = verify(with_manifest(weights, stage="weigh"))
     assert (finding.where, finding.what, finding.stored) == ("manifest.json", "stage", "weigh")

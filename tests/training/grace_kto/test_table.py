@@ -90,7 +90,7 @@ def test_the_table_as_markdown() -> None:
     assert lines[0] == (
         "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | P median | ppl_D | ppl_D median |"
     )
-    assert lines[1] == "|" + "---|" * 12
+    assert lines[1] == "|" + " --- |" * 12
     assert lines[2] == (
         "| a\\|b | 10.2 (2) | 1.0 (1.5) | – (2) | 1.000 (1.5) | 1.000 (1.5) | 1.7 | 0.500 | 0.000 | – | 1.000 | 1.000 |"
     )
