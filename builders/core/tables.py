@@ -107,6 +107,8 @@ class NoColumn(UserError):
     def __init__(self, what: str, missing: Sequence[str], found: Sequence[str]) -> None:
         self.missing = missing
         self.rest = f"it has {', '.join(found) or 'none'}"
+        if len(found) == 1 and ";" in found[0]:
+            self.rest += "; its fields are parted by semicolons, and commas are needed: save it again"
         super().__init__(f"{what}: no column {', '.join(missing)}; {self.rest}")
 
 
@@ -127,7 +129,7 @@ def _require_utf8(path: Path, what: str) -> None:
     Raises:
         UserError: for one that does.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise UserError(f"{what}: is UTF-16; save the file as UTF-8")
 
@@ -152,7 +154,7 @@ def _json_lines(
     rows: list[list[Any]] = []
     lines = 0
     schema = _schema((*columns, *optional), lists)
-    with _readable(path, what), _opened(path) as file:
+    with _readable(path, what), opened(path) as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(_BOM) if number == 1 else line
             text = text.strip()
@@ -228,7 +230,7 @@ def _name_of(value: object) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
     """Open a file for reading, unpacked if its name says that it is packed."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
@@ -259,7 +261,7 @@ def _readable(source: Path | pl.LazyFrame, what: str) -> Iterator[None]:
 
 def _first_not_utf8(path: Path) -> int | None:
     """Return the number of the first line that is not UTF-8; None where all are."""
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")

@@ -4,10 +4,10 @@ Each section that a stage reads is part of that stage's fingerprint, so changing
 marked `EXECUTION` make nothing stale. A section's docstring is its comment in the file that `grace init` writes.
 """
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from builders.settings.asking import AskingSettings, Tags, Text
 from builders.settings.base import EXECUTION, PATH, DType, Positive, Section, Settings, Share
@@ -35,26 +35,32 @@ class TaskSettings(Section):
 
 
 class PairColumns(Section):
-    """Columns of a table of texts; of a file without a header their numbers, from 1."""
+    """Columns of a table of texts; of a TSV file without a header their numbers, from 1."""
 
     source: Text = "source"
     target: Text | None = Field("target", description="the edited text; null: there is none, the texts are unlabelled")
     references: Texts = Field((), description="further edited texts: columns of text, or of lists of texts")
     task: Text = Field("task", description="column of the task, where `task` names none")
 
+    @model_validator(mode="after")
+    def _edited_text_is_another(self) -> Self:
+        if self.source in (self.target, *self.references):
+            raise ValueError(f"column {self.source} is the text before; name another for the edited text")
+        return self
+
 
 class PairSource(Section):
     """A source of texts, and what people made of them."""
 
     source: Annotated[str, PATH] = Field(
-        description="JSONL, CSV or Parquet file, a TSV file without header, an M2 file, a text in each line, a folder, "
+        description="JSONL, CSV, Parquet, TSV or M2 file, a text in each line, a folder, "
         "`dataset[@revision]`, or world:pairs"
     )
     task: Text | None = Field(None, description="the task of all its rows; null: a column says it")
     format: Literal["table", "tsv", "m2", "lines"] | None = Field(
         None,
-        description="tsv: a table without header, its columns parted by tabs; lines: a text in each line, beside the "
-        "files of `references`; null: by the name's ending, .m2, .tsv, .txt, else a table",
+        description="tsv: columns parted by tabs, named by number or by a header; lines: a text in each line, beside "
+        "the files of `references`; null: by the name's ending, .m2, .tsv, .txt, else a table",
     )
     columns: PairColumns = PairColumns()
     references: Annotated[Paths, PATH] = Field(
@@ -65,6 +71,27 @@ class PairSource(Section):
     subset: str | None = Field(None, description="subset of a dataset on the Hub or in a folder; null: its default")
     split: str | None = Field(None, description="split of such a dataset; null: train, or the only one")
 
+    @property
+    def read_as(self) -> str:
+        """The format, by the name's ending where none is set."""
+        by_ending = {".m2": "m2", ".tsv": "tsv", ".txt": "lines"}
+        return self.format or by_ending.get(PurePath(self.source.removesuffix(".gz")).suffix, "table")
+
+    @model_validator(mode="after")
+    def _is_read(self) -> Self:
+        for name in _NOT_READ[self.read_as]:
+            if getattr(self, name) != type(self).model_fields[name].get_default():
+                raise ValueError(f"{name} says nothing of a source that is read as {self.read_as}; leave it out")
+        return self
+
+
+_NOT_READ = {
+    "table": ("references",),
+    "tsv": ("references", "subset", "split"),
+    "m2": ("references", "columns", "where", "at_least", "subset", "split"),
+    "lines": ("columns", "where", "at_least", "subset", "split"),
+}
+"""The settings that mean nothing to a format."""
 
 Sources = Annotated[tuple[PairSource, ...], Field(strict=False)]
 

@@ -1,13 +1,14 @@
 """The user's labelled and unlabelled texts, from tables, M2 files and files of lines, by a mapping of their columns.
 
     table   {"source": "He go.", "target": "He goes."}        ITERATER, STSB, ASSET of the Hub; references may be lists
-    tsv     id <tab> he go . <tab> he goes . …                WNC: columns by number, without header and quotation marks
+    tsv     id <tab> he go . <tab> he goes . …                WNC: columns by number, or by name of its first line
     m2      S He go .  /  A 1 2|||R:VERB|||goes|||…|||0       W&I+LOCNESS, CoNLL-2014: each annotator is a reference
     lines   informal, beside formal.ref0, formal.ref1, …      GYAFC, ASSET: the same line of every file
 
 See docs/editing.md for a mapping of each.
 """
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ import polars as pl
 
 from builders.core import sources
 from builders.core.stage import Source
-from builders.core.tables import ENDINGS, NoColumn, read_columns
+from builders.core.tables import ENDINGS, NoColumn, opened, read_columns
 from builders.hub.refs import open_revision
-from builders.rationalign.messages import task_of
+from builders.rationalign.messages import task_of, tasks_of
 from builders.rationalign.settings import PairSource, RationAlignSettings
 from builders.store.files import file_sha256
 from builders.store.manifest import fingerprint_of
@@ -69,19 +70,13 @@ def source_of(config: RationAlignSettings, found: Sequence[PairSource], *, requi
     for one in found:
         if one.source.startswith("world:"):
             continue
-        if format_of(one) == "table":
+        if one.read_as == "table":
             choice = Choice(one.subset, one.split)
             store = Store(Path(config.store))
             identities.append(sources.source_of(one.source, store, choice, require_pinned=require_pinned).identity)
         else:
             identities.append([file_sha256(_file(path)) for path in (one.source, *one.references)])
     return Source(fingerprint_of(identities)) if identities else None
-
-
-def format_of(source: PairSource) -> str:
-    """Return how a source is read."""
-    by_ending = {".m2": "m2", ".tsv": "tsv", ".txt": "lines"}
-    return source.format or by_ending.get(Path(source.source).suffix, "table")
 
 
 def read_texts(
@@ -106,7 +101,7 @@ def read_texts(
     """
     where = f"source {source.source}"
     known: set[str] = set()
-    for found in _READERS[format_of(source)](config, source, parent, where):
+    for found in _READERS[source.read_as](config, source, parent, where):
         counts["read"] += 1
         if found is None:
             counts[f"dropped.{OTHER_ROWS}"] += 1
@@ -150,33 +145,45 @@ def _table(config: RationAlignSettings, source: PairSource, parent: Revision | N
         for frame in read_columns(table, list(dict.fromkeys(texts)), where, lists=list(dict.fromkeys(lists))):
             yield from (_row(source, row, lists) for row in frame.iter_rows(named=True))
     except NoColumn as error:
-        raise UserError(f"{error}; name the columns: columns: {{source: …, target: …, references: […]}}") from None
+        way = "name the columns: columns: {source: …, target: …, references: […]}"
+        if source.task is None and error.missing == [columns.task]:
+            way = (
+                f"name the task of all rows, such as task: {next(iter(tasks_of(config)))}, or its column: columns.task"
+            )
+        raise UserError(f"{error}; {way}") from None
 
 
 def _tsv(config: RationAlignSettings, source: PairSource, parent: Revision | None, where: str) -> Found:
     path = _file(source.source)
-    try:
-        frame = pl.read_csv(
-            path, separator="\t", has_header=False, quote_char=None, infer_schema=False, truncate_ragged_lines=False
-        )
-    except (pl.exceptions.PolarsError, OSError) as error:
-        said = (str(error).splitlines() or ["damaged"])[0]
-        raise UserError(f"{where} is not readable as tab-separated text: {said}") from None
-    frame = frame.rename({name: str(number) for number, name in enumerate(frame.columns, 1)})
     columns = source.columns
     lists = [name for name in (columns.target, *columns.references) if name is not None]
     wanted = [columns.source, *lists, *source.where, *source.at_least, *([] if source.task else [columns.task])]
+    numbered = all(name.isdigit() for name in wanted)
+    try:
+        frame = pl.read_csv(path, separator="\t", has_header=not numbered, quote_char=None, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{where} is not readable as tab-separated text: {_said_of_tsv(str(error))}") from None
+    if numbered:
+        frame = frame.rename({name: str(number) for number, name in enumerate(frame.columns, 1)})
     if missing := [name for name in wanted if name not in frame.columns]:
+        there = f"1 to {frame.width}" if numbered else ", ".join(frame.columns)
         raise UserError(
-            f"{where}: no column {', '.join(missing)}; it has 1 to {frame.width}: name them by number, as in columns: "
-            "{source: '4', target: '5'}"
+            f"{where}: no column {', '.join(missing)}; it has {there}: name those of its first line, or all by number "
+            "where it has no header, as in columns: {source: '4', target: '5'}"
         )
     yield from (_row(source, row, lists) for row in frame.iter_rows(named=True))
 
 
+def _said_of_tsv(error: str) -> str:
+    """Return in plain words why a TSV file cannot be read; polars' own first line where that is all there is."""
+    if "more fields" in error:
+        return "a line has more fields than the first one; take out its tab"
+    return (error.splitlines() or ["damaged"])[0]
+
+
 def _m2(config: RationAlignSettings, source: PairSource, parent: Revision | None, where: str) -> Found:
     task = _one_task(source, where)
-    with _file(source.source).open(encoding="utf-8-sig") as lines:
+    with opened(_file(source.source)) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
         try:
             for sentence in read_m2(lines, Path(source.source).name):
                 references = tuple(dict.fromkeys(" ".join(corrected(sentence, who)) for who in sorted(sentence.gold)))
@@ -243,7 +250,8 @@ def _file(path: str) -> Path:
 def _lines_of(path: Path) -> list[str]:
     try:
         # A line ends at a line break alone: other signs that Python counts as one may stand in a text.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with opened(path) as file:
+            lines = file.read().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
         return lines[:-1] if lines[-1] == "" else lines
     except UnicodeDecodeError as error:
         raise UserError(f"source {path}: not UTF-8 ({error}); save the file as UTF-8") from None

@@ -1,5 +1,6 @@
 """The user's texts from each format that is read, and what is told of a file that does not do."""
 
+import gzip
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_only_a_line_break_ends_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "text"), [("a.m2", M2), ("a.tsv", "He go\tHe goes\n"), ("a.txt", "He go\n")])
 def test_a_mark_of_byte_order_is_skipped(tmp_path: Path, name: str, text: str) -> None:
-    columns = {"source": "1", "target": "2"}
+    columns = {"source": "1", "target": "2"} if name == "a.tsv" else {}
     found, _ = read(tmp_path, written(tmp_path, name, "\ufeff" + text), columns, labelled=False)
     assert found[0].source.startswith("He go")
 
@@ -168,7 +169,10 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     ("name", "text", "settings", "message"),
     [
         ("a.jsonl", '{"source": "a", "new": "b"}', {}, "no column target; it has source, new; name the columns"),
-        ("a.tsv", "a\tb\n", {}, "no column source, target; it has 1 to 2: name them by number"),
+        ("a.tsv", "a\tb\n", {}, "no column source, target; it has a, b: name those of its first line, or all by"),
+        ("a.tsv", "a\tb\n", {"columns": {"source": "1", "target": "3"}}, "no column 3; it has 1 to 2: name"),
+        ("a.csv", "source;target\na;b\n", {}, "no column source, target; it has source;target; its fields are parted"),
+        ("a.jsonl", '{"source": "a", "target": "b"}', {"task": None}, "no column task; .*task of all rows.*task: gec"),
         ("a.jsonl", '{"source": "a", "target": "b"}', {"task": "fluencey"}, "'fluencey' .*, did you mean fluency?"),
         ("a.m2", "S a b\nA 1 3|||R|||c|||R|||-NONE-|||0\n", {}, r"a.m2, line 2: .* 1 to 3, and the sentence has 2"),
         ("a.m2", "S a b\nA 2 1|||R|||c|||R|||-NONE-|||0\n", {}, r"a.m2, line 2: .* words 2 to 1"),
@@ -178,8 +182,18 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         ("a.csv", b"source,target\na,b\n\xff,b\n", {}, "a.csv, line 3: not UTF-8"),
         ("a.m2", b"S a \xff\n", {}, "a.m2: not UTF-8"),
         ("a.txt", b"a \xff\n", {}, "a.txt: not UTF-8"),
-        ("a.tsv", b"a \xff\tb\n", {}, "a.tsv is not readable as tab-separated text: .*utf-8"),
-        ("a.tsv", "a\tb\na\tb\tc\n", {}, "a.tsv is not readable as tab-separated text: .*more fields"),
+        (
+            "a.tsv",
+            b"a \xff\tb\n",
+            {"columns": {"source": "1", "target": "2"}},
+            "a.tsv is not readable as tab-separated text: .*utf-8",
+        ),
+        (
+            "a.tsv",
+            "a\tb\na\tb\tc\n",
+            {},
+            "a.tsv is not readable as tab-separated text: a line has more fields",
+        ),
     ],
 )
 def test_a_file_that_does_not_do(
@@ -187,6 +201,36 @@ def test_a_file_that_does_not_do(
 ) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, written(tmp_path, name, text), **settings)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.m2.gz", M2), ("a.tsv.gz", WNC), ("a.txt.gz", "He go\r\nA b\n")])
+def test_packed_files(tmp_path: Path, name: str, text: str) -> None:
+    columns = {"source": "4", "target": "5"} if "tsv" in name else {}
+    plain = shown(read(tmp_path, written(tmp_path, name.removesuffix(".gz"), text), columns, labelled=False)[0])
+    assert shown(read(tmp_path, written(tmp_path, name, gzip.compress(text.encode())), columns, labelled=False)[0])
+    assert plain == shown(read(tmp_path, tmp_path / name, columns, labelled=False)[0]) and len(plain) == 2
+
+
+def test_a_tsv_file_with_a_header(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.tsv", 'old\tnew\tn\nHe "go\tHe "goes\t1\n')
+    assert shown(read(tmp_path, path, {"source": "old", "target": "new"})[0]) == [('He "go', ('He "goes',))]
+    assert shown(read(tmp_path, path, {"source": "1", "target": "2"})[0])[0] == ("old", ("new",))
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "message"),
+    [
+        ("a.jsonl", {"references": ["b.txt"]}, "references says nothing of a source that is read as table"),
+        ("a.tsv.gz", {"split": "train"}, "split says nothing of a source that is read as tsv"),
+        ("a.m2", {"at_least": {"label": 4.0}}, "at_least says nothing of a source that is read as m2"),
+        ("a.m2", {"columns": {"source": "b"}}, "columns says nothing of a source that is read as m2"),
+        ("a.json", {"format": "lines", "where": {"a": "b"}}, "where says nothing of a source that is read as lines"),
+        ("a.jsonl", {"columns": {"target": "source"}}, "column source is the text before; name another"),
+    ],
+)
+def test_settings_that_a_format_does_not_read(source: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config("tiny-rationalign", [f"pairs.sources=[{ {'source': source, **settings} }]"])
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.tsv", "a.m2", "a.txt"])
