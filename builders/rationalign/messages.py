@@ -9,7 +9,7 @@ import yaml
 from builders.core.prompting import ask_for, prompts_of, read_prompt, render_prompt
 from builders.engines import Message
 from builders.rationalign.settings import PROMPTS, RationAlignSettings, TaskSettings
-from scorers.edits import Edit
+from scorers.edits import Edit, edits_between
 from scorers.errors import UserError, did_you_mean
 from scorers.rationale import describe
 from scorers.suggestion import Order
@@ -79,6 +79,22 @@ def ask_for_reasons(
 
 
 def reward_text(config: RationAlignSettings, task: str, source: str, suggestion: str) -> str:
-    """Return what a reward model reads: a task, the text before and the text after (table 7's kind)."""
-    said = tasks_of(config)[task].quality
-    return render_prompt(read_prompt(PROMPTS, f"reward.{LANGUAGE}"), task=said, source=source, suggestion=suggestion)
+    """Return what a reward model reads: a task, the text before and the text after (table 7's kind).
+
+    With `contest.list_edits` the edits from one to the other follow, a line each, or "none".
+    """
+    edits = []
+    if config.contest.list_edits:
+        edits = [_line_of(edit) for edit in edits_between(source, suggestion)] or ["none"]
+    return render_prompt(
+        read_prompt(PROMPTS, f"reward.{LANGUAGE}"),
+        task=tasks_of(config)[task].quality,
+        source=source,
+        suggestion=suggestion,
+        edits=edits,
+    )
+
+
+def _line_of(edit: Edit) -> str:
+    """Return an edit as the words that go, an arrow, and the words that come."""
+    return " ".join([*edit.source, "->", *edit.target])

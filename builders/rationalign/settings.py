@@ -165,6 +165,10 @@ class ContestSettings(DrawSettings):
     contests: Positive = Field(
         1, description="contests for each pair, as far as its suggestions differ; more cost nothing to draw"
     )
+    list_edits: bool = Field(
+        False,
+        description="the reward model reads the list of edits too, here and in `prefer`: a small one does not find them",
+    )
     shard_rows: Positive | None = Field(None, description="pairs per shard; null: 32, or more of many pairs")
 
 
