@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from builders.core.stage import Trained
 from builders.engines.loading import load_end_ids
 from builders.settings.sft import TuningSettings
 from scorers.gpu_memory import BatchSize
@@ -197,6 +198,18 @@ def trained(trainer: Any, settings: TuningSettings, folder: Path) -> Metrics:
         "steps": trainer.state.global_step,
         "seconds": float(result.metrics["train_runtime"]),
     }
+
+
+def reported(metrics: Mapping[str, float]) -> Trained:
+    """Return what a manifest keeps of a training's metrics.
+
+    Seconds differ from run to run, and a manifest must not. Rows that were cut or left out are counts, of which those
+    of 0 are not told.
+    """
+    counted = {"truncated": "rows cut at the window", "skipped": "rows without room for an answer"}
+    counts = {words: int(metrics[name]) for name, words in counted.items() if metrics.get(name)}
+    results = {name: value for name, value in metrics.items() if name not in ("seconds", *counted)}
+    return Trained(rows=int(metrics["rows"]), results=results, counts=counts)
 
 
 def whole_model(start: Start, settings: TuningSettings, folder: Path) -> None:

@@ -40,6 +40,7 @@ SAME = 1e-9  # difference of rewards that counts as none
 READ = CANDIDATES_COLUMNS[:6]
 UNREAD = "responses without a suggestion"
 WITHOUT_REASONS = "responses without reasons"
+UNUSABLE = "no response that can be used"
 EQUAL = "all responses equal by reward"
 BELOW_SHARE = "below the top share"
 # Of each text, what the files of the step hold.
@@ -120,13 +121,14 @@ def rewarded(context: PreferContext, shard: Shard) -> ShardResult:
     names = [c.name for c in CANDIDATES_COLUMNS]
     rows = parent.scan().select(names).slice(*shard.spec).collect()
     check_frame(rows, CANDIDATES_COLUMNS, str(parent))
-    texts = rows["text_id"].n_unique()
-    counts: Counter[str] = Counter(read=texts)
+    counts: Counter[str] = Counter(read=rows["text_id"].n_unique())
     counts[UNREAD] = rows["suggestion"].null_count()
     left = rows.drop_nulls("suggestion")
     if config.prefer.rationale == "required" and config.sft.order != "none":
         counts[WITHOUT_REASONS] = left["rationale"].null_count()
         left = left.drop_nulls("rationale")
+    texts = left["text_id"].n_unique()
+    counts[f"dropped.{UNUSABLE}"] = counts["read"] - texts
     # Each suggestion of a text once; equal ones have one reward.
     unique = left.unique(["text_id", "suggestion"], keep="first", maintain_order=True)
     shown = [messages.reward_text(config, *row) for row in unique.select("task", "source", "suggestion").iter_rows()]

@@ -167,7 +167,7 @@ class ContestSettings(DrawSettings):
     )
     list_edits: bool = Field(
         False,
-        description="the reward model reads the list of edits too, here and in `prefer`: a small one does not find them",
+        description="the reward model also reads the edits, here and in `prefer`: a small one does not see them itself",
     )
     shard_rows: Positive | None = Field(None, description="pairs per shard; null: 32, or more of many pairs")
 

@@ -5,6 +5,7 @@ It reads the seeds, whose documents need the tagged form, or the dataset of stag
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from scorers.errors import UserError
 from training.chat import require_answers, template_options
 from training.grace_kto.documents import prepare
 from training.ready import require_training
+from training.tuning import reported
 from training.world.stages import processor
 
 log = logging.getLogger(__name__)
@@ -95,10 +97,9 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         settings=context.config.sft,
         template_kwargs=template_options(local_engine("engines.policy", context.config.engines.policy, "SFT")),
     )
-    # Seconds differ from run to run; a manifest must not.
-    results = {name: value for name, value in metrics.items() if name != "seconds"}
     counts |= {"other exercises": len(more)} if more else {}
-    return Trained(rows=int(metrics["rows"]), results=results, counts=counts)
+    result = reported(metrics)
+    return replace(result, counts={**counts, **result.counts})
 
 
 def is_formatted(documents: Revision) -> bool:

@@ -25,6 +25,7 @@ from scorers.errors import UserError
 from scorers.suggestion import write_answer
 from training.chat import require_answers, template_options
 from training.ready import require_training
+from training.tuning import reported
 from training.world.stages import processor
 
 RationAlignContext = Context[RationAlignSettings]
@@ -138,7 +139,7 @@ def _sft(context: RationAlignContext, output: Path, conversations: list[dict[str
         template_kwargs=template_options(engine),
         section=section,
     )
-    return _report(metrics)
+    return reported(metrics)
 
 
 def train_reward(context: RationAlignContext, output: Path) -> Trained:
@@ -167,7 +168,7 @@ def train_reward(context: RationAlignContext, output: Path) -> Trained:
     )
     if first_process():
         name_base(output, context.local("base").record, context.store)
-    return _report(metrics)
+    return reported(metrics)
 
 
 def train_mpo(context: RationAlignContext, output: Path) -> Trained:
@@ -197,12 +198,7 @@ def train_mpo(context: RationAlignContext, output: Path) -> Trained:
         settings=context.config.mpo,
         template_kwargs=template_options(engine),
     )
-    return _report(metrics)
-
-
-def _report(metrics: Mapping[str, float]) -> Trained:
-    """Return what the manifest keeps; seconds differ from run to run, and a manifest must not."""
-    return Trained(rows=int(metrics["rows"]), results={k: v for k, v in metrics.items() if k != "seconds"})
+    return reported(metrics)
 
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:

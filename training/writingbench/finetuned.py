@@ -21,6 +21,7 @@ from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from training.chat import require_answers, template_options
 from training.ready import require_training
+from training.tuning import reported
 from training.world.stages import processor
 
 CONVERSATION = (
@@ -71,8 +72,7 @@ def train(context: Context[WritingBenchSettings], output: Path, *, stage: str) -
         template_kwargs=template_options(engine),
         section=stage,
     )
-    # Seconds differ from run to run; a manifest must not.
-    return Trained(rows=int(metrics["rows"]), results={k: v for k, v in metrics.items() if k != "seconds"})
+    return reported(metrics)
 
 
 def fine_tuned(name: str, suffix: str, parent: str, *tags: str) -> Stage:
