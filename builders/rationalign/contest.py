@@ -44,8 +44,8 @@ BLANK = "blank suggestions"
 
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the writing assistant's and the reward model's prompts, and what is said of each task."""
-    return messages.prompts(config, "edit", "reward")
+    """Return the writing assistant's and the reward model's prompts, and of each task metric and words."""
+    return messages.prompts(config, inputs["pairs"], ["edit", "reward"], ["metric", "edit", "quality"])
 
 
 def sampling_of(settings: DrawSettings) -> SamplingSettings:

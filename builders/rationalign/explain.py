@@ -34,7 +34,7 @@ UNCOVERED = "reply that leaves an edit without a reason"
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the teacher's prompt, and what is said of each task."""
-    return messages.prompts(config, "explain")
+    return messages.prompts(config, inputs["pairs"], ["explain"], ["change"])
 
 
 def plan(context: ExplainContext) -> list[Shard]:

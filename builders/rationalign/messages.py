@@ -9,6 +9,7 @@ import yaml
 from builders.core.prompting import ask_for, prompts_of, read_prompt, render_prompt
 from builders.engines import Message
 from builders.rationalign.settings import PROMPTS, RationAlignSettings, TaskSettings
+from builders.store.revision import Revision
 from scorers.edits import Edit, edits_between
 from scorers.errors import UserError, did_you_mean
 from scorers.rationale import describe
@@ -51,9 +52,29 @@ def task_of(config: RationAlignSettings, name: str, where: str) -> TaskSettings:
     return tasks[name]
 
 
-def prompts(config: RationAlignSettings, *kinds: str) -> dict[str, str]:
-    """Return the prompt files of some kinds, and of all tasks what is said in them."""
-    said = {f"task.{name}": str(task.model_dump()) for name, task in sorted(tasks_of(config).items())}
+def prompts(
+    config: RationAlignSettings, texts: Revision, kinds: Sequence[str], fields: Sequence[str]
+) -> dict[str, str]:
+    """Return what a stage says and goes by, for its fingerprint.
+
+    Args:
+        config: the configuration.
+        texts: the dataset whose column `task` names the tasks.
+        kinds: of prompt files.
+        fields: the settings of a task that the stage reads, such as `edit`.
+
+    Returns:
+        The prompt files by name, and of the dataset's tasks those settings; an unknown task has none.
+    """
+    known = tasks_of(config)
+    there: set[str] = set()
+    if "task" in texts.schema():
+        there |= set(texts.scan().select("task").collect()["task"])
+    said = {
+        f"task.{name}.{field}": str(getattr(known[name], field))
+        for name in sorted(known.keys() & there)
+        for field in fields
+    }
     return prompts_of(PROMPTS, kinds, [LANGUAGE]) | said
 
 

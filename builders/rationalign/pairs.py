@@ -22,6 +22,7 @@ from builders.rationalign.settings import RationAlignSettings, TaskSettings
 from builders.rationalign.texts import Labelled, read_texts, source_of, source_stages
 from builders.store.columns import frame_of, polars_schema
 from builders.store.files import replacing
+from builders.store.revision import Revision
 from scorers.errors import UserError
 
 PairsContext = Context[RationAlignSettings]
@@ -43,6 +44,11 @@ def parents(config: RationAlignSettings, round_: int) -> dict[str, str]:
 def unlabelled_parents(config: RationAlignSettings, round_: int) -> dict[str, str]:
     """Return the sources of both sides; those that name a stage become parents."""
     return parents(config, round_) | source_stages(config.unlabelled.sources, "unlabelled")
+
+
+def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """Return the metrics of the user's own tasks: by them a pair without change is kept or not."""
+    return {f"task.{name}.metric": task.metric for name, task in sorted(config.tasks.items())}
 
 
 def labelled_source(config: RationAlignSettings, require_pinned: bool = False) -> Source | None:

@@ -56,7 +56,7 @@ EXTREMES = (
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the writing assistant's and the reward model's prompts, and what is said of each task."""
-    return messages.prompts(config, "edit", "reward")
+    return messages.prompts(config, inputs["sample"], ["edit", "reward"], ["edit", "quality"])
 
 
 def plan(context: PreferContext) -> list[Shard]:

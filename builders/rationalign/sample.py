@@ -31,7 +31,7 @@ WITHOUT_REASONS = "responses without reasons"
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the writing assistant's prompt, and what is said of each task."""
-    return messages.prompts(config, "edit")
+    return messages.prompts(config, inputs["unlabelled"], ["edit"], ["edit"])
 
 
 def plan(context: SampleContext) -> list[Shard]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from builders.settings.asking import AskingSettings, Tags, Text
-from builders.settings.base import EXECUTION, PATH, DType, Positive, Section, Settings, Share
+from builders.settings.base import EXECUTION, PATH, SAID, DType, Positive, Section, Settings, Share
 from builders.settings.engines import EngineSettings, TransformersEngineSettings
 from builders.settings.mpo import MpoSettings
 from builders.settings.sft import TuningSettings
@@ -28,10 +28,12 @@ Paths = Annotated[tuple[Annotated[str, PATH], ...], Field(strict=False)]
 class TaskSettings(Section):
     """A task of one's own, beside the eight that come with this package, or another wording of one of those."""
 
-    metric: Literal["maxmatch", "sari", "bleu"] = Field(description="the metric that its outputs are compared by")
-    edit: Text = Field(description="what the writing assistant is asked to do")
-    change: Text = Field(description="what the edits do to a text, for the teacher that explains them")
-    quality: Text = Field(description="what a good output is like, for the reward model")
+    metric: Annotated[Literal["maxmatch", "sari", "bleu"], SAID] = Field(
+        description="the metric that its outputs are compared by"
+    )
+    edit: Annotated[Text, SAID] = Field(description="what the writing assistant is asked to do")
+    change: Annotated[Text, SAID] = Field(description="what the edits do to a text, for the teacher that explains them")
+    quality: Annotated[Text, SAID] = Field(description="what a good output is like, for the reward model")
 
 
 class PairColumns(Section):

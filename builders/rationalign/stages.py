@@ -27,6 +27,7 @@ PAIRS = Stage(
     also=pairs.parents,
     sections=("pairs", "tasks", "random_seed"),
     per_round=False,
+    prompts=pairs.prompts,
     source=pairs.labelled_source,
     ready=ready.pairs_ready,
     columns=columns.PAIRS_COLUMNS,

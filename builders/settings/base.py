@@ -27,6 +27,17 @@ manifest records it all the same.
 """
 
 
+class _Said:
+    """The type of the marker `SAID`."""
+
+
+SAID = _Said()
+"""Marks what stages say in their prompts: fingerprints have it as part of the prompts of those stages alone.
+
+So other words for the reward model do not ask the teacher again. The manifest records it with the execution settings.
+"""
+
+
 class _Later:
     """The type of the marker `LATER`."""
 
@@ -280,7 +291,9 @@ def identity(value: Any) -> Any:
 
 
 def execution(value: Any) -> dict[str, Any]:
-    """Return the settings of a section that are marked `EXECUTION`."""
+    """Return the settings of a section, or of the sections of a mapping, that are marked `EXECUTION` or `SAID`."""
+    if isinstance(value, dict):
+        return {name: found for name, below in value.items() if (found := execution(below))}
     return _split(value)[1] if isinstance(value, BaseModel) else {}
 
 
@@ -295,7 +308,7 @@ def _split(section: BaseModel) -> tuple[dict[str, Any], dict[str, Any]]:
         value = getattr(section, name)
         if PRIVATE in field.metadata:
             continue
-        if EXECUTION in field.metadata:
+        if EXECUTION in field.metadata or SAID in field.metadata:
             merely[name] = value
         elif LATER in field.metadata and value == field.default:
             continue
@@ -313,7 +326,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return _split(value)[0]
     if isinstance(value, dict):
-        return {key: _plain(below) for key, below in value.items()}
+        # A section that decides nothing by itself, such as a task's, is left out.
+        return {key: found for key, below in value.items() if (found := _plain(below)) != {} or below == {}}
     return [_plain(below) for below in value] if isinstance(value, tuple) else value
 
 

@@ -202,8 +202,8 @@ def train_mpo(context: RationAlignContext, output: Path) -> Trained:
 
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
-    """Return the writing assistant's prompt, and what is said of each task."""
-    return messages.prompts(config, "edit")
+    """Return the writing assistant's prompt, and what it is told of each task."""
+    return messages.prompts(config, next(iter(inputs.values())), ["edit"], ["edit"])
 
 
 def _fold(number: int) -> Stage:
@@ -267,7 +267,7 @@ MPO = Stage(
     parents=("prefer",),
     reads=PREFERENCE_READ,
     roles={"policy": roles.policy},
-    sections=("mpo", "tasks", *TEMPLATE, "threads"),
+    sections=("mpo", *TEMPLATE, "threads"),
     per_round=False,
     ready=partial(ready, section="mpo", start="policy"),
     bytes_depend_on=processor,

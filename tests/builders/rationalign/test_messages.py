@@ -65,10 +65,6 @@ def test_tasks_of_ones_own() -> None:
     assert messages.task_of(config, "haiku", "here").metric == "bleu"
     asked = text_of(messages.ask_to_edit(config, "haiku", "Rain.", "none"))
     assert asked.startswith("Make it {{ source }}.") and fenced(asked, "=====") == ["Rain."]
-    # What is said of tasks is part of the prompts, so that other words make what was asked with them stale.
-    ours, theirs = messages.prompts(CONFIG, "edit"), messages.prompts(config, "edit")
-    assert {name for name in theirs if ours.get(name) != theirs[name]} == {"task.gec", "task.haiku"}
-    assert ours["edit.en"] == theirs["edit.en"] and messages.prompts(CONFIG, "edit", "reward").keys() > ours.keys()
 
 
 def test_a_task_without_a_metric() -> None:
@@ -117,8 +113,22 @@ def test_templates_and_tags_in_a_text_are_text(order: Order) -> None:
     assert fenced(text_of(messages.ask_to_edit(CONFIG, "gec", HOSTILE, order)), "=====") == [HOSTILE]
     edits = edits_between(HOSTILE, "b")
     assert fenced(text_of(messages.ask_for_reasons(CONFIG, "gec", HOSTILE, "b", edits)), "=====")[:2] == [HOSTILE, "b"]
-    found = messages.reward_text(CONFIG, "gec", HOSTILE, f"new {HOSTILE}")
-    assert f"Old text:\n{HOSTILE}\n" in found and found.endswith(f"New text:\nnew {HOSTILE}")
+    for listed in (False, True):
+        config = load_config("tiny-rationalign", [f"contest.list_edits={listed}"])
+        found = messages.reward_text(config, "gec", HOSTILE, f"new {HOSTILE}")
+        end = "\n\nEdits:\n-> new" if listed else ""
+        assert f"Old text:\n{HOSTILE}\n" in found and found.endswith(f"New text:\nnew {HOSTILE}{end}")
+
+
+def test_the_reward_model_reads_the_edits_where_it_is_to() -> None:
+    config = load_config("tiny-rationalign", ["contest.list_edits=true"])
+    without = load_config("tiny-rationalign", ["contest.list_edits=false"])
+    source, suggestion = "He go to school um .", "He goes to the school ."
+    plain = messages.reward_text(without, "gec", source, suggestion)
+    listed = messages.reward_text(config, "gec", source, suggestion)
+    assert plain.endswith(f"Old text:\n{source}\n\nNew text:\n{suggestion}")
+    assert listed == f"{plain}\n\nEdits:\ngo -> goes\n-> the\num ->"
+    assert messages.reward_text(config, "gec", source, source).endswith(f"{source}\n\nEdits:\nnone")
 
 
 @given(st.text(alphabet=st.sampled_from("a= \n{}<"), min_size=1), st.text(alphabet="b=\n", min_size=1))

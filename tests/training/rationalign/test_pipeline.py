@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 from small_editing import small
 
+from builders.core.plan import configuration_of
 from builders.core.runner import StageResult
+from builders.rationalign.messages import ours
 from builders.store.manifest import Manifest, read_manifest
 from scorers.editing import Edited, sentence_score
 from scorers.errors import UserError
@@ -153,6 +155,32 @@ def test_a_rerun_builds_nothing(built: dict[str, StageResult], editor_dir: Path)
     store = built["pairs"].revision.path.parents[2]
     again = run(store, "mpo", small(editor_dir))
     assert not [stage for stage, result in again.items() if result.built]
+
+
+def test_other_words_of_a_task_touch_the_stages_that_say_them_alone(built: dict[str, StageResult]) -> None:
+    """So no teacher is asked again because the reward model is told something else."""
+    own = ours()["gec"].model_dump()
+    inputs = {"pairs": built["pairs"], "unlabelled": built["unlabelled"], "sample": built["sample"]}
+    inputs |= {"explain": built["explain"]}
+
+    def touched(field: str, words: str, task: str = "gec") -> set[str]:
+        before = load_config("tiny-rationalign", [f"tasks={ {'gec': own} }"])
+        after = load_config("tiny-rationalign", [f"tasks={ {'gec': own, task: own | {field: words}} }"])
+        found = set()
+        for stage in pipeline_of(load_config("tiny-rationalign")).stages:
+            parents = {name: inputs[name].revision for name in stage.parents if name in inputs}
+            said = [stage.prompts(config, parents) for config in (before, after) if stage.prompts]
+            if said[:1] != said[1:] or configuration_of(stage, before) != configuration_of(stage, after):
+                found.add(stage.name)
+        return found
+
+    folds = {f"fold-{number}" for number in range(1, 11)}
+    assert touched("change", "Other.") == {"explain"}
+    assert touched("quality", "Other.") == {"contest", "prefer"}
+    assert touched("edit", "Other.") == folds | {"contest", "sft", "sample", "prefer"}
+    assert touched("metric", "sari") == {"pairs", "contest"}
+    # A task that no text has; its metric decides which pairs of it would be kept.
+    assert touched("edit", "Other.", "haiku") == {"pairs"}
 
 
 def test_reasons_stand_where_the_order_says(built: dict[str, StageResult], editor_dir: Path, tmp_path: Path) -> None:
