@@ -13,23 +13,15 @@ Differences are paired by world, with 95 % intervals by Student's t. Prints the 
     bash scripts/compare_alignment.sh --worlds 0-5 --jobs 2
 """
 
-import json
-import os
 import shutil
-import time
 from collections.abc import Sequence
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from builders.core.console import quiet_libraries
-from builders.store.files import write_text
 from builders.store.revision import Revision
-from scripts.paired_tables import difference_table, differences, table
-from scripts.runs import finish, parser_of
+from scripts.paired_tables import Result, difference_table, differences, on_each_world, table, write_comparison
+from scripts.runs import parser_of
 
-RESULT = "alignment.json"
 PLAIN, REASONS = "SFT", "SFT (R)"
 ALIGNED, ALIGNED_REASONS = "+ alignment", "+ alignment (R)"
 FIRST = "SFT (R first)"
@@ -41,20 +33,6 @@ PARTS = {
 }
 LABELS = "people's edited texts"
 STOCK = ("CPO", "SimPO", "DPO")
-
-Result = dict[str, dict[str, float]]
-
-
-def compare(folder: Path, world: int) -> tuple[str, float]:
-    """Do everything on one world and write its result; what that was, and the seconds that it took."""
-    quiet_libraries()
-    began = time.monotonic()
-    store = folder / f"alignment-{world}"
-    file = store / RESULT
-    if not file.exists():
-        result = compared(store, world)
-        write_text(file, json.dumps(result, indent=1) + "\n")
-    return f"world {world}", time.monotonic() - began
 
 
 def compared(store: Path, world: int) -> Result:
@@ -185,15 +163,7 @@ def on_labels(store: Path, world: int) -> Path:
 def main() -> None:
     """Compare on all worlds, and write tables and JSON."""
     options = parser_of(__doc__, "0-5").parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    forks = get_context("forkserver")
-    forks.set_forkserver_preload(["scripts.imports"])
-    with forks.Pool(options.jobs, maxtasksperchild=1) as pool:
-        finish(pool.imap_unordered(partial(compare, options.folder), options.worlds), len(options.worlds))
-    worlds: list[Any] = [
-        json.loads((options.folder / f"alignment-{world}" / RESULT).read_text(encoding="utf-8"))
-        for world in options.worlds
-    ]
+    worlds = on_each_world("alignment", compared, options)
     plain = differences(worlds, PLAIN)
     reasons = differences(worlds, REASONS)
     aligned = differences(
@@ -212,13 +182,7 @@ def main() -> None:
         difference_table(aligned, ALIGNED, digits=1),
         notes,
     )
-    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "alignment.md").write_text(text, encoding="utf-8")
-    record = {"worlds": options.worlds, "results": worlds, "differences": {PLAIN: plain, REASONS: reasons}}
-    (options.output / RESULT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(text)
-    print(json.dumps(record))
+    write_comparison("alignment", options, worlds, parts, differences={PLAIN: plain, REASONS: reasons})
 
 
 if __name__ == "__main__":

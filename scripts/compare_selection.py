@@ -12,21 +12,14 @@ of JSON, and writes `selection.md` and `selection.json`. A rerun goes on where i
 """
 
 import json
-import os
-import time
 from collections.abc import Sequence
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from builders.core.console import quiet_libraries
-from builders.store.files import write_text
 from builders.store.revision import Revision
-from scripts.paired_tables import difference_table, differences, table
-from scripts.runs import finish, parser_of
+from scripts.paired_tables import Result, difference_table, differences, on_each_world, table, write_comparison
+from scripts.runs import parser_of
 
 MEAN = "mean score"
 KEPT = "score of its data"
@@ -42,21 +35,6 @@ WRITERS = {
 SELECTION = ("select.best=1000", "select.share=0.5")
 EXAM = ("request.requests=12", "respond.responses=4")
 """144 queries, each answered four times."""
-RESULT = "selection.json"
-
-Result = dict[str, dict[str, float]]
-
-
-def compare(folder: Path, world: int) -> tuple[str, float]:
-    """Do everything on one world and write its result; what that was, and the seconds that it took."""
-    quiet_libraries()
-    began = time.monotonic()
-    store = folder / f"selection-{world}"
-    file = store / RESULT
-    if not file.exists():
-        result = compared(store, world)
-        write_text(file, json.dumps(result, indent=1) + "\n")
-    return f"world {world}", time.monotonic() - began
 
 
 def compared(store: Path, world: int) -> Result:
@@ -161,15 +139,7 @@ def scores_of(store: Path) -> Result:
 def main() -> None:
     """Compare on all worlds, and write table and JSON."""
     options = parser_of(__doc__, "0-7").parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    forks = get_context("forkserver")
-    forks.set_forkserver_preload(["scripts.imports"])
-    with forks.Pool(options.jobs, maxtasksperchild=1) as pool:
-        finish(pool.imap_unordered(partial(compare, options.folder), options.worlds), len(options.worlds))
-    worlds: list[Any] = [
-        json.loads((options.folder / f"selection-{world}" / RESULT).read_text(encoding="utf-8"))
-        for world in options.worlds
-    ]
+    worlds = on_each_world("selection", compared, options)
     found = differences(worlds, BASE)
     notes = [
         f"{len(worlds)} worlds; scores from 1 to 10 of the judge, over 144 unseen queries with four answers each; mean "
@@ -178,13 +148,7 @@ def main() -> None:
         f"{','.join(map(str, options.worlds))}`.",
     ]
     parts = (table(worlds, "writer"), difference_table(found, BASE, (KEPT, SHARED)), notes)
-    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "selection.md").write_text(text, encoding="utf-8")
-    record = {"worlds": options.worlds, "results": worlds, "differences": found}
-    (options.output / RESULT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(text)
-    print(json.dumps(record))
+    write_comparison("selection", options, worlds, parts, differences=found)
 
 
 if __name__ == "__main__":
