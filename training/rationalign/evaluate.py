@@ -29,6 +29,7 @@ from scorers.maxmatch import Counts
 from scorers.rationale import coverage
 from training.rationalign.judge import judged
 from training.rationalign.outputs import (
+    ALL,
     EvaluationSet,
     Output,
     drawn,
@@ -41,7 +42,6 @@ from training.rationalign.pipeline import RATIONALIGN
 from training.significance import Floats, bootstrap_p, interval, resampled, sign_p
 
 DEFAULT = ("sft", "mpo")
-ALL = "ALL"
 
 
 @dataclass
@@ -327,14 +327,15 @@ def _judge_lines(config: RationAlignSettings, found: Sequence[Evaluation]) -> li
 
 
 def seen_before(config: RationAlignSettings, tests: Sequence[EvaluationSet]) -> list[str]:
-    """Return a caution where test texts are among those that the run's assistant was trained on; else nothing."""
-    pairs = Store(Path(config.store)).find(RATIONALIGN.repo(RATIONALIGN.stage("pairs"), config), "main")
-    if pairs is None:
-        return []
-    labelled = set(pairs.scan().select("source").collect()["source"])
-    texts = [text.source for test in tests for text in test.texts]
-    seen = sum(text in labelled for text in texts)
-    return [f"Caution: {seen} of {len(texts)} test texts are among the labelled ones of {pairs}."] if seen else []
+    """Return a caution for each dataset of the run's training texts that has test texts among them."""
+    store, texts = Store(Path(config.store)), [text.source for test in tests for text in test.texts]
+    cautions = []
+    for stage in ("pairs", "unlabelled"):
+        dataset = store.find(RATIONALIGN.repo(RATIONALIGN.stage(stage), config), "main")
+        known = set() if dataset is None else set(dataset.scan().select("source").collect()["source"])
+        if seen := sum(text in known for text in texts):
+            cautions.append(f"Caution: {seen} of {len(texts)} test texts are among the training texts of {dataset}.")
+    return cautions
 
 
 def _record(one: Evaluation) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class EvaluationSet:
     texts: Sequence[Edited]
 
 
+ALL = "ALL"
+"""Name of the mean over all test sets."""
+
+
 @dataclass(frozen=True)
 class Output:
     """What an assistant made of a text.
@@ -76,6 +80,8 @@ def evaluation_sets(config: RationAlignSettings) -> list[EvaluationSet]:
             found.setdefault((name, text.task), []).append(Edited(text.source, text.references, text.gold))
         if len(found) == before:
             raise UserError(f"evaluate.sources: {source.source} adds no test set of a name of its own; give it a name")
+        if any(name == ALL for name, _ in found):
+            raise UserError(f"evaluate.sources: {source.source}: {ALL} is the table's mean; give it another name")
     limit = config.evaluate.per_task
     return [
         EvaluationSet(name, task, messages.task_of(config, task, name).metric, texts[:limit])

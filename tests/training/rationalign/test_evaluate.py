@@ -103,6 +103,9 @@ def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
     twice = f"{{source: {tmp_path}/t.jsonl, task: gec}}"
     with pytest.raises(UserError, match=r"t.jsonl adds no test set of a name of its own; give it a name"):
         evaluation_sets(load_config("tiny-rationalign", [f"evaluate.sources=[{twice}, {twice}]"], store))
+    mean = f"{{source: {tmp_path}/t.jsonl, task: gec, name: ALL}}"
+    with pytest.raises(UserError, match=r"t.jsonl: ALL is the table's mean; give it another name"):
+        evaluation_sets(load_config("tiny-rationalign", [f"evaluate.sources=[{mean}]"], store))
 
 
 def test_the_formal_share_is_the_classifiers(tmp_path: Path) -> None:

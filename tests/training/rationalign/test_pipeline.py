@@ -18,6 +18,8 @@ from builders.store.manifest import Manifest, read_manifest
 from scorers.editing import Edited, sentence_score
 from scorers.errors import UserError
 from training.pipelines import build, evaluate_policies, load_config, pipeline_of
+from training.rationalign.evaluate import seen_before
+from training.rationalign.outputs import EvaluationSet
 
 DATASETS = ("pairs", "unlabelled", "explain", "contest", "sample", "prefer")
 TASKS = 8
@@ -258,6 +260,22 @@ def test_evaluate_compares_before_and_after(built: dict[str, StageResult], edito
     for name in ("+", "sft++mpo", "sft+sft"):
         with pytest.raises(UserError, match="give several runs of one assistant as REF\\+REF, each of them once"):
             evaluate_policies(config, [name], tmp_path / "no")
+
+
+def test_test_texts_that_were_trained_on_are_counted(built: dict[str, StageResult], editor_dir: Path) -> None:
+    config = load_config("tiny-rationalign", small(editor_dir), str(built["mpo"].revision.path.parents[2]))
+    labelled, unlabelled = (rows_of(built[stage])["source"].to_list() for stage in ("pairs", "unlabelled"))
+
+    def cautions(*texts: str) -> list[str]:
+        return seen_before(config, [EvaluationSet("a", "gec", "maxmatch", [Edited(text, ["b"]) for text in texts])])
+
+    pairs, others = (built[stage].revision for stage in ("pairs", "unlabelled"))
+    first, second = (f"test texts are among the training texts of {one}." for one in (pairs, others))
+    assert cautions("Never seen.") == []
+    assert cautions("Never seen.", labelled[0], unlabelled[0], unlabelled[1]) == [
+        f"Caution: 1 of 4 {first}",
+        f"Caution: 2 of 4 {second}",
+    ]
 
 
 def test_data_of_the_users_own_is_looked_at(built: dict[str, StageResult], editor_dir: Path, tmp_path: Path) -> None:
