@@ -159,7 +159,7 @@ def diff_command(
         from builders.report import console
         from builders.store.names import naming_near
         from builders.store.store import Store
-        from training.pipelines import pipeline_of
+        from training.pipelines import summaries_of
 
         found = Store(Path(settings.store))
         sides = []
@@ -167,7 +167,7 @@ def diff_command(
             with naming_near(text, found, ("dataset",)):
                 sides.append(open_revision(text, found, "dataset"))
         a, b = sides
-        result = diff(a, b, pipeline_of(settings).summaries())
+        result = diff(a, b, summaries_of(settings, (a, b)))
         machine.print_json(result) if as_json else console.print_diff(result)
 
 

@@ -90,6 +90,13 @@ def pipeline_of(config: Settings) -> Pipeline:
     return found
 
 
+def summaries_of(config: Settings, datasets: Iterable[Revision]) -> tuple[str, ...]:
+    """Return the numeric columns that the pipelines of some datasets compare; the configuration's where none says."""
+    named = (pipeline_named(found.manifest.pipeline, PIPELINES) for found in datasets if found.manifest is not None)
+    pipelines = [pipeline for pipeline in named if pipeline is not None] or [pipeline_of(config)]
+    return tuple(dict.fromkeys(name for pipeline in pipelines for name in pipeline.summaries()))
+
+
 def build(
     config: Settings,
     stage: str,

@@ -21,6 +21,8 @@ from builders.store.revision import Revision
 from scorers.errors import UserError
 
 LENGTH_EXPLAINS = 0.7  # |rho| from which on length counts as explaining the reward: 0.7² ≈ 1/2
+IDS = ("query_id", "text_id", "pair_id")
+"""Columns that say what a row is about, a query or a text; the first that both datasets have counts their queries."""
 STATISTICS = ("mean", "std", "q10", "q50", "q90", "null")
 
 
@@ -33,9 +35,9 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
         compared: numeric columns to compare where both datasets have them, see `Pipeline.summaries`.
 
     Returns:
-        `a`, `b`: repo, revision, digest, rows, queries, and, null where the dataset lacks the columns, `labels`
-        (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson, spearman) and
-        `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both have, `a` and
+        `a`, `b`: repo, revision, digest, rows, queries (or texts, see `IDS`), and, null where the dataset lacks the
+        columns, `labels` (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson,
+        spearman) and `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both have, `a` and
         `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `only`: by side, the metrics
         that the other lacks. `warnings`: sentences.
 
@@ -45,11 +47,14 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
     try:
         sides = [_Side(revision, compared) for revision in (a, b)]
         shared = [m for m in compared if all(m in side.numeric for side in sides)]
-        with_queries = all(side.has_queries for side in sides)
+        key = next((name for name in IDS if all(name in side.schema for side in sides)), None)
+        with_queries = key is not None
+        for side in sides:
+            side.key = key or next((name for name in IDS if name in side.schema), None)
         if not shared and not with_queries:
             raise UserError(
-                f"{a} and {b} share no column to compare: query_id or a metric ({', '.join(compared)}) is needed; "
-                f"the first has {', '.join(sides[0].schema.names())}"
+                f"{a} and {b} share no column to compare: one of {', '.join(IDS)} or a metric ({', '.join(compared)}) "
+                f"is needed; the first has {', '.join(sides[0].schema.names())}"
             )
         described = [side.describe() for side in sides]
         warnings = [] if shared else [_no_metric(sides)]
@@ -87,15 +92,16 @@ class _Side:
         # NaN and infinity, which only foreign data can hold, count as null.
         number = (pl.col(name).cast(pl.Float64) for name in sorted(self.numeric))
         self.scan = scan.with_columns(pl.when(value.is_finite()).then(value) for value in number)
-        self.has_queries = "query_id" in self.schema
+        self.key: str | None = None
 
     def column(self, name: str) -> pl.Series:
         """Return one numeric column as float64."""
         return self.scan.select(name).collect()[name]
 
     def query_ids(self) -> pl.LazyFrame:
-        """Return the distinct queries."""
-        return self.scan.select(pl.col("query_id").cast(pl.String)).unique()
+        """Return the distinct queries, as the column `key` tells them."""
+        assert self.key is not None
+        return self.scan.select(pl.col(self.key).cast(pl.String)).unique()
 
     def describe(self) -> dict[str, Any]:
         """Return the numbers that need one dataset alone."""
@@ -105,7 +111,7 @@ class _Side:
             "revision": self.revision.revision,
             "digest": self.revision.digest,
             "rows": self.scan.select(pl.len()).collect().item(),
-            "queries": self.query_ids().select(pl.len()).collect().item() if self.has_queries else None,
+            "queries": self.query_ids().select(pl.len()).collect().item() if self.key else None,
             "labels": self._labels(),
             "effective_sample_size": None if weights is None else effective_sample_size(weights),
             "length_and_weight": self._length_and_weight(),
@@ -138,7 +144,7 @@ class _Side:
 
     def _length_and_reward(self) -> dict[str, float | None] | None:
         """Return the mean correlation of length and reward within a query; None without these columns."""
-        if not (self.has_queries and {"length", "reward"} <= self.numeric):
+        if "query_id" not in self.schema or not {"length", "reward"} <= self.numeric:
             return None
         rows = self.scan.select("query_id", "length", "reward").drop_nulls().collect()
         queries, rho = spearman_within(rows, "length", "reward")
@@ -191,7 +197,7 @@ def spearman_within(rows: pl.DataFrame, x: str, y: str) -> tuple[int, float | No
 
 def _common_queries(a: _Side, b: _Side) -> int:
     """Return the number of queries that both datasets have."""
-    joined = a.query_ids().join(b.query_ids(), on="query_id", how="semi")
+    joined = a.query_ids().join(b.query_ids(), on=a.key, how="semi")
     return int(joined.select(pl.len()).collect().item())
 
 

@@ -196,6 +196,19 @@ def test_nothing_to_compare(store: Store, tmp_path: Path) -> None:
         diff(add_model(store, "local/demo-policy"), other)
 
 
+@pytest.mark.parametrize(("key", "other"), [("text_id", "pair_id"), ("pair_id", "note")])
+def test_texts_are_told_by_the_column_that_both_have(tmp_path: Path, key: str, other: str) -> None:
+    def dataset(name: str, columns: dict[str, list[Any]]) -> Revision:
+        pl.DataFrame(columns).write_parquet(tmp_path / f"{name}.parquet")
+        return Revision(name, "0" * 40, tmp_path / f"{name}.parquet", None)
+
+    a = dataset("a", {other: ["x", "y", "z"], key: ["1", "1", "2"], "num_tokens": [1, 2, 3]})
+    b = dataset("b", {key: ["2", "3"], "num_tokens": [4, 5]})
+    found = diff(a, b)
+    assert (found["a"]["queries"], found["b"]["queries"], found["queries_in_common"]) == (2, 2, 1)
+    assert found["a"]["length_and_reward"] is None
+
+
 def test_the_command(store: Store) -> None:
     weights(store, [[10, 20, None], [30, 40, 50]])
     weights(store, [[10, 20, None], [60, 70, 90]], round_=2)

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from small_editing import small
+from typer.testing import CliRunner
 
 from builders.core.plan import configuration_of
 from builders.core.runner import StageResult
@@ -17,6 +18,7 @@ from builders.rationalign.messages import ours
 from builders.store.manifest import Manifest, read_manifest
 from scorers.editing import Edited, sentence_score
 from scorers.errors import UserError
+from training.cli import app
 from training.pipelines import build, evaluate_policies, load_config, pipeline_of
 from training.rationalign.evaluate import seen_before
 from training.rationalign.outputs import EvaluationSet
@@ -151,6 +153,14 @@ def test_one_lineage_from_mpo_to_pairs(built: dict[str, StageResult]) -> None:
         "pairs",
     }
     assert wanted <= seen
+
+
+def test_diff_compares_what_the_datasets_own_pipeline_compares(built: dict[str, StageResult]) -> None:
+    revision = built["sample"].revision
+    args = ["diff", str(revision), str(built["prefer"].revision), "--store", str(revision.path.parents[2]), "--json"]
+    found = json.loads(CliRunner().invoke(app, args).output.splitlines()[-1])
+    assert found["queries_in_common"] == rows_of(built["prefer"]).height
+    assert found["only"] == {"a": ["num_tokens"], "b": ["reward_chosen", "reward_rejected"]}
 
 
 def test_a_rerun_builds_nothing(built: dict[str, StageResult], editor_dir: Path) -> None:
