@@ -37,9 +37,9 @@ def diff(a: Revision, b: Revision, compared: Sequence[str]) -> dict[str, Any]:
     Returns:
         `a`, `b`: repo, revision, digest, rows, queries (or texts, see `IDS`), and, null where the dataset lacks the
         columns, `labels` (positive, negative, share), `effective_sample_size`, `length_and_weight` (rows, pearson,
-        spearman) and `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both have, `a` and
-        `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `only`: by side, the metrics
-        that the other lacks. `warnings`: sentences.
+        spearman) and `length_and_reward` (queries, spearman). `queries_in_common`. `metrics`: for each metric that both
+        have, `a` and `b` with mean, population std, quantiles and nulls, and `standardised_difference`. `only`: by
+        side, the metrics that the other lacks. `warnings`: sentences.
 
     Raises:
         UserError: where the two datasets share nothing that can be compared, or cannot be read.
