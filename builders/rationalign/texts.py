@@ -19,7 +19,7 @@ import polars as pl
 
 from builders.core import sources
 from builders.core.stage import Source
-from builders.core.tables import ENDINGS, NoColumn, opened, read_columns
+from builders.core.tables import NoColumn, opened, read_columns
 from builders.hub.refs import open_revision
 from builders.rationalign.messages import task_of, tasks_of
 from builders.rationalign.settings import PairSource, RationAlignSettings
@@ -146,11 +146,15 @@ def _table(config: RationAlignSettings, source: PairSource, parent: Revision | N
             yield from (_row(source, row, lists) for row in frame.iter_rows(named=True))
     except NoColumn as error:
         way = "name the columns: columns: {source: …, target: …, references: […]}"
-        if source.task is None and error.missing == [columns.task]:
-            way = (
-                f"name the task of all rows, such as task: {next(iter(tasks_of(config)))}, or its column: columns.task"
-            )
-        raise UserError(f"{error}; {way}") from None
+        raise UserError(f"{error}; {_way_to_a_task(config, source, error.missing) or way}") from None
+
+
+def _way_to_a_task(config: RationAlignSettings, source: PairSource, missing: Sequence[str]) -> str | None:
+    """Return what to do where the column of the task alone is missing; None where others are."""
+    if source.task is not None or list(missing) != [source.columns.task]:
+        return None
+    known = next(iter(tasks_of(config)))
+    return f"name the task of all rows, such as task: {known}, or its column: columns: {{task: …}}"
 
 
 def _tsv(config: RationAlignSettings, source: PairSource, parent: Revision | None, where: str) -> Found:
@@ -166,11 +170,10 @@ def _tsv(config: RationAlignSettings, source: PairSource, parent: Revision | Non
     if numbered:
         frame = frame.rename({name: str(number) for number, name in enumerate(frame.columns, 1)})
     if missing := [name for name in wanted if name not in frame.columns]:
-        there = f"1 to {frame.width}" if numbered else ", ".join(frame.columns)
-        raise UserError(
-            f"{where}: no column {', '.join(missing)}; it has {there}: name those of its first line, or all by number "
-            "where it has no header, as in columns: {source: '4', target: '5'}"
-        )
+        there = f"1 to {frame.width}" if numbered else ", ".join(name[:40] for name in frame.columns[:10])
+        way = "name those of its first line, or all by number where it has no header, as in columns: {source: '4', …}"
+        way = _way_to_a_task(config, source, missing) or way
+        raise UserError(f"{where}: no column {', '.join(missing)}; it has {there}: {way}")
     yield from (_row(source, row, lists) for row in frame.iter_rows(named=True))
 
 
@@ -243,7 +246,7 @@ def _one_task(source: PairSource, where: str) -> str:
 
 def _file(path: str) -> Path:
     if not Path(path).is_file():
-        raise UserError(f"source {path}: no such file; tables may be {', '.join(ENDINGS)} or a dataset owner/name")
+        raise UserError(f"source {path}: no such file; name one, or a dataset owner/name")
     return Path(path)
 
 

@@ -173,6 +173,12 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         ("a.tsv", "a\tb\n", {"columns": {"source": "1", "target": "3"}}, "no column 3; it has 1 to 2: name"),
         ("a.csv", "source;target\na;b\n", {}, "no column source, target; it has source;target; its fields are parted"),
         ("a.jsonl", '{"source": "a", "target": "b"}', {"task": None}, "no column task; .*task of all rows.*task: gec"),
+        (
+            "a.tsv",
+            "source\ttarget\na\tb\n",
+            {"task": None},
+            "no column task; it has source, target: name the task of all rows",
+        ),
         ("a.jsonl", '{"source": "a", "target": "b"}', {"task": "fluencey"}, "'fluencey' .*, did you mean fluency?"),
         ("a.m2", "S a b\nA 1 3|||R|||c|||R|||-NONE-|||0\n", {}, r"a.m2, line 2: .* 1 to 3, and the sentence has 2"),
         ("a.m2", "S a b\nA 2 1|||R|||c|||R|||-NONE-|||0\n", {}, r"a.m2, line 2: .* words 2 to 1"),
