@@ -92,7 +92,7 @@ def stock(store: Path, world: int, method: str) -> Path:
     Settings are those of table 6, the learning rate and the steps those of the preset.
     """
     from datasets import load_dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
     plain = ("sft.order=none",)
     base, data = (build(store, world, stage, plain) for stage in ("sft", "prefer"))
@@ -135,6 +135,7 @@ def stock(store: Path, world: int, method: str) -> Path:
         trainer = CPOTrainer(
             model=model, args=CPOConfig(**own, **shared), train_dataset=rows, processing_class=tokenizer
         )
+    trainer.remove_callback(PrinterCallback)  # stdout is for the tables
     trainer.train()
     trainer.save_model(str(output))
     tokenizer.save_pretrained(str(output))
