@@ -5,7 +5,7 @@ model/gec/config.json, model/fluency/ …          a model for each kind
 model/gec/adapter_config.json, …                 an adapter for each kind, on one base model
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,15 @@ class RewardModels:
             for place, reward in zip(places, self._scored([texts[place] for place in places]), strict=True):
                 rewards[place] = reward
         return rewards
+
+    def require(self, kinds: Iterable[str]) -> None:
+        """Check that there is a model for some kinds.
+
+        Raises:
+            UserError: there is none for one of them.
+        """
+        for kind in kinds:
+            self._folders(kind)
 
     def _load(self, kind: str) -> None:
         """Load the model of a kind, unless it is there."""

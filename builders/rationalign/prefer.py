@@ -67,9 +67,11 @@ def plan(context: PreferContext) -> list[Shard]:
     """
     settings, parent = context.config.prefer, context.inputs["sample"]
     require_columns(parent.schema(), CANDIDATES_COLUMNS, str(parent))
-    ids = parent.scan().select("text_id").collect()["text_id"]
+    rows = parent.scan().select("text_id", "task").collect()
+    ids = rows["text_id"]
     if ids.is_empty():
         raise UserError(f"{parent}: no response; give a dataset of candidates")
+    models_of(context).require(rows["task"].unique().sort())
     responses = len(ids) // max(1, ids.n_unique())
     # As many rows as the responses of the texts of a shard; a text whose rows are cut by a shard would count twice.
     if ids.rle().len() != ids.n_unique():

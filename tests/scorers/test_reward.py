@@ -119,6 +119,9 @@ def test_each_kind_has_its_own(causal_lm_dir: Path, tmp_path: Path, adapters: bo
         assert [found[place] for place in places] == expected
     first, second = scorer.score([SENTENCE] * 2, ["gec", "fluency"])
     assert abs(first - second) > 0.01
+    scorer.require(["gec", "fluency"])
+    with pytest.raises(UserError, match="reward: none for task simple; it has fluency, gec"):
+        scorer.require(["gec", "simple"])
     with pytest.raises(UserError, match="reward: none for task simple; it has fluency, gec: train it on contests"):
         scorer.score(TEXTS[:2], ["gec", "simple"])
 
