@@ -25,10 +25,12 @@ from scripts.runs import parser_of
 PLAIN, REASONS = "SFT", "SFT (R)"
 ALIGNED, ALIGNED_REASONS = "+ alignment", "+ alignment (R)"
 FIRST = "SFT (R first)"
+WITHOUT_CE = 1e-4
+"""Learning rate of the losses without cross-entropy: at the preset's, ten times as high, they forget how to edit."""
 #: What is taken away from the loss, by name: settings of `mpo`.
 PARTS = {
     "no margin (γ = 0)": ("mpo.gamma=0.0",),
-    "no cross-entropy": ("mpo.ce=none",),
+    "no cross-entropy": ("mpo.ce=none", f"mpo.learning_rate={WITHOUT_CE}"),
     "winning suggestions alone": ("mpo.weight=0.0",),
 }
 LABELS = "people's edited texts"
@@ -89,7 +91,8 @@ def scores(store: Path, world: int, settings: Sequence[str], model: Path) -> dic
 def stock(store: Path, world: int, method: str) -> Path:
     """Align the assistant without reasons by a method of stock TRL, on the same preferences, and return its folder.
 
-    Settings are those of table 6, the learning rate and the steps those of the preset.
+    Settings are those of table 6, the steps those of the preset, and the learning rate too where the loss has a
+    cross-entropy.
     """
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
@@ -106,7 +109,7 @@ def stock(store: Path, world: int, method: str) -> Path:
         "output_dir": str(output),
         "max_steps": settings.steps,
         "per_device_train_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
+        "learning_rate": settings.learning_rate if method == "CPO" else WITHOUT_CE,
         "warmup_steps": settings.warmup_ratio,
         "lr_scheduler_type": "cosine",
         "seed": world,
