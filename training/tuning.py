@@ -190,14 +190,19 @@ def trained(trainer: Any, settings: TuningSettings, folder: Path) -> Metrics:
     result = trainer.train()
     # All processes take part, since with ZeRO-3 each has a part of the weights; the first one writes.
     trainer.save_model(str(folder if settings.method == "full" else folder / ADAPTER))
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tail = losses[-max(1, len(losses) // 10) :]
     return {
-        "loss": sum(tail) / len(tail),
+        "loss": lately(trainer, "loss"),
         "train_loss": float(result.training_loss),
         "steps": trainer.state.global_step,
         "seconds": float(result.metrics["train_runtime"]),
     }
+
+
+def lately(trainer: Any, name: str) -> float:
+    """Return the mean of what a trainer has logged under a name, over the last tenth of the steps."""
+    found = [entry[name] for entry in trainer.state.log_history if name in entry]
+    tail = found[-max(1, len(found) // 10) :]
+    return float(sum(tail) / len(tail))
 
 
 def reported(metrics: Mapping[str, float]) -> Trained:

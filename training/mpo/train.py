@@ -10,7 +10,17 @@ from typing import Any
 from builders.settings.mpo import MpoSettings
 from scorers.errors import UserError
 from training.chat import tokenize
-from training.tuning import NO_VARIABLES, Metrics, Start, arguments_of, in_own_folder, start_from, trained, whole_model
+from training.tuning import (
+    NO_VARIABLES,
+    Metrics,
+    Start,
+    arguments_of,
+    in_own_folder,
+    lately,
+    start_from,
+    trained,
+    whole_model,
+)
 
 Preference = Mapping[str, Any]  # prompt, chosen, rejected: messages; reward_chosen, reward_rejected: numbers
 
@@ -128,7 +138,4 @@ def _train(
     )
     if settings.method == "qlora":
         widen_adapter(trainer.model)
-    metrics = trained(trainer, settings, folder)
-    found = [entry["accuracy"] for entry in trainer.state.log_history if "accuracy" in entry]
-    tail = found[-max(1, len(found) // 10) :]
-    return metrics | {"accuracy": sum(tail) / len(tail)}
+    return trained(trainer, settings, folder) | {"accuracy": lately(trainer, "accuracy")}

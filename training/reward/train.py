@@ -13,7 +13,7 @@ from builders.settings.sft import TuningSettings
 from scorers.errors import UserError
 from scorers.reward import ended
 from training.chat import forget_how_loaded
-from training.tuning import ADAPTER, Metrics, Start, arguments_of, in_own_folder, is_first, start_from, trained
+from training.tuning import ADAPTER, Metrics, Start, arguments_of, in_own_folder, is_first, lately, start_from, trained
 
 Pair = Mapping[str, str]  # task, chosen, rejected
 
@@ -127,10 +127,7 @@ def _train(
     )
     if settings.method == "qlora":
         widen_adapter(trainer.model)
-    metrics = trained(trainer, settings, folder)
-    found = [entry["accuracy"] for entry in trainer.state.log_history if "accuracy" in entry]
-    tail = found[-max(1, len(found) // 10) :]
-    return metrics | {"accuracy": sum(tail) / len(tail)}
+    return trained(trainer, settings, folder) | {"accuracy": lately(trainer, "accuracy")}
 
 
 def _put_in_place(start: Start, settings: TuningSettings, folder: Path) -> None:
