@@ -10,7 +10,7 @@ from builders.rationalign.messages import reward_text
 from scorers.errors import UserError
 from training.pipelines import load_config
 
-CONFIG = load_config("tiny-rationalign", ["contest.contests=1"])
+CONFIG = load_config("tiny-rationalign", ["contest.contests=1", "contest.list_edits=false"])
 PAIR = {
     "pair_id": "p",
     "task": "gec",
@@ -115,7 +115,7 @@ def test_a_task_of_ones_own_has_its_metric() -> None:
 
 
 def test_several_contests_of_one_pair_are_between_other_suggestions() -> None:
-    config = load_config("tiny-rationalign", ["contest.contests=4"])
+    config = load_config("tiny-rationalign", ["contest.contests=4", "contest.list_edits=false"])
     samples = [GOOD, BAD, BAD, "He goes to home .", WORSE]
     found = contests_of(config, PAIR, samples)
     assert [one["contest_id"] for one in found] == ["p-0", "p-1", "p-2", "p-3"]

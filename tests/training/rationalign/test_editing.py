@@ -110,6 +110,6 @@ def test_a_tenth_is_held_out() -> None:
 
 
 def test_the_prompts_show_the_text() -> None:
-    config, pair = load_config("tiny-rationalign"), FOUND[0]
+    config, pair = load_config("tiny-rationalign", ["contest.list_edits=false"]), FOUND[0]
     assert pair.source in ask_to_edit(config, pair.task, pair.source, "none")[0]["content"]
     assert reward_text(config, pair.task, "before", "after").count("before") == 1
