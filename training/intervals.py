@@ -5,7 +5,7 @@ compared query by query, so what makes a query hard or easy for both of them dro
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ Statistic = Literal["mean", "median"]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 _BATCH = 500  # resamples that are in memory together
+_FLAT = 1e-12  # spread of log lengths that counts as none
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,15 @@ class Estimate:
         error: its standard error, the deviation over the resamples; None for fewer than two queries.
         low: lower end of its 95 % interval, the 2.5 % quantile of the resamples; None as `error`.
         high: upper end.
+        p: of a difference, how surprising it would be if there were none: twice the smaller share of resamples on
+            either side of 0, in (0, 1]; None as `error`, and of what is no difference.
     """
 
     value: float | None
     error: float | None = None
     low: float | None = None
     high: float | None = None
+    p: float | None = None
 
     @property
     def sign(self) -> int:
@@ -74,7 +78,64 @@ def difference(before: Floats, after: Floats, statistic: Statistic = "mean") -> 
     """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} and {len(after)} queries cannot be paired")
-    return _bootstrapped(lambda rows: _of(statistic, after[rows]) - _of(statistic, before[rows]), len(before))
+    return _bootstrapped(
+        lambda rows: _of(statistic, after[rows]) - _of(statistic, before[rows]), len(before), test=True
+    )
+
+
+def length_controlled(before: Floats, after: Floats, lengths: tuple[Floats, Floats]) -> Estimate:
+    """The mean difference at equal length: what is left of it when longer answers are taken out of account.
+
+    Over the queries, the difference of the means is fitted by least squares as a + b · (difference of the mean log
+    lengths); a is what a query with answers of equal length would show. Where the lengths do not differ from query to
+    query there is nothing to fit, and no value.
+
+    Args:
+        before: a metric, shape (queries, answers); NaN where an answer has no value.
+        after: the same queries in the same order.
+        lengths: of both, in any unit, above 0 where the metric has a value.
+
+    Raises:
+        ValueError: the numbers of queries differ.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} and {len(after)} queries cannot be paired")
+    logs = [
+        np.log(np.where(np.isnan(values), np.nan, length))
+        for values, length in zip((before, after), lengths, strict=True)
+    ]
+    # Of each query, the means over its answers.
+    change = _of("mean", after[:, None]) - _of("mean", before[:, None])
+    growth = _of("mean", logs[1][:, None]) - _of("mean", logs[0][:, None])
+    there = ~np.isnan(change)
+    change, growth = change[there], growth[there]
+    return _bootstrapped(lambda rows: _intercept(growth[rows], change[rows]), len(change), test=True)
+
+
+def _intercept(x: Floats, y: Floats) -> Floats:
+    """Where lines of least squares meet x = 0, over the last axis; NaN where x does not vary."""
+    deviation = x - x.mean(-1, keepdims=True)
+    spread = (deviation**2).sum(-1)
+    slope = np.divide((deviation * y).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > _FLAT)
+    found: Floats = y.mean(-1) - slope * x.mean(-1)
+    return found
+
+
+def corrected(p: Sequence[float]) -> list[float]:
+    """Correct the p of several tests for their number (Holm, 1979): as many as are small by chance are let pass.
+
+    The smallest is multiplied by the number of tests, the next by one less, and so on, none below the one before it.
+
+    >>> corrected([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p)), key=p.__getitem__)
+    found = [1.0] * len(p)
+    least = 0.0
+    for place, test in enumerate(order):
+        least = max(least, min(1.0, (len(p) - place) * p[test]))
+        found[test] = least
+    return found
 
 
 def _of(statistic: Statistic, values: Floats) -> Floats:
@@ -86,7 +147,7 @@ def _of(statistic: Statistic, values: Floats) -> Floats:
     return found
 
 
-def _bootstrapped(statistic: Callable[[Rows], Floats], queries: int) -> Estimate:
+def _bootstrapped(statistic: Callable[[Rows], Floats], queries: int, *, test: bool = False) -> Estimate:
     """A statistic of all queries, with standard error and percentile interval over resamples of them.
 
     The resamples are the same ones in every call, so equal values give equal intervals.
@@ -94,6 +155,7 @@ def _bootstrapped(statistic: Callable[[Rows], Floats], queries: int) -> Estimate
     Args:
         statistic: its value for rows of queries, shape (…, queries) to (…).
         queries: number of queries.
+        test: whether it is a difference, of which p is asked for.
     """
     from scipy.stats import bootstrap
 
@@ -116,4 +178,7 @@ def _bootstrapped(statistic: Callable[[Rows], Floats], queries: int) -> Estimate
         ).bootstrap_distribution
     drawn = drawn[~np.isnan(drawn)]  # of few values a resample may hold none
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high))
+    # The observed value counts as one of the resamples: p is never 0.
+    sides = [(1 + np.count_nonzero(side)) / (1 + len(drawn)) for side in (drawn <= 0, drawn >= 0)]
+    p = min(1.0, 2 * min(sides)) if test else None
+    return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), p)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.intervals import Estimate, difference, estimate
+from training.intervals import RESAMPLES, Estimate, corrected, difference, estimate, length_controlled
 
 NAN = float("nan")
 
@@ -78,3 +78,63 @@ def test_the_value_lies_in_the_interval_of_a_shifted_copy(values: list[float], b
     found = difference(before, before + by, "median" if statistic == "median" else "mean")
     assert found.value == pytest.approx(by, abs=1e-9)
     assert found.low == pytest.approx(by, abs=1e-9) and found.high == pytest.approx(by, abs=1e-9)
+
+
+def test_p_of_a_difference() -> None:
+    rng = np.random.default_rng(3)
+    before = column(*rng.normal(0, 1, 200))
+    assert difference(before, before + 1).p == pytest.approx(2 / (1 + RESAMPLES))
+    assert difference(before, before).p == 1.0 and estimate(before).p is None
+    # A difference of z standard errors has the p of a normal distribution, to what 2,000 resamples tell.
+    change = rng.normal(0, 1, 400)
+    after = column(*(change - change.mean() + 2.0 / np.sqrt(400)))
+    assert difference(np.zeros((400, 1)), after).p == pytest.approx(2 * stats.norm.sf(2.0), abs=0.02)
+
+
+def test_holms_correction_by_hand() -> None:
+    # 4 · 0.01, 3 · 0.02, 2 · 0.025 below the one before it, 1 · 0.5.
+    assert corrected([0.02, 0.01, 0.5, 0.025]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert corrected([0.6, 0.7]) == [1.0, 1.0] and corrected([]) == [] and corrected([0.3]) == [0.3]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_a_correction_keeps_the_order_and_never_lowers(p: list[float]) -> None:
+    found = corrected(p)
+    assert all(a <= b <= 1 for a, b in zip(p, found, strict=True))
+    assert all(found[i] <= found[j] for i in range(len(p)) for j in range(len(p)) if p[i] < p[j])
+    assert min(found) == pytest.approx(min(1.0, len(p) * min(p)))
+
+
+def test_what_length_explains_is_taken_out() -> None:
+    rng = np.random.default_rng(4)
+    lengths = np.exp(rng.normal(6, 0.5, (2, 300, 3)))
+    quality = rng.normal(0, 0.1, (2, 300, 3))
+    # The metric is the log of the length, and the second policy writes a third more.
+    longer = (lengths[0], lengths[1] * 4 / 3)
+    raw = [np.log(length) + own for length, own in zip(longer, quality, strict=True)]
+    assert difference(raw[0], raw[1]).value == pytest.approx(np.log(4 / 3), abs=0.1)
+    found = length_controlled(raw[0], raw[1], longer)
+    assert found.value is not None and abs(found.value) < 0.05 and found.sign == 0
+    # What is better at any length stays.
+    better = length_controlled(raw[0], raw[1] + 0.5, longer)
+    assert better.value == pytest.approx(0.5 + found.value, abs=1e-12) and better.sign == 1
+
+
+def test_a_length_controlled_difference_is_the_intercept_of_least_squares() -> None:
+    rng = np.random.default_rng(5)
+    before, after = rng.normal(0, 1, (2, 50, 2))
+    lengths = tuple(np.exp(rng.normal(5, 1, (2, 50, 2))))
+    before[0], after[1, 0] = NAN, NAN
+    change = np.nanmean(after[1:], 1) - before[1:].mean(1)
+    logs = [np.log(lengths[0][1:]), np.where(np.isnan(after[1:]), NAN, np.log(lengths[1][1:]))]
+    _, intercept = np.polyfit(np.nanmean(logs[1], 1) - logs[0].mean(1), change, 1)
+    assert length_controlled(before, after, (lengths[0], lengths[1])).value == pytest.approx(intercept, rel=1e-9)
+
+
+def test_without_lengths_that_differ_there_is_nothing_to_fit() -> None:
+    same = np.full((5, 1), 100.0)
+    values = column(1, 2, 3, 4, 5)
+    assert length_controlled(values, values + 1, (same, same)).value is None
+    assert length_controlled(values, np.full((5, 1), NAN), (same, same)) == Estimate(None)
+    with pytest.raises(ValueError, match="5 and 4 queries cannot be paired"):
+        length_controlled(values, values[1:], (same, same[1:]))
