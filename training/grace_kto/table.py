@@ -1,13 +1,11 @@
 """An evaluation as a table: ranks, verdict, cautions, Markdown (GRACE-KTO, tables 1 and 4)."""
 
-import math
 from collections.abc import Iterable, Sequence
-
-import polars as pl
 
 from builders.grace_kto.settings import GraceKTOSettings
 from training.grace_kto.answers import MEDIAN, SHARES, Evaluation
 from training.intervals import Estimate
+from training.standings import Column, average_ranks, ranks
 
 # Metrics that the paper ranks policies by; higher is better in all of them.
 RANKED = ("L", "E", "P", "R_s", "R_d")
@@ -30,12 +28,9 @@ def rank_policies(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, flo
     Returns:
         The ranks of each policy by metric, and the average rank of each policy.
     """
-    ranks: list[dict[str, float]] = [{} for _ in evaluations]
-    for metric in RANKED:
-        values = [-math.inf if (value := e.value(metric)) is None else value for e in evaluations]
-        for rank, place in zip(ranks, pl.Series(values).rank("average", descending=True).to_list(), strict=True):
-            rank[metric] = place
-    return ranks, [sum(rank.values()) / len(rank) for rank in ranks]
+    columns = [Column(metric, [e.value(metric) for e in evaluations]) for metric in RANKED]
+    found = [ranks(column) for column in columns]
+    return [dict(zip(RANKED, own, strict=True)) for own in zip(*found, strict=True)], average_ranks(columns)
 
 
 def cells(

@@ -1,0 +1,83 @@
+"""Methods by metrics, with ranks: tables as 1, 2 and 4 of GRACE-KTO.
+
+standings(["Baseline", "KTO"], [Column("L", (3878.7, 4903.7), digits=1), Column("ppl", (9.1, 9.4), low=True)])
+
+method    L           ppl        avg. rank
+Baseline  3878.7 (2)  9.100 (1)  1.5
+KTO       4903.7 (1)  9.400 (2)  1.5
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of several methods.
+
+    Attributes:
+        name: heading of its column.
+        values: one for each method; None where it has none.
+        digits: after the point.
+        low: whether lower is better.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    digits: int = 3
+    low: bool = False
+
+    def text(self, place: int) -> str:
+        """Return the value of a method as a cell; a dash for none."""
+        value = self.values[place]
+        return "–" if value is None else f"{value:.{self.digits}f}"
+
+
+def ranks(column: Column) -> list[float]:
+    """Rank the methods by a metric: 1 is best, equal values share the mean of their ranks, no value comes last."""
+    from scipy.stats import rankdata
+
+    sign = 1.0 if column.low else -1.0
+    order = [math.inf if value is None else sign * value for value in column.values]
+    return [float(rank) for rank in rankdata(order)]
+
+
+def average_ranks(columns: Sequence[Column]) -> list[float]:
+    """Return the mean of each method's ranks over all metrics."""
+    return [sum(own) / len(own) for own in zip(*map(ranks, columns), strict=True)]
+
+
+def relative_change(before: float | None, after: float | None) -> float | None:
+    """Return (after − before) / |before| in percent; None where either is missing, or before is 0."""
+    if before is None or after is None or before == 0:
+        return None
+    return 100 * (after - before) / abs(before)
+
+
+def standings(
+    methods: Sequence[str], columns: Sequence[Column], *, baseline: int | None = None, unranked: Collection[int] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Format the methods by metrics, each with its rank, and the average rank.
+
+    Args:
+        methods: names of the rows.
+        columns: the metrics.
+        baseline: place of the method that a last row compares the last ranked method with, in percent; None: no row.
+        unranked: places of methods that stand outside, such as answers written by people.
+
+    Returns:
+        The header and the rows, all as text.
+    """
+    header = ["method", *(column.name for column in columns), "avg. rank"]
+    ranked = [place for place in range(len(methods)) if place not in unranked]
+    among = [replace(column, values=[column.values[place] for place in ranked]) for column in columns]
+    rows = [[method, *(column.text(place) for column in columns), "–"] for place, method in enumerate(methods)]
+    for place, *own, mean in zip(ranked, *map(ranks, among), average_ranks(among), strict=True):
+        cells = [f"{column.text(place)} ({rank:g})" for column, rank in zip(columns, own, strict=True)]
+        rows[place] = [methods[place], *cells, f"{mean:.1f}"]
+    if baseline is not None:
+        found = [relative_change(column.values[baseline], column.values[ranked[-1]]) for column in columns]
+        changes = ("–" if change is None else f"{change:+.1f} %" for change in found)
+        rows.append([f"{methods[ranked[-1]]} from {methods[baseline]}", *changes, ""])
+    return header, rows
