@@ -1,6 +1,55 @@
-"""Tables as text for files: Markdown and LaTeX; cells are text, never markup."""
+"""Tables as text for files: Markdown, CSV and LaTeX; cells are text, never markup."""
 
+import csv
+import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
+
+from builders.store.files import write_text
+
+
+def write_tables(
+    folder: Path,
+    name: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    record: object,
+    lines: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Write a comparison as JSON, Markdown, CSV and LaTeX.
+
+    It is written last, so that a failure leaves an earlier comparison in the folder as it was.
+
+    Args:
+        folder: made where it is missing.
+        name: the files' name without ending.
+        header: names of the columns.
+        rows: cells, formatted for people.
+        record: everything behind the table, as a JSON value.
+        lines: sentences below the table, for Markdown.
+
+    Returns:
+        The names of the files.
+    """
+    texts = {
+        "json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
+        "md": "\n".join([markdown(header, rows), *lines]).rstrip() + "\n",
+        "csv": comma_separated(header, rows),
+        "tex": latex(header, rows),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, text in texts.items():
+        write_text(folder / f"{name}.{ending}", text)
+    return tuple(f"{name}.{ending}" for ending in texts)
+
+
+def comma_separated(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the table as CSV (RFC 4180, but with line feeds)."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,6 @@ Each evaluation is kept in the store, so a run that was stopped, or is repeated 
 no second time.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,10 +32,10 @@ from builders.grace_kto.loading import load_perplexity, load_tokenizer
 from builders.grace_kto.messages import system_prompts
 from builders.grace_kto.ready import perplexity_ready, require_context
 from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
-from builders.report.text_tables import markdown
+from builders.report.text_tables import write_tables
 from builders.settings.base import identity
 from builders.settings.context import ContextSettings
-from builders.store.files import require_folder, write_text
+from builders.store.files import require_folder
 from builders.store.manifest import fingerprint_of
 from builders.store.store import Store
 from scorers.context import own_window
@@ -246,17 +245,13 @@ def _report(
         "queries": queries,
         "contexts": [_record(cell, evaluations, methods[0]) for cell in cells],
     }
-    # Written last: a failure leaves an earlier comparison in the folder as it was.
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "contexts.json", json.dumps(found, indent=1) + "\n")
-    write_text(output / "contexts.md", "\n".join([markdown(header, rows), *lines]).rstrip() + "\n")
     return EvaluationTable(
         title=f"{name}, {queries} held-out queries, means over matched responses",
         header=header,
         rows=rows,
         lines=lines,
         public={**found, "lines": lines, "path": str(output)},
-        files=("contexts.json", "contexts.md"),
+        files=write_tables(output, "contexts", header, rows, record=found, lines=lines),
     )
 
 

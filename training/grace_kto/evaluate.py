@@ -11,7 +11,6 @@ In the generated world, four measures that no reward contains are shown too: gra
 on-topic share and heading coverage.
 """
 
-import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -33,8 +32,8 @@ from builders.grace_kto.ready import score_ready
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import SCORE
 from builders.hub.refs import open_revision
-from builders.report.text_tables import markdown
-from builders.store.files import require_folder, write_text
+from builders.report.text_tables import write_tables
+from builders.store.files import require_folder
 from builders.store.manifest import read_manifest
 from builders.store.names import naming_near
 from builders.store.ref import round_tag
@@ -51,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Evaluate policies and write evaluation.json, evaluation.md and evaluation.png.
+    """Evaluate policies and write evaluation.json, .md, .csv, .tex and .png.
 
     Args:
         config: the configuration; its `evaluate` section names the held-out queries.
@@ -88,10 +87,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     header, rows = cells(evaluations, ranks, average)
     said, warned = verdict(evaluations), cautions(config, evaluations)
     lines = [said, *(f"Caution: {line}." for line in warned)]
-    # Written last: a failure leaves an earlier comparison in the folder as it was.
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "evaluation.json", json.dumps(records, indent=1) + "\n")
-    write_text(output / "evaluation.md", "\n".join([markdown(header, rows), *lines]) + "\n")
+    files = write_tables(output, "evaluation", header, rows, record=records, lines=lines)
     draw(evaluations, output / "evaluation.png")
     return EvaluationTable(
         title=f"{len(queries)} held-out queries, means over matched responses (rank)",
@@ -99,7 +95,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         rows=rows,
         lines=lines,
         public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
-        files=("evaluation.json", "evaluation.md", "evaluation.png"),
+        files=(*files, "evaluation.png"),
     )
 
 

@@ -4,7 +4,6 @@ Every assistant edits the same test texts greedily. An assistant is a REF, or se
 scores are averaged. A text that an assistant gives no readable suggestion for stays as it is and is counted.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +18,8 @@ from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise
 from builders.rationalign import messages
 from builders.rationalign.settings import RationAlignSettings
-from builders.report.text_tables import markdown
-from builders.store.files import require_folder, write_text
+from builders.report.text_tables import write_tables
+from builders.store.files import require_folder
 from builders.store.store import Store
 from scorers.editing import counts_of, score_of, sentence_score, statistics
 from scorers.edits import edits_between
@@ -72,7 +71,7 @@ class Evaluation:
 
 
 def evaluate_assistants(config: RationAlignSettings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Compare writing assistants on the test sets, and write evaluation.json and evaluation.md.
+    """Compare writing assistants on the test sets, and write evaluation.json, .md, .csv and .tex.
 
     Args:
         config: the configuration; `evaluate` names the test sets.
@@ -112,16 +111,13 @@ def evaluate_assistants(config: RationAlignSettings, references: Sequence[str], 
         "reward_model": agreement,
         "path": str(output),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "evaluation.json", json.dumps(record, indent=1) + "\n")
-    write_text(output / "evaluation.md", "\n".join([markdown(header, rows), "", *lines]) + "\n")
     return EvaluationTable(
         title=f"{sum(len(test.texts) for test in tests)} test texts; metrics from 0 to 100",
         header=header,
         rows=rows,
         lines=lines,
         public=record,
-        files=("evaluation.json", "evaluation.md"),
+        files=write_tables(output, "evaluation", header, rows, record=record, lines=lines),
     )
 
 

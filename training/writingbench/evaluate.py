@@ -5,7 +5,6 @@ pushed as all data is. Files of responses and scores in the benchmark's own form
 answered elsewhere is rated here, who has been rated elsewhere is compared.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,9 +15,9 @@ import polars as pl
 
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import run
-from builders.report.text_tables import latex, markdown
+from builders.report.text_tables import write_tables
 from builders.store.columns import frame_of
-from builders.store.files import replacing, require_folder, write_text
+from builders.store.files import replacing, require_folder
 from builders.store.revision import Revision
 from builders.writingbench.rate import READ
 from builders.writingbench.settings import WritingBenchSettings
@@ -84,7 +83,7 @@ def benchmark(
     records = [_record(name, columns, ratings, queries, lengths.get(name, {})) for name, ratings in found.items()]
     header = ["Model", *(column.name for column in columns)]
     rows = [[record["model"], *(_shown(record["scores"][column.name]) for column in columns)] for record in records]
-    write_tables(output, records, header, rows)
+    files = write_tables(output, "benchmark", header, rows, record=records)
     draw(records, output / "benchmark.png")
     return EvaluationTable(
         title=f"{len(queries)} queries, mean scores from 1 to 10",
@@ -96,7 +95,7 @@ def benchmark(
             *filter(None, (unrated(name, queries, scores) for name, scores in found.items())),
         ],
         public={"models": records, "path": str(output)},
-        files=("benchmark.json", "benchmark.md", "benchmark.tex", "benchmark.png"),
+        files=(*files, "benchmark.png"),
     )
 
 
@@ -144,15 +143,6 @@ def model_names(policies: Sequence[str], responses: Sequence[str], scores: Seque
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"grace benchmark: two models are called {twice[0]}; rename a file, or leave one out")
     return names
-
-
-def write_tables(
-    output: Path, records: Sequence[Mapping[str, Any]], header: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-    """Write a comparison as JSON, Markdown and LaTeX."""
-    write_text(output / "benchmark.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    write_text(output / "benchmark.md", markdown(header, rows))
-    write_text(output / "benchmark.tex", latex(header, rows))
 
 
 def name_of(file: str) -> str:

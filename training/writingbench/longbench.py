@@ -13,12 +13,13 @@ from statistics import fmean
 from typing import Any
 
 from builders.core.pipeline import EvaluationTable
+from builders.report.text_tables import write_tables
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError
 from scorers.length_score import length_score
 from scorers.rating import HIGHEST, LOWEST
 from scorers.rubric import query_score
-from training.writingbench.evaluate import build_stage, judged_by, lacking, model_names, rate_all, write_tables
+from training.writingbench.evaluate import build_stage, judged_by, lacking, model_names, rate_all
 from training.writingbench.scores import Scores, check_responses, read_responses
 
 CLASSES = {"<500": (0, 500), "500-2k": (500, 2_000), "2k-4k": (2_000, 4_000), "4k+": (4_000, float("inf"))}
@@ -63,14 +64,14 @@ def benchmark(
     records = [{"model": name, "scores": row} for name, row in found.items()]
     header = ["Model", *found[names[0]]]
     rows = [[name, *map(_shown, row.values())] for name, row in found.items()]
-    write_tables(output, records, header, rows)
+    files = write_tables(output, "benchmark", header, rows, record=records)
     return EvaluationTable(
         title=f"{len(queries)} queries, scores from 0 to 100",
         header=header,
         rows=rows,
         lines=[judged_by(config), *filter(None, gaps)],
         public={"models": records, "path": str(output)},
-        files=("benchmark.json", "benchmark.md", "benchmark.tex"),
+        files=files,
     )
 
 

@@ -84,7 +84,9 @@ def test_every_cell_is_what_its_models_give_in_that_context(
 
     written = json.loads((tmp_path / "out" / "contexts.json").read_text(), parse_constant=pytest.fail)
     assert {**written, "lines": table.lines, "path": str(tmp_path / "out")} == table.public
-    assert (written["own_window"], written["queries"]) == (256, 1) and table.files == ("contexts.json", "contexts.md")
+    assert (written["own_window"], written["queries"]) == (256, 1) and table.files == tuple(
+        f"contexts.{ending}" for ending in ("json", "md", "csv", "tex")
+    )
     assert all(0 < cell["max_new_tokens"] < cell["window"] for cell in written["contexts"])
     markdown = (tmp_path / "out" / "contexts.md").read_text()
     assert markdown.startswith("| method | ppl_D 60 (0.234×) | ") and table.lines[0] in markdown
