@@ -93,7 +93,7 @@ def length_controlled(before: Floats, after: Floats, lengths: tuple[Floats, Floa
     Args:
         before: a metric, shape (queries, answers); NaN where an answer has no value.
         after: the same queries in the same order.
-        lengths: of both, in any unit, above 0 where the metric has a value.
+        lengths: of both, such as tokens; below 1 counts as 1.
 
     Raises:
         ValueError: the numbers of queries differ.
@@ -101,7 +101,7 @@ def length_controlled(before: Floats, after: Floats, lengths: tuple[Floats, Floa
     if len(before) != len(after):
         raise ValueError(f"{len(before)} and {len(after)} queries cannot be paired")
     logs = [
-        np.log(np.where(np.isnan(values), np.nan, length))
+        np.log(np.where(np.isnan(values), np.nan, np.maximum(length, 1)))
         for values, length in zip((before, after), lengths, strict=True)
     ]
     # Of each query, the means over its answers.

@@ -32,7 +32,7 @@ from builders.store.manifest import fingerprint_of
 from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.extraction import Extraction
-from training.intervals import Estimate, Floats, Statistic, difference, estimate, value_of
+from training.intervals import Estimate, Floats, Statistic, difference, estimate, length_controlled, value_of
 
 # Part of an evaluation's key in the store: raise it when the same inputs give other results.
 VERSION = 3
@@ -89,6 +89,15 @@ class Evaluation:
         return {
             label: difference(first.columns[_column(label)], self.columns[_column(label)], _statistic(label))
             for label in self.labels
+        }
+
+    def change_at_equal_length(self, first: "Evaluation") -> dict[str, Estimate]:
+        """By metric of a document, but for its length, the difference of the means that length does not explain."""
+        lengths = (first.columns["L"], self.columns["L"])
+        return {
+            label: length_controlled(first.columns[label], self.columns[label], lengths)
+            for label in self.columns
+            if label not in ("L", *SHARES)
         }
 
     def value(self, label: str) -> float | None:

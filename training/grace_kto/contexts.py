@@ -48,7 +48,7 @@ from training.grace_kto.evaluate import (
     named_policies,
     require_reference,
 )
-from training.grace_kto.table import RUNAWAY_SHARE, direction, number
+from training.grace_kto.table import RUNAWAY_SHARE, directions, number
 
 VERSION = 1  # part of an evaluation's key in the store: raise it when the same inputs give other results
 ROLES = ("tokenizer", "domain")
@@ -287,10 +287,10 @@ def _compared(window: int, first: str, method: str, evaluations: Evaluations) ->
     """One sentence on what a method changes at a window beyond the policy's own."""
     before, after = evaluations[first, window], evaluations[method, window]
     words = {1: "better", -1: "worse", 0: "not distinguishable"}
-    changes = after.change_from(before)
+    changes = {label: change for label, change in after.change_from(before).items() if label in LABELS}
+    good = directions(changes)
     told = ", ".join(
-        f"{word} {number(before.value(label), label)} → {number(after.value(label), label)}, "
-        f"{words[direction(label, changes[label])]}"
+        f"{word} {number(before.value(label), label)} → {number(after.value(label), label)}, {words[good[label]]}"
         for label, word in LABELS.items()
         if changes[label].value is not None
     )

@@ -44,7 +44,7 @@ from training.grace_kto.answers import Evaluation, evaluated
 from training.grace_kto.figure import draw
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
-from training.grace_kto.table import cautions, cells, progress, rank_policies, verdict
+from training.grace_kto.table import at_equal_length, cautions, cells, progress, rank_policies, verdict
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     ]
     header, rows = cells(evaluations, ranks, average)
     said, warned = verdict(evaluations), cautions(config, evaluations)
-    lines = [said, *(f"Caution: {line}." for line in warned)]
+    controlled = at_equal_length(evaluations)
+    lines = [said, *([controlled] if controlled else []), *(f"Caution: {line}." for line in warned)]
     files = write_tables(output, "evaluation", header, rows, record=records, lines=lines)
     draw(evaluations, output / "evaluation.png")
     return EvaluationTable(
@@ -133,6 +134,9 @@ def _record(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]:
         "responses": evaluation.columns["matched"].shape[1],
         "estimates": {label: asdict(found) for label, found in evaluation.estimates.items()},
         "changes": {label: asdict(change) for label, change in evaluation.change_from(first).items()},
+        "changes_at_equal_length": {
+            label: asdict(change) for label, change in evaluation.change_at_equal_length(first).items()
+        },
     }
 
 

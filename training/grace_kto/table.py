@@ -1,10 +1,10 @@
 """An evaluation as a table: ranks, verdict, cautions, Markdown (GRACE-KTO, tables 1 and 4)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from builders.grace_kto.settings import GraceKTOSettings
 from training.grace_kto.answers import MEDIAN, SHARES, Evaluation
-from training.intervals import Estimate
+from training.intervals import CONFIDENCE, Estimate, corrected
 from training.standings import Column, average_ranks, ranks
 
 # Metrics that the paper ranks policies by; higher is better in all of them.
@@ -67,22 +67,31 @@ def number(value: float | None, label: str) -> str:
 def changes(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[str], list[str]]:
     """Sort the labels by what became of them from the first policy to the last: better, worse, not distinguishable.
 
-    A change counts where the 95 % interval of the difference, paired by query, does not hold 0.
+    A label without a value is in none of them.
     """
-    better: list[str] = []
-    worse: list[str] = []
-    same: list[str] = []
-    for label, change in evaluations[-1].change_from(evaluations[0]).items():
-        if change.value is None:
-            continue
-        good = direction(label, change)
-        (better if good > 0 else worse if good < 0 else same).append(label)
+    found = evaluations[-1].change_from(evaluations[0])
+    good = directions(found)
+    known = [label for label, change in found.items() if change.value is not None]
+    better, worse, same = ([label for label in known if good[label] == sign] for sign in (1, -1, 0))
     return better, worse, same
 
 
-def direction(label: str, change: Estimate) -> int:
-    """1 for a change to the better, -1 to the worse, 0 where it cannot be told from none."""
-    return -change.sign if label in LOW_IS_BETTER else change.sign
+def directions(changes: Mapping[str, Estimate]) -> dict[str, int]:
+    """1 for a change to the better, -1 to the worse, 0 where it cannot be told from none, by label.
+
+    A change counts where its p, corrected for the number of labels, is at most 5 %: of twenty metrics one would seem to
+    have changed by chance.
+    """
+    tested = {label: change.p for label, change in changes.items() if change.p is not None}
+    p = dict(zip(tested, corrected(list(tested.values())), strict=True))
+    return {
+        label: 0 if p.get(label, 1.0) > 1 - CONFIDENCE else _sign(change) * (-1 if label in LOW_IS_BETTER else 1)
+        for label, change in changes.items()
+    }
+
+
+def _sign(change: Estimate) -> int:
+    return 0 if change.value is None else int(change.value > 0) - int(change.value < 0)
 
 
 def verdict(evaluations: Sequence[Evaluation]) -> str:
@@ -109,12 +118,28 @@ def progress(evaluations: Sequence[Evaluation]) -> str:
     """
     first, last = evaluations[0], evaluations[-1]
     marks = {1: "+", -1: "-", 0: ""}
+    changes = {label: c for label, c in last.change_from(first).items() if label in (*RANKED, *SHARES)}
     found = []
-    for label, change in last.change_from(first).items():
-        if label in (*RANKED, *SHARES):
-            ends = (number(first.value(label), label), number(last.value(label), label))
-            found.append(f"{label} {' → '.join(ends)}{marks[direction(label, change)]}")
+    for label, good in directions(changes).items():
+        ends = (number(first.value(label), label), number(last.value(label), label))
+        found.append(f"{label} {' → '.join(ends)}{marks[good]}")
     return ", ".join(found)
+
+
+def at_equal_length(evaluations: Sequence[Evaluation]) -> str | None:
+    """One sentence on what the ranked metrics changed by beside what length explains; None where nothing can be told.
+
+    From the first to the last policy, see `length_controlled`.
+    """
+    found = evaluations[-1].change_at_equal_length(evaluations[0]) if len(evaluations) > 1 else {}
+    told = [
+        f"{label} {change.value:+.3g} ({change.low:+.3g} … {change.high:+.3g})"
+        for label, change in found.items()
+        if label in RANKED and change.value is not None and change.low is not None
+    ]
+    return (
+        f"At equal length, from {evaluations[0].name} to {evaluations[-1].name}: {', '.join(told)}." if told else None
+    )
 
 
 def cautions(config: GraceKTOSettings, evaluations: Sequence[Evaluation]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from evaluations import evaluation
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from builders.report.text_tables import markdown
 from training.grace_kto.answers import Evaluation
-from training.grace_kto.table import RANKED, cautions, cells, rank_policies, verdict
+from training.grace_kto.table import RANKED, at_equal_length, cautions, cells, rank_policies, verdict
+from training.intervals import difference
 from training.pipelines import load_config
 
 
@@ -66,6 +68,31 @@ def test_the_sentence_without_a_change_and_without_a_second_policy() -> None:
     assert verdict([evaluation()]) == "One policy alone: nothing to compare."
     sentence = verdict([evaluation("a"), evaluation("b")])
     assert sentence.startswith("From a to b, better: nothing; worse: nothing; not distinguishable: L, E, P, P median, ")
+
+
+def test_what_seems_to_change_by_chance_among_many_is_not_told() -> None:
+    # z standard errors of the mean: 2.4 alone has p = 1.6 %, which eleven labels raise above 5 %; 4 has not.
+    a = evaluation("a", deviation=1.0)
+
+    def moved(label: str, z: float) -> Evaluation:
+        noise = evaluation("noise", deviation=1.0).columns[label] - 1.0
+        return Evaluation("b", "b@rev", a.columns | {label: a.columns[label] + noise + z / 10})
+
+    assert "better: E" in verdict([a, moved("E", 4.0)])
+    assert "better: nothing; worse: nothing" in verdict([a, moved("E", 2.4)])
+    assert difference(a.columns["E"], moved("E", 2.4).columns["E"]).sign == 1
+
+
+def test_a_metric_that_follows_length_is_told_at_equal_length() -> None:
+    short, long = evaluation("short", L=400.0, deviation=50.0), evaluation("long", L=600.0, deviation=50.0)
+    for one in (short, long):
+        one.columns["E"] = 10 * np.log(one.columns["L"])
+    sentence = at_equal_length([short, long])
+    assert sentence is not None and sentence.startswith("At equal length, from short to long: E ")
+    raw = long.change_from(short)["E"].value
+    controlled = long.change_at_equal_length(short)["E"].value
+    assert raw == pytest.approx(10 * np.log(1.5), abs=0.2) and controlled == pytest.approx(0, abs=1e-9)
+    assert "L" not in long.change_at_equal_length(short) and at_equal_length([short]) is None
 
 
 def test_a_share_is_known_as_well_as_its_answers_allow() -> None:
