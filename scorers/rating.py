@@ -7,7 +7,7 @@ What cannot be read without doubt is no rating: the response counts as unscored 
 
 from typing import Any, NamedTuple
 
-from scorers.replies import json_values
+from scorers.replies import json_objects
 
 LOWEST, HIGHEST = 1, 10
 
@@ -38,8 +38,8 @@ def read_rating(reply: str) -> Rating | None:
     >>> [read_rating('{"score": %s}' % score) for score in ("11", "7.5", '"8/10"', "null", "true")]
     [None, None, None, None, None]
     """
-    said = [found for value in json_values(reply) for found in _objects(value) if "score" in found]
-    scores = {_score(found["score"]) for found in said}
+    said = [found for found in json_objects(reply) if "score" in found]
+    scores = {whole_score(found["score"]) for found in said}
     if len(scores) != 1:
         return None
     (score,) = scores
@@ -47,13 +47,12 @@ def read_rating(reply: str) -> Rating | None:
     return None if score is None else Rating(score, next(filter(None, reasons), None))
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    """Return a value's objects: itself, or those of a list."""
-    return [found for found in (value if isinstance(value, list) else [value]) if isinstance(found, dict)]
+def whole_score(value: Any) -> int | None:
+    """Return a score as a whole number from 1 to 10; None for anything else, such as a share, a truth value or a list.
 
-
-def _score(value: Any) -> int | None:
-    """Return a score as a whole number in range; None for anything else, such as a share, a truth value or a list."""
+    >>> [whole_score(value) for value in (7, "7", 7.0, 7.5, "8/10", True, 11, None)]
+    [7, 7, 7, None, None, None, None, None]
+    """
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 8:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -41,6 +41,16 @@ def json_values(reply: str) -> list[Any]:
     return values
 
 
+def json_objects(reply: str) -> list[dict[str, Any]]:
+    """Return the JSON objects of a reply in their order, those of an array among them; see `json_values`.
+
+    >>> json_objects('[{"score": 7}, 3] {"score": 8}')
+    [{'score': 7}, {'score': 8}]
+    """
+    values = [value if isinstance(value, list) else [value] for value in json_values(reply)]
+    return [found for value in values for found in value if isinstance(found, dict)]
+
+
 def _is_text(value: Any) -> bool:
     """Whether all texts of a value can be written: an escape such as \\ud83d alone is half a character."""
     try:

@@ -1,24 +1,19 @@
 """Prompts and chat messages.
 
-A prompt is a Jinja2 file in the folder `prompts` of its package, rendered in a sandbox. What people and models wrote
-stands in it between lines of equals signs, more than any of these texts has in a row, so that none of them can end its
-own place.
+A prompt is a Jinja2 file in the folder `prompts` of its package; `scorers.prompts` fills it in.
 """
 
 import functools
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-from jinja2 import StrictUndefined, Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from builders.core.languages import prompt_name
 from builders.engines import Message
 from builders.store.columns import MESSAGES
 from scorers.errors import UserError, did_you_mean
+from scorers.prompts import fence, render_prompt
 
 
 # Asked for every prompt that is sent.
@@ -49,15 +44,6 @@ def ask_for(folder: Path, kind: str, language: str, *texts: str, **values: objec
     return chat(render_prompt(text, fence=fence(*texts), **values))
 
 
-def fence(*texts: str) -> str:
-    """Return a line of equals signs, longer than any run of them in the texts.
-
-    >>> fence("a", "=======")
-    '========'
-    """
-    return "=" * max(5, 1 + max((len(run) for text in texts for run in re.findall("=+", text)), default=0))
-
-
 # A prompt is rendered for every attempt; its file is read once.
 @functools.cache
 def read_prompt(folder: Path, name: str) -> str:
@@ -74,24 +60,6 @@ def read_prompt(folder: Path, name: str) -> str:
     if name not in names:
         raise UserError(f"prompt {name!r} is unknown{did_you_mean(name, names)}; prompts: {', '.join(names)}")
     return (folder / f"{name}.jinja").read_text(encoding="utf-8").strip()
-
-
-def render_prompt(text: str, **values: Any) -> str:
-    """Render a prompt with values, which are inserted as text and never read as templates.
-
-    Raises:
-        jinja2.UndefinedError: for a value that the prompt uses and the caller leaves out.
-    """
-    return _template(text).render(**values)
-
-
-# Compiling a prompt takes a millisecond, and a round renders one for every attempt.
-@functools.lru_cache(maxsize=16)
-def _template(text: str) -> Template:
-    """Return a compiled prompt."""
-    # StrictUndefined: a misspelt variable is an error, not an empty string.
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
 
 
 def chat(user: str, *, system: str | None = None) -> list[Message]:

@@ -26,7 +26,7 @@ from functools import partial
 
 import polars as pl
 
-from builders.core.prompting import answer_column, chat, render_prompt
+from builders.core.prompting import answer_column, chat
 from builders.core.replies import CUT, NO_END, OVER_WINDOW, Question, Unread, ask, dropped_in, keep_unanswered
 from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, Step, row_shards
 from builders.core.unread import unread_in
@@ -40,6 +40,7 @@ from builders.store.revision import Revision
 from builders.store.shards import shard_counts, shard_rows
 from scorers.errors import UserError
 from scorers.extraction import PLAN_PATTERN, Plan, compose, extract, extract_plan, form_of
+from scorers.prompts import render_prompt
 
 FormatContext = Context[GraceKTOSettings]
 

@@ -1,8 +1,9 @@
 """The prompt files of GRACE-KTO, and the system prompts under which responses are sampled."""
 
-from builders.core.prompting import prompt_names, read_prompt, render_prompt
+from builders.core.prompting import prompt_names, read_prompt
 from builders.grace_kto.settings import PROMPTS, GraceKTOSettings
 from builders.store.manifest import Manifest
+from scorers.prompts import render_prompt
 
 SYSTEM_PREFIX = "system."  # begins the name of every system prompt, in files and in manifests
 SYSTEM_BY_LANGUAGE = "system"  # the setting that means the file of each query's language

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from builders.core.prompting import ask_for, prompts_of, read_prompt, render_prompt
+from builders.core.prompting import ask_for, prompts_of, read_prompt
 from builders.engines import Message
 from builders.rationalign.settings import PROMPTS, RationAlignSettings, TaskSettings
 from builders.store.revision import Revision
 from scorers.edits import Edit, edits_between
 from scorers.errors import UserError, did_you_mean
+from scorers.prompts import render_prompt
 from scorers.rationale import describe
 from scorers.suggestion import Order
 

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.core.languages import is_chinese
-from builders.core.prompting import ask_for, fence, prompt_names
+from builders.core.prompting import ask_for, prompt_names
 from builders.rubrics.ratings import ask_for_rating
 from builders.rubrics.settings import PROMPTS
 from scorers.criteria import BANDS
+from scorers.prompts import fence
 
 CRITERION = {"name": "Tone", "criteria_description": "How it sounds.", **dict.fromkeys(BANDS, "so")}
 
