@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,6 +55,48 @@ MethodsOption = Annotated[
     str | None,
     typer.Option("--methods", help=f"How it gets beyond its own window; default {CONTEXT_METHODS}."),
 ]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="ROLE|ENGINE:MODEL",
+        help="Who grades the answers: a role of the configuration, or such as vllm:Qwen/Qwen3-32B, openai:gpt-4o.",
+    ),
+]
+ENGINES = ("transformers", "vllm", "openai")
+
+
+def judge_of(judge: str, settings: "Settings") -> list[str]:
+    """Return what the option `--judge` sets.
+
+    Args:
+        judge: of the option: a role that has a model, or an engine with a model.
+        settings: the configuration without it.
+
+    Raises:
+        UserError: it is neither, the role has no model, or the pipeline has no judge.
+    """
+    from scorers.errors import UserError, did_you_mean
+
+    models: Any = getattr(settings, "models", None)
+    if not hasattr(models, "judge"):
+        raise UserError(f"--judge {judge}: pipeline {settings.pipeline} has no judge; leave it out")
+    switch = ["evaluate.judge=true"] if hasattr(getattr(settings, "evaluate", None), "judge") else []
+    engine, _, model = judge.partition(":")
+    if engine in ENGINES and model:
+        return [*switch, f"models.judge={json.dumps(model)}", f"engines.judge.kind={engine}"]
+    known = [name for name in type(models).model_fields if isinstance(getattr(models, name), str)]
+    if judge not in known:
+        unset = f"models.{judge} is null" if judge in type(models).model_fields else "no such role"
+        raise UserError(
+            f"--judge {judge}: {unset}{did_you_mean(judge, known)}; give a role that has a model ({', '.join(known)}), "
+            f"or ENGINE:MODEL with one of {', '.join(ENGINES)}, such as openai:gpt-4o"
+        )
+    if judge == "judge":
+        return switch
+    own = getattr(settings.engines, judge, None)  # type: ignore[attr-defined]
+    ran = [] if own is None else [f"engines.judge={json.dumps(own.model_dump(mode='json'))}"]
+    return [*switch, f"models.judge={json.dumps(getattr(models, judge))}", *ran]
 
 
 def examples(*lines: str) -> str:

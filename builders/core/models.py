@@ -141,10 +141,12 @@ class ModelFinder:
         # A folder has no commit: its files are its identity.
         if Path(name).is_dir():
             ours = self._require_whole(Path(name))
+            if ours is not None and adapters_in(ours.path):
+                return self.of(ours)
             if not (Path(name) / "config.json").is_file():
                 found = "an adapter" if (Path(name) / ADAPTER_CONFIG).is_file() else "no config.json in it"
                 raise UserError(f"model {name}: {found}; give the folder of a whole model")
-            if not ours:
+            if ours is None:
                 check_weights(Path(name))
             return LocalModel(Model(id=Path(name).name, revision=self.store.digest_of(Path(name))), Path(name))
         repo, _, revision = name.partition("@")
@@ -163,14 +165,15 @@ class ModelFinder:
             )
         return same
 
-    def _require_whole(self, folder: Path) -> bool:
-        """Check a folder that this project wrote, whose manifest says what belongs into it; False for any other."""
+    def _require_whole(self, folder: Path) -> Revision | None:
+        """Check a folder that this project wrote, whose manifest says what belongs into it; None for any other."""
         if not has_manifest(folder) or (manifest := read_manifest(folder)) is None:
-            return False
+            return None
         # A snapshot of a store is named by the bytes of its manifest, which may be of format 1.
         revision = folder.name if is_commit(folder.name) else manifest.revision
-        self.store.require_whole(Revision(manifest.repo, revision, folder, manifest))
-        return True
+        found = Revision(manifest.repo, revision, folder, manifest)
+        self.store.require_whole(found)
+        return found
 
     def of(self, revision: Revision) -> LocalModel:
         """Return the model of a revision in the store; an adapter comes with the base model it was trained on.

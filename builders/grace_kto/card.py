@@ -46,7 +46,7 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     value |= world
     models = {
         role: names[role]
-        for role in ("base", "general", "domain", "relevance", "teacher", "criteria", "judge")
+        for role in ("base", "general", "domain", "relevance", "teacher", "criteria", "judge", "evaluated")
         if role in names
     }
     # The setting names the policy of the first round: training has it as its base, and in the role `policy` that of the

@@ -42,6 +42,20 @@ def judge(config: GraceKTOSettings, round_: int) -> str:
     return _rubrics(config, "judge")
 
 
+def grader(config: GraceKTOSettings, round_: int) -> str:
+    """The model that grades answers to held-out queries.
+
+    Raises:
+        UserError: none is set.
+    """
+    if config.models.judge is None:
+        raise UserError(
+            "stage evaluations: models.judge is null, and it grades the answers; set it, or give `grace evaluate "
+            "--judge ENGINE:MODEL`"
+        )
+    return config.models.judge
+
+
 def _rubrics(config: GraceKTOSettings, role: str) -> str:
     """Return a model that `score.rubric` needs.
 
@@ -65,6 +79,20 @@ def first_policy(config: GraceKTOSettings, round_: int) -> str:
 def policy(config: GraceKTOSettings, round_: int) -> str | At:
     """The policy that samples a round: the first one, then the result of training on the round before (§3.5)."""
     return config.models.policy if round_ == 1 else At("policy", round_ - 1)
+
+
+def evaluated(config: GraceKTOSettings, round_: int) -> str:
+    """The policy that answers held-out queries.
+
+    Raises:
+        UserError: none is set.
+    """
+    if config.models.evaluated is None:
+        raise UserError(
+            "stage answers: models.evaluated is null, and its answers are asked for; `grace evaluate` sets it for each "
+            "policy that it compares, or give it the name of one"
+        )
+    return config.models.evaluated
 
 
 def tokenizer(config: GraceKTOSettings, round_: int) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from builders.judging.settings import JudgeSettings
 from builders.rubrics.settings import CriteriaSettings, RateSettings
 from builders.settings.asking import AskingSettings, Tags, Text
 from builders.settings.base import (
@@ -54,7 +55,11 @@ class ModelSettings(Section):
         None, description="an instruct model that writes each query's criteria, where score.rubric is true; null: none"
     )
     judge: Annotated[str | None, PATH, LATER] = Field(
-        None, description="the model that rates documents by them: a large one, or a critic; null: none"
+        None,
+        description="the model that rates documents by them, or grades answers: a large one, or a critic; null: none",
+    )
+    evaluated: Annotated[str | None, PATH, LATER] = Field(
+        None, description="the policy whose answers stage `answers` holds; `grace evaluate` sets it for each policy"
     )
 
 
@@ -68,7 +73,9 @@ class Engines(Section):
     criteria: Annotated[EngineSettings, LATER] = Field(
         TransformersEngineSettings(), description="criteria (stage criteria)"
     )
-    judge: Annotated[EngineSettings, LATER] = Field(TransformersEngineSettings(), description="ratings (stage rate)")
+    judge: Annotated[EngineSettings, LATER] = Field(
+        TransformersEngineSettings(), description="ratings (stage rate), grades (stage evaluations)"
+    )
 
 
 class SeedColumns(Section):
@@ -271,6 +278,9 @@ class EvaluateSettings(Section):
     skip: int = Field(0, ge=0, description="queries of the source left out before those taken")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Share = 1.0
+    judge: Annotated[bool, EXECUTION] = Field(
+        False, description="let models.judge grade the answers too; `grace evaluate --judge` sets it"
+    )
 
 
 class GraceKTOSettings(Settings):
@@ -314,6 +324,7 @@ class GraceKTOSettings(Settings):
     train: TrainSettings = TrainSettings()
     loop: LoopSettings = LoopSettings()
     evaluate: EvaluateSettings
+    judge: Annotated[JudgeSettings, LATER] = JudgeSettings()
 
     def adapter_rank(self, role: str) -> int | None:
         """Rank of the adapters that training makes of the policy; None of other roles, and of full fine-tuning."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from builders.rubrics.check import listed
-from builders.store.check import Finding
+from builders.store.check import Finding, listed
 from builders.store.manifest import Manifest
 from scorers.edits import edits_between
 from scorers.rationale import covered

@@ -1,14 +1,18 @@
 """Comparing a revision's files with its manifest: the one comparison that pull, publish and verify share."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 
 from builders.store.files import file_sha256, inside
 from builders.store.manifest import FIGURE, FILE_NAME, DataFile, Manifest, content_digest
 from builders.store.shards import shard_rows
 from scorers.errors import UserError
+
+ROWS_SHOWN = 5  # differing rows listed
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,26 @@ class Finding:
     what: str
     stored: str
     found: str
+
+
+Faults = Callable[[pl.DataFrame], Iterator[Finding]]
+
+
+def listed(files: Mapping[str, Path], sound: bool, names: tuple[str, ...], faults: Faults) -> list[Finding]:
+    """Return the first faults of a dataset, and how many there are where they are more than `ROWS_SHOWN`.
+
+    Args:
+        files: the readable data files by path.
+        sound: whether all files are there and fit the contract; nothing is looked at otherwise.
+        names: the columns that are read.
+        faults: yields the faults of all rows.
+    """
+    if not sound or not files:
+        return [Finding("data/", names[-1], "", "not looked at: the rows are incomplete or do not fit")]
+    found = list(faults(pl.concat([pl.read_parquet(path, columns=list(names), glob=False) for path in files.values()])))
+    if len(found) <= ROWS_SHOWN:
+        return found
+    return [*found[:ROWS_SHOWN], Finding("data/", names[-1], "", f"{len(found)} rows differ, {ROWS_SHOWN} shown")]
 
 
 def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> list[Finding]:

@@ -12,8 +12,7 @@ from typing import Any
 import polars as pl
 
 from builders.core.prompting import answer, chat
-from builders.rubrics.check import listed
-from builders.store.check import Finding
+from builders.store.check import Finding, listed
 from builders.store.manifest import Manifest
 from scorers.rating import read_rating
 

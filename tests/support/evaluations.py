@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-from training.grace_kto.answers import COLUMNS, Evaluation
+from training.grace_kto.evaluation import COLUMNS, Evaluation
 
 QUERIES = 100
 

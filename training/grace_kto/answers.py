@@ -1,237 +1,191 @@
-"""What a policy answers to held-out queries, and how the answers score.
+"""The dataset stage `answers`: what a policy answers to the held-out queries, with the metrics of stage `score`.
 
 Every policy answers the same queries with the same seeds, and its answers are scored as the score stage scores
-responses. A query that leaves no room for an answer counts as one whose answers do not match.
+responses, so a row is one of `-scores`; in the generated world it has that world's own measures too. A query that
+leaves no room for an answer counts as one whose answers do not match. `grace evaluate` builds one for each policy.
 """
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import numpy as np
 import polars as pl
 
+from builders.cards.card import Card
+from builders.core import sources
 from builders.core.draws import derive_seed, query_id
-from builders.core.models import LocalModel, load_engine_for
+from builders.core.machine import local_engine, require_engine
+from builders.core.models import LocalModel, load_engine_for, on_disk, require_policy
 from builders.core.prompting import chat
-from builders.core.replies import begins_in_block
-from builders.core.stage import Context
+from builders.core.replies import begins_in_block, replies_depend_on
+from builders.core.stage import Context, FindModel, Shard, ShardResult, Source, Stage
+from builders.core.tables import NoColumn, read_columns
 from builders.engines import Completion, SamplingSettings
-from builders.grace_kto import sample
+from builders.grace_kto import roles, sample
+from builders.grace_kto.card import facts, recipe
+from builders.grace_kto.columns import RUBRIC, SCORE_COLUMNS, SCORES_COLUMNS
 from builders.grace_kto.languages import system_for
 from builders.grace_kto.loading import load_scorers
 from builders.grace_kto.messages import system_prompts
-from builders.grace_kto.sample import read_response
+from builders.grace_kto.ready import score_ready, trial_prompts
+from builders.grace_kto.sample import read_response, sampling_counts
 from builders.grace_kto.score import score_documents
-from builders.grace_kto.settings import GraceKTOSettings
-from builders.settings.base import identity
-from builders.store.files import write_text
-from builders.store.manifest import fingerprint_of
+from builders.grace_kto.settings import EvaluateSettings, GraceKTOSettings
+from builders.grace_kto.stages import scoring_depends_on
+from builders.store.columns import Column, column, frame_of, polars_schema, present
+from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.extraction import Extraction
-from training.intervals import Estimate, Floats, Statistic, difference, estimate, length_controlled, value_of
-
-# Part of an evaluation's key in the store: raise it when the same inputs give other results.
-VERSION = 3
+from training.grace_kto.evaluation import COLUMNS, MEASURES
 
 log = logging.getLogger(__name__)
 
-# The paper's symbols, and the columns of the score stage that they stand for.
-COLUMNS = {
-    "L": "length",
-    "E": "diversity",
-    "P": "professionalism",
-    "R_s": "relevance_summary",
-    "R_d": "relevance_document",
-    "ppl_D": "ppl_domain",
-}
-#: Shares of all answers; every other metric is over the matched ones.
-SHARES = ("matched", "cut")
-MEDIAN = " median"
-#: Metrics that have a median beside their mean: a mean of perplexities can be one document.
-MEDIANS = ("P", "ppl_D")
+FINISH_REASON = column(
+    "finish_reason",
+    pl.String,
+    "stop (an end token was sampled) or length (cut at the limit); null where the query leaves no room for an answer",
+    nullable=True,
+)
+ANSWERED = tuple(
+    FINISH_REASON if c.name == "finish_reason" else c
+    for c in SCORES_COLUMNS
+    if c.name not in polars_schema(SCORE_COLUMNS)
+)
+"""The columns of a sampled response."""
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The results of one policy.
-
-    Attributes:
-        name: its name in the table.
-        policy: its id and revision.
-        columns: by metric, `matched` and `cut` among them, a value per answer, shape (queries, answers to each); NaN
-            where an answer has none.
-    """
-
-    name: str
-    policy: str
-    columns: dict[str, Floats]
-
-    @property
-    def labels(self) -> list[str]:
-        """The metrics of the table, medians behind their means, the shares last."""
-        found = []
-        for label in self.columns:
-            if label not in SHARES:
-                found += [label, label + MEDIAN] if label in MEDIANS else [label]
-        return [*found, *SHARES]
-
-    @cached_property
-    def estimates(self) -> dict[str, Estimate]:
-        """By label, the mean, median or share with its interval."""
-        return {label: estimate(self.columns[_column(label)], _statistic(label)) for label in self.labels}
-
-    def change_from(self, first: "Evaluation") -> dict[str, Estimate]:
-        """By label, the difference from another policy that answered the same queries, paired by query."""
-        return {
-            label: difference(first.columns[_column(label)], self.columns[_column(label)], _statistic(label))
-            for label in self.labels
-        }
-
-    def change_at_equal_length(self, first: "Evaluation") -> dict[str, Estimate]:
-        """By metric of a document, but for its length, the difference of the means that length does not explain."""
-        lengths = (first.columns["L"], self.columns["L"])
-        return {
-            label: length_controlled(first.columns[label], self.columns[label], lengths)
-            for label in self.columns
-            if label not in ("L", *SHARES)
-        }
-
-    def value(self, label: str) -> float | None:
-        """A mean, a median or a share; None where no answer has a value."""
-        return value_of(self.columns[_column(label)], _statistic(label))
-
-    @property
-    def queries(self) -> int:
-        """Number of held-out queries."""
-        return len(self.columns["matched"])
+def _measure(name: str, meaning: str) -> Column:
+    """A share in [0, 1] that only answers to queries of the generated world have."""
+    return column(
+        name, pl.Float64, f"{meaning}, 0 to 1; null where there is none to count", nullable=True, optional=True
+    )
 
 
-def _column(label: str) -> str:
-    return label.removesuffix(MEDIAN)
+ANSWERS_COLUMNS = (
+    *ANSWERED,
+    *(c for c in SCORE_COLUMNS if c.name != RUBRIC),
+    _measure("grammaticality", "share of the document's sentences that the generated world's grammar knows"),
+    _measure("duplicate_sentences", "share of the document's sentences that occurred earlier in it"),
+    _measure("on_topic", "share of the document's topic terms that belong to the query's topic"),
+    _measure("heading_coverage", "share of the query's sections that are headings of the document"),
+)
 
 
-def _statistic(label: str) -> Statistic:
-    return "median" if label.endswith(MEDIAN) else "mean"
+def source_stage(config: GraceKTOSettings, round_: int) -> dict[str, str]:
+    """Return the held-out source under the name `source`; it becomes a parent where it is the name of a stage."""
+    return {"source": config.evaluate.source}
 
 
-def evaluated(context: Context[GraceKTOSettings], name: str, policy: LocalModel, queries: Sequence[str]) -> Evaluation:
-    """An evaluation from the store, or a new one that is kept there under everything that decides it.
+def source_of(config: GraceKTOSettings, require_pinned: bool = False) -> Source:
+    """Return what the stage reads, see `builders.core.sources.source_of`."""
+    settings = config.evaluate
+    choice = Choice(settings.subset, settings.split)
+    return sources.source_of(settings.source, Store(Path(config.store)), choice, require_pinned=require_pinned)
 
-    Args:
-        context: the configuration and the models of the score stage.
-        name: the policy's name in the table; one policy may be `first` here and a REF there.
-        policy: the policy.
-        queries: held-out queries.
+
+def queries_of(settings: EvaluateSettings, source: Path | pl.LazyFrame) -> list[str]:
+    """Return the held-out queries: `queries` distinct texts of the source, after the first `skip`.
 
     Raises:
-        UserError: a metric is NaN or infinite.
+        UserError: the column is missing, or no query is left.
     """
-    config = context.config
-    sections = {"evaluate": config.evaluate, "sample": config.sample, "score": config.score}
-    key = fingerprint_of(
-        {
-            "version": VERSION,
-            "policy": str(policy.record),
-            "scorers": {role: str(model.record) for role, model in context.models.items()},
-            "configuration": {name: identity(section) for name, section in sections.items()},
-            "engine": identity(config.engines.policy),
-            "system_prompts": system_prompts(config, None),
-            "random_seed": config.random_seed,
-            "threads": config.threads,
-            "queries": list(queries),
-        }
-    )
-    return kept(context.store, key, name, policy, lambda: evaluate(context, name, policy, queries))
+    try:
+        frames = list(read_columns(source, [settings.column], f"evaluate.source {settings.source}"))
+    except NoColumn as error:
+        raise UserError(f"{error}; set evaluate.column") from None
+    texts = pl.concat(frames)[settings.column].str.strip_chars()
+    # In the order of the source, so that `skip` and `queries` always mean the same texts.
+    distinct = texts.filter(texts != "").unique(maintain_order=True)
+    queries = distinct.slice(settings.skip, settings.queries).to_list()
+    if not queries:
+        raise UserError(
+            f"evaluate.source {settings.source} holds no query after the first {settings.skip}; give another source "
+            "or a smaller evaluate.skip"
+        )
+    return queries
 
 
-def kept(store: Store, key: str, name: str, policy: LocalModel, make: Callable[[], Evaluation]) -> Evaluation:
-    """An evaluation from the store, or a new one that is kept there.
-
-    Args:
-        store: the store.
-        key: digest of everything that decides the evaluation.
-        name: its name in the table.
-        policy: the policy.
-        make: evaluates the policy.
-    """
-    path = store.root / ".evaluations" / f"{key[:32]}.json"
-    if path.is_file():
-        found = json.loads(path.read_bytes())
-        return Evaluation(name, str(policy.record), {label: np.array(v, np.float64) for label, v in found.items()})
-    log.info("evaluate: %s, %s", name, policy.record)
-    evaluation = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # NaN is no JSON: null, which numpy reads as NaN.
-    columns = {
-        label: [[None if np.isnan(value) else float(value) for value in row] for row in values]
-        for label, values in evaluation.columns.items()
-    }
-    write_text(path, json.dumps(columns))
-    return evaluation
+def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
+    """Return the system prompts that ask for the tagged form, by name; empty for none."""
+    return system_prompts(config, None)
 
 
-def evaluate(context: Context[GraceKTOSettings], name: str, policy: LocalModel, queries: Sequence[str]) -> Evaluation:
-    """Let a policy answer every query and score the answers that match.
-
-    Args:
-        context: the configuration and the models of the score stage.
-        name: the policy's name in the table.
-        policy: the policy.
-        queries: held-out queries.
+def ready(config: GraceKTOSettings, find: FindModel) -> None:
+    """Check what answering and scoring need of machine and models.
 
     Raises:
-        UserError: a metric is NaN or infinite.
+        UserError: as `require_engine`, `score_ready` and `require_policy`.
     """
-    config = context.config
-    completions, parts = read_answers(config, policy, queries)
-    asked = [query for query in queries for _ in range(config.evaluate.responses)]
-    matched = [(query, part) for query, part in zip(asked, parts, strict=True) if part is not None]
-    scores = score_documents(
-        [query for query, _ in matched],
-        [part.summary for _, part in matched],
-        [part.document for _, part in matched],
-        load_scorers(context),
-        config.score,
-    )
+    engine = local_engine("engines.policy", config.engines.policy, "evaluate")
+    require_engine("engines.policy", engine)
+    score_ready(config, find)
+    found = find(roles.evaluated(config, 0))
+    if found is not None:
+        require_policy(engine, on_disk(found, "evaluate"), trial_prompts(config, system=True))
+
+
+def plan(context: Context[GraceKTOSettings]) -> list[Shard]:
+    """Plan one shard: policy and scorers take turns in memory."""
+    return [Shard(0, None)]
+
+
+def build(context: Context[GraceKTOSettings], shard: Shard) -> ShardResult:
+    """Let the policy answer every query and score the answers that match.
+
+    Raises:
+        UserError: no query leaves room for an answer, or a metric is NaN or infinite.
+    """
+    config, policy = context.config, context.local("evaluated")
+    parent = context.inputs.get("source")
+    queries = queries_of(config.evaluate, Path(config.evaluate.source) if parent is None else parent.scan())
+    log.info("evaluate: %s", policy.record)
+    answers = frame_of(answer_rows(config, policy, queries), ANSWERED)
+    matched = answers.with_row_index("row").filter("matched")
+    asked, summaries, documents = (matched[name].to_list() for name in ("query", "summary", "document"))
+    scores = score_documents(asked, summaries, documents, load_scorers(context), config.score)
     if config.score.engine == "vllm":
         # The next policy needs the GPU's memory; and in one process vLLM's models end together.
         context.loaded.keep([context.models["relevance"]])
-    metrics = {label: scores[column].cast(pl.Float64) for label, column in COLUMNS.items()}
-    check_finite(metrics, name)
+    require_finite({label: scores[name] for label, name in COLUMNS.items()}, str(policy.record))
     # A source that is a stage is the generated world's: its own measures can read the queries.
     if config.evaluate.source.startswith("world:"):
-        metrics |= world_columns([(query, part.document) for query, part in matched])
-    return Evaluation(name, str(policy.record), by_query(metrics, completions, parts, len(queries)))
+        scores = scores.hstack(world_measures(asked, documents))
+    frame = answers.with_row_index("row").join(
+        matched.select("row").hstack(scores), on="row", how="left", maintain_order="left"
+    )
+    counts = {"read": len(queries), **sampling_counts(answers)}
+    return ShardResult(frame.select(c.name for c in present(ANSWERS_COLUMNS, frame.columns)), counts)
 
 
-def by_query(
-    metrics: Mapping[str, pl.Series],
-    completions: Sequence[Completion | None],
-    parts: Sequence[Extraction | None],
-    queries: int,
-) -> dict[str, Floats]:
-    """The columns of an evaluation, shape (queries, answers to each).
-
-    Args:
-        metrics: by label, a value per matched answer.
-        completions: every answer, those of one query together; None for one that was never given.
-        parts: summary, outline and document of each answer; None where it does not match.
-        queries: number of queries.
-    """
-    fits = np.array([part is not None for part in parts])
-    columns = {}
-    for label, values in metrics.items():
-        column = np.full(len(parts), np.nan)
-        column[fits] = values.fill_null(float("nan")).to_numpy()
-        columns[label] = column.reshape(queries, -1)
-    columns["matched"] = fits.astype(np.float64).reshape(queries, -1)
-    cut = [completion is not None and completion.finish_reason == "length" for completion in completions]
-    columns["cut"] = np.array(cut, np.float64).reshape(queries, -1)
-    return columns
+def answer_rows(config: GraceKTOSettings, policy: LocalModel, queries: Sequence[str]) -> list[dict[str, object]]:
+    """Sample answers as `answer_queries`, take each apart, and return them as rows with the columns `ANSWERED`."""
+    completions, opened = answer_queries(config, policy, queries)
+    asked = [(query, number) for query in queries for number in range(config.evaluate.responses)]
+    rows: list[dict[str, object]] = []
+    for (query, number), completion in zip(asked, completions, strict=True):
+        response, parts, thought = read_response(
+            "" if completion is None else completion.text, config.sample.thinking_tags, opened=opened
+        )
+        rows.append(
+            {
+                "query_id": query_id(query),
+                "query": query,
+                "round": 0,
+                "response_id": f"{query_id(query)}-{number}",
+                "response": response,
+                "summary": parts and parts.summary,
+                "outline": parts and parts.outline,
+                "document": parts and parts.document,
+                "matched": parts is not None,
+                "finish_reason": completion and completion.finish_reason,
+                "num_tokens": 0 if completion is None else completion.num_tokens,
+                "logprob": None if completion is None or thought == "cut" else completion.logprob,
+                "sample_seed": derive_seed(config.random_seed, *_draw(query, number)),
+                "policy": str(policy.record),
+            }
+        )
+    return rows
 
 
 def read_answers(
@@ -297,32 +251,72 @@ def _draw(query: str, number: int) -> tuple[str | int, ...]:
     return ("evaluate", query_id(query), *((number,) if number else ()))
 
 
-def world_columns(documents: Sequence[tuple[str, str]]) -> dict[str, pl.Series]:
-    """The generated world's own measures, which no reward contains.
+def world_measures(queries: Sequence[str], documents: Sequence[str]) -> pl.DataFrame:
+    """Return the generated world's own measures, which no reward contains.
 
     Args:
-        documents: matched answers as (query, document).
+        queries: of matched answers.
+        documents: theirs.
 
     Returns:
         One column per measure, a value per document; null where a measure does not apply.
     """
     from training.world.measures import measures
 
-    rows = [measures(query, document) for query, document in documents]
-    names = list(measures("", ""))  # a policy without any matched answer has the same columns
-    return {name: pl.Series([row[name] for row in rows], dtype=pl.Float64) for name in names}
+    rows = [measures(query, document) for query, document in zip(queries, documents, strict=True)]
+    return pl.DataFrame(
+        {name: [row[name] for row in rows] for name in MEASURES}, schema=dict.fromkeys(MEASURES, pl.Float64)
+    )
 
 
-def check_finite(columns: Mapping[str, pl.Series], policy: str) -> None:
-    """Check metrics for NaN and infinity; nulls are allowed.
+def require_finite(metrics: Mapping[str, pl.Series], policy: str) -> None:
+    """Check metrics, by label, for NaN and infinity; nulls are allowed.
 
     Raises:
         UserError: a value is not finite; the message names the metric and the matched response.
     """
-    for label, values in columns.items():
+    for label, values in metrics.items():
         bad = ~values.is_finite().fill_null(True)
         if bad.any():
             raise UserError(
                 f"evaluation of {policy}: {label} is {values.filter(bad)[0]} for matched response {bad.arg_true()[0]}, "
                 "counted from 0; look at the model that scored it"
             )
+
+
+ANSWERS = Stage(
+    name="answers",
+    kind="dataset",
+    suffix="answers",
+    version=1,
+    also=source_stage,
+    roles={
+        "evaluated": roles.evaluated,
+        "tokenizer": roles.tokenizer,
+        "general": roles.general,
+        "domain": roles.domain,
+        "relevance": roles.relevance,
+    },
+    sections=("evaluate", "sample", "score", "engines.policy", "random_seed", "threads"),
+    per_round=False,
+    source=source_of,
+    prompts=prompts,
+    ready=ready,
+    bytes_depend_on=lambda config: tuple(
+        dict.fromkeys((*replies_depend_on(config, "policy"), *scoring_depends_on(config)))
+    ),
+    columns=ANSWERS_COLUMNS,
+    plan=plan,
+    build=build,
+    summaries=tuple(COLUMNS.values()),
+    card=Card(
+        "grace_kto/answers.md.jinja",
+        tags=("evaluation", "synthetic"),
+        written=True,
+        annotated=True,
+        read="queries read",
+        facts=facts,
+        recipe=recipe,
+        example="matched",
+    ),
+)

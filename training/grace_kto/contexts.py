@@ -14,17 +14,21 @@ Each evaluation is kept in the store, so a run that was stopped, or is repeated 
 no second time.
 """
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from builders.core.machine import local_engine, require_engine
 from builders.core.models import Loaded, LocalModel
 from builders.core.pipeline import EvaluationTable
 from builders.core.prompting import chat
+from builders.engines import Completion
 from builders.engines.loading import load_tokenizer_and_config
 from builders.engines.prompts import NO_LIMIT, encode_prompts
 from builders.grace_kto.languages import system_for
@@ -35,20 +39,25 @@ from builders.grace_kto.settings import GraceKTOSettings, ScoreSettings
 from builders.report.text_tables import write_tables
 from builders.settings.base import identity
 from builders.settings.context import ContextSettings
-from builders.store.files import require_folder
+from builders.store.files import require_folder, write_text
 from builders.store.manifest import fingerprint_of
 from builders.store.store import Store
 from scorers.context import own_window
 from scorers.errors import UserError
+from scorers.extraction import Extraction
 from scorers.length import lengths
-from training.grace_kto.answers import Evaluation, by_query, check_finite, kept, read_answers
+from training.grace_kto.answers import read_answers, require_finite
 from training.grace_kto.evaluate import (
     evaluation_models,
     held_out_queries,
     named_policies,
     require_reference,
 )
+from training.grace_kto.evaluation import Evaluation
 from training.grace_kto.table import RUNAWAY_SHARE, directions, number
+from training.intervals import Floats
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # part of an evaluation's key in the store: raise it when the same inputs give other results
 ROLES = ("tokenizer", "domain")
@@ -213,8 +222,60 @@ def _evaluate(cell: Cell, policy: LocalModel, models: dict[str, LocalModel], que
     ids = tokenizer(documents, add_special_tokens=False)["input_ids"] if documents else []
     read = _perplexities(models["domain"], cell.config.score, documents) if documents else []
     metrics = {"L": pl.Series(lengths(ids), dtype=pl.Float64), "ppl_D": pl.Series(read, dtype=pl.Float64)}
-    check_finite(metrics, cell.name)
+    require_finite(metrics, cell.name)
     return Evaluation(cell.name, str(policy.record), by_query(metrics, completions, parts, len(queries)))
+
+
+def by_query(
+    metrics: Mapping[str, pl.Series],
+    completions: Sequence[Completion | None],
+    parts: Sequence[Extraction | None],
+    queries: int,
+) -> dict[str, Floats]:
+    """The columns of an evaluation, shape (queries, answers to each).
+
+    Args:
+        metrics: by label, a value per matched answer.
+        completions: every answer, those of one query together; None for one that was never given.
+        parts: summary, outline and document of each answer; None where it does not match.
+        queries: number of queries.
+    """
+    fits = np.array([part is not None for part in parts])
+    columns = {}
+    for label, values in metrics.items():
+        column = np.full(len(parts), np.nan)
+        column[fits] = values.fill_null(float("nan")).to_numpy()
+        columns[label] = column.reshape(queries, -1)
+    columns["matched"] = fits.astype(np.float64).reshape(queries, -1)
+    cut = [completion is not None and completion.finish_reason == "length" for completion in completions]
+    columns["cut"] = np.array(cut, np.float64).reshape(queries, -1)
+    return columns
+
+
+def kept(store: Store, key: str, name: str, policy: LocalModel, make: Callable[[], Evaluation]) -> Evaluation:
+    """An evaluation from the store, or a new one that is kept there.
+
+    Args:
+        store: the store.
+        key: digest of everything that decides the evaluation.
+        name: its name in the table.
+        policy: the policy.
+        make: evaluates the policy.
+    """
+    path = store.root / ".evaluations" / f"{key[:32]}.json"
+    if path.is_file():
+        found = json.loads(path.read_bytes())
+        return Evaluation(name, str(policy.record), {label: np.array(v, np.float64) for label, v in found.items()})
+    log.info("evaluate: %s, %s", name, policy.record)
+    evaluation = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # NaN is no JSON: null, which numpy reads as NaN.
+    columns = {
+        label: [[None if np.isnan(value) else float(value) for value in row] for row in values]
+        for label, values in evaluation.columns.items()
+    }
+    write_text(path, json.dumps(columns))
+    return evaluation
 
 
 def _perplexities(model: LocalModel, settings: ScoreSettings, documents: Sequence[str]) -> list[float | None]:

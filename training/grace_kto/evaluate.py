@@ -11,12 +11,14 @@ In the generated world, four measures that no reward contains are shown too: gra
 on-topic share and heading coverage.
 """
 
-import logging
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from builders.core.continued import continued
@@ -25,8 +27,7 @@ from builders.core.models import LocalModel, ModelFinder, on_disk
 from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise, run
 from builders.core.sources import source_file
-from builders.core.stage import Context
-from builders.core.tables import NoColumn, read_columns
+from builders.core.stage import Stage
 from builders.grace_kto import roles
 from builders.grace_kto.ready import score_ready
 from builders.grace_kto.settings import GraceKTOSettings
@@ -34,19 +35,21 @@ from builders.grace_kto.stages import SCORE
 from builders.hub.refs import open_revision
 from builders.report.text_tables import write_tables
 from builders.store.files import require_folder
-from builders.store.manifest import read_manifest
+from builders.store.manifest import has_manifest, read_manifest
 from builders.store.names import naming_near
-from builders.store.ref import round_tag
-from builders.store.revision import Choice
+from builders.store.ref import is_commit, round_tag
+from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
-from training.grace_kto.answers import Evaluation, evaluated
+from training.grace_kto.answers import ANSWERS, queries_of
+from training.grace_kto.evaluation import JUDGE_SCORE, Evaluation, evaluation_of
+from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.figure import draw
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
 from training.grace_kto.table import at_equal_length, cautions, cells, progress, rank_policies, verdict
 
-log = logging.getLogger(__name__)
+NAME = 80  # characters of a run's name
 
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
@@ -64,30 +67,30 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         UserError: a policy or the held-out source is missing, the engine asks a server, or a metric is not finite.
     """
     store = Store(Path(config.store))
+    stage = EVALUATIONS if config.evaluate.judge else ANSWERS
     # Mistakes and what the machine lacks are told at once, before a model is made or answers.
     require_folder(output)
     require_engine("engines.policy", local_engine("engines.policy", config.engines.policy, "evaluate"))
     score_ready(config, lambda name: None)  # the models are found below
+    if config.evaluate.judge:
+        roles.grader(config, 0)
     for text in references:
         require_reference(text, config, store)
     queries = held_out_queries(config)
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
-    context = Context(config, store, 1, {}, models)
-    try:
-        evaluations = [evaluated(context, name, policy, queries) for name, policy in policies]
-    finally:
-        # Free the scorers also where a policy fails.
-        context.loaded.keep(())
+    answers = answers_of(config, policies, stage)
+    evaluations = [evaluation_of(name, revision.scan().collect()) for name, revision in answers]
     ranks, average = rank_policies(evaluations)
     records = [
-        _record(evaluation, evaluations[0]) | {"ranks": rank, "average_rank": mean}
-        for evaluation, rank, mean in zip(evaluations, ranks, average, strict=True)
+        _record(evaluation, evaluations[0]) | {"ranks": rank, "average_rank": mean, "dataset": str(revision)}
+        for evaluation, rank, mean, (_, revision) in zip(evaluations, ranks, average, answers, strict=True)
     ]
     header, rows = cells(evaluations, ranks, average)
     said, warned = verdict(evaluations), cautions(config, evaluations)
     controlled = at_equal_length(evaluations)
-    lines = [said, *([controlled] if controlled else []), *(f"Caution: {line}." for line in warned)]
+    graded = [graded_by(evaluation, revision) for evaluation, (_, revision) in zip(evaluations, answers, strict=True)]
+    lines = [said, *filter(None, (controlled, *graded)), *(f"Caution: {line}." for line in warned)]
     files = write_tables(output, "evaluation", header, rows, record=records, lines=lines)
     draw(evaluations, output / "evaluation.png")
     return EvaluationTable(
@@ -98,6 +101,63 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
         files=(*files, "evaluation.png"),
     )
+
+
+def answers_of(
+    config: GraceKTOSettings, policies: Sequence[tuple[str, LocalModel]], stage: Stage, suffix: str = ""
+) -> list[tuple[str, Revision]]:
+    """Return each policy's answers to the held-out queries, new ones where the store does not have them.
+
+    The dataset of a policy is named by the run and by what the table calls the policy, such as `tiny-round-1-answers`.
+
+    Args:
+        config: the configuration.
+        policies: names and models.
+        stage: `answers`, or `evaluations` for graded ones.
+        suffix: end of each policy's name.
+    """
+    store = Store(Path(config.store))
+    found = []
+    for (name, policy), part in zip(policies, dataset_names([name for name, _ in policies]), strict=True):
+        models = config.models.model_copy(update={"evaluated": name_of(policy, store)})
+        stem = f"{config.name}-{part}{suffix}"[:NAME]
+        own = config.model_copy(update={"name": stem, "models": models, "continues": None})
+        found.append((name, run(GRACE_KTO, own, stage.name)[-1].revision))
+    return found
+
+
+def graded_by(evaluation: Evaluation, revision: Revision) -> str | None:
+    """One sentence on who graded a policy's answers and how many could not be graded; None where nobody did."""
+    if JUDGE_SCORE not in evaluation.columns or revision.manifest is None:
+        return None
+    unscored = int(np.isnan(evaluation.columns[JUDGE_SCORE]).sum())
+    judge = revision.manifest.models["judge"]
+    return (
+        f"{evaluation.name} graded by {judge}: {unscored} of {evaluation.columns[JUDGE_SCORE].size} answers unscored."
+    )
+
+
+def dataset_names(names: Sequence[str]) -> list[str]:
+    """Return what names of policies are in names of datasets; the same one is not given twice.
+
+    >>> dataset_names(["first", "round 1", "local/tiny-policy@round-002", "/models/writer", "/old/writer"])
+    ['first', 'round-1', 'local-tiny-policy-round-002', 'writer', 'writer-2']
+    """
+    found: list[str] = []
+    for name in names:
+        text = Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+        slug = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "policy"
+        numbered = (f"{slug}-{number}" for number in count(2))
+        found.append(next(one for one in (slug, *islice(numbered, len(names))) if one not in found))
+    return found
+
+
+def name_of(policy: LocalModel, store: Store) -> str:
+    """Return a name by which a model is found: its revision, or the folder of one that neither store nor Hub has."""
+    folder = policy.adapter or policy.path
+    held = store.find(policy.record.id, policy.record.revision, "model")
+    ours = has_manifest(folder) or not is_commit(policy.record.revision)
+    return str(folder) if held is None and ours else str(policy.record)
 
 
 def learned(config: GraceKTOSettings, round_: int) -> list[str]:
@@ -113,14 +173,10 @@ def learned(config: GraceKTOSettings, round_: int) -> list[str]:
     except UserError as error:
         return [f"nothing is shown of what it learned: {error}; or set loop.held_out: 0"]
     models, finder = evaluation_models(config)
-    store = Store(Path(config.store))
-    first, *rounds = named_policies(config, store, finder, (), models.pop("first"))
+    first, *rounds = named_policies(config, Store(Path(config.store)), finder, (), models.pop("first"))
     policies = [first, *((name, policy) for name, policy in rounds if name == round_name(round_))]
-    context = Context(config, store, 1, {}, models)
-    try:
-        evaluations = [evaluated(context, name, policy, queries) for name, policy in policies]
-    finally:
-        context.loaded.keep(())
+    found = answers_of(config, policies, ANSWERS, suffix="-watch")  # beside those of `grace evaluate`, which are others
+    evaluations = [evaluation_of(name, own.scan().collect()) for name, own in found]
     cautious = [f"caution: {line}" for line in cautions(config, evaluations)]
     return [f"{len(queries)} held-out queries, from the first policy: {progress(evaluations)}", *cautious]
 
@@ -176,20 +232,7 @@ def held_out_queries(config: GraceKTOSettings) -> list[str]:
     else:
         choice = Choice(settings.subset, settings.split)
         source = open_revision(settings.source, Store(Path(config.store)), "dataset", choice=choice).scan()
-    try:
-        frames = list(read_columns(source, [settings.column], f"evaluate.source {settings.source}"))
-    except NoColumn as error:
-        raise UserError(f"{error}; set evaluate.column") from None
-    texts = pl.concat(frames)[settings.column].str.strip_chars()
-    # In the order of the source, so that `skip` and `queries` always mean the same texts.
-    distinct = texts.filter(texts != "").unique(maintain_order=True)
-    queries = distinct.slice(settings.skip, settings.queries).to_list()
-    if not queries:
-        raise UserError(
-            f"evaluate.source {settings.source} holds no query after the first {settings.skip}; give another source "
-            "or a smaller evaluate.skip"
-        )
-    return queries
+    return queries_of(settings, source)
 
 
 def named_policies(

@@ -7,7 +7,7 @@ from typing import Any
 
 from builders.cards.figure_text import drawable
 from builders.report.tables import shortened
-from training.grace_kto.answers import MEDIAN, SHARES, Evaluation
+from training.grace_kto.evaluation import MEDIAN, SHARES, Evaluation
 from training.grace_kto.table import RANKED
 
 Z = 1.96  # standard errors on each side of a 95 % interval

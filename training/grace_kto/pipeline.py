@@ -3,7 +3,8 @@
     seed ─ [sft] ─ generate ─ sample ─ score ─ calibrate ─ [policy] ─▶ next round     ([x] is a model stage)
 
 With `models.teacher` the reference documents pass through the stage `format` on their way: seed ─ format ─ [sft]. With
-`score.rubric` documents are rated before they are scored: sample ─ criteria ─ rate ─ score.
+`score.rubric` documents are rated before they are scored: sample ─ criteria ─ rate ─ score. `grace evaluate` asks each
+policy for answers to held-out queries, and with --judge a judge for grades: [policy] ─ answers ─ evaluations.
 
 Where other presets name files and models, the tiny preset names stages of the generated world: `world:seeds`,
 `world:base`, and so on.
@@ -19,6 +20,8 @@ from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import CALIBRATE, CRITERIA, FORMAT, GENERATE, RATE, SAMPLE, SCORE, SEED
 from builders.store.manifest import Manifest
+from training.grace_kto.answers import ANSWERS
+from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.policy import POLICY
 from training.grace_kto.sft import SFT
 from training.world.stages import world_stages
@@ -95,7 +98,21 @@ def rehearse(config: GraceKTOSettings, random_weights: bool) -> Sequence[Rehears
 GRACE_KTO = Pipeline(
     name="grace-kto",
     settings=GraceKTOSettings,
-    stages=(*WORLD, SEED, FORMAT, SFT, GENERATE, SAMPLE, CRITERIA, RATE, SCORE, CALIBRATE, POLICY),
+    stages=(
+        *WORLD,
+        SEED,
+        FORMAT,
+        SFT,
+        GENERATE,
+        SAMPLE,
+        CRITERIA,
+        RATE,
+        SCORE,
+        CALIBRATE,
+        POLICY,
+        ANSWERS,
+        EVALUATIONS,
+    ),
     last="policy",
     preset="tiny",
     rounds=rounds,

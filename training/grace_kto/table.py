@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from builders.grace_kto.settings import GraceKTOSettings
-from training.grace_kto.answers import MEDIAN, SHARES, Evaluation
+from training.grace_kto.evaluation import JUDGE_SCORE, MEDIAN, SHARES, Evaluation
 from training.intervals import CONFIDENCE, Estimate, corrected
 from training.standings import Column, average_ranks, ranks
 
@@ -61,7 +61,7 @@ def number(value: float | None, label: str) -> str:
     """A value with the digits that its metric deserves; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{value:.1f}" if label in ("L", "E") else f"{value:.3f}"
+    return f"{value:.1f}" if label in ("L", "E", JUDGE_SCORE) else f"{value:.3f}"
 
 
 def changes(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[str], list[str]]:
@@ -127,15 +127,15 @@ def progress(evaluations: Sequence[Evaluation]) -> str:
 
 
 def at_equal_length(evaluations: Sequence[Evaluation]) -> str | None:
-    """One sentence on what the ranked metrics changed by beside what length explains; None where nothing can be told.
+    """One sentence on what changed beside what length explains; None where nothing can be told.
 
-    From the first to the last policy, see `length_controlled`.
+    Of the ranked metrics and a judge's score, from the first to the last policy, see `length_controlled`.
     """
     found = evaluations[-1].change_at_equal_length(evaluations[0]) if len(evaluations) > 1 else {}
     told = [
         f"{label} {change.value:+.3g} ({change.low:+.3g} … {change.high:+.3g})"
         for label, change in found.items()
-        if label in RANKED and change.value is not None and change.low is not None
+        if label in (*RANKED, JUDGE_SCORE) and change.value is not None and change.low is not None
     ]
     return (
         f"At equal length, from {evaluations[0].name} to {evaluations[-1].name}: {', '.join(told)}." if told else None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot  # noqa: TID253
 
-from training.grace_kto.answers import COLUMNS, Evaluation
+from training.grace_kto.evaluation import COLUMNS, Evaluation
 from training.grace_kto.figure import caption, draw, interval
 from training.grace_kto.table import RANKED
 

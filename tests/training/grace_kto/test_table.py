@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.report.text_tables import markdown
-from training.grace_kto.answers import Evaluation
+from training.grace_kto.evaluation import Evaluation
 from training.grace_kto.table import RANKED, at_equal_length, cautions, cells, rank_policies, verdict
 from training.intervals import difference
 from training.pipelines import load_config
