@@ -98,7 +98,9 @@ def broken(random: Random) -> str:
     if kind == 3:
         return reply[:place] + random.choice("{}[]\"',:\\\u0000") + reply[place:]
     if kind == 4:
-        return random.choice(["```json\n", "Scores:", "<think>", "{", "[" * 300]) + reply + random.choice(["", "}", "`"])
+        return (
+            random.choice(["```json\n", "Scores:", "<think>", "{", "[" * 300]) + reply + random.choice(["", "}", "`"])
+        )
     if kind == 5:
         return reply * random.randrange(4)
     if kind == 6:

@@ -1,13 +1,14 @@
 """The dataset stage `evaluations`: a policy's answers to the held-out queries, each graded by a judge (§4.1).
 
 A row is one of `-answers` with the judge's grades; see `builders.judging.grades`. The judge is shown the document of an
-answer that matches, and all that was written of one that does not. A `-scores` dataset can be graded too::
+answer that matches, and all that was written of one that does not. Answers of other people's can be graded too::
 
-    build --stage evaluations --from alice/demo-scores --set models.judge=...
+    build --stage evaluations --from answers/ --set models.judge=...
 """
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import polars as pl
@@ -25,14 +26,15 @@ from builders.grace_kto.settings import GraceKTOSettings
 from builders.judging import grades
 from builders.judging.check import check_grades
 from builders.judging.columns import GRADES, JUDGED_COLUMNS
-from builders.store.columns import present, require_columns
+from builders.store.columns import require_columns
 from builders.store.revision import Revision
 from scorers.errors import UserError
 from training.grace_kto.answers import ANSWERS_COLUMNS
 from training.grace_kto.evaluation import COLUMNS
 
-EVALUATIONS_COLUMNS = (*ANSWERS_COLUMNS, *JUDGED_COLUMNS)
 NEEDED = ("query_id", "query", "response_id", "response", "document", "policy")
+# Other people's answers need no metrics.
+EVALUATIONS_COLUMNS = (*(replace(c, optional=c.name not in NEEDED) for c in ANSWERS_COLUMNS), *JUDGED_COLUMNS)
 READ = tuple(c for c in GROUPS_COLUMNS if c.name in NEEDED)
 
 
@@ -74,7 +76,7 @@ def build(context: Context[GraceKTOSettings], shard: Shard) -> Asking:
     )
     counts: Counter[str] = Counter(read=answers.height)
     found = yield from grades.graded(context, shard, shown.to_dicts(), context.config.judge, counts)
-    frame = answers.select(c.name for c in present(ANSWERS_COLUMNS, answers.columns)).hstack(found)
+    frame = answers.select(c.name for c in ANSWERS_COLUMNS if c.name in answers.columns).hstack(found)
     return ShardResult(frame, dict(+counts))
 
 
@@ -84,7 +86,6 @@ EVALUATIONS = Stage(
     suffix="evaluations",
     version=1,
     parents=("answers",),
-    instead={"answers": "score"},
     reads=READ,
     roles={"judge": roles.grader},
     sections=("judge", "engines.judge", "random_seed", "threads"),

@@ -129,10 +129,13 @@ def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> 
             "format": ["synthetic", "sft", "trl"],
             "criteria": ["rubrics", "synthetic"],
             "rate": ["ratings", "llm-as-a-judge"],
+            "answers": ["evaluation", "synthetic"],
+            "evaluations": ["evaluation", "llm-as-a-judge"],
         }.get(stage_name, ["synthetic"]),
     ]
-    assert ("annotations_creators" in found) == (stage_name in ("format", "criteria", "rate", "score", "calibrate"))
-    assert ("language_creators" in found) == (stage_name in ("generate", "sample"))
+    annotated = ("format", "criteria", "rate", "score", "calibrate", "answers", "evaluations")
+    assert ("annotations_creators" in found) == (stage_name in annotated)
+    assert ("language_creators" in found) == (stage_name in ("generate", "sample", "answers"))
 
 
 def test_what_a_stage_read_from_outside_is_its_source() -> None:

@@ -87,3 +87,32 @@ def test_a_real_server_holds_replies_to_a_pattern(url: str) -> None:
     assert not any(re.fullmatch(PATTERN, completion.text) for completion in free)
     assert all(re.fullmatch(PATTERN, completion.text) for completion in held)
     assert {completion.finish_reason for completion in held} == {"stop"}
+
+
+def test_a_real_server_grades_answers(url: str, tmp_path: Path) -> None:
+    """A judge that writes at random: every guided reply is read, and free ones are unscored."""
+    import polars as pl
+
+    from scorers.judgement import CRITERIA
+    from training.pipelines import build, load_config
+
+    rows = {name: ["a", "b"] for name in ("query_id", "query", "response_id", "response", "document", "policy")}
+    (tmp_path / "answers").mkdir()
+    pl.DataFrame(rows).write_parquet(tmp_path / "answers" / "rows.parquet")
+    for guided, graded in (("true", True), ("false", False)):
+        config = load_config(
+            "tiny",
+            [
+                *(
+                    "models.judge=writer",
+                    f"engines.judge={{kind: openai, base_url: '{url}'}}",
+                    "judge.prompt=judge.tiny",
+                ),
+                *("judge.max_new_tokens=300", f"judge.guided={guided}", "judge.attempts=8", "judge.temperature=1.0"),
+            ],
+            str(tmp_path / "store"),
+        )
+        frame = build(config, "evaluations", start=str(tmp_path / "answers"))[-1].revision.scan().collect()
+        found = frame.select(*CRITERIA, "judge_score").drop_nulls()
+        assert found.height == (2 if graded else 0)
+        assert all(1 <= score <= 10 for row in found.select(*CRITERIA).iter_rows() for score in row)

@@ -25,6 +25,7 @@ EXECUTION_CHANGES = {
     "engines.policy.pipeline_parallel": "2",
     "engines.policy.memory_share": "0.5",
     "engines.policy.sleep": "true",
+    "evaluate.judge": "true",
     "loop.held_out": "3",
     "score.device": "cuda",
     "score.memory_share": "0.2",
@@ -39,6 +40,8 @@ EXECUTION_CHANGES = {
     "train.deepspeed": "null",
 }
 """Every setting of GRACE-KTO that decides time and memory alone, with a value other than that of paper-72b."""
+
+EVALUATED = ("answers", "evaluations")
 
 OF_THE_RUN = {f"executor.{name}" for name in ExecutorSettings.model_fields}
 """Settings that no stage reads, so that no manifest has them."""
@@ -69,7 +72,7 @@ LATER_DEFAULTS: list[tuple[str, object]] = [
     *((f"{stage}.presence_penalty", 0.0) for stage in ("generate", "sample")),
     ("sample.stop", []),
     *((f"{stage}.guided", False) for stage in ("format", "generate")),
-    *((f"models.{role}", None) for role in ("teacher", "criteria", "judge")),
+    *((f"models.{role}", None) for role in ("teacher", "criteria", "judge", "evaluated")),
     ("score.rubric", False),
     ("calibrate.coefficients.rubric", 0.0),
     ("score.engine", "transformers"),
@@ -173,16 +176,19 @@ def test_execution_changes_no_stages_identity_and_is_recorded(path: str) -> None
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("engines.policy.dtype=float16", ["generate", "sample"]),
-        ("engines.policy.kind=transformers", ["generate", "sample"]),
-        ("engines.policy.context.window=100", ["generate", "sample"]),
-        ("engines.policy.chat_template_kwargs.enable_thinking=false", ["sft", "generate", "sample", "policy"]),
-        ("sample.thinking_tags=null", ["generate", "sample"]),
-        ("threads=3", ["format", "sft", "generate", "sample", "criteria", "rate", "score", "policy"]),
-        ("random_seed=3", ["format", "generate", "sample", "criteria", "rate", "sft", "policy"]),
-        ("score.rubric=true", ["score"]),
-        ("score.dtype=float32", ["score"]),
-        ("score.engine=vllm", ["score"]),
+        ("engines.policy.dtype=float16", ["generate", "sample", "answers"]),
+        ("engines.policy.kind=transformers", ["generate", "sample", "answers"]),
+        ("engines.policy.context.window=100", ["generate", "sample", "answers"]),
+        (
+            "engines.policy.chat_template_kwargs.enable_thinking=false",
+            ["sft", "generate", "sample", "policy", "answers"],
+        ),
+        ("sample.thinking_tags=null", ["generate", "sample", "answers"]),
+        ("threads=3", ["format", "sft", "generate", "sample", "criteria", "rate", "score", "policy", *EVALUATED]),
+        ("random_seed=3", ["format", "generate", "sample", "criteria", "rate", "sft", "policy", *EVALUATED]),
+        ("score.rubric=true", ["score", "answers"]),
+        ("score.dtype=float32", ["score", "answers"]),
+        ("score.engine=vllm", ["score", "answers"]),
         ("calibrate.coefficients.length=2.0", ["calibrate"]),
         ("train.batch_size=32", ["policy"]),
         ("loop.rounds=2", ["policy"]),

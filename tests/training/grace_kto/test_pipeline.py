@@ -19,7 +19,10 @@ def models(stage: str, round_: int, *overrides: str) -> dict[str, Node | str]:
 
 
 def test_stages_stand_after_what_they_are_made_from() -> None:
-    others = ("score.rubric=true", *(f"models.{role}=Qwen/Qwen2.5-0.5B" for role in ("teacher", "criteria", "judge")))
+    others = (
+        "score.rubric=true",
+        *(f"models.{role}=Qwen/Qwen2.5-0.5B" for role in ("teacher", "criteria", "judge", "evaluated")),
+    )
     config: GraceKTOSettings = load_config("tiny", others)
     places = {stage.name: place for place, stage in enumerate(GRACE_KTO.stages)}
     assert len(places) == len(GRACE_KTO.stages)
