@@ -160,7 +160,9 @@ def do(kept: Path, folder: Path, run: Run) -> tuple[str, float]:
         staged.rename(store)
     policies, ended = [FIRST], None
     if run.trained:
-        config = config_of(store, run.world, *run.settings, "loop.held_out=0")
+        # Each method goes to its end, whatever becomes of its data.
+        unwatched = ("loop.held_out=0", "loop.min_matched=0", "loop.max_cut=1")
+        config = config_of(store, run.world, *run.settings, *unwatched)
         try:
             run_loop(config)
         except UserError as error:

@@ -26,7 +26,8 @@ def run_loop(config: Settings) -> list[StageResult]:
         One result per stage and round, in the order of building; the last one is the last stage of the last round.
 
     Raises:
-        UserError: for a user's mistake; every stage that was finished before it stays in the store.
+        UserError: for a user's mistake, and where a round's quality says that the next one should not be made; every
+            stage that was finished before it stays in the store.
     """
     pipeline = pipeline_of(config)
     rounds = pipeline.rounds(config)
@@ -43,7 +44,8 @@ def run_loop(config: Settings) -> list[StageResult]:
             known = {(result.stage, result.round) for result in results}
             results += [result for result in done if (result.stage, result.round) not in known]
             log.info("round %d/%d: %s", round_, rounds, _line(pipeline, done, time.monotonic() - began))
-            for line in () if pipeline.watch is None else pipeline.watch(config, round_):
+            made = {result.stage: result.revision for result in done}
+            for line in () if pipeline.watch is None else pipeline.watch(config, round_, made):
                 log.info("round %d/%d: %s", round_, rounds, line)
             # The libraries' objects stay; the next rounds' collections would walk through them, half a second each.
             gc.collect()

@@ -4,7 +4,7 @@ A pipeline is plain data. The runner, the cards, the inspections and the command
 name; see docs/architecture.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from builders.core.stage import Stage
 from builders.settings.base import Settings
 from builders.store.manifest import Manifest
 from builders.store.ref import round_tag
+from builders.store.revision import Revision
 from scorers.errors import UserError, did_you_mean
 
 
@@ -56,7 +57,8 @@ class Pipeline:
         preset: a preset of this pipeline, on which the configuration printed on a card is based.
         rounds: returns the number of rounds of a configuration.
         round_line: returns the sentence printed about a finished round, from the round's manifests.
-        watch: returns the lines printed after a round, about what its model has learned so far.
+        watch: yields the lines printed after a round, about what was made in it and what its model has learned so far;
+            raises a UserError where the loop should stop.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
         evaluate_contexts: compares the context windows and methods of one policy in the same way.
         benchmarks: by name, compares models on a benchmark: models that answer, given as REFs, files of responses and
@@ -72,7 +74,7 @@ class Pipeline:
     preset: str
     rounds: Callable[[Any], int] = one_round
     round_line: Callable[[Sequence[Manifest]], str] | None = None
-    watch: Callable[[Any, int], Sequence[str]] | None = None
+    watch: Callable[[Any, int, Mapping[str, Revision]], Iterable[str]] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
     evaluate_contexts: Callable[[Any, Sequence[str], Path, Sequence[int], Sequence[str]], EvaluationTable] | None = None
     benchmarks: Mapping[str, Callable[[Any, Sequence[str], Sequence[str], Sequence[str], Path], EvaluationTable]] = (

@@ -262,6 +262,15 @@ class LoopSettings(Section):
     held_out: Annotated[int, EXECUTION] = Field(
         64, ge=0, description="held-out queries that every round's policy answers, to show what it learns; 0: none"
     )
+    min_matched: Annotated[float, EXECUTION] = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="the loop stops after a round of whose responses fewer have the tagged form; 0: never",
+    )
+    max_cut: Annotated[float, EXECUTION] = Field(
+        0.3, ge=0, le=1, description="it stops where more are cut at the length limit; 1: never"
+    )
 
 
 class EvaluateSettings(Section):

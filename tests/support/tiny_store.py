@@ -20,6 +20,7 @@ SMALL_LOOP = (
     *SMALL,
     "loop.rounds=2",
     "loop.held_out=4",
+    "loop.min_matched=0",
     "train.batch_size=8",
     "train.device_batch_size=8",
     "train.save_steps=1",

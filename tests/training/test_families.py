@@ -112,7 +112,7 @@ def test_vllm_loads_the_base_once_for_all_rounds(
     path = configuration("llama", base, bge_m3_dir, tmp_path, "lora")
     options = [
         "engines.policy.kind=vllm", "engines.policy.device=cpu", f"models.policy={base}",
-        "evaluate.column=request", "evaluate.split=train",
+        "evaluate.column=request", "evaluate.split=train", "loop.min_matched=0", "loop.max_cut=1",
     ]  # fmt: skip
 
     def looped(name: str, *more: str) -> list[StageResult]:

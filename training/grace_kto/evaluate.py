@@ -108,7 +108,8 @@ def answers_of(
 ) -> list[tuple[str, Revision]]:
     """Return each policy's answers to the held-out queries, new ones where the store does not have them.
 
-    The dataset of a policy is named by the run and by what the table calls the policy, such as `tiny-round-1-answers`.
+    The dataset of a policy is named by the run and by what the table calls the policy, such as `tiny-round-1-answers`,
+    with `-after-N` where `evaluate.skip` is N.
 
     Args:
         config: the configuration.
@@ -118,9 +119,10 @@ def answers_of(
     """
     store = Store(Path(config.store))
     found = []
+    after = f"-after-{config.evaluate.skip}" if config.evaluate.skip else ""
     for (name, policy), part in zip(policies, dataset_names([name for name, _ in policies]), strict=True):
         models = config.models.model_copy(update={"evaluated": name_of(policy, store)})
-        stem = f"{config.name}-{part}{suffix}"[:NAME]
+        stem = f"{config.name}-{part}{suffix}{after}"[:NAME]
         own = config.model_copy(update={"name": stem, "models": models, "continues": None})
         found.append((name, run(GRACE_KTO, own, stage.name)[-1].revision))
     return found

@@ -10,7 +10,7 @@ Where other presets name files and models, the tiny preset names stages of the g
 `world:base`, and so on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import CALIBRATE, CRITERIA, FORMAT, GENERATE, RATE, SAMPLE, SCORE, SEED
 from builders.store.manifest import Manifest
+from builders.store.revision import Revision
 from training.grace_kto.answers import ANSWERS
 from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.policy import POLICY
@@ -55,13 +56,19 @@ def round_line(manifests: Sequence[Manifest]) -> str:
     return f"{weights.rows.written} rows, {matched:.0%} matched, L {length}{rubric}, loss {loss:.4f}"
 
 
-def watch(config: GraceKTOSettings, round_: int) -> Sequence[str]:
-    """Say what a round's policy has learned; see `training.grace_kto.evaluate`."""
-    if not config.loop.held_out:
-        return ()
-    from training.grace_kto.evaluate import learned
+def watch(config: GraceKTOSettings, round_: int, made: Mapping[str, Revision]) -> Iterator[str]:
+    """Say how good a round's data is and what its policy has learned; see `quality` and `evaluate` beside this module.
 
-    return learned(config, round_)
+    Raises:
+        UserError: the loop should not go on after this round.
+    """
+    from training.grace_kto.evaluate import learned
+    from training.grace_kto.quality import look_at, require_no_alarm
+
+    lines = learned(config, round_) if config.loop.held_out else []
+    said, reason = look_at(config, round_, made, lines)
+    yield from (*([said] if said else []), *lines)
+    require_no_alarm(reason)
 
 
 def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:

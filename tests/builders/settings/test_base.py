@@ -27,6 +27,8 @@ EXECUTION_CHANGES = {
     "engines.policy.sleep": "true",
     "evaluate.judge": "true",
     "loop.held_out": "3",
+    "loop.max_cut": "0.5",
+    "loop.min_matched": "0.4",
     "score.device": "cuda",
     "score.memory_share": "0.2",
     "score.tokens_per_batch": "99",
