@@ -16,6 +16,7 @@ from training.options import (
     JsonOption,
     JudgeOption,
     MethodsOption,
+    PairwiseOption,
     SetOption,
     StoreOption,
     WorkersOption,
@@ -39,6 +40,7 @@ app = typer.Typer(cls=Group, rich_markup_mode=None, pretty_exceptions_enable=Fal
         "grace evaluate sft local/tiny-policy@round-002",
         "grace evaluate --set evaluate.source=heldout.jsonl --output results",
         "grace evaluate --judge openai:gpt-4o --set engines.judge.base_url=https://api.openai.com/v1",
+        "grace evaluate sft local/tiny-policy --pairwise --judge vllm:Qwen/Qwen3-32B",
         "grace evaluate --contexts 8k,16k,32k --methods none,dynamic,yarn",
     )
 )
@@ -53,6 +55,7 @@ def evaluate(
         str, typer.Option("--output", help="Folder for the JSON, Markdown and PNG.")
     ] = ".grace/evaluation",
     judge: JudgeOption = None,
+    pairwise: PairwiseOption = False,
     contexts: ContextsOption = None,
     methods: MethodsOption = None,
     as_json: JsonOption = False,
@@ -63,10 +66,10 @@ def evaluate(
         from scorers.errors import UserError
         from training.pipelines import evaluate_contexts, evaluate_policies
 
-        if judge is not None and contexts is not None:
-            raise UserError(f"--judge {judge}: grades answers in one window; leave --contexts out")
-        if judge is not None:
-            settings = load_settings(config, overrides, store, judge_of(judge, settings))
+        if contexts is not None and (judge is not None or pairwise):
+            raise UserError("--contexts compares windows without a judge; leave --judge and --pairwise out")
+        if judge is not None or pairwise:
+            settings = load_settings(config, overrides, store, judge_of(judge, settings, pairwise=pairwise))
         if contexts is not None:
             ways = methods_of(methods or CONTEXT_METHODS)
             found = evaluate_contexts(settings, policies or [], Path(output), windows_of(contexts), ways)

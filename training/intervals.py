@@ -65,6 +65,14 @@ def estimate(values: Floats, statistic: Statistic = "mean") -> Estimate:
     return _bootstrapped(lambda rows: _of(statistic, values[rows]), len(values))
 
 
+def of_ragged(values: Sequence[Sequence[float]]) -> Estimate:
+    """The mean over queries with different numbers of values; None of no query."""
+    if not values:
+        return Estimate(None)
+    width = max(map(len, values))
+    return estimate(np.array([[*row, *[np.nan] * (width - len(row))] for row in values]))
+
+
 def difference(before: Floats, after: Floats, statistic: Statistic = "mean") -> Estimate:
     """The statistic after less that before, of two policies that answered the same queries.
 

@@ -64,24 +64,34 @@ JudgeOption = Annotated[
     ),
 ]
 ENGINES = ("transformers", "vllm", "openai")
+PairwiseOption = Annotated[
+    bool, typer.Option("--pairwise", help="Let the judge choose between every two policies' answers, in both orders.")
+]
 
 
-def judge_of(judge: str, settings: "Settings") -> list[str]:
-    """Return what the option `--judge` sets.
+def judge_of(judge: str | None, settings: "Settings", *, pairwise: bool = False) -> list[str]:
+    """Return what the options `--judge` and `--pairwise` set.
 
     Args:
-        judge: of the option: a role that has a model, or an engine with a model.
+        judge: a role that has a model, or an engine with a model; None: the role `judge`.
         settings: the configuration without it.
+        pairwise: whether the judge chooses between policies.
 
     Raises:
-        UserError: it is neither, the role has no model, or the pipeline has no judge.
+        UserError: it is neither, the role has no model, or the pipeline has no judge, or none that chooses.
     """
     from scorers.errors import UserError, did_you_mean
 
     models: Any = getattr(settings, "models", None)
+    evaluate = getattr(settings, "evaluate", None)
     if not hasattr(models, "judge"):
         raise UserError(f"--judge {judge}: pipeline {settings.pipeline} has no judge; leave it out")
-    switch = ["evaluate.judge=true"] if hasattr(getattr(settings, "evaluate", None), "judge") else []
+    name = "pairwise" if pairwise else "judge"
+    if pairwise and not hasattr(evaluate, name):
+        raise UserError(f"--pairwise: pipeline {settings.pipeline} has no judge that chooses; leave it out")
+    switch = [f"evaluate.{name}=true"] if hasattr(evaluate, name) else []
+    if judge is None:
+        return switch
     engine, _, model = judge.partition(":")
     if engine in ENGINES and model:
         return [*switch, f"models.judge={json.dumps(model)}", f"engines.judge.kind={engine}"]

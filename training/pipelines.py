@@ -217,7 +217,7 @@ def require_benchmark(config: Settings, name: str) -> None:
 
 
 def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
-    """Tell how often a judge's ratings order two responses as people do; see `training.writingbench.agreement`.
+    """Tell how often a judge's ratings order two responses as people do; see `training.agreement`.
 
     Args:
         ratings: REF of a dataset of ratings.
@@ -227,7 +227,7 @@ def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
     Raises:
         UserError: a file is missing, or does not fit the ratings.
     """
-    from training.writingbench import agreement as pairwise
+    from training import agreement as pairwise
 
     return pairwise.agreement(ratings, human, store)
 

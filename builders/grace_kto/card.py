@@ -14,6 +14,8 @@ from builders.store.manifest import Manifest, portable
 from scorers.class_weights import class_weights
 
 SNIPPET_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # the model in the training snippet, for the reader to replace
+READS = {"seed": ("seed", "source"), "answers": ("evaluate", "source"), "comparisons": ("evaluate", "other")}
+"""By stage, the setting that names the dataset from outside which it reads."""
 COLOURS = {"positive": "#1b7f5c", "negative": "#c2512f", "not scored": "#8a8f98"}
 
 
@@ -55,7 +57,8 @@ def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
     if models or policy:
         value["models"] = models | ({"policy": policy} if policy else {})
     if (source := source_at_commit(manifest)) is not None:
-        value["seed"]["source"] = source
+        section, name = READS.get(manifest.stage, READS["seed"])
+        value.setdefault(section, {})[name] = source
     if manifest.stage in ("sft", "calibrate"):
         # One prompt for all queries, or one for each language.
         system = SYSTEM_BY_LANGUAGE if len(manifest.prompts) > 1 else next(iter(manifest.prompts), None)

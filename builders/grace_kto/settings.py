@@ -287,8 +287,14 @@ class EvaluateSettings(Section):
     skip: int = Field(0, ge=0, description="queries of the source left out before those taken")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Share = 1.0
+    other: Annotated[str | None, PATH, EXECUTION] = Field(
+        None, description="answers that stage comparisons sets others against; `grace evaluate --pairwise` sets it"
+    )
     judge: Annotated[bool, EXECUTION] = Field(
         False, description="let models.judge grade the answers too; `grace evaluate --judge` sets it"
+    )
+    pairwise: Annotated[bool, EXECUTION] = Field(
+        False, description="let it choose between every two policies' answers instead; `--pairwise` sets it"
     )
 
 

@@ -18,17 +18,20 @@ def _known_prompt(name: str) -> str:
     Raises:
         ValueError: naming the closest one.
     """
-    files = {path.name.removesuffix(".jinja") for path in PROMPTS.glob("judge.*.jinja")}
-    if name not in (known := sorted({"judge", *files})):
+    files = {path.name.removesuffix(".jinja") for path in PROMPTS.glob("*.jinja")}
+    if name not in (known := sorted(files | {file.partition(".")[0] for file in files})):
         raise ValueError(f"there is no such prompt{did_you_mean(name, known)}; prompts: {', '.join(known)}")
     return name
 
 
 class JudgeSettings(AskingSettings):
-    """Stage `evaluations`: a judge grades every answer by five criteria (§4.1)."""
+    """A judge of answers: stage `evaluations` grades each by five criteria (§4.1), `comparisons` pairs of them."""
 
-    prompt: Annotated[Text, AfterValidator(_known_prompt)] = Field(
+    prompt: Annotated[Text, AfterValidator(_known_prompt), Field(pattern=r"^judge(\.|$)")] = Field(
         "judge", description="prompt file in builders/judging/prompts; judge: that of each query's language"
+    )
+    pair_prompt: Annotated[Text, AfterValidator(_known_prompt), Field(pattern=r"^pair(\.|$)")] = Field(
+        "pair", description="the same for `grace evaluate --pairwise`"
     )
     temperature: float = Field(
         0.3, ge=0, description="0 is greedy, and one attempt is all: another would give the same reply"
@@ -39,4 +42,6 @@ class JudgeSettings(AskingSettings):
         description="hold replies to their form while they are drawn, so that each one can be read unless it is cut; "
         "engine vllm, or openai where the server is vLLM's; leaves a thinking model no room to think",
     )
-    shard_responses: Positive | None = Field(None, description="responses per shard; null: 16, or more of many")
+    shard_responses: Positive | None = Field(
+        None, description="responses, or pairs of them, per shard; null: 16, or more of many"
+    )

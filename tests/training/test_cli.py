@@ -100,7 +100,7 @@ print(min(times[1:]))
             ["--stage", "sft"],
             [
                 "--stage sft yields a model: `train --stage sft` makes it",
-                "seed, format, generate, sample, criteria, rate, score, calibrate, answers, evaluations\n",
+                "seed, format, generate, sample, criteria, rate, score, calibrate, answers, evaluations, comparisons\n",
             ],
         ),
         ("build", ["--stage", "world:base"], ["yields a model: `train --stage world:base` makes it"]),
@@ -215,8 +215,8 @@ def test_a_dry_run_of_the_whole_default_needs_nothing(tmp_path: Path) -> None:
     assert {step["action"] for step in steps} == {"build"}
     # All but what is held out, evaluated or needs a teacher or a judge, and each stage after those it is made from.
     names = [step["stage"] for step in steps]
-    others = {"world:heldout", "format", "criteria", "rate", "policy", "answers", "evaluations"}
-    every = {stage.name for stage in GRACE_KTO.stages} - others
+    others = {"world:heldout", "format", "criteria", "rate", "policy", "answers"}
+    every = {stage.name for stage in GRACE_KTO.stages} - others - {"evaluations", "comparisons"}
     assert set(names) == every and len(names) == len(every) and names[-1] == "calibrate"
     reasons = {step["stage"]: step["reason"] for step in steps}
     assert reasons["world:seeds"] == "missing" and reasons["seed"] == "world:seeds is built first"

@@ -45,6 +45,7 @@ from training.grace_kto.answers import ANSWERS, queries_of
 from training.grace_kto.evaluation import JUDGE_SCORE, Evaluation, evaluation_of
 from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.figure import draw
+from training.grace_kto.pairwise import compare_pairs
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
 from training.grace_kto.table import at_equal_length, cautions, cells, progress, rank_policies, verdict
@@ -53,7 +54,7 @@ NAME = 80  # characters of a run's name
 
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Evaluate policies and write evaluation.json, .md, .csv, .tex and .png.
+    """Evaluate policies and write evaluation.json, .md, .csv, .tex and .png; with `pairwise` see `compare_pairs`.
 
     Args:
         config: the configuration; its `evaluate` section names the held-out queries.
@@ -67,12 +68,13 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         UserError: a policy or the held-out source is missing, the engine asks a server, or a metric is not finite.
     """
     store = Store(Path(config.store))
-    stage = EVALUATIONS if config.evaluate.judge else ANSWERS
+    pairwise = config.evaluate.pairwise
+    stage = EVALUATIONS if config.evaluate.judge and not pairwise else ANSWERS
     # Mistakes and what the machine lacks are told at once, before a model is made or answers.
     require_folder(output)
     require_engine("engines.policy", local_engine("engines.policy", config.engines.policy, "evaluate"))
     score_ready(config, lambda name: None)  # the models are found below
-    if config.evaluate.judge:
+    if config.evaluate.judge or pairwise:
         roles.grader(config, 0)
     for text in references:
         require_reference(text, config, store)
@@ -80,6 +82,8 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
     answers = answers_of(config, policies, stage)
+    if pairwise:
+        return compare_pairs(config, answers, dataset_names([name for name, _ in policies]), output)
     evaluations = [evaluation_of(name, revision.scan().collect()) for name, revision in answers]
     ranks, average = rank_policies(evaluations)
     records = [

@@ -4,7 +4,8 @@
 
 With `models.teacher` the reference documents pass through the stage `format` on their way: seed ─ format ─ [sft]. With
 `score.rubric` documents are rated before they are scored: sample ─ criteria ─ rate ─ score. `grace evaluate` asks each
-policy for answers to held-out queries, and with --judge a judge for grades: [policy] ─ answers ─ evaluations.
+policy for answers to held-out queries, and with --judge a judge for grades: [policy] ─ answers ─ evaluations; with
+--pairwise between two policies' answers: answers, answers ─ comparisons.
 
 Where other presets name files and models, the tiny preset names stages of the generated world: `world:seeds`,
 `world:base`, and so on.
@@ -22,6 +23,7 @@ from builders.grace_kto.stages import CALIBRATE, CRITERIA, FORMAT, GENERATE, RAT
 from builders.store.manifest import Manifest
 from builders.store.revision import Revision
 from training.grace_kto.answers import ANSWERS
+from training.grace_kto.comparisons import COMPARISONS
 from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.policy import POLICY
 from training.grace_kto.sft import SFT
@@ -119,6 +121,7 @@ GRACE_KTO = Pipeline(
         POLICY,
         ANSWERS,
         EVALUATIONS,
+        COMPARISONS,
     ),
     last="policy",
     preset="tiny",

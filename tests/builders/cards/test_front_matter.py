@@ -131,9 +131,10 @@ def test_front_matter_is_what_the_hub_knows(stage_name: str, tmp_path: Path) -> 
             "rate": ["ratings", "llm-as-a-judge"],
             "answers": ["evaluation", "synthetic"],
             "evaluations": ["evaluation", "llm-as-a-judge"],
+            "comparisons": ["evaluation", "llm-as-a-judge", "preference-data"],
         }.get(stage_name, ["synthetic"]),
     ]
-    annotated = ("format", "criteria", "rate", "score", "calibrate", "answers", "evaluations")
+    annotated = ("format", "criteria", "rate", "score", "calibrate", "answers", "evaluations", "comparisons")
     assert ("annotations_creators" in found) == (stage_name in annotated)
     assert ("language_creators" in found) == (stage_name in ("generate", "sample", "answers"))
 

@@ -411,6 +411,7 @@ SAID = {
     "calibrate": "Responses with ranks in their group, a group reward, a signed weight and a label",
     "policy": "The policy after round 1 of GRACE-KTO",
     "answers": "Answers of one policy to held-out queries",
+    "comparisons": "Pairs of answers by two policies to the same held-out queries",
     "evaluations": "Answers of a policy to held-out queries, with automatic metrics and a judge",
 }
 OF_A_MODEL = ["How it was made", "Results of the training run", "Load", "Reproduce", "Known limits", "Licence"]

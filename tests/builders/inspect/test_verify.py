@@ -272,7 +272,9 @@ def test_a_manifest_of_an_unknown_pipeline_or_stage_is_told_beside_its_files(wei
     assert verify(foreign) == [unknown]
     (finding,) = verify(with_manifest(weights, stage="weigh"))
     assert (finding.where, finding.what, finding.stored) == ("manifest.json", "stage", "weigh")
-    assert finding.found.startswith("unknown; stages: world:seeds, ") and finding.found.endswith("answers, evaluations")
+    assert finding.found.startswith("unknown; stages: world:seeds, ") and finding.found.endswith(
+        "evaluations, comparisons"
+    )
     (weights.path / "README.md").unlink()
     (weights.path / SHARD).unlink()
     found = verify(foreign)

@@ -26,6 +26,8 @@ EXECUTION_CHANGES = {
     "engines.policy.memory_share": "0.5",
     "engines.policy.sleep": "true",
     "evaluate.judge": "true",
+    "evaluate.other": "alice/answers",
+    "evaluate.pairwise": "true",
     "loop.held_out": "3",
     "loop.max_cut": "0.5",
     "loop.min_matched": "0.4",
@@ -43,7 +45,7 @@ EXECUTION_CHANGES = {
 }
 """Every setting of GRACE-KTO that decides time and memory alone, with a value other than that of paper-72b."""
 
-EVALUATED = ("answers", "evaluations")
+EVALUATED = ("answers", "evaluations", "comparisons")
 
 OF_THE_RUN = {f"executor.{name}" for name in ExecutorSettings.model_fields}
 """Settings that no stage reads, so that no manifest has them."""

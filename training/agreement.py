@@ -1,31 +1,34 @@
-"""`grace agreement`: how often a judge's ratings order two responses as people do (§4.3, table 4).
+"""`grace agreement`: how often a judge orders two responses as people do (WritingBench, §4.3, table 4).
 
 People's preferences are rows of two responses to one query and which of them is better; several people may judge one
 pair, and each judgement counts::
 
     {"response_a": "77ab…-0", "response_b": "77ab…-1", "preference": "a"}        a, b or tie
 
-The judge's verdict follows from the responses' mean ratings. Two equal means are a tie, and a tie agrees with a tie.
+The judge's verdict follows from the responses' mean scores, of a dataset of ratings or of graded answers, or it is the
+preference of a dataset of comparisons. Two equal means are a tie, and a tie agrees with a tie.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from builders.core.pipeline import EvaluationTable
 from builders.core.tables import read_columns
 from builders.hub.refs import open_revision
 from builders.rubrics.columns import RATINGS_COLUMNS
-from builders.store.columns import require_columns
+from builders.store.columns import column, require_columns
+from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
+from scorers.preference import CHOICES, SWAPPED
 from scorers.rating import HIGHEST, LOWEST
-from training.intervals import Estimate, estimate
+from training.intervals import Estimate, of_ragged
 
-CHOICES = ("a", "b", "tie")
+VerdictOf = Callable[[str, str, str], tuple[str, str]]
+"""From two responses and a place for messages, the query and the judge's verdict: a, b or tie."""
 NEEDED = ("response_a", "response_b", "preference")
 EQUAL = 1e-9  # means of scores that differ by less are equal
 
@@ -34,7 +37,7 @@ def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
     """Compare a judge's ratings with people's preferences.
 
     Args:
-        ratings: REF of a dataset of stage `rate`, or a file with its columns.
+        ratings: REF of ratings, of graded answers or of comparisons, or a file with the columns of one.
         human: file of preferences, in any format that tables have.
         store: folder of the local store.
 
@@ -49,20 +52,9 @@ def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
     from sklearn.metrics import cohen_kappa_score
 
     revision = open_revision(ratings, Store(Path(store)), "dataset")
-    require_columns(revision.schema(), RATINGS_COLUMNS[:5], str(revision))
-    wrong = (
-        revision.scan().filter(~pl.col("score").is_between(LOWEST, HIGHEST)).select("response_id", "score").collect()
-    )
-    if wrong.height:
-        raise UserError(
-            f"{revision}: response_id {wrong['response_id'][0]} has score {wrong['score'][0]}; scores are from "
-            f"{LOWEST} to {HIGHEST}"
-        )
-    scored = (
-        revision.scan().group_by("response_id").agg(pl.col("score").cast(pl.Float64).mean(), pl.col("query_id").first())
-    )
-    means = {row["response_id"]: row for row in scored.collect().iter_rows(named=True)}
-    judged = [_judgement(row, number, means, human) for number, row in enumerate(_read(human), 1)]
+    compared = "preference" in revision.schema()
+    verdict_of = of_comparisons(revision) if compared else of_scores(revision)
+    judged = [_judgement(row, f"{human}, row {n}", verdict_of) for n, row in enumerate(_read(human), 1)]
     if not judged:
         raise UserError(f"{human}: holds no preference; a row has {', '.join(NEEDED)}")
     people, verdicts = [one["person"] for one in judged], [one["judge"] for one in judged]
@@ -96,24 +88,81 @@ def _read(human: str) -> list[dict[str, Any]]:
     return [row for frame in read_columns(Path(human), NEEDED, human) for row in frame.iter_rows(named=True)]
 
 
-def _judgement(row: Mapping[str, Any], number: int, means: Mapping[str, Any], human: str) -> dict[str, str]:
+def of_scores(revision: Revision) -> VerdictOf:
+    """Return the verdicts that follow from mean scores: of ratings, or of graded answers.
+
+    Raises:
+        UserError: the dataset has no scores, or one that is out of range.
+    """
+    schema = revision.schema()
+    name, low, high = ("judge_score", 10, 100) if "judge_score" in schema else ("score", LOWEST, HIGHEST)
+    if name == "score":
+        require_columns(schema, RATINGS_COLUMNS[:5], str(revision))
+    scores = revision.scan().select("response_id", "query_id", score=pl.col(name).cast(pl.Float64))
+    wrong = scores.filter(~pl.col("score").is_between(low, high)).collect()
+    if wrong.height:
+        raise UserError(
+            f"{revision}: response_id {wrong['response_id'][0]} has score {wrong['score'][0]:g}; scores are from {low} "
+            f"to {high}"
+        )
+    rows = scores.group_by("response_id").agg(pl.col("score").mean(), pl.col("query_id").first()).collect()
+    means = {row["response_id"]: row for row in rows.iter_rows(named=True)}
+
+    def verdict(first: str, second: str, where: str) -> tuple[str, str]:
+        a, b = (
+            _scored(means.get(response), f"{where}: {name} {response}")
+            for name, response in (("response_a", first), ("response_b", second))
+        )
+        if a["query_id"] != b["query_id"]:
+            raise UserError(f"{where}: its responses are to different queries; a pair has two responses to one query")
+        difference = a["score"] - b["score"]
+        return a["query_id"], "tie" if abs(difference) < EQUAL else "a" if difference > 0 else "b"
+
+    return verdict
+
+
+def of_comparisons(revision: Revision) -> VerdictOf:
+    """Return the verdicts that a judge gave on pairs, whichever of the two is called a.
+
+    Responses of two policies may have one id; a policy's is told as `policy/id`, where ids alone are not enough.
+
+    Raises:
+        UserError: the dataset lacks a column of comparisons.
+    """
+    names = ("query_id", "policy_a", "policy_b", "response_id_a", "response_id_b", "preference")
+    require_columns(revision.schema(), [column(name, pl.String, name, nullable=True) for name in names], str(revision))
+    known: dict[tuple[str, str], tuple[str, str | None]] = {}
+    for query, policy_a, policy_b, id_a, id_b, preference in revision.scan().select(names).collect().iter_rows():
+        pairs = [(f"{policy_a}/{id_a}", f"{policy_b}/{id_b}"), *([(id_a, id_b)] if id_a != id_b else [])]
+        for a, b in pairs:
+            known[a, b] = query, preference
+            known[b, a] = query, None if preference is None else SWAPPED[preference]
+
+    def verdict(first: str, second: str, where: str) -> tuple[str, str]:
+        query, found = known.get((first, second), (None, None))
+        if query is None or found is None:
+            said = "was not compared in that dataset" if query is None else "has no preference, its replies were unread"
+            raise UserError(
+                f"{where}: the pair {first} and {second} {said}; leave the row out, or name responses as policy/id"
+            )
+        return query, found
+
+    return verdict
+
+
+def _judgement(row: Mapping[str, Any], where: str, verdict_of: VerdictOf) -> dict[str, str]:
     """Return one judgement: query, the person's verdict, the judge's.
 
     Raises:
         UserError: it is none, or the judge has no verdict on it.
     """
-    where = f"{human}, row {number}"
     choice = (row["preference"] or "").strip().lower()
     if choice not in CHOICES:
         raise UserError(f"{where}: preference is {row['preference']!r}; {', '.join(CHOICES)} are allowed")
     if row["response_a"] == row["response_b"]:
         raise UserError(f"{where}: both responses are {row['response_a']}; a pair has two different ones")
-    a, b = (_scored(means.get(row[name]), f"{where}: {name} {row[name]}") for name in NEEDED[:2])
-    if a["query_id"] != b["query_id"]:
-        raise UserError(f"{where}: its responses are to different queries; a pair has two responses to one query")
-    difference = a["score"] - b["score"]
-    verdict = "tie" if abs(difference) < EQUAL else "a" if difference > 0 else "b"
-    return {"query": a["query_id"], "person": choice, "judge": verdict}
+    query, verdict = verdict_of(row["response_a"], row["response_b"], where)
+    return {"query": query, "person": choice, "judge": verdict}
 
 
 def _scored(found: Mapping[str, Any] | None, what: str) -> Mapping[str, Any]:
@@ -133,10 +182,7 @@ def share(judged: Sequence[Mapping[str, str]]) -> Estimate:
     queries: dict[str, list[float]] = {}
     for one in judged:
         queries.setdefault(one["query"], []).append(float(one["person"] == one["judge"]))
-    if not queries:
-        return Estimate(None)
-    width = max(map(len, queries.values()))
-    return estimate(np.array([[*found, *[np.nan] * (width - len(found))] for found in queries.values()]))
+    return of_ragged(list(queries.values()))
 
 
 def _cells(found: Estimate) -> tuple[str, str]:
