@@ -39,8 +39,8 @@ app = typer.Typer(cls=Group, rich_markup_mode=None, pretty_exceptions_enable=Fal
         "grace evaluate",
         "grace evaluate sft local/tiny-policy@round-002",
         "grace evaluate --set evaluate.source=heldout.jsonl --output results",
-        "grace evaluate --judge openai:gpt-4o --set engines.judge.base_url=https://api.openai.com/v1",
-        "grace evaluate sft local/tiny-policy --pairwise --judge vllm:Qwen/Qwen3-32B",
+        "grace evaluate --judge vllm:Qwen/Qwen3-32B",
+        "grace evaluate sft local/tiny-policy --pairwise --judge openai:gpt-4o",
         "grace evaluate --contexts 8k,16k,32k --methods none,dynamic,yarn",
     )
 )

@@ -287,6 +287,9 @@ class EvaluateSettings(Section):
     skip: int = Field(0, ge=0, description="queries of the source left out before those taken")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Share = 1.0
+    label: Annotated[str | None, EXECUTION] = Field(
+        None, description="the policy's part of its datasets' names; `grace evaluate` sets it; null: none"
+    )
     other: Annotated[str | None, PATH, EXECUTION] = Field(
         None, description="answers that stage comparisons sets others against; `grace evaluate --pairwise` sets it"
     )

@@ -39,6 +39,7 @@ def small(editor: Path) -> list[str]:
         "sample.max_new_tokens=32",
         "sample.shard_rows=24",
         "reward.steps=6",
+        "prefer.share=0.5",
         "mpo.steps=4",
         "evaluate.per_task=4",
         "evaluate.samples=3",

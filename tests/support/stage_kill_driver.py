@@ -37,6 +37,20 @@ def wait(child: int, seconds: float) -> bool:
     return False
 
 
+def forked(preset: str, settings: list[str], store: str, stage: str, *, told: bool = False) -> int:
+    """Start a child that builds, and with `told` prints the digests; its process id.
+
+    Nothing is built in this process: polars would start threads in it, and a fork of it that waits for one never ends.
+    """
+    child = os.fork()
+    if child == 0:
+        results = build(load_config(preset, settings, store), stage)
+        if told:
+            print(json.dumps({result.stage: result.revision.digest for result in results}), flush=True)
+        os._exit(0)
+    return child
+
+
 def main() -> None:
     """Kill and rerun, and print what came out."""
     preset, stage, folder, kills, longest, settings = *sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), sys.argv[6:]
@@ -48,17 +62,14 @@ def main() -> None:
         store = str(Path(folder) / f"run-{runs}")
         runs += 1
         while True:
-            child = os.fork()
-            if child == 0:
-                build(load_config(preset, settings, store), stage)
-                os._exit(0)
+            child = forked(preset, settings, store, stage)
             if wait(child, draw.uniform(0.2, longest) if killed < kills else 600.0):
                 break
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             killed += 1
-        results = build(load_config(preset, settings, store), stage)
-        print(json.dumps({result.stage: result.revision.digest for result in results}), flush=True)
+        if not wait(forked(preset, settings, store, stage, told=True), 600.0):
+            raise SystemExit("reading a finished build took ten minutes")
     print(json.dumps({"kills": killed}), flush=True)
 
 

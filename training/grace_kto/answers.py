@@ -106,6 +106,11 @@ def queries_of(settings: EvaluateSettings, source: Path | pl.LazyFrame) -> list[
     return queries
 
 
+def stem(config: GraceKTOSettings) -> str:
+    """Return the beginning of the names of a policy's datasets: the run's name and the policy's label."""
+    return config.name if config.evaluate.label is None else f"{config.name}-{config.evaluate.label}"
+
+
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the system prompts that ask for the tagged form, by name; empty for none."""
     return system_prompts(config, None)
@@ -290,15 +295,17 @@ ANSWERS = Stage(
     suffix="answers",
     version=1,
     also=source_stage,
+    # The evaluated policy comes last: it may be an adapter of a folder that the others name.
     roles={
-        "evaluated": roles.evaluated,
         "tokenizer": roles.tokenizer,
         "general": roles.general,
         "domain": roles.domain,
         "relevance": roles.relevance,
+        "evaluated": roles.evaluated,
     },
     sections=("evaluate", "sample", "score", "engines.policy", "random_seed", "threads"),
     per_round=False,
+    stem=stem,
     source=source_of,
     prompts=prompts,
     ready=ready,

@@ -30,6 +30,7 @@ from builders.store.files import replacing
 from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
+from training.grace_kto.answers import stem
 from training.grace_kto.evaluations import READ
 
 PAIRS = "pairs.parquet"
@@ -129,6 +130,7 @@ COMPARISONS = Stage(
     roles={"judge": roles.grader},
     sections=("judge", "engines.judge", "random_seed", "threads"),
     per_round=False,
+    stem=stem,
     source=source_of,
     prompts=prompts,
     ready=ready,

@@ -12,7 +12,7 @@ on-topic share and heading coverage.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
@@ -50,8 +50,6 @@ from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
 from training.grace_kto.table import at_equal_length, cautions, cells, progress, rank_policies, verdict
 
-NAME = 80  # characters of a run's name
-
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
     """Evaluate policies and write evaluation.json, .md, .csv, .tex and .png; with `pairwise` see `compare_pairs`.
@@ -81,7 +79,7 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     queries = held_out_queries(config)
     models, finder = evaluation_models(config, first=not references)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
-    answers = answers_of(config, policies, stage)
+    answers = answers_of(config, policies, models, stage)
     if pairwise:
         return compare_pairs(config, answers, dataset_names([name for name, _ in policies]), output)
     evaluations = [evaluation_of(name, revision.scan().collect()) for name, revision in answers]
@@ -108,7 +106,11 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
 
 
 def answers_of(
-    config: GraceKTOSettings, policies: Sequence[tuple[str, LocalModel]], stage: Stage, suffix: str = ""
+    config: GraceKTOSettings,
+    policies: Sequence[tuple[str, LocalModel]],
+    scorers: Mapping[str, LocalModel],
+    stage: Stage,
+    suffix: str = "",
 ) -> list[tuple[str, Revision]]:
     """Return each policy's answers to the held-out queries, new ones where the store does not have them.
 
@@ -118,16 +120,20 @@ def answers_of(
     Args:
         config: the configuration.
         policies: names and models.
+        scorers: the models of the score stage, by role.
         stage: `answers`, or `evaluations` for graded ones.
         suffix: end of each policy's name.
     """
     store = Store(Path(config.store))
-    found = []
+    # Found already, wherever the configuration says they come from.
+    fixed = {role: name_of(scorers[role], store) for role in ("general", "domain", "relevance")}
+    fixed |= dict.fromkeys(("policy", "base"), name_of(scorers["tokenizer"], store))
     after = f"-after-{config.evaluate.skip}" if config.evaluate.skip else ""
+    found = []
     for (name, policy), part in zip(policies, dataset_names([name for name, _ in policies]), strict=True):
-        models = config.models.model_copy(update={"evaluated": name_of(policy, store)})
-        stem = f"{config.name}-{part}{suffix}{after}"[:NAME]
-        own = config.model_copy(update={"name": stem, "models": models, "continues": None})
+        models = config.models.model_copy(update={**fixed, "evaluated": name_of(policy, store)})
+        evaluate = config.evaluate.model_copy(update={"label": f"{part}{suffix}{after}"})
+        own = config.model_copy(update={"models": models, "evaluate": evaluate, "continues": None})
         found.append((name, run(GRACE_KTO, own, stage.name)[-1].revision))
     return found
 
@@ -181,7 +187,9 @@ def learned(config: GraceKTOSettings, round_: int) -> list[str]:
     models, finder = evaluation_models(config)
     first, *rounds = named_policies(config, Store(Path(config.store)), finder, (), models.pop("first"))
     policies = [first, *((name, policy) for name, policy in rounds if name == round_name(round_))]
-    found = answers_of(config, policies, ANSWERS, suffix="-watch")  # beside those of `grace evaluate`, which are others
+    found = answers_of(
+        config, policies, models, ANSWERS, suffix="-watch"
+    )  # beside those of `grace evaluate`, which are others
     evaluations = [evaluation_of(name, own.scan().collect()) for name, own in found]
     cautious = [f"caution: {line}" for line in cautions(config, evaluations)]
     return [f"{len(queries)} held-out queries, from the first policy: {progress(evaluations)}", *cautious]

@@ -29,7 +29,7 @@ from builders.judging.columns import GRADES, JUDGED_COLUMNS
 from builders.store.columns import require_columns
 from builders.store.revision import Revision
 from scorers.errors import UserError
-from training.grace_kto.answers import ANSWERS_COLUMNS
+from training.grace_kto.answers import ANSWERS_COLUMNS, stem
 from training.grace_kto.evaluation import COLUMNS
 
 NEEDED = ("query_id", "query", "response_id", "response", "document", "policy")
@@ -90,6 +90,7 @@ EVALUATIONS = Stage(
     roles={"judge": roles.grader},
     sections=("judge", "engines.judge", "random_seed", "threads"),
     per_round=False,
+    stem=stem,
     prompts=prompts,
     ready=ready,
     bytes_depend_on=partial(replies_depend_on, role="judge"),

@@ -88,9 +88,9 @@ def _compared(
     config: GraceKTOSettings, answers: Sequence[Answers], names: Sequence[str], first: int, second: int
 ) -> tuple[Revision, pl.DataFrame]:
     """Return the choices between two policies' answers, new ones where the store does not have them."""
-    evaluate = config.evaluate.model_copy(update={"other": str(answers[second][1])})
-    stem = f"{config.name}-{names[first]}-{names[second]}"[:80]
-    own = config.model_copy(update={"name": stem, "evaluate": evaluate, "continues": None})
+    label = f"{names[first]}-{names[second]}"
+    evaluate = config.evaluate.model_copy(update={"other": str(answers[second][1]), "label": label})
+    own = config.model_copy(update={"evaluate": evaluate, "continues": None})
     from training.grace_kto.pipeline import GRACE_KTO
 
     revision = run(GRACE_KTO, own, COMPARISONS.name, start=str(answers[first][1]))[-1].revision

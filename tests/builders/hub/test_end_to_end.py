@@ -99,7 +99,7 @@ def go_on(stranger: Person, policy: str) -> None:
         *(f"datasets--local--tiny-{name}" for name in ("queries", "groups", "scores", "weights")),
         "models--local--tiny-policy",
         "datasets--local--grace-kto-world-0-heldout",  # on which the loop shows what it learns
-        *(f"datasets--local--tiny-{name}-watch-answers" for name in ("first", "round-3")),
+        *(f"datasets--local--tiny-{name}-watch-answers" for name in ("first", "round-1", "round-2", "round-3")),
     }  # seeds, world and first policy are alice's
     manifest = json.loads((Path(trained["path"]) / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["results"]["first_step"] > 0 and "new_optimizer" not in manifest["counts"]  # both go on

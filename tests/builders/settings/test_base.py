@@ -26,6 +26,7 @@ EXECUTION_CHANGES = {
     "engines.policy.memory_share": "0.5",
     "engines.policy.sleep": "true",
     "evaluate.judge": "true",
+    "evaluate.label": "round-3",
     "evaluate.other": "alice/answers",
     "evaluate.pairwise": "true",
     "loop.held_out": "3",
