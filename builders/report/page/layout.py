@@ -27,8 +27,14 @@ SIDES = (("chosen", "rejected"), ("winner", "loser"))
 """Ends of the names of columns that belong to one side of a preference."""
 _NUMBERS = {"round", "sample_seed", "fold", "index", "attempts", "repeat", "temperature", "top_p"}
 """Numbers that are no metrics."""
-_TOLD = {"label", "matched", "response_id", "contest_id", "criterion", "score", "reason", "samples", "metrics"}
-"""Columns with a place of their own."""
+_TOLD: dict[Kind, tuple[str, ...]] = {
+    "responses": ("label", "matched", "response_id"),
+    "preferences": ("samples", "metrics", "contest_id"),
+    "ratings": ("response_id", "criterion", "score", "reason", "repeat", "attempts"),
+    "edits": ("references",),
+    "rows": (),
+}
+"""By kind, columns with a place of their own."""
 _PARTS = {"summary", "outline", "document", "prompt", "completion", "response", "suggestion", "chosen", "rejected"}
 """Columns that repeat a part of what is shown already."""
 
@@ -78,7 +84,7 @@ def layout_of(schema: pl.Schema, what: str, *, known: bool) -> Layout:
     reply = next((name for name in ("suggestion", "response", "completion") if _is_text(schema.get(name))), None)
     kind: Kind = "rows"
     texts: tuple[str, ...] = ()
-    if {"response_id", "criterion", "score"} <= names:
+    if known and {"response_id", "criterion", "score"} <= names:
         # `critique` has a prompt too, which holds query, response and criterion in one text.
         kind, query = "ratings", "query" if "query" in names else None
     elif all(_is_text(schema.get(side)) for side in ("chosen", "rejected")):
@@ -106,20 +112,28 @@ def _completed(schema: pl.Schema, kind: Kind, query: str | None, texts: tuple[st
     names = schema.names()
     whole = {"suggestion": "response", "suggestion_chosen": "chosen", "suggestion_rejected": "rejected"}
     wholes = tuple(whole[text] if whole.get(text) in names else None for text in texts)
-    base = "source" if "source" in names and kind != "rows" and _edits(texts) else None
-    numbers = [name for name in names if schema[name].is_numeric() and name not in _NUMBERS | _TOLD]
-    columns = _sided(numbers) if kind == "preferences" else {name: (name,) for name in numbers}
-    ranks = {name: f"rank_{name}" for name in columns if f"rank_{name}" in numbers}
-    metrics = tuple(name for name in columns if name not in ranks.values()) if kind != "rows" else ()
-    shown = {*texts, *filter(None, wholes), query, base, *_TOLD, *(IDS if known else ()), *(_PARTS if texts or kind == "ratings" else ())}
-    shown |= {column for columns_ in columns.values() for column in columns_} if kind != "rows" else set()
-    fields = tuple(name for name in names if name not in shown and _is_field(schema[name], known=known))
+    base = "source" if "source" in names and _edits(texts) else None
     if kind == "rows":
         query = query or next((name for name in names if schema[name] == pl.String), None)
-    told = [name for name in names if name in _TOLD and (known or name in ("label", "matched", "response_id"))]
-    needed = [query, *texts, *wholes, base, *(c for m in metrics for c in columns[m]), *ranks.values(), *fields, *told]
+    placed = {*texts, *filter(None, wholes), query, base, *_TOLD[kind], *(IDS if known else ())}
+    placed |= _PARTS if kind != "rows" else set()
+    numbers = [name for name in names if schema[name].is_numeric() and name not in _NUMBERS | placed]
+    columns = _columns(kind, numbers)
+    ranks = {name: f"rank_{name}" for name in columns if f"rank_{name}" in numbers}
+    metrics = tuple(name for name in columns if name not in ranks.values())
+    placed |= {column for several in columns.values() for column in several}
+    fields = tuple(name for name in names if name not in placed and _is_field(schema[name], known=known))
+    told = (name for name in _TOLD[kind] if name in names and (known or kind != "preferences"))
+    needed = (query, *texts, *wholes, base, *(c for m in metrics for c in columns[m]), *ranks.values(), *fields, *told)
     read = tuple(dict.fromkeys(name for name in needed if name is not None))
     return Layout(kind, query, texts, wholes, base, metrics, columns, ranks, fields, read)
+
+
+def _columns(kind: Kind, numbers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the columns of each metric; rows without responses have none."""
+    if kind == "rows":
+        return {}
+    return _sided(numbers) if kind == "preferences" else {name: (name,) for name in numbers}
 
 
 def _edits(texts: Sequence[str]) -> bool:

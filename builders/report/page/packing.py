@@ -28,7 +28,7 @@ LITERAL = 255
 MOST = 60_000
 """Words of a vocabulary."""
 LEVEL = 9
-_SAFE = bytes.maketrans(b"<&>", b".,/")
+_SAFE = bytes.maketrans(b"&<>", b".,/")
 
 
 def vocabulary_of(texts: Iterable[str]) -> list[str]:

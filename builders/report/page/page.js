@@ -105,7 +105,7 @@
 
   // ------------------------------------------------------------------------------------------- what is chosen
 
-  const state = { at: -1, source: -1, sort: "", down: true, matched: "", label: "", base: "", repeats: true, text: "" };
+  const state = { at: -1, source: -1, sort: "", down: true, matched: "", label: "", base: null, repeats: true, more: false };
   let hits = []; // places in the index of the groups that are listed
   let listed = 0;
   let group = null;
@@ -416,8 +416,11 @@
     return out;
   }
 
+  const scoresOf = (one) => one.ratings.map((rating) => rating.score).filter((score) => score !== null);
+  const meanOf = (found) => found.length ? found.reduce((a, b) => a + b, 0) / found.length : null;
   const valueOf = (one, name) => {
     if (name === "words") return one.words.length;
+    if (name === "mean rating") return meanOf(scoresOf(one));
     const place = one.metrics.findIndex((metric) => metric.name === name);
     return place < 0 ? null : one.values[place];
   };
@@ -432,13 +435,13 @@
   }
 
   // The text that differences are marked against: of the group, of a response, or of its namesake a dataset earlier.
-  function baseOf(one, all) {
-    if (state.base === "source") return group.base;
-    if (state.base === "earlier") {
+  function baseOf(one, all, key) {
+    if (key === "source") return group.base;
+    if (key === "earlier") {
       const before = group.parts.filter((part) => part.source < one.source).at(-1);
       return before?.responses[one.place]?.text ?? null;
     }
-    const chosen = all.find((other) => `${other.source} ${other.id}` === state.base);
+    const chosen = all.find((other) => `${other.source} ${other.id}` === key);
     return chosen && !(chosen.source === one.source && chosen.id === one.id) ? chosen.text : null;
   }
 
@@ -550,12 +553,13 @@
     const bar = make("div", "toolbar");
     if (sources.length > 1) bar.append(tabs());
     const names = [...new Set(all.flatMap((one) => one.metrics.map((metric) => metric.name)))];
-    const orders = [["", "as in the data"], ...names.map((name) => [name, name.replaceAll("_", " ")]), ["words", "words"]];
+    if (all.some((one) => one.ratings.length)) names.push("mean rating");
+    const orders = [["", "as in the data"], ...[...names, "words"].map((name) => [name, name.replaceAll("_", " ")])];
     const sort = chooser("sort", "Sort", orders, state.sort, (found) => { state.sort = found; draw(); });
     const turn = control("button", "turn", "Turn the order round", () => { state.down = !state.down; draw(); });
     turn.textContent = state.down ? "↓" : "↑";
     turn.title = state.down ? "highest first" : "lowest first";
-    bar.append(sort, turn, chooser("base", "Differences from", bases(all), state.base, (found) => { state.base = found; draw(); }));
+    bar.append(sort, turn, chooser("base", "Differences from", bases(all), baseIn(all), (found) => { state.base = found; draw(); }));
     const check = make("label", "check");
     const box = control("input", "repeats", "Mark repeated n-grams", () => { state.repeats = box.checked; draw(); }, "change");
     box.type = "checkbox";
@@ -582,12 +586,19 @@
     return line;
   }
 
+  // Until something else is chosen, edits are marked against their source and chosen texts against rejected ones.
+  function baseIn(all) {
+    const keys = bases(all).map(([key]) => key);
+    if (keys.includes(state.base)) return state.base;
+    if (state.base !== null) return "";
+    return group.base ? "source" : keys.includes("0 rejected") ? "0 rejected" : "";
+  }
+
   function bases(all) {
     const found = [["", "nothing"]];
     if (group.base) found.push(["source", "the source text"]);
     if (group.parts.length > 1) found.push(["earlier", "the same place a dataset earlier"]);
     for (const one of all) found.push([`${one.source} ${one.id}`, nameOf(one, true)]);
-    if (!found.some(([key]) => key === state.base)) state.base = "";
     return found;
   }
 
@@ -606,7 +617,7 @@
 
   const nameOf = (one, whole) => {
     const name = one.id.startsWith(`${group.id}-`) ? `response ${one.id.slice(group.id.length + 1)}` : /^\d+$/.test(one.id) ? `response ${one.id}` : one.id;
-    return whole && sources.length > 1 ? `${one.source + 1}: ${name}` : name;
+    return whole && group.parts.length > 1 ? `${one.source + 1}: ${name}` : name;
   };
 
   function card(one, all) {
@@ -616,13 +627,14 @@
     if (one.matched === false) box.classList.add("unmatched");
     box.setAttribute("aria-label", nameOf(one, true));
     const repeated = repeats(one.text, one.words);
-    const base = state.base ? baseOf(one, all) : null;
+    const key = baseIn(all);
+    const base = key ? baseOf(one, all, key) : null;
     const changed = base === null ? null : difference(base, one.text);
     const marks = [...(state.repeats ? repeated.marks : []), ...(changed?.marks ?? [])];
-    box.append(head(one), lengthLine(one, all), metricList(one));
+    box.append(head(one), lengthLine(one, all), ...metricList(one));
     if (one.ratings.length) box.append(ratings(one));
     const said = [`${(100 * repeated.share).toFixed(1)} % of ${NGRAM}-grams repeated`];
-    if (state.base && base === null) said.push("the text that others are compared with, or without one");
+    if (key && base === null) said.push(key === "earlier" ? "nothing a dataset earlier" : "the others are compared with it");
     else if (base !== null) said.push(changed ? `${changed.changed} places differ` : "too different to be marked");
     box.append(make("p", "said", said.join(" · ")), body(one.text, one.cut, marks, changed?.gone ?? []));
     if (one.whole) {
@@ -661,11 +673,14 @@
     return line;
   }
 
+  // Reward, weight and what is ranked stand first; other metrics are folded where there are many.
   function metricList(one) {
-    const list = make("dl", "metrics");
+    const [first, rest] = [make("dl", "metrics"), make("dl", "metrics")];
+    const ranked = one.metrics.some((metric) => metric.ranked) && one.metrics.length > 8;
     one.metrics.forEach((metric, place) => {
       if (one.values[place] === null && one.matched === false) return;
-      const line = make("div", ["weight", "reward"].includes(metric.name) ? "main" : "");
+      const main = ["weight", "reward"].includes(metric.name);
+      const line = make("div", main ? "main" : "");
       if (metric.name === state.sort) line.classList.add("sorted");
       const name = make("dt", "", metric.name.replaceAll("_", " "));
       if (metric.meaning) name.title = metric.meaning;
@@ -673,16 +688,25 @@
       const rank = one.ranks?.[place];
       if (rank !== null && rank !== undefined) found.append(make("span", rank === 1 ? "rank best" : "rank", `#${number(rank)}`));
       line.append(name, found);
-      list.append(line);
+      (main || !ranked || metric.ranked || metric.name === state.sort ? first : rest).append(line);
     });
-    return list;
+    if (!rest.children.length) return [first];
+    const more = make("details", "more");
+    more.open = state.more;
+    more.append(make("summary", "", `${rest.children.length} more metrics`), rest);
+    more.addEventListener("toggle", () => {
+      if (more.open === state.more) return;
+      state.more = more.open;
+      for (const other of $("group").querySelectorAll("details.more")) other.open = state.more;
+    });
+    return [first, more];
   }
 
   function ratings(one) {
     const box = make("div", "ratings");
-    const scores = one.ratings.map((rating) => rating.score).filter((score) => score !== null);
-    const mean = scores.length ? number(scores.reduce((a, b) => a + b, 0) / scores.length) : "–";
-    box.append(make("p", "mean", `mean rating ${mean} of ${scores.length}`));
+    const scores = scoresOf(one);
+    const mean = number(meanOf(scores));
+    box.append(make("p", "mean", `mean ${mean} over ${scores.length} ${scores.length === 1 ? "rating" : "ratings"}`));
     for (const rating of one.ratings) {
       const outer = make("details", "rating");
       const line = make("summary");
@@ -751,7 +775,7 @@
       return;
     }
     // A list of choices takes letters and arrows itself.
-    if (element.matches("select, input:not([type=checkbox]), textarea")) return;
+    if (element.matches?.("select, input:not([type=checkbox]), textarea")) return;
     const act = KEYS[event.key];
     if (!act) return;
     event.preventDefault();

@@ -70,8 +70,8 @@ class Written:
 
 
 RULE = (
-    "whole groups in the order of their ids, which are hashes of their queries, until the page is full; those that most "
-    "of the datasets have come first"
+    "whole groups in the order of their ids, which are hashes of their queries, until the page is full; those that "
+    "most of the datasets have come first"
 )
 
 
@@ -129,6 +129,7 @@ def write_page(
     Raises:
         UserError: a dataset without texts to show, an empty one, and a page that has no room for a single group.
     """
+    require_file(path)
     sources = [source_of(revision, store) for revision in revisions if not _is_model(revision)]
     total = order_of(sources).height if sources else 0
     values = {
@@ -142,7 +143,9 @@ def write_page(
     with TemporaryFile() as file:
         packed = _Packed(file, int(max_mb * 10**6) - len(unfilled.encode()) - SLACK)
         if packed.room < 0:
-            raise UserError(f"--max-mb {max_mb:g}: the page without a group has {len(unfilled) / 1e6:.1f} MB; give more")
+            raise UserError(
+                f"--max-mb {max_mb:g}: the page without a group has {len(unfilled) / 1e6:.1f} MB; give more"
+            )
         _pack(sources, packed)
         if total and not packed.groups:
             raise UserError(f"--max-mb {max_mb:g}: not even the first group fits; give more")
@@ -154,6 +157,20 @@ def write_page(
                 page.write(piece)
             page.write(tail)
     return Written(path, path.stat().st_size, packed.groups, total)
+
+
+def require_file(path: Path) -> None:
+    """Check that a file can stand there, and make its folder.
+
+    Raises:
+        UserError: it is a folder, or a file stands in the place of a folder above it.
+    """
+    if path.is_dir() or not path.name:
+        raise UserError(f"--output {path}: is a folder; name a file, such as {path / 'report.html'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--output {path}: {path.parent} is a file, not a folder; name another file") from None
 
 
 def _is_model(revision: Revision) -> bool:
@@ -233,11 +250,14 @@ def _index_line(group: dict[str, Any], sources: Sequence[Source]) -> str:
 
     `[id, query, [[source, responses, matched, unmatched, positive, negative, [mean of each metric]], …]]`.
     """
-    query = " ".join(group["query"][: 2 * SHORT].split())
+    # Prompts for edits begin alike; what is edited tells one from another.
+    query = " ".join((group["base"] or group["query"])[: 2 * SHORT].split())
     parts = []
     for part in group["parts"]:
         found = part["responses"]
-        counts = [sum(one.get(key) is value for one in found) for key in ("matched", "label") for value in (True, False)]
+        counts = [
+            sum(one.get(key) is value for one in found) for key in ("matched", "label") for value in (True, False)
+        ]
         columns = zip(*(one["values"] for one in found), strict=True)
         parts.append([part["source"], len(found), *counts, [_mean(column) for column in columns]])
     return _json([group["id"], query[:SHORT], parts])
@@ -262,7 +282,10 @@ def _config(sources: Sequence[Source], meanings: Mapping[str, str]) -> dict[str,
                 "name": _names(sources)[place],
                 "ref": f"{source.revision.repo}@{source.revision.revision[:12]}",
                 "kind": source.layout.kind,
-                "metrics": [{"name": m, "meaning": meanings.get(m, "")} for m in source.layout.metrics],
+                "metrics": [
+                    {"name": name, "meaning": meanings.get(name, ""), "ranked": name in source.layout.ranks}
+                    for name in source.layout.metrics
+                ],
             }
             for place, source in enumerate(sources)
         ]
@@ -286,7 +309,11 @@ def _render(values: Mapping[str, Any], written: Written) -> str:
     overviews: Sequence[Overview] = values["overviews"]
     css, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     config = _json(values["config"])
     for character in "<>&":

@@ -203,8 +203,7 @@ def _bare(layout: Layout, id_: str, text: str) -> dict[str, Any]:
 
 def _fields(layout: Layout, row: Row) -> dict[str, str]:
     """Return the fields of a row that have a value."""
-    skipped = ("criteria", *(("references",) if layout.kind == "edits" else ()))
-    texts = {name: text_of(row[name]) for name in layout.fields if name not in skipped}
+    texts = {name: text_of(row[name]) for name in layout.fields if name != "criteria"}
     return {name: text for name, text in texts.items() if text}
 
 

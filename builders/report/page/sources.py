@@ -54,6 +54,15 @@ def source_of(revision: Revision, store: Store) -> Source:
     Raises:
         UserError: a foreign dataset without texts, or one that is empty or cannot be read.
     """
+    try:
+        return _source_of(revision, store)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"dataset {revision}: not readable as Parquet: {reason}; run `grace verify` on it") from None
+
+
+def _source_of(revision: Revision, store: Store) -> Source:
+    """Return a dataset as a source of groups."""
     schema = revision.schema()
     known = revision.manifest is not None
     layout = layout_of(schema, f"dataset {revision}", known=known)
@@ -92,7 +101,7 @@ def _group(id_: str, found: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, A
     first: dict[str, Any] = {
         key: next((part[key] for _, part in found if part[key]), None) for key in ("query", "base")
     }
-    criteria = next((part["criteria"] for _, part in found if part["criteria"]), [])
+    criteria: list[Any] = next((part["criteria"] for _, part in found if part["criteria"]), [])
     parts = [{"source": n, "fields": part["fields"], "responses": part["responses"]} for n, part in found]
     return {"id": id_, "query": first["query"] or "", "base": first["base"], "criteria": criteria, "parts": parts}
 
@@ -157,7 +166,7 @@ def _texts_of(revision: Revision, store: Store) -> Iterator[Revision]:
     One that is neither in the store nor on the Hub is passed over: its texts are not shown.
     """
     waiting = [revision]
-    seen = set()
+    seen: set[str] = set()
     while waiting and len(seen) < MAX_PARENTS:
         manifest = waiting.pop(0).manifest
         for parent in manifest.parents if manifest else ():

@@ -8,6 +8,8 @@ from builders.store.revision import Revision
 from builders.store.summary import summarise
 
 STATISTICS = ("mean", "std", "min", "q10", "q25", "median", "q75", "q90", "max")
+ROUNDING = 1e-12
+"""Below it a mean, such as that of standardised rewards, is 0."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def overview_of(revision: Revision) -> Overview:
         found = summarise(revision.data_files(), [c for c in schema.names() if schema[c].is_numeric()])
         facts = [("rows", f"{_rows(revision):,}"), ("columns", ", ".join(schema.names()))]
         return Overview(name, revision.repo, facts, _metrics(found), None)
-    round_ = f" {manifest.round}" if manifest.round else ""
+    round_ = f", round {manifest.round}" if manifest.round else ""
     results = [(key, f"{value:.4g}") for key, value in sorted(manifest.results.items())]
     return Overview(
         name,
@@ -94,7 +96,12 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 def _metrics(found: dict[str, Summary]) -> Table | None:
     """Return the distributions of the metrics as a table."""
     rows = [
-        (name, f"{one.count:,}", f"{one.null:,}", *(f"{getattr(one, key):.4g}" for key in STATISTICS))
+        (name, f"{one.count:,}", f"{one.null:,}", *(_text(getattr(one, key)) for key in STATISTICS))
         for name, one in found.items()
     ]
     return Table("Metrics", ("metric", "values", "null", *STATISTICS), rows) if rows else None
+
+
+def _text(value: float) -> str:
+    """Return a number of four significant digits; what rounding left of 0 is 0."""
+    return "0" if abs(value) < ROUNDING else f"{value:.4g}"
