@@ -13,6 +13,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 WORDS = re.compile(
     r"\\u[0-9a-f]{4}|\\."  # an escape of JSON
@@ -26,18 +27,28 @@ ONE, TWO, THREE = 160, 79, 16
 LITERAL = 255
 """First byte of a word that is not in the vocabulary; its length in UTF-8 and its bytes follow."""
 MOST = 60_000
-"""Words of a vocabulary."""
+"""Words of a vocabulary at most."""
+SEVERAL = 3
+"""Times that a word of the vocabulary occurs at least: it stands in the page once more."""
+LONGEST = 32
+"""Characters of such a word at most; what is longer, such as a digest, hardly comes again."""
 LEVEL = 9
 _SAFE = bytes.maketrans(b"&<>", b".,/")
 
 
-def vocabulary_of(texts: Iterable[str]) -> list[str]:
-    """Return the words that occur more than once, the most frequent first, those of equal frequency in order."""
+def vocabulary_of(texts: Iterable[str], room: int) -> list[str]:
+    """Return the words that occur several times, the most frequent first, those of equal frequency in order.
+
+    Args:
+        texts: what they are counted in.
+        room: characters that the vocabulary may have.
+    """
     counted: Counter[str] = Counter()
     for text in texts:
         counted.update(WORDS.findall(text))
-    several = [(-count, word) for word, count in counted.items() if count > 1]
-    return [word for _, word in sorted(several)[:MOST]]
+    several = sorted((-n, word) for word, n in counted.items() if n >= SEVERAL and len(word) <= LONGEST)[:MOST]
+    sizes = accumulate(len(word) + 1 for _, word in several)
+    return [word for (_, word), size in zip(several, sizes, strict=True) if size <= room]
 
 
 def codes_of(vocabulary: Sequence[str]) -> dict[str, bytes]:

@@ -809,6 +809,7 @@
     if (place >= 0) state.at = place;
     show(index.map((_, number) => number));
     await choose(place >= 0 ? place : 0);
+    performance.mark("shown");
     document.documentElement.dataset.ready = "1";
   }).catch((error) => {
     $("loading").textContent = `The texts cannot be unpacked: ${error.message}. A browser of 2023 or later is needed.`;

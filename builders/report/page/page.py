@@ -189,7 +189,7 @@ def _pack(sources: Sequence[Source], packed: _Packed) -> None:
         held += len(one[1])
         if held >= LEARNT:
             break
-    vocabulary = vocabulary_of(text for _, text in learnt)
+    vocabulary = vocabulary_of((text for _, text in learnt), packed.room // 8)
     packed.write("words", deflate("\n".join(vocabulary).encode()))
     codes = codes_of(vocabulary)
     for groups in _blocks(_chained(learnt, texts)):

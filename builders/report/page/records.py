@@ -136,10 +136,10 @@ def _preference(layout: Layout, row: Row, place: int) -> list[dict[str, Any]]:
         if whole is not None and text_of(row[whole]) != text:
             one["whole"] = text_of(row[whole])
         found.append(one)
-    return found + _samples(layout, row, set(texts))
+    return found + _samples(layout, row, set(shown))
 
 
-def _samples(layout: Layout, row: Row, shown: set[Any]) -> list[dict[str, Any]]:
+def _samples(layout: Layout, row: Row, shown: set[str]) -> list[dict[str, Any]]:
     """Return the samples of a contest that are neither winner nor loser, each text once, with their metric."""
     found = []
     for place, (text, metric) in enumerate(zip(row.get("samples") or (), row.get("metrics") or (), strict=False), 1):
