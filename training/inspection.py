@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from training.command import one_line_errors
-from training.options import ConfigOption, JsonOption, ModelOption, SetOption, StoreOption, examples, load_settings
+from training.options import (
+    ConfigOption,
+    JsonOption,
+    ModelOption,
+    SetOption,
+    SplitOption,
+    StoreOption,
+    SubsetOption,
+    examples,
+    load_settings,
+)
 
 app = typer.Typer()
 
@@ -185,6 +195,8 @@ def report_command(
     max_mb: Annotated[
         float, typer.Option("--max-mb", min=0.1, help="Megabytes at most; beyond it not every group is shown.")
     ] = 60,
+    subset: SubsetOption = None,
+    split: SplitOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
@@ -197,7 +209,7 @@ def report_command(
         from builders.report import console
         from training.pipelines import report
 
-        written = report(settings, refs, Path(output), max_mb)
+        written = report(settings, refs, Path(output), max_mb, subset=subset, split=split)
         machine.print_json(machine.reported(written)) if as_json else console.print_report(written)
 
 

@@ -311,7 +311,15 @@ def whole_run(config: Settings) -> list[Revision]:
     return [revision for _, _, revision in sorted(found, key=lambda item: item[:2])]
 
 
-def report(config: Settings, references: Sequence[str], output: Path, max_mb: float = MAX_MB) -> Written:
+def report(
+    config: Settings,
+    references: Sequence[str],
+    output: Path,
+    max_mb: float = MAX_MB,
+    *,
+    subset: str | None = None,
+    split: str | None = None,
+) -> Written:
     """Write one HTML page of published or local revisions, with a browser of their groups; see `builders.report.page`.
 
     Args:
@@ -319,12 +327,14 @@ def report(config: Settings, references: Sequence[str], output: Path, max_mb: fl
         references: REFs of datasets and models; the groups of several datasets stand side by side.
         output: the file.
         max_mb: megabytes that the page may have; beyond that whole groups are left out, and counted.
+        subset: configuration of datasets of other people that have several; None for their default.
+        split: their split; None for `train`, or the only one.
 
     Raises:
         UserError: a REF stands for nothing, stands there twice, or has no text to show; the output is a folder.
     """
     store = Store(Path(config.store))
-    revisions = open_all(references, store)
+    revisions = open_all(references, store, Choice(subset, split))
     stages = [(pipeline_named(m.pipeline, PIPELINES), m.stage) for one in revisions if (m := one.manifest) is not None]
     found = [pipeline.find(name) for pipeline, name in stages if pipeline is not None]
     meanings = {column.name: column.meaning for stage in found if stage is not None for column in stage.columns}

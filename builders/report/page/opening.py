@@ -8,13 +8,18 @@ from builders.report.lineage import lineage_rows
 from builders.report.page.summary import Table
 from builders.store.names import naming_near
 from builders.store.ref import parse_ref
-from builders.store.revision import Revision
+from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 
 
-def open_all(references: Sequence[str], store: Store) -> list[Revision]:
+def open_all(references: Sequence[str], store: Store, choice: Choice) -> list[Revision]:
     """Open the datasets and models of a page: paths, revisions of the store or of the Hub.
+
+    Args:
+        references: REFs.
+        store: the local store.
+        choice: the subset and the split of datasets that have several.
 
     Raises:
         UserError: a REF stands for nothing, or two stand for the same revision.
@@ -22,7 +27,7 @@ def open_all(references: Sequence[str], store: Store) -> list[Revision]:
     found: list[Revision] = []
     for text in references:
         with naming_near(text, store):
-            revision = open_revision(text, store)
+            revision = open_revision(text, store, choice=choice)
         if str(revision) in map(str, found):
             raise UserError(f"{text}: {revision} stands there twice; name each revision once")
         found.append(revision)

@@ -105,7 +105,7 @@
 
   // ------------------------------------------------------------------------------------------- what is chosen
 
-  const state = { at: -1, source: -1, sort: "", down: true, matched: "", label: "", base: null, repeats: true, more: false };
+  const state = { at: -1, source: -1, sort: "", down: true, matched: "", label: "", base: null, repeats: true, more: false, order: "" };
   let hits = []; // places in the index of the groups that are listed
   let listed = 0;
   let group = null;
@@ -138,7 +138,7 @@
     let block = -1;
     for (const place of waiting) {
       const entry = index[place];
-      if (!$("whole").checked && entry.query.length < 150) continue;
+      if (!$("whole").checked && !entry.query.endsWith("…")) continue;
       if (entry.block !== block) {
         block = entry.block;
         $("found").textContent = `${found.size} found, searching ${Math.round(100 * block / blocks.length)} %`;
@@ -152,8 +152,18 @@
     show([...found].sort((a, b) => a - b));
   }
 
+  // The mean of a metric over the responses of the first dataset that has it.
+  function meanIn(entry, name) {
+    for (const [source, , , , , , means] of entry.found) {
+      const place = sources[source].metrics.findIndex((metric) => metric.name === name);
+      if (place >= 0 && means[place] !== null && means[place] !== undefined) return means[place];
+    }
+    return -1e308;
+  }
+
   function show(places) {
     hits = places;
+    if (state.order) hits.sort((a, b) => meanIn(index[b], state.order) - meanIn(index[a], state.order) || a - b);
     listed = 0;
     $("list").replaceChildren();
     $("found").textContent = `${hits.length.toLocaleString("en")} of ${index.length.toLocaleString("en")} groups listed`;
@@ -434,6 +444,9 @@
     });
   }
 
+  // A response by its place, so that a choice holds in the next group too.
+  const keyOf = (one) => `${one.source} ${one.place}`;
+
   // The text that differences are marked against: of the group, of a response, or of its namesake a dataset earlier.
   function baseOf(one, all, key) {
     if (key === "source") return group.base;
@@ -441,8 +454,8 @@
       const before = group.parts.filter((part) => part.source < one.source).at(-1);
       return before?.responses[one.place]?.text ?? null;
     }
-    const chosen = all.find((other) => `${other.source} ${other.id}` === key);
-    return chosen && !(chosen.source === one.source && chosen.id === one.id) ? chosen.text : null;
+    const chosen = all.find((other) => keyOf(other) === key);
+    return chosen && keyOf(one) !== key ? chosen.text : null;
   }
 
   function draw() {
@@ -591,14 +604,14 @@
     const keys = bases(all).map(([key]) => key);
     if (keys.includes(state.base)) return state.base;
     if (state.base !== null) return "";
-    return group.base ? "source" : keys.includes("0 rejected") ? "0 rejected" : "";
+    return group.base ? "source" : sources[0].kind === "preferences" && keys.includes("0 1") ? "0 1" : "";
   }
 
   function bases(all) {
     const found = [["", "nothing"]];
     if (group.base) found.push(["source", "the source text"]);
     if (group.parts.length > 1) found.push(["earlier", "the same place a dataset earlier"]);
-    for (const one of all) found.push([`${one.source} ${one.id}`, nameOf(one, true)]);
+    for (const one of all) found.push([keyOf(one), nameOf(one, true)]);
     return found;
   }
 
@@ -793,6 +806,14 @@
       $(`${id}-field`).hidden = !has(id);
       $(id).addEventListener("change", () => { state[id] = $(id).value; search(); if (group) draw(); });
     }
+    const names = [...new Set(sources.flatMap((source) => source.metrics.map((metric) => metric.name)))];
+    for (const name of names) {
+      const option = make("option", "", `mean ${name.replaceAll("_", " ")} ↓`);
+      option.value = name;
+      $("order").append(option);
+    }
+    $("order-field").hidden = !names.length;
+    $("order").addEventListener("change", () => { state.order = $("order").value; search(); });
     $("list").addEventListener("click", (event) => {
       const line = event.target.closest("li");
       if (line) choose(Number(line.dataset.place));

@@ -144,7 +144,7 @@ def write_page(
         packed = _Packed(file, int(max_mb * 10**6) - len(unfilled.encode()) - SLACK)
         if packed.room < 0:
             raise UserError(
-                f"--max-mb {max_mb:g}: the page without a group has {len(unfilled) / 1e6:.1f} MB; give more"
+                f"--max-mb {max_mb:g}: the page without a group has {len(unfilled) / 1e6:.2f} MB; give more"
             )
         _pack(sources, packed)
         if total and not packed.groups:
@@ -251,7 +251,10 @@ def _index_line(group: dict[str, Any], sources: Sequence[Source]) -> str:
     `[id, query, [[source, responses, matched, unmatched, positive, negative, [mean of each metric]], …]]`.
     """
     # Prompts for edits begin alike; what is edited tells one from another.
-    query = " ".join((group["base"] or group["query"])[: 2 * SHORT].split())
+    text = group["base"] or group["query"]
+    query = " ".join(text[: 2 * SHORT].split())[:SHORT]
+    if query != " ".join(group["query"].split()):
+        query += "…"  # the search box then looks into the block
     parts = []
     for part in group["parts"]:
         found = part["responses"]
@@ -260,7 +263,7 @@ def _index_line(group: dict[str, Any], sources: Sequence[Source]) -> str:
         ]
         columns = zip(*(one["values"] for one in found), strict=True)
         parts.append([part["source"], len(found), *counts, [_mean(column) for column in columns]])
-    return _json([group["id"], query[:SHORT], parts])
+    return _json([group["id"], query, parts])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
