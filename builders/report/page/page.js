@@ -85,6 +85,7 @@
   const sources = JSON.parse($("config").textContent).sources;
   const blocks = document.querySelectorAll("script.groups");
   const kept = new Map(); // the blocks shown last, unpacked
+  const based = sources.some((source) => source.based); // then the index holds what is edited, not the query
   let words = [];
   let index = [];
 
@@ -138,7 +139,7 @@
     let block = -1;
     for (const place of waiting) {
       const entry = index[place];
-      if (!$("whole").checked && !entry.query.endsWith("…")) continue;
+      if (!$("whole").checked && !based && !entry.query.endsWith("…")) continue;
       if (entry.block !== block) {
         block = entry.block;
         $("found").textContent = `${found.size} found, searching ${Math.round(100 * block / blocks.length)} %`;
@@ -195,7 +196,7 @@
 
   function countsOf(entry) {
     return entry.found.map(([source, count, matched, unmatched, positive, negative]) => {
-      const parts = [`${count} ${count === 1 ? "response" : "responses"}`];
+      const parts = [sources.length > 1 ? String(count) : `${count} ${count === 1 ? "response" : "responses"}`];
       if (positive + negative) parts.push(`▲ ${positive} ▼ ${negative}`);
       if (unmatched) parts.push(`✕ ${unmatched}`);
       return (sources.length > 1 ? `${source + 1}: ` : "") + (count ? parts.join(" · ") : "no response");
@@ -397,8 +398,11 @@
     box.dir = "auto";
     let target = box;
     for (const piece of cut) {
-      if (!piece.tag) paint(target, text, piece.start, piece.end, marks, gone);
-      else {
+      if (!piece.tag) {
+        // White space between the parts of the form says nothing.
+        const blank = target === box && cut.length > 1 && !text.slice(piece.start, piece.end).trim();
+        if (!blank || gone.length) paint(target, text, piece.start, piece.end, marks, gone);
+      } else {
         if (!piece.closes) target = box.appendChild(make("div", `part ${piece.tag}`));
         target.append(make("span", `tag ${piece.tag}`, text.slice(piece.start, piece.end)));
         if (piece.closes) target = box;
@@ -503,16 +507,25 @@
     const text = make("div", "query-text");
     text.dir = "auto";
     plainInto(text, group.query || "(no query)");
-    box.append(make("h3", "", "Query"), folded(text, group.query));
-    if (group.base && group.base !== group.query) {
+    if (group.base) {
       const base = make("div", "query-text");
       base.dir = "auto";
       plainInto(base, group.base);
       box.append(make("h3", "", "Source"), folded(base, group.base));
     }
+    if (!group.base) box.append(make("h3", "", "Query"), folded(text, group.query));
+    else if (group.base !== group.query) {
+      const prompt = make("details", "prompt");
+      prompt.append(make("summary", "", "Query"), text);
+      box.append(prompt);
+    }
+    const said = new Set(); // what several datasets say alike stands there once
     for (const part of group.parts) {
-      if (state.source !== -1 && part.source !== state.source) continue;
+      const key = JSON.stringify(part.fields);
+      if ((state.source !== -1 && part.source !== state.source) || said.has(key)) continue;
+      said.add(key);
       const list = fieldList(part.fields);
+      if (list && group.parts.length > 1) list.prepend(make("span", "source", `${part.source + 1}:`));
       if (list) box.append(list);
     }
     if (group.criteria.length) box.append(criteria());
@@ -648,7 +661,7 @@
     if (one.ratings.length) box.append(ratings(one));
     const said = [`${(100 * repeated.share).toFixed(1)} % of ${NGRAM}-grams repeated`];
     if (key && base === null) said.push(key === "earlier" ? "nothing a dataset earlier" : "the others are compared with it");
-    else if (base !== null) said.push(changed ? `${changed.changed} places differ` : "too different to be marked");
+    else if (base !== null) said.push(differing(changed));
     box.append(make("p", "said", said.join(" · ")), body(one.text, one.cut, marks, changed?.gone ?? []));
     if (one.whole) {
       const more = make("details", "long");
@@ -661,6 +674,11 @@
     const list = fieldList(one.fields);
     if (list) box.append(list);
     return box;
+  }
+
+  function differing(changed) {
+    if (!changed) return "too different to be marked";
+    return changed.changed ? `${changed.changed} ${changed.changed === 1 ? "difference" : "differences"}` : "no difference";
   }
 
   function head(one) {

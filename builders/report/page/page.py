@@ -251,10 +251,8 @@ def _index_line(group: dict[str, Any], sources: Sequence[Source]) -> str:
     `[id, query, [[source, responses, matched, unmatched, positive, negative, [mean of each metric]], …]]`.
     """
     # Prompts for edits begin alike; what is edited tells one from another.
-    text = group["base"] or group["query"]
-    query = " ".join(text[: 2 * SHORT].split())[:SHORT]
-    if query != " ".join(group["query"].split()):
-        query += "…"  # the search box then looks into the block
+    text = " ".join((group["base"] or group["query"]).split())
+    query = text if len(text) <= SHORT else f"{text[:SHORT]}…"
     parts = []
     for part in group["parts"]:
         found = part["responses"]
@@ -285,6 +283,7 @@ def _config(sources: Sequence[Source], meanings: Mapping[str, str]) -> dict[str,
                 "name": _names(sources)[place],
                 "ref": f"{source.revision.repo}@{source.revision.revision[:12]}",
                 "kind": source.layout.kind,
+                "based": source.layout.base is not None,
                 "metrics": [
                     {"name": name, "meaning": meanings.get(name, ""), "ranked": name in source.layout.ranks}
                     for name in source.layout.metrics

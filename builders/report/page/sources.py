@@ -131,14 +131,16 @@ def _by_query(revision: Revision, layout: Layout) -> pl.DataFrame:
     """Return the rows of a dataset without ids, each with the beginning of the SHA-256 of its query's text."""
     scan = revision.scan()
     sizes = _sizes(layout, scan.collect_schema())
-    names = [layout.query] if layout.query else list(layout.texts)
+    # Rows without responses stand for themselves, whatever they have in common.
+    names = list(layout.read) if layout.kind == "rows" else [layout.query] if layout.query else list(layout.texts)
     frames = []
     for start in range(0, scan.select(pl.len()).collect().item(), SLICE):
-        rows = scan.slice(start, SLICE).select(*names, sizes).collect()
-        texts = (query_of(layout, row) for row in rows.iter_rows(named=True))
+        rows = scan.slice(start, SLICE).select(*names, sizes.alias(ID)).collect()
+        found = rows.select(names).iter_rows(named=True)
+        texts = (text_of(list(row.values())) if layout.kind == "rows" else query_of(layout, row) for row in found)
         ids = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
         row = pl.Series("row", range(start, start + rows.height), pl.UInt32)
-        frames.append(pl.DataFrame({"id": ids, "size": rows["size"], "row": row}))
+        frames.append(pl.DataFrame({"id": ids, "size": rows[ID], "row": row}))
     return pl.concat(frames) if frames else pl.DataFrame(schema={"id": pl.String, "size": pl.Int64, "row": pl.UInt32})
 
 
