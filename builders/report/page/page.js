@@ -30,10 +30,11 @@
   $("theme").hidden = false;
   $("theme").addEventListener("click", () => setTheme(stored("grace-theme", dark() ? "light" : "dark") ?? (dark() ? "light" : "dark")));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
+
+  if (!$("groups")) return; // a model's page has no browser and so no keys
+
   $("keys").hidden = false;
   $("keys").addEventListener("click", () => $("help").showModal());
-
-  if (!$("groups")) return;
 
   // ------------------------------------------------------------------------------- unpacking, see packing.py
 
@@ -519,13 +520,12 @@
       prompt.append(make("summary", "", "Query"), text);
       box.append(prompt);
     }
-    const said = new Set(); // what several datasets say alike stands there once
-    for (const part of group.parts) {
-      const key = JSON.stringify(part.fields);
-      if ((state.source !== -1 && part.source !== state.source) || said.has(key)) continue;
-      said.add(key);
+    // What several datasets say alike stands there once.
+    const parts = group.parts.filter((part) => state.source === -1 || part.source === state.source);
+    const said = new Map([...parts].reverse().map((part) => [JSON.stringify(part.fields), part]));
+    for (const part of [...said.values()].reverse()) {
       const list = fieldList(part.fields);
-      if (list && group.parts.length > 1) list.prepend(make("span", "source", `${part.source + 1}:`));
+      if (list && said.size > 1) list.prepend(make("span", "source", `${part.source + 1}:`));
       if (list) box.append(list);
     }
     if (group.criteria.length) box.append(criteria());

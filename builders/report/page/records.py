@@ -32,6 +32,8 @@ def part_of(layout: Layout, rows: Sequence[Row]) -> dict[str, Any]:
     responses = [found for number, row in enumerate(rows) for found in makers[layout.kind](layout, row, number)]
     if layout.kind == "ratings":
         responses = _by_response(responses)
+    if layout.kind == "preferences":
+        responses = _without_repeated_samples(responses)
     shared = _fields(layout, rows[0]) if layout.kind == "rows" else _share(responses)
     return {
         "query": query_of(layout, rows[0]),
@@ -149,6 +151,19 @@ def _samples(layout: Layout, row: Row, shown: set[str]) -> list[dict[str, Any]]:
         one = _bare(layout, f"sample {place}", text_of(text))
         one["values"] = [number(metric) if name == "metric" else None for name in layout.metrics]
         found.append(one)
+    return found
+
+
+def _without_repeated_samples(responses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out samples that another contest of the same pair shows already."""
+    # Pairs come first, in their order; samples after them.
+    ordered = sorted(responses, key=lambda one: "label" not in one)
+    shown: set[str] = set()
+    found = []
+    for one in ordered:
+        if "label" in one or one["text"] not in shown:
+            found.append(one)
+        shown.add(one["text"])
     return found
 
 

@@ -74,6 +74,10 @@ def test_a_contest_shows_its_other_samples_once() -> None:
     assert [(r["id"], r["text"], r["values"]) for r in part["responses"]] == [
         ("winner", "w", [9]), ("loser", "l", [1]), ("sample 3", "x", [5]),
     ]  # fmt: skip
+    again = part_of(layout, [row, row | {"winner": "x", "metric_winner": 5.0, "samples": ["w", "l", "x", "y"]}])
+    assert [(r["id"], r["text"]) for r in again["responses"]] == [
+        ("winner", "w"), ("loser", "l"), ("winner 2", "x"), ("loser 2", "l"), ("sample 4", "y"),
+    ]  # fmt: skip
 
 
 def test_ratings_of_a_response_stand_together() -> None:
