@@ -1,4 +1,4 @@
-"""The commands that leave the store as it is: plan, rehearse, status, verify, lineage, diff, init and config.
+"""The commands that leave the store as it is: plan, rehearse, status, verify, lineage, diff, report, init and config.
 
 They are part of `grace` (training/cli.py), and import what they need when they run, so that `grace --help` stays fast.
 """
@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from training.command import one_line_errors
-from training.options import ConfigOption, JsonOption, ModelOption, SetOption, StoreOption, examples, load_settings
+from training.options import (
+    ConfigOption,
+    JsonOption,
+    ModelOption,
+    SetOption,
+    SplitOption,
+    StoreOption,
+    SubsetOption,
+    examples,
+    load_settings,
+)
 
 app = typer.Typer()
 
@@ -169,6 +179,38 @@ def diff_command(
         a, b = sides
         result = diff(a, b, summaries_of(settings, (a, b)))
         machine.print_json(result) if as_json else console.print_diff(result)
+
+
+@app.command(
+    "report",
+    epilog=examples(
+        "grace report local/tiny-weights -o weights.html",
+        "grace report alice/demo-weights@round-001 alice/demo-weights@round-002",
+        "grace report local/tiny-weights --max-mb 20 --json",
+    ),
+)
+def report_command(
+    refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Datasets or models: repo[@revision] or a path.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="HTML file to write.")] = "report.html",
+    max_mb: Annotated[
+        float, typer.Option("--max-mb", min=0.1, help="Megabytes at most; beyond it not every group is shown.")
+    ] = 60,
+    subset: SubsetOption = None,
+    split: SplitOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page to read revisions in: summary, lineage and a browser of their groups."""
+    with one_line_errors():
+        settings = load_settings(config, overrides, store)
+        from builders.report import as_json as machine
+        from builders.report import console
+        from training.pipelines import report
+
+        written = report(settings, refs, Path(output), max_mb, subset=subset, split=split)
+        machine.print_json(machine.reported(written)) if as_json else console.print_report(written)
 
 
 @app.command(epilog=examples("grace init", "grace init --config qwen2.5-0.5b mine.yaml"))

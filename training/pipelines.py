@@ -13,6 +13,8 @@ from builders.core.costs import CostPlan, Rehearsed
 from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
 from builders.core.run import StagePlan, dry_run, run
 from builders.core.runner import StageResult
+from builders.report.page.opening import lineage_table, open_all
+from builders.report.page.page import MAX_MB, Written, write_page
 from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config
@@ -307,6 +309,37 @@ def whole_run(config: Settings) -> list[Revision]:
             return whole_run(config.model_copy(update={"namespace": None}))
         raise UserError(f"store {store.root}: holds nothing of {config.name}; `build` and `grace loop` make it")
     return [revision for _, _, revision in sorted(found, key=lambda item: item[:2])]
+
+
+def report(
+    config: Settings,
+    references: Sequence[str],
+    output: Path,
+    max_mb: float = MAX_MB,
+    *,
+    subset: str | None = None,
+    split: str | None = None,
+) -> Written:
+    """Write one HTML page of published or local revisions, with a browser of their groups; see `builders.report.page`.
+
+    Args:
+        config: settings of any pipeline, from `load_config`, for the folder of the local store.
+        references: REFs of datasets and models; the groups of several datasets stand side by side.
+        output: the file.
+        max_mb: megabytes that the page may have; beyond that whole groups are left out, and counted.
+        subset: configuration of datasets of other people that have several; None for their default.
+        split: their split; None for `train`, or the only one.
+
+    Raises:
+        UserError: a REF stands for nothing, stands there twice, or has no text to show; the output is a folder.
+    """
+    store = Store(Path(config.store))
+    revisions = open_all(references, store, Choice(subset, split))
+    stages = [(pipeline_named(m.pipeline, PIPELINES), m.stage) for one in revisions if (m := one.manifest) is not None]
+    found = [pipeline.find(name) for pipeline, name in stages if pipeline is not None]
+    meanings = {column.name: column.meaning for stage in found if stage is not None for column in stage.columns}
+    lineage = [table for one in zip(references, revisions, strict=True) if (table := lineage_table(*one, store))]
+    return write_page(output, revisions, store, meanings=meanings, lineage=lineage, max_mb=max_mb)
 
 
 def page_of(manifest: Manifest) -> Page:

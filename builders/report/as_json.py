@@ -14,6 +14,7 @@ from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status
+from builders.report.page.page import Written
 from builders.settings.base import shown_values
 from builders.settings.load import Configuration
 from builders.settings.write import describe
@@ -79,6 +80,11 @@ def verified(revision: Revision, findings: Sequence[Finding]) -> dict[str, Any]:
 def traced(nodes: Sequence[Node]) -> dict[str, Any]:
     """Return the public form of `grace lineage`: a flat list that names each revision once, the REF first."""
     return {"ref": nodes[0].id, "nodes": [asdict(node) for node in nodes]}
+
+
+def reported(written: Written) -> dict[str, Any]:
+    """Return the public form of `grace report`: the file, its bytes, and how many groups of how many it shows."""
+    return asdict(written) | {"path": str(written.path)}
 
 
 def configured(found: Configuration) -> dict[str, Any]:

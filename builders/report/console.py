@@ -15,6 +15,7 @@ from builders.inspect.diff import STATISTICS
 from builders.inspect.lineage import Node
 from builders.inspect.status import Status
 from builders.report.lineage import lineage_rows
+from builders.report.page.page import Written
 from builders.report.tables import SHORTEST, print_paragraph, print_table, print_wide_table, shortened, width
 from builders.settings.load import Configuration
 from builders.settings.write import describe
@@ -143,6 +144,12 @@ def print_evaluation(title: str, header: Sequence[str], rows: Sequence[Sequence[
 def print_lineage(nodes: Sequence[Node]) -> None:
     """Print a lineage as a table, the REF first, then what it was made from, back to the seeds."""
     print_table("", ("stage", "revision", "rows", "made from"), lineage_rows(nodes), names=("revision",))
+
+
+def print_report(written: Written) -> None:
+    """Print which page was written, and how much of the data it shows."""
+    shown = f", {written.line}" if written.line else ""
+    print(f"wrote {written.path}: {written.bytes / 1e6:.1f} MB{shown}")
 
 
 def print_diff(result: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""`grace report`: one self-contained HTML page for people who read preference data."""
