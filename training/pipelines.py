@@ -15,6 +15,7 @@ from builders.core.run import StagePlan, dry_run, run
 from builders.core.runner import StageResult
 from builders.report.page.opening import lineage_table, open_all
 from builders.report.page.page import MAX_MB, Written, write_page
+from builders.report.page.summary import Table
 from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config
@@ -339,7 +340,10 @@ def report(
     found = [pipeline.find(name) for pipeline, name in stages if pipeline is not None]
     meanings = {column.name: column.meaning for stage in found if stage is not None for column in stage.columns}
     lineage = [table for one in zip(references, revisions, strict=True) if (table := lineage_table(*one, store))]
-    return write_page(output, revisions, store, meanings=meanings, lineage=lineage, max_mb=max_mb)
+    pipelines = dict.fromkeys(pipeline.name for pipeline, _ in stages if pipeline is not None)
+    comparisons = (p.compared(revisions) for p in PIPELINES if p.name in pipelines and p.compared is not None)
+    tables = [Table(found.title, found.header, found.rows, found.lines) for found in comparisons if found is not None]
+    return write_page(output, revisions, store, meanings=meanings, tables=tables, lineage=lineage, max_mb=max_mb)
 
 
 def page_of(manifest: Manifest) -> Page:

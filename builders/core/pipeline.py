@@ -59,6 +59,8 @@ class Pipeline:
         round_line: returns the sentence printed about a finished round, from the round's manifests.
         watch: yields the lines printed after a round, about what was made in it and what its model has learned so far;
             raises a UserError where the loop should stop.
+        compared: returns the comparison that some of its datasets hold, such as answers of several policies to the same
+            queries; None where they hold none.
         evaluate: compares policies, given as REFs, and writes its files into a folder.
         evaluate_contexts: compares the context windows and methods of one policy in the same way.
         benchmarks: by name, compares models on a benchmark: models that answer, given as REFs, files of responses and
@@ -75,6 +77,7 @@ class Pipeline:
     rounds: Callable[[Any], int] = one_round
     round_line: Callable[[Sequence[Manifest]], str] | None = None
     watch: Callable[[Any, int, Mapping[str, Revision]], Iterable[str]] | None = None
+    compared: Callable[[Sequence[Revision]], EvaluationTable | None] | None = None
     evaluate: Callable[[Any, Sequence[str], Path], EvaluationTable] | None = None
     evaluate_contexts: Callable[[Any, Sequence[str], Path, Sequence[int], Sequence[str]], EvaluationTable] | None = None
     benchmarks: Mapping[str, Callable[[Any, Sequence[str], Sequence[str], Sequence[str], Path], EvaluationTable]] = (

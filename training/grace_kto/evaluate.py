@@ -138,6 +138,35 @@ def answers_of(
     return found
 
 
+def compared_answers(datasets: Sequence[Revision]) -> EvaluationTable | None:
+    """Return the comparison of policies that datasets of answers hold, without any model.
+
+    Args:
+        datasets: revisions; those of stage `answers` and `evaluations` count, the first of them is compared with.
+
+    Returns:
+        The table and what is said below it; None where there are no such datasets, or they are of different queries.
+    """
+    stages = (ANSWERS.name, EVALUATIONS.name)
+    own = [one for one in datasets if one.manifest is not None and one.manifest.stage in stages]
+    frames = [one.scan().collect() for one in own]
+    if not own or any(frame["response_id"].to_list() != frames[0]["response_id"].to_list() for frame in frames):
+        return None
+    names = [one.repo.rpartition("/")[2].rpartition("-")[0] for one in own]
+    evaluations = [evaluation_of(name, frame) for name, frame in zip(names, frames, strict=True)]
+    ranks, average = rank_policies(evaluations)
+    header, rows = cells(evaluations, ranks, average)
+    graded = (graded_by(evaluation, one) for evaluation, one in zip(evaluations, own, strict=True))
+    return EvaluationTable(
+        title=f"{evaluations[0].queries} held-out queries, means over matched responses (rank)",
+        header=header,
+        rows=rows,
+        lines=[verdict(evaluations), *filter(None, (at_equal_length(evaluations), *graded))],
+        public={},
+        files=(),
+    )
+
+
 def graded_by(evaluation: Evaluation, revision: Revision) -> str | None:
     """One sentence on who graded a policy's answers and how many could not be graded; None where nobody did."""
     if JUDGE_SCORE not in evaluation.columns or revision.manifest is None:

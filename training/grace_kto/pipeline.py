@@ -73,6 +73,13 @@ def watch(config: GraceKTOSettings, round_: int, made: Mapping[str, Revision]) -
     require_no_alarm(reason)
 
 
+def compared(datasets: Sequence[Revision]) -> EvaluationTable | None:
+    """Compare policies by their answers alone; see `training.grace_kto.evaluate`."""
+    from training.grace_kto.evaluate import compared_answers
+
+    return compared_answers(datasets)
+
+
 def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
     """Compare policies on held-out queries; see `training.grace_kto.evaluate`."""
     from training.grace_kto.evaluate import evaluate_policies
@@ -128,6 +135,7 @@ GRACE_KTO = Pipeline(
     rounds=rounds,
     round_line=round_line,
     watch=watch,
+    compared=compared,
     evaluate=evaluate,
     evaluate_contexts=evaluate_contexts,
     costs=costs,

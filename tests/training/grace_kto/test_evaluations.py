@@ -20,7 +20,7 @@ from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.judgement import CRITERIA
 from training.options import judge_of
-from training.pipelines import PIPELINES, build, evaluate_policies, load_config
+from training.pipelines import PIPELINES, build, evaluate_policies, load_config, report
 
 SCORES = {"content": 7, "tone": 8, "ideas": 5, "structure": 6, "persuasiveness": 4}
 GOOD = json.dumps({"analysis": "Dry.", **SCORES})
@@ -105,6 +105,11 @@ def test_every_answer_is_graded_and_the_table_has_the_grades(
     assert {"evaluations", "answers"} <= {node.stage for node in nodes}
     roles = {role for node in nodes for role in node.models}
     assert {"judge", "evaluated", "domain"} <= roles
+    # Whoever has the datasets alone has the comparison too.
+    assert report(config, [str(mine), str(theirs)], tmp_path / "page.html").groups == len(SEEDS)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "6 held-out queries, means over matched responses (rank)" in page and "0 of 6 answers unscored" in page
+    assert "Score" in page and "tiny-other" in page
 
 
 def test_what_cannot_be_read_is_unscored_and_never_0(tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path) -> None:
