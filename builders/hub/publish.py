@@ -380,7 +380,7 @@ class _Publisher:
         side: dict[str, Content] = {FILE_NAME: manifest.to_json().encode(), "README.md": card.encode()}
         if (revision.path / FIGURE).is_file():
             side[FIGURE] = revision.path / FIGURE
-        return side | {file.path: revision.path / file.path for file in manifest.training_state or ()}
+        return side | {file.path: revision.path / file.path for file in manifest.apart}
 
     def _published_manifest(self, manifest: Manifest, plain: Release) -> Manifest:
         """Return the manifest with the repositories and commits of the Hub, and without local folders."""

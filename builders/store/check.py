@@ -41,8 +41,8 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
     """
     findings: list[Finding] = []
     present = []
-    state = manifest.training_state or []
-    for file in [*manifest.files, *state]:
+    apart = manifest.apart
+    for file in [*manifest.files, *apart]:
         path = inside(root, file.path)
         if path is None or not path.is_file():
             # A manifest's file names are untrusted: one that leads out of the folder is not read.
@@ -51,13 +51,13 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
             continue
         sha256 = file_sha256(path) if contents else file.sha256
         actual = DataFile(path=file.path, size=path.stat().st_size, sha256=sha256)
-        if file not in state:  # which the digest leaves out
+        if file not in apart:  # which the digest leaves out
             present.append(actual)
         if actual.size != file.size:
             findings.append(Finding(file.path, "size", str(file.size), str(actual.size)))
         if actual.sha256 != file.sha256:
             findings.append(Finding(file.path, "sha256", file.sha256, actual.sha256))
-    listed = {file.path for file in [*manifest.files, *state]}
+    listed = {file.path for file in [*manifest.files, *apart]}
     findings += [Finding(name, "file", "not listed", "present") for name in sorted(_payload(manifest, root) - listed)]
     # Over the files found, so it differs as soon as one of them does.
     digest = content_digest(present)
