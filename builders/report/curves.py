@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from builders.cards.figure_text import drawable
-from builders.report.drawing import INK, RULES, panels, style, zero_line
+from builders.report.drawing import INK, RULES, caption, panels, style, zero_line
 from builders.report.tables import shortened
 from builders.store.training_log import ROUND, STEP
 
@@ -61,7 +61,7 @@ def _figure(logs: Logs, wanted: Sequence[Panel]) -> "Figure | None":
             found.append((title, here))
     if not found:
         return None
-    figure, grid = panels(len(found), 2 if len(found) < 5 else 3, 2.0)
+    figure, grid = panels(len(found), 2, 1.5, below=0.25)
     names, families = drawable([shortened(name, LABEL) for name in logs])
     shown = dict(zip(logs, names, strict=True))
     for axes, (title, here) in zip(grid, found, strict=True):
@@ -76,7 +76,7 @@ def _figure(logs: Logs, wanted: Sequence[Panel]) -> "Figure | None":
         # The same names in all panels need one legend.
         if len(here) > 1 and (axes is grid[0] or len(logs) == 1):
             axes.legend(prop={"family": families, "size": 8})
-    figure.supxlabel(_caption(logs, any(len(here) == 1 for _, here in found)), fontsize=8)
+    caption(figure, _caption(logs, any(len(here) == 1 for _, here in found)))
     return figure
 
 

@@ -20,7 +20,7 @@ from builders.report.counts import (
     spreads,
     tenths,
 )
-from builders.report.drawing import INK, bars, new_figure, panels, steps, style, zero_line
+from builders.report.drawing import INK, bars, caption, new_figure, panels, steps, style, zero_line
 from builders.report.tables import shortened
 from scorers.rating import HIGHEST, LOWEST
 
@@ -88,8 +88,13 @@ def weights_figure(rows: pl.LazyFrame) -> "Figure | None":
 
 def _ends(spread: Spread, edges: Sequence[float]) -> list[str]:
     """Say how far the numbers in a histogram's outermost bins go where they do not end at an edge."""
-    low = [f"min {spread.low:.3g}".replace("-", "\N{MINUS SIGN}")] if spread.low < edges[0] else []
-    return low + ([f"max {spread.high:.3g}".replace("-", "\N{MINUS SIGN}")] if spread.high > edges[-1] else [])
+    low = [f"min {_short(spread.low)}"] if spread.low < edges[0] else []
+    return low + ([f"max {_short(spread.high)}"] if spread.high > edges[-1] else [])
+
+
+def _short(number: float) -> str:
+    """Return a number with three digits, of a large one all before the point."""
+    return (f"{number:,.0f}" if abs(number) >= 1_000 else f"{number:.3g}").replace("-", "\N{MINUS SIGN}")
 
 
 def _axis(name: str, spread: Spread, edges: Sequence[float]) -> str:
@@ -127,7 +132,7 @@ def metrics_figure(rows: pl.LazyFrame) -> "Figure | None":
         return None
     labelled = schema.get("label") == pl.Boolean
     series = {name: holds for name, holds in by_label(schema).items() if name != "not scored"} if labelled else {}
-    figure, grid = panels(len(found), 4, 1.55)
+    figure, grid = panels(len(found), 4, 0.9, below=0.42)
     for axes, (column, spread) in zip(grid, found.items(), strict=True):
         edges = edges_of(spread, 24)
         counts = counts_by(rows, finite(column), edges, series or {"rows": pl.lit(True)})
@@ -143,8 +148,8 @@ def metrics_figure(rows: pl.LazyFrame) -> "Figure | None":
         axes.tick_params(labelsize=7)
     if series:
         grid[0].legend(fontsize=7)
-    figure.supylabel("% of the rows" if series else "rows", fontsize=8)
-    figure.supxlabel("dashed: median; n: rows with a number; min, max: how far the outermost bin goes", fontsize=8)
+    figure.supylabel("% of the rows" if series else "rows", fontsize=8, x=0.01)
+    caption(figure, "dashed: median; n: rows with a number; min, max: how far the outermost bin goes")
     return figure
 
 
@@ -171,7 +176,7 @@ def pairs_figure(rows: pl.LazyFrame) -> "Figure | None":
         return None
     spread = spreads(margins, ["value"])["value"]
     edges, apart = edges_of(all_["value"]), edges_of(spread)
-    figure, (left, right) = panels(2, 2, 2.6)
+    figure, (left, right) = panels(2, 2, 1.9, below=0.45)
     for place, side in enumerate(("better", "worse")):
         counts = counts_by(frame, pl.col(side), edges, {"": pl.lit(True)})[""]
         steps(left, edges, counts, place, names[place])
@@ -181,7 +186,7 @@ def pairs_figure(rows: pl.LazyFrame) -> "Figure | None":
     zero_line(right, vertical=True)
     right.axvline(spread.quartiles[1], color=INK, linewidth=1, linestyle="--")
     right.set(xlabel=_axis("difference", spread, apart), title=f"{names[0]} − {names[1]} (dashed: median)")
-    figure.supxlabel(f"n = {spread.count:,} pairs", fontsize=8)
+    caption(figure, f"n = {spread.count:,} pairs")
     return figure
 
 
@@ -198,7 +203,8 @@ def ratings_figure(rows: pl.LazyFrame) -> "Figure | None":
         return None
     criteria = rows.select(pl.col("criterion").drop_nulls().unique(maintain_order=True).head(MOST_SERIES + 1)).collect()
     compared = 1 < criteria.height <= MOST_SERIES and "query_id" in schema
-    figure, grid = panels(2 if compared else 1, 2, 2.6)
+    figure = new_figure(2.8)
+    grid = figure.subplots(1, 2 if compared else 1, squeeze=False)[0]
     low, high = int(min(spread.low, LOWEST)), int(max(spread.high, HIGHEST))
     edges = [value - 0.5 for value in range(low, high + 2)]
     bars(grid[0], edges, [("", counts_by(rows, finite("score"), edges, {"": pl.lit(True)})[""])])
@@ -232,7 +238,7 @@ def _means(axes: Any, means: Sequence[Mean], *, named: bool = True) -> str:
     axes.set_yticks(range(len(means)), labels if named else [""] * len(means), fontfamily=families)
     axes.set_ylim(len(means) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=4)
-    return "" if labels == names else "; a number: a name that no font here can draw"
+    return "" if labels == names else "\n(a number stands for a name that no font of this machine can draw)"
 
 
 def by_policy_figure(rows: pl.LazyFrame) -> "Figure | None":
@@ -247,13 +253,13 @@ def by_policy_figure(rows: pl.LazyFrame) -> "Figure | None":
     columns = [column for column in metric_columns(schema) if spreads(rows, [column])][:MOST_PANELS]
     if not 2 <= policies <= MOST_SERIES or not columns:
         return None
-    figure, grid = panels(len(columns), 4, 0.7 + 0.22 * policies)
+    figure, grid = panels(len(columns), 4, 0.2 * policies + 0.1, below=0.3, left=1.4)
     said = "mean with 95 % interval over queries"
     for place, (axes, column) in enumerate(zip(grid, columns, strict=True)):
         more = _means(axes, means_by(rows, column, "policy"), named=place % 4 == 0)
         axes.set_title(titled(column))
         axes.tick_params(labelsize=7)
-    figure.supxlabel(said + more, fontsize=8)
+    caption(figure, said + more)
     return figure
 
 

@@ -98,37 +98,48 @@ def fixed_style() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, width: float = WIDTH) -> "Figure":
+def new_figure(height: float, *, fitted: bool = True) -> "Figure":
     """Return an empty figure, without pyplot: no display is needed, and no global figure is left.
 
     Args:
         height: inches.
-        width: inches.
+        fitted: whether matplotlib makes room for labels of any size.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained" if fitted else None)
     FigureCanvasAgg(figure)
     return figure
 
 
-def panels(count: int, columns: int, height: float, width: float = WIDTH) -> "tuple[Figure, list[Any]]":
-    """Return a figure of small panels in rows, with their axes.
+def panels(count: int, columns: int, height: float, *, below: float, left: float = 0.55) -> "tuple[Figure, list[Any]]":
+    """Return a figure of small panels in rows, with their axes, at fixed places: fitting many takes a second or two.
 
     Args:
         count: how many panels, at least one.
         columns: panels in a row at most.
-        height: of a row in inches.
-        width: of the figure in inches.
+        height: of a panel in inches, without title and labels.
+        below: inches below a panel for its labels.
+        left: inches left of the first panel for its labels.
     """
     columns = min(count, columns)
     rows = -(-count // columns)
-    figure = new_figure(height * rows, width)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    above, between, right, caption = 0.25, 0.5, 0.12, 0.25  # inches
+    whole = rows * (height + above + below) + caption
+    figure = new_figure(whole, fitted=False)
+    wide = (WIDTH - left - right - between * (columns - 1)) / columns
+    places = {"left": left / WIDTH, "right": 1 - right / WIDTH, "wspace": between / wide}
+    places |= {"bottom": (below + caption) / whole, "top": 1 - above / whole, "hspace": (above + below) / height}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
     return figure, list(grid.flat[:count])
+
+
+def caption(figure: "Figure", text: str) -> None:
+    """Write what a figure of panels shows below all of them; the text may have two lines."""
+    figure.supxlabel(text, fontsize=8, y=0.05 / figure.get_figheight(), va="bottom")
 
 
 def png(figure: "Figure") -> bytes:
