@@ -46,7 +46,7 @@ from scorers.model_loading import HEADS, PICKLE, is_published_bge_m3
 log = logging.getLogger(__name__)
 
 DOWNLOADS = 8  # files at a time
-SIDE_FILES = {"README.md", FIGURE, "weights.png"}  # the last is the figure of manifests of format 1
+SIDE_FILES = ("README.md", "weights.png")  # besides figures; the last is the one of manifests of format 1
 # What is fetched of a model: safetensors, configuration and tokenizer, the log of its training, and the two heads of
 # BGE-M3.
 MODEL_PATTERNS = (
@@ -340,8 +340,8 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
 
 
 def _side_files(listing: Mapping[str, RemoteFile]) -> set[str]:
-    """Return card and figure among the files of a commit; the manifest does not list them."""
-    return listing.keys() & SIDE_FILES
+    """Return card and figures among the files of a commit; the manifest does not list them."""
+    return {path for path in listing if path in SIDE_FILES or FIGURE.fullmatch(path)}
 
 
 def _check_download(

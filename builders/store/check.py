@@ -69,7 +69,7 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
 def _payload(manifest: Manifest, root: Path) -> set[str]:
     """Return the files in a folder that its manifest should list.
 
-    Of a dataset these are all files under data/ and every Parquet file, of a model all but card, figure and manifest.
+    Of a dataset these are all files under data/ and every Parquet file, of a model all but card, figures and manifest.
     Hidden files do not count, unless they are Parquet files under data/, whose rows would be read.
     """
     if manifest.kind == "dataset":
@@ -81,7 +81,11 @@ def _payload(manifest: Manifest, root: Path) -> set[str]:
     kept = {name for name in names if not any(part.startswith(".") for part in name.parts)}
     if manifest.kind == "dataset":
         kept |= {path.relative_to(root) for path in (root / "data").glob(".*.parquet")}
-    return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md", FIGURE)}
+    return {
+        name.as_posix()
+        for name in kept
+        if name.name not in (FILE_NAME, "README.md") and not FIGURE.fullmatch(name.name)
+    }
 
 
 def require_whole(manifest: Manifest, root: Path, what: str) -> None:

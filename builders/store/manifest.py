@@ -6,6 +6,7 @@ names the pipeline and the kind of every parent; a manifest of format 1 is upgra
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,8 +28,8 @@ from builders.store.ref import REPO
 from scorers.errors import UserError
 
 FILE_NAME = "manifest.json"
-FIGURE = "figure.png"
-"""The picture that a card may show; like the card it stands beside the manifest and is not listed in it."""
+FIGURE = re.compile(r"figure(-[a-z_]+)?\.png")
+"""The pictures that a card may show; like the card they stand beside the manifest and are not listed in it."""
 AGAIN = "delete its folder and build or fetch the revision again"
 """The way out of a manifest that is damaged or lost."""
 TRAINING_STATE = "training_state"

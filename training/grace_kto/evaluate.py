@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Evaluate policies and write evaluation.json, .md, .csv, .tex and .png.
+    """Evaluate policies and write evaluation.json, .md, .csv, .tex, .png and .svg.
 
     Args:
         config: the configuration; its `evaluate` section names the held-out queries.
@@ -89,14 +89,14 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     controlled = at_equal_length(evaluations)
     lines = [said, *([controlled] if controlled else []), *(f"Caution: {line}." for line in warned)]
     files = write_tables(output, "evaluation", header, rows, record=records, lines=lines)
-    draw(evaluations, output / "evaluation.png")
+    figures = draw(evaluations, output / "evaluation")
     return EvaluationTable(
         title=f"{len(queries)} held-out queries, means over matched responses (rank)",
         header=header,
         rows=rows,
         lines=lines,
         public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
-        files=(*files, "evaluation.png"),
+        files=(*files, *figures),
     )
 
 

@@ -98,17 +98,18 @@ def fixed_style() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, *, fitted: bool = True) -> "Figure":
+def new_figure(height: float, width: float = WIDTH, *, fitted: bool = True) -> "Figure":
     """Return an empty figure, without pyplot: no display is needed, and no global figure is left.
 
     Args:
         height: inches.
+        width: inches.
         fitted: whether matplotlib makes room for labels of any size.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained" if fitted else None)
+    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None)
     FigureCanvasAgg(figure)
     return figure
 
@@ -125,7 +126,7 @@ def panels(count: int, columns: int, height: float, *, below: float, left: float
     """
     columns = min(count, columns)
     rows = -(-count // columns)
-    above, between, right, caption = 0.25, 0.5, 0.12, 0.25  # inches
+    above, between, right, caption = 0.25, 0.5, 0.12, 0.32  # inches
     whole = rows * (height + above + below) + caption
     figure = new_figure(whole, fitted=False)
     wide = (WIDTH - left - right - between * (columns - 1)) / columns

@@ -15,6 +15,8 @@ BINS = 30  # of a histogram, about
 FENCES = 3  # times the distance of the quartiles: what lies further out is counted in the outermost bins
 SAMPLE = 2_000  # rows of a scatter plot at most
 TENTHS = 10
+ENDLESS = 1e15  # numbers from here on are no measurement of anything here
+EQUAL = 1e-9  # numbers whose distance is this part of their size, or less, share a bin
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Spread:
 
 
 def finite(column: str) -> pl.Expr:
-    """Return a column's numbers as floats: null for what is null, NaN or infinite."""
+    """Return a column's numbers as floats: null for what is null, NaN or infinite, or as good as that."""
     number = pl.col(column).cast(pl.Float64)
-    return pl.when(number.is_finite()).then(number)
+    return pl.when(number.abs() < ENDLESS).then(number)
 
 
 def spreads(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Spread]:
@@ -75,7 +77,9 @@ def edges_of(spread: Spread, bins: int = BINS) -> list[float]:
     low, high = (
         (max(spread.low, first - fence), min(spread.high, third + fence)) if fence else (spread.low, spread.high)
     )
-    width = round_width((high - low) / bins) if high > low else round_width(abs(low) / bins or 1.0)
+    size = max(abs(low), abs(high))
+    apart = high - low > max(EQUAL * size, EQUAL)
+    width = round_width((high - low if apart else max(size, 1.0)) / bins)
     start, end = math.floor(low / width + 1e-9), math.floor(high / width + 1e-9) + 1
     # The largest number may lie on the last edge, as 100 of a percentage; but 0 divides the signs.
     if end - 1 > start and end != 1 and math.isclose((end - 1) * width, high):

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from builders.cards.figure_text import drawable
-from builders.report.drawing import INK, RULES, caption, panels, style, zero_line
-from builders.report.tables import shortened
+from builders.figures.drawing import INK, RULES, caption, panels, style, zero_line
+from builders.figures.names import drawable, shortened
 from builders.store.training_log import ROUND, STEP
 
 if TYPE_CHECKING:

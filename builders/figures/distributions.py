@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from builders.cards.figure_text import drawable
-from builders.report.counts import (
+from builders.figures.counts import (
     Mean,
     Spread,
     counts_by,
@@ -20,8 +19,8 @@ from builders.report.counts import (
     spreads,
     tenths,
 )
-from builders.report.drawing import INK, bars, caption, new_figure, panels, steps, style, zero_line
-from builders.report.tables import shortened
+from builders.figures.drawing import INK, bars, caption, new_figure, panels, steps, style, zero_line
+from builders.figures.names import drawable, shortened
 from scorers.rating import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
@@ -298,6 +297,6 @@ def reward_by_length_figure(rows: pl.LazyFrame) -> "Figure | None":
     zero_line(axes)
     axes.set(xlabel=f"{length}, {UNITS[length]}", ylabel="reward z")
     drawn = f"all {count:,} rows" if shown.height == count else f"{shown.height:,} of {count:,} rows, whole groups"
-    axes.set_title(f"Spearman's rank correlation {'unknown' if rho is None else f'{rho:.2f}'}; {drawn}")
+    axes.set_title(f"Spearman's rank correlation {'unknown' if rho is None else _short(round(rho, 2))}; {drawn}")
     axes.legend(loc="best", ncols=3)
     return figure
