@@ -93,7 +93,12 @@ def _ends(spread: Spread, edges: Sequence[float]) -> list[str]:
 
 def _short(number: float) -> str:
     """Return a number with three digits, of a large one all before the point."""
-    return (f"{number:,.0f}" if abs(number) >= 1_000 else f"{number:.3g}").replace("-", "\N{MINUS SIGN}")
+    return _minus(f"{number:,.0f}" if abs(number) >= 1_000 else f"{number:.3g}")
+
+
+def _minus(number: str) -> str:
+    """Return a number with the sign that axes have."""
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def _axis(name: str, spread: Spread, edges: Sequence[float]) -> str:
@@ -297,6 +302,6 @@ def reward_by_length_figure(rows: pl.LazyFrame) -> "Figure | None":
     zero_line(axes)
     axes.set(xlabel=f"{length}, {UNITS[length]}", ylabel="reward z")
     drawn = f"all {count:,} rows" if shown.height == count else f"{shown.height:,} of {count:,} rows, whole groups"
-    axes.set_title(f"Spearman's rank correlation {'unknown' if rho is None else _short(round(rho, 2))}; {drawn}")
+    axes.set_title(f"Spearman's rank correlation {'unknown' if rho is None else _minus(f'{rho:.2f}')}; {drawn}")
     axes.legend(loc="best", ncols=3)
     return figure

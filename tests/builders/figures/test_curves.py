@@ -42,7 +42,9 @@ def test_curves_run_through_all_rounds_with_a_line_where_one_begins() -> None:
     panels = panels_of(figure)
     assert list(panels) == ["loss", "learning rate"], "what no step logged has no panel"
     curve = panels["loss"].lines[0]
-    assert curve.get_xdata() == [1, 2, 3, 4, 5, 6] and curve.get_ydata() == pytest.approx([1 / n for n in range(1, 7)])
+    assert curve.get_xdata().tolist() == [1, 2, 3, 4, 5, 6] and curve.get_ydata().tolist() == pytest.approx(
+        [1 / n for n in range(1, 7)]
+    )
     borders = [line.get_xdata() for line in panels["loss"].lines if line.get_linestyle() == ":"]
     assert borders == [[2.5, 2.5], [4.5, 4.5]]
     assert [text.get_text() for text in panels["loss"].texts] == ["1", "2", "3"]
@@ -58,11 +60,11 @@ def test_margins_are_of_the_rewards_or_as_they_were_logged() -> None:
     whole = log(4, kl=lambda n: 0.1 * n, rewards__chosen=lambda n: n, rewards__rejected=lambda n: -2.0 * n)
     panels = panels_of(margins_figure({"": whole}))
     assert list(panels) == ["reward, β · log-ratio to the reference", "margin of rewards", "KL estimate z_ref, nats"]
-    assert panels["margin of rewards"].lines[0].get_ydata() == [3, 6, 9, 12]
+    assert panels["margin of rewards"].lines[0].get_ydata().tolist() == [3, 6, 9, 12]
     rewards = [
         line for line in next(iter(panels.values())).lines if line.get_label() in ("positive rows", "negative rows")
     ]
-    assert [line.get_ydata() for line in rewards] == [[1, 2, 3, 4], [-2, -4, -6, -8]]
+    assert [line.get_ydata().tolist() for line in rewards] == [[1, 2, 3, 4], [-2, -4, -6, -8]]
     assert len({line.get_linestyle() for line in rewards}) == len({line.get_marker() for line in rewards}) == 2
     of_reward_model = panels_of(margins_figure({"": log(2, margin=float, accuracy=lambda n: 0.5)}))
     assert list(of_reward_model) == ["margin of rewards", "accuracy, share of pairs"]
@@ -87,7 +89,7 @@ def test_one_step_is_a_point_and_nulls_are_left_out() -> None:
     figure = learning_figure({"": log(1, loss=float)})
     assert figure.axes[0].lines[0].get_marker() == "o"
     gaps = log(4, loss=lambda n: None if n == 2 else float(n))
-    assert panels_of(learning_figure({"": gaps}))["loss"].lines[0].get_xdata() == [1, 3, 4]
+    assert panels_of(learning_figure({"": gaps}))["loss"].lines[0].get_xdata().tolist() == [1, 3, 4]
 
 
 def test_running_means() -> None:
