@@ -223,7 +223,7 @@ def ratings_figure(rows: pl.LazyFrame) -> "Figure | None":
         means = means_by(rows, "score", "criterion")
         said += f"; right: 95 % intervals over queries{_means(grid[1], means)}"
         grid[1].set(xlabel="mean score")
-    figure.supxlabel(said, fontsize=8)
+    caption(figure, said)
     return figure
 
 
@@ -242,7 +242,7 @@ def _means(axes: Any, means: Sequence[Mean], *, named: bool = True) -> str:
     axes.set_yticks(range(len(means)), labels if named else [""] * len(means), fontfamily=families)
     axes.set_ylim(len(means) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=4)
-    return "" if labels == names else "\n(a number stands for a name that no font of this machine can draw)"
+    return "" if labels == names else " (a number stands for a name that no font of this machine can draw)"
 
 
 def by_policy_figure(rows: pl.LazyFrame) -> "Figure | None":

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from builders.store.files import replacing
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.0  # inches: the text's width in a paper of two columns, and what a card shows without scaling
+LINE = 110  # characters of a caption's line
 DPI = 150
 INK = "#222222"  # text, axes, zero lines
 RULES = "#8c8c8c"  # borders between rounds, medians
@@ -139,8 +141,10 @@ def panels(count: int, columns: int, height: float, *, below: float, left: float
 
 
 def caption(figure: "Figure", text: str) -> None:
-    """Write what a figure of panels shows below all of them; the text may have two lines."""
-    figure.supxlabel(text, fontsize=8, y=0.05 / figure.get_figheight(), va="bottom")
+    """Write what a figure shows below all of it, in lines as long as a figure of `WIDTH` has room for."""
+    # Where matplotlib fits the figure, it finds the place itself.
+    place = {} if figure.get_layout_engine() is not None else {"y": 0.05 / figure.get_figheight(), "va": "bottom"}
+    figure.supxlabel("\n".join(wrap(text, LINE)), fontsize=8, **place)
 
 
 def png(figure: "Figure") -> bytes:

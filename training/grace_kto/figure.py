@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from builders.figures.drawing import Style, fixed_style, panels, style, write_both
@@ -29,7 +28,6 @@ UNITS = {
 PANELS_IN_A_ROW = 4
 TICKS = 8  # policies at most that are named below a panel
 LABEL = 18  # characters of a policy's name below a panel
-CAPTION = 130  # characters of a line below the panels
 ROUND = re.compile(r"round ([0-9]+)")  # the name of a round's policy; the one before the first round is called first
 
 
@@ -76,7 +74,7 @@ def figure_of(evaluations: Sequence[Evaluation]) -> "Figure":
             _join(axes, places, [evaluation.value(label) for evaluation in evaluations])
     # A name that no font here has the characters for.
     more = " A policy's number is its place in the table." if labels != names else ""
-    write_caption(figure, "\n".join(wrap(caption(evaluations) + more, CAPTION)))
+    write_caption(figure, caption(evaluations) + more)
     return figure
 
 
