@@ -19,9 +19,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 import builders
 from builders.cards import markdown as card_text
 from builders.cards.card import Page
+from builders.cards.figures.kinds import TITLES, best_pictures
 from builders.cards.front_matter import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
-from builders.figures.kinds import TITLES, best_pictures
 from builders.store.adapter import adapters_in
 from builders.store.columns import present
 from builders.store.files import replacing, write_text

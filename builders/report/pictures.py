@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from builders.figures.drawing import fixed_style, png, svg
-from builders.figures.kinds import figures_of
+from builders.cards.figures.drawing import fixed_style, png, svg
+from builders.cards.figures.kinds import figures_of
 from builders.store.revision import Revision
 
 
@@ -25,7 +25,7 @@ class Picture:
 
 
 def pictures_of(revision: Revision) -> list[Picture]:
-    """Draw all pictures that a dataset's columns or a model's training log allow, see `builders.figures.kinds`.
+    """Draw all pictures that a dataset's columns or a model's training log allow, see `builders.cards.figures.kinds`.
 
     Args:
         revision: of a dataset or a model, this project's or anybody's.

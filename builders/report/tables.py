@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from builders.figures.names import shortened as shortened
+from builders.cards.figure_text import shortened as shortened
 
 GAP = 2  # columns between the columns of a table
 SENTENCE = 24  # columns that a text keeps while names beside it are shortened

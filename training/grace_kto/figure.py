@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders.figures.drawing import Style, fixed_style, panels, style, write_both
-from builders.figures.drawing import caption as write_caption
-from builders.figures.names import drawable, shortened
+from builders.cards.figure_text import drawable, shortened
+from builders.cards.figures.drawing import Style, fixed_style, panels, style, write_both
+from builders.cards.figures.drawing import caption as write_caption
 from training.grace_kto.answers import MEDIAN, SHARES, Evaluation
 from training.grace_kto.table import RANKED
 

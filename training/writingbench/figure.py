@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders.figures.drawing import fixed_style, new_figure, style, write_both
-from builders.figures.names import drawable, shortened
+from builders.cards.figure_text import drawable, shortened
+from builders.cards.figures.drawing import fixed_style, new_figure, style, write_both
 from scorers.rating import HIGHEST, LOWEST
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from builders.figures import curves, distributions, drawing
+from builders.cards.figures import curves, distributions, drawing
 from builders.store.manifest import TRAINING_LOG
 from builders.store.revision import Revision
 from builders.store.training_log import read_log

@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from builders.figures import curves
-from builders.figures.curves import POINTS, running_mean
+from builders.cards.figures import curves
+from builders.cards.figures.curves import POINTS, running_mean
 from builders.store.training_log import SCHEMA
 
 

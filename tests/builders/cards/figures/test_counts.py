@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.figures.counts import (
+from builders.cards.figures.counts import (
     SAMPLE,
     Mean,
     Spread,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.figures.names import OWN_FONT, drawable
+from builders.cards.figure_text import OWN_FONT, drawable
 
 NAMES = ["first", "策略一", "策略二 (r2)"]
 NOWHERE = "\U0010fffd"  # a character for private use, in no font

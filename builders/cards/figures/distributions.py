@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from builders.figures.counts import (
+from builders.cards.figure_text import drawable, shortened
+from builders.cards.figures.counts import (
     Mean,
     Spread,
     counts_by,
@@ -19,8 +20,7 @@ from builders.figures.counts import (
     spreads,
     tenths,
 )
-from builders.figures.drawing import INK, bars, caption, new_figure, panels, steps, style, zero_line
-from builders.figures.names import drawable, shortened
+from builders.cards.figures.drawing import INK, bars, caption, new_figure, panels, steps, style, zero_line
 from scorers.rating import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
@@ -206,9 +206,10 @@ def ratings_figure(rows: pl.LazyFrame) -> "Figure | None":
     if spread is None:
         return None
     criteria = rows.select(pl.col("criterion").drop_nulls().unique(maintain_order=True).head(MOST_SERIES + 1)).collect()
-    compared = 1 < criteria.height <= MOST_SERIES and "query_id" in schema
+    few = 1 < criteria.height <= MOST_SERIES and "query_id" in schema
+    means = means_by(rows, "score", "criterion") if few else []
     figure = new_figure(2.8)
-    grid = figure.subplots(1, 2 if compared else 1, squeeze=False)[0]
+    grid = figure.subplots(1, 2 if means else 1, squeeze=False)[0]
     low, high = int(min(spread.low, LOWEST)), int(max(spread.high, HIGHEST))
     edges = [value - 0.5 for value in range(low, high + 2)]
     bars(grid[0], edges, [("", counts_by(rows, finite("score"), edges, {"": pl.lit(True)})[""])])
@@ -219,30 +220,36 @@ def ratings_figure(rows: pl.LazyFrame) -> "Figure | None":
     without = rows.select(pl.len()).collect().item() - spread.count
     grid[0].set(xlabel="score", ylabel="ratings")
     said = f"n = {spread.count:,} ratings, {without:,} without a score; dashed: mean {mean:.2f}"
-    if compared:
-        means = means_by(rows, "score", "criterion")
-        said += f"; right: 95 % intervals over queries{_means(grid[1], means)}"
+    if means:
+        said += f"; right: 95 % intervals over queries{_means(grid[1], means, [mean.name for mean in means])}"
         grid[1].set(xlabel="mean score")
     caption(figure, said)
     return figure
 
 
-def _means(axes: Any, means: Sequence[Mean], *, named: bool = True) -> str:
+def _means(axes: Any, means: Sequence[Mean], names: Sequence[str], *, named: bool = True) -> str:
     """Draw means with their intervals, one below the other, each with a marker of its own.
+
+    Args:
+        axes: matplotlib's.
+        means: some of the series.
+        names: of all series, from above to below.
+        named: whether the names are written.
 
     Returns:
         What a caption has to add where a name could not be drawn.
     """
-    names = [shortened(mean.name, LABEL) for mean in means]
-    labels, families = drawable(names)
-    for place, mean in enumerate(means):
+    short = [shortened(name, LABEL) for name in names]
+    labels, families = drawable(short)
+    for mean in means:
+        place = names.index(mean.name)
         look = style(place)
         errors = {} if mean.half is None else {"xerr": mean.half}
         axes.errorbar(mean.value, place, fmt=look.marker, color=look.colour, capsize=3, markersize=5, **errors)
-    axes.set_yticks(range(len(means)), labels if named else [""] * len(means), fontfamily=families)
-    axes.set_ylim(len(means) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), labels if named else [""] * len(names), fontfamily=families)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=4)
-    return "" if labels == names else " (a number stands for a name that no font of this machine can draw)"
+    return "" if labels == short else " (a number stands for a name that no font of this machine can draw)"
 
 
 def by_policy_figure(rows: pl.LazyFrame) -> "Figure | None":
@@ -253,14 +260,18 @@ def by_policy_figure(rows: pl.LazyFrame) -> "Figure | None":
     schema = rows.collect_schema()
     if "policy" not in schema or "query_id" not in schema:
         return None
-    policies = rows.select(pl.col("policy").drop_nulls().unique().head(MOST_SERIES + 1)).collect().height
-    columns = [column for column in metric_columns(schema) if spreads(rows, [column])][:MOST_PANELS]
-    if not 2 <= policies <= MOST_SERIES or not columns:
+    names = rows.select(pl.col("policy").cast(pl.String).drop_nulls().unique().head(MOST_SERIES + 1)).collect()
+    policies = sorted(names["policy"])
+    if not 2 <= len(policies) <= MOST_SERIES:
         return None
-    figure, grid = panels(len(columns), 4, 0.2 * policies + 0.1, below=0.3, left=1.4)
+    found = {column: means_by(rows, column, "policy") for column in metric_columns(schema)}
+    columns = [column for column, means in found.items() if means][:MOST_PANELS]
+    if not columns:
+        return None
+    figure, grid = panels(len(columns), 4, 0.2 * len(policies) + 0.1, below=0.3, left=1.4)
     said = "mean with 95 % interval over queries"
     for place, (axes, column) in enumerate(zip(grid, columns, strict=True)):
-        more = _means(axes, means_by(rows, column, "policy"), named=place % 4 == 0)
+        more = _means(axes, found[column], policies, named=place % 4 == 0)
         axes.set_title(titled(column))
         axes.tick_params(labelsize=7)
     caption(figure, said + more)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders.figures.distributions import (
+from builders.cards.figures.distributions import (
     by_policy_figure,
     metric_columns,
     metrics_figure,
@@ -18,7 +18,7 @@ from builders.figures.distributions import (
     reward_by_length_figure,
     weights_figure,
 )
-from builders.figures.drawing import png
+from builders.cards.figures.drawing import png
 
 WEIGHTS = pl.LazyFrame(
     {
@@ -172,6 +172,16 @@ def test_metrics_by_policy() -> None:
     assert [container.lines[0].get_xdata().tolist() for container in axes.containers] == [[20.0], [40.0]]
     assert [container.lines[0].get_marker() for container in axes.containers] == ["o", "s"]
     assert by_policy_figure(rows.filter(pl.col("policy") == "p@1")) is None
+    # A policy keeps its place and its marker where it has no number.
+    (axes,) = drawn(
+        by_policy_figure,
+        rows.filter((pl.col("policy") == "q@1") | (pl.col("num_tokens") < 0))
+        .collect()
+        .vstack(rows.filter(pl.col("policy") == "p@1").with_columns(num_tokens=pl.lit(None, pl.Int64)).collect())
+        .lazy(),
+    ).axes
+    (container,) = axes.containers
+    assert (container.lines[0].get_ydata().tolist(), container.lines[0].get_marker()) == ([1], "s")
 
 
 FIGURES = (weights_figure, reward_by_length_figure, metrics_figure, pairs_figure, ratings_figure, by_policy_figure)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from builders.figures.drawing import INK, RULES, caption, panels, style, zero_line
-from builders.figures.names import drawable, shortened
+from builders.cards.figure_text import drawable, shortened
+from builders.cards.figures.drawing import INK, RULES, caption, panels, style, zero_line
 from builders.store.training_log import ROUND, STEP
 
 if TYPE_CHECKING:
