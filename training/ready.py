@@ -12,6 +12,7 @@ from training.attention import require_attention, trainable_attention
 from training.memory import count_parameters, deepspeed_file, require_deepspeed, require_memory, zero_of
 from training.precision import deepspeed_arguments, precision_arguments
 from training.processes import process_count, share_batch
+from training.reporting import require_trackers
 
 EXTRA = "install the extra that brings it: pip install 'grace-data[train]'"
 
@@ -29,9 +30,9 @@ def require_training(
 
     Raises:
         UserError: there are more processes than GPUs, or they cannot share a batch; the GPU lacks bfloat16;
-            FlashAttention, DeepSpeed or bitsandbytes is not there; DeepSpeed's file is missing or does not go with the
-            method or the precision; the model cannot be trained, lacks a weight or a layer of `lora_targets`, or cannot
-            fit the memory with what its training needs.
+            FlashAttention, DeepSpeed, bitsandbytes or a tracker of `report_to` is not there; DeepSpeed's file is
+            missing or does not go with the method or the precision; the model cannot be trained, lacks a weight or a
+            layer of `lora_targets`, or cannot fit the memory with what its training needs.
     """
     processes = process_count()
     if nproc > 1:
@@ -44,6 +45,7 @@ def require_training(
         require_package(f"{section}.method=qlora", "bitsandbytes", EXTRA)
     if settings.optimizer.endswith("8bit"):
         require_package(f"{section}.optimizer={settings.optimizer}", "bitsandbytes", EXTRA)
+    require_trackers(section, settings.report_to)
     precision = precision_arguments(settings.precision, f"{section}.precision")
     require_attention(f"{section}.attention", settings.attention, bf16=precision["bf16"])
     zero = zero_of(section, settings.deepspeed)

@@ -17,6 +17,9 @@ from typing import Any
 from builders.core.stage import Trained
 from builders.engines.loading import load_end_ids
 from builders.settings.sft import TuningSettings
+from builders.store.files import write_text
+from builders.store.manifest import TRAINING_LOG
+from builders.store.training_log import log_rows, log_text
 from scorers.gpu_memory import BatchSize
 from scorers.model_loading import window_in
 from training.attention import trainable_attention
@@ -25,6 +28,7 @@ from training.memory import deepspeed_file, require_memory
 from training.precision import deepspeed_arguments, precision_arguments
 from training.processes import process_count, share_batch
 from training.ready import require_training
+from training.reporting import report_arguments
 
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 ADAPTER = "adapter"  # folder of a trained adapter until it is merged
@@ -44,6 +48,7 @@ class Start:
         template_kwargs: variables of the template.
         window: longest row in tokens.
         attention: transformers' name of the attention.
+        logs: folder for what trackers keep.
     """
 
     base: Path | str
@@ -51,12 +56,14 @@ class Start:
     template_kwargs: Mapping[str, Any]
     window: int
     attention: str
+    logs: Path
 
 
 def start_from(
     section: str,
     base: Path | str,
     settings: TuningSettings,
+    logs: Path,
     template_kwargs: Mapping[str, Any] = NO_VARIABLES,
     *,
     chats: bool = True,
@@ -67,6 +74,7 @@ def start_from(
         section: of the settings, for messages.
         base: model folder, or a model id of the Hub.
         settings: the section.
+        logs: folder for what trackers keep, outside the model's.
         template_kwargs: variables of the chat template; the text `chat_template` among them takes the place of the
             tokenizer's template.
         chats: whether rows are conversations, which need a chat template that ends an answer.
@@ -87,7 +95,12 @@ def start_from(
         tokenizer, template_kwargs = with_template(tokenizer, template_kwargs)
         require_end(tokenizer, load_end_ids(str(base), None, config), template_kwargs)
     window = settings.max_length or window_in(config) or sys.maxsize
-    return Start(base, tokenizer, template_kwargs, window, attention)
+    return Start(base, tokenizer, template_kwargs, window, attention, logs)
+
+
+def logs_beside(output: Path) -> Path:
+    """Return the folder for what trackers keep of a training for which none is named: beside the model's folder."""
+    return output.with_name(f"{output.name}-logs")
 
 
 def in_own_folder(section: str, settings: TuningSettings, output: Path, attempt: Attempt) -> Metrics:
@@ -129,7 +142,14 @@ def is_first() -> bool:
 
 
 def arguments_of(
-    kind: Any, section: str, settings: TuningSettings, folder: Path, device_batch: int, accumulation: int, **own: Any
+    kind: Any,
+    section: str,
+    settings: TuningSettings,
+    start: Start,
+    folder: Path,
+    device_batch: int,
+    accumulation: int,
+    **own: Any,
 ) -> Any:
     """Return a trainer's arguments.
 
@@ -137,6 +157,7 @@ def arguments_of(
         kind: the class, such as TRL's SFTConfig.
         section: of the settings, for messages.
         settings: the section.
+        start: where trackers write.
         folder: to write into.
         device_batch: rows per forward pass.
         accumulation: passes per optimizer step.
@@ -173,13 +194,15 @@ def arguments_of(
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         save_strategy="no",
-        report_to="none",
+        **report_arguments(settings.report_to, start.logs),
         **own,
     )
 
 
 def trained(trainer: Any, settings: TuningSettings, folder: Path) -> Metrics:
     """Train, and save the model into a folder, or its adapter into one below it; all processes call this function.
+
+    Beside it stands the log of the training.
 
     Returns:
         `loss` (mean over the last tenth of the steps), `train_loss` (over all), `steps` and `seconds`.
@@ -190,6 +213,8 @@ def trained(trainer: Any, settings: TuningSettings, folder: Path) -> Metrics:
     result = trainer.train()
     # All processes take part, since with ZeRO-3 each has a part of the weights; the first one writes.
     trainer.save_model(str(folder if settings.method == "full" else folder / ADAPTER))
+    if is_first():
+        write_text(folder / TRAINING_LOG, log_text(log_rows(trainer.state.log_history)))
     return {
         "loss": lately(trainer, "loss"),
         "train_loss": float(result.training_loss),

@@ -18,7 +18,6 @@ class Card:
         tags: tags of the front matter beside the pipeline's and the stage's.
         annotated: whether machines made the annotations.
         written: whether machines wrote the texts.
-        figure: draws the figure of a snapshot folder as PNG; returns None where there is nothing to draw.
         facts: returns further values for the template.
         recipe: completes the configuration that reproduces a revision, from the manifest and the configuration so far.
         example: name of a boolean column; the example is the first row in which it is true.
@@ -30,7 +29,6 @@ class Card:
     tags: Sequence[str] = ()
     annotated: bool = False
     written: bool = False
-    figure: Callable[[Path], bytes | None] | None = None
     facts: Callable[[Manifest, Path], Mapping[str, Any]] | None = None
     recipe: Callable[[Manifest, dict[str, Any]], dict[str, Any]] | None = None
     example: str | None = None

@@ -1,9 +1,14 @@
-"""Names in figures: text that somebody chose, in any script, is drawn in a font that has its characters, or not at all.
+"""Names in figures and tables: texts that somebody chose, as long as they like and in any script.
 
-matplotlib's own font has no Chinese and draws a box for each character that it lacks.
+In a figure a text is drawn in a font that has its characters, or not at all: matplotlib's own font has no Chinese and
+draws a box for each character that it lacks.
 """
 
 from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+from builders.store.ref import is_commit
 
 OWN_FONT = "DejaVu Sans"  # comes with matplotlib
 BOXES = "Last Resort"  # begins the name of the font with a box for every character, which comes with matplotlib too
@@ -33,6 +38,27 @@ def drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
         if plain and lacking <= _characters(entry.fname):
             return list(names), [OWN_FONT, entry.name]
     return [str(i + 1) if missing[i] else name for i, name in enumerate(names)], [OWN_FONT]
+
+
+def shortened(text: str, room: int) -> str:
+    """Return a name in at most `room` columns: the middle left out, the beginning of a 40-hex revision kept.
+
+    >>> shortened("local/grace-kto-world-0-exercises@8ab01bac7e43", 30)
+    'local/grac…rcises@8ab01bac7e43'
+    """
+    if cell_len(text) <= room:
+        return text
+    name, at, revision = text.rpartition("@")
+    if at and is_commit(revision):
+        return shortened(f"{name}@{revision[:12]}", room)
+    tail = (room - 1) * 2 // 3
+    end = text[len(text) - tail :]
+    while cell_len(end) > tail:
+        end = end[1:]
+    begin = text[: room - 1 - tail]
+    while cell_len(begin) > room - 1 - tail:
+        begin = begin[:-1]
+    return f"{begin}…{end}"
 
 
 def _characters(font: str) -> set[str]:

@@ -19,16 +19,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 import builders
 from builders.cards import markdown as card_text
 from builders.cards.card import Page
+from builders.cards.figures.kinds import TITLES, best_pictures
 from builders.cards.front_matter import dataset_card_data, model_card_data, pretty_name, type_name
 from builders.cards.markdown import Markdown, is_public, reference, row_json, yaml_text
 from builders.store.adapter import adapters_in
 from builders.store.columns import present
 from builders.store.files import replacing, write_text
-from builders.store.manifest import FIGURE, Manifest, Model, Parent, portable
+from builders.store.manifest import Manifest, Model, Parent, portable
 from builders.store.ref import round_tag
+from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 
+MOST_FIGURES = 2  # of a card
 TEMPLATES = Path(builders.__file__).parent.parent / "dataset_cards"  # in the source tree and in the wheel
 
 
@@ -45,7 +48,7 @@ def render_card(
 
     Args:
         manifest: the revision's manifest.
-        folder: the snapshot folder; its figure is shown if there is one.
+        folder: the snapshot folder; its figures are shown if there are some.
         page: what the stage and its pipeline contribute.
         published: whether this revision and its parents are on the Hub, so that links to them lead somewhere.
         license: licence id; one that the Hub does not know is given as `other` with this name.
@@ -94,10 +97,10 @@ def write_card(
     published: bool = False,
     license: str = "apache-2.0",
 ) -> None:
-    """Write README.md into a snapshot folder, and beside it the stage's figure, if it draws one."""
-    # The figure first: the card shows it only if the file exists.
-    if page.card.figure is not None and (image := page.card.figure(folder)) is not None:
-        with replacing(folder / FIGURE) as file:
+    """Write README.md into a snapshot folder, and beside it the best pictures of what is there, two at most."""
+    # The figures first: the card shows them only if the files exist.
+    for name, image in best_pictures(Revision(manifest.repo, manifest.revision, folder, manifest), MOST_FIGURES):
+        with replacing(folder / f"figure-{name}.png") as file:
             file.write(image)
     languages = languages_of(manifest, folder, store)
     text = render_card(manifest, folder, page, published=published, license=license, languages=languages)
@@ -156,10 +159,18 @@ def _common(manifest: Manifest, folder: Path, page: Page, published: bool, licen
         "parents": [(parent, link(parent.repo, parent.revision, parent.kind)) for parent in manifest.parents],
         "settings": list(flatten(portable(manifest.configuration))),
         "execution": list(flatten(portable(manifest.execution))),
-        "figure": FIGURE if (folder / FIGURE).is_file() else None,
+        "figures": figures_in(folder),
         "reproduce": reproduce_command(manifest, page),
         "recipe": reproduction_config(manifest, page),
     }
+
+
+def figures_in(folder: Path) -> list[tuple[str, str]]:
+    """Return title and file of each picture in a snapshot folder; `figure.png` is the one of earlier versions."""
+    named = [(title, f"figure-{name}.png") for name, title in TITLES.items()]
+    here = [(title, file) for title, file in named if (folder / file).is_file()]
+    before = [(TITLES["weights"], "figure.png")] if (folder / "figure.png").is_file() else []
+    return here or before
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from builders.settings.base import executions
 from builders.store.files import ADAPTER_CONFIG, link
 from builders.store.manifest import (
     FILE_NAME,
+    TRAINING_LOG,
     TRAINING_STATE,
     DataFile,
     Manifest,
@@ -112,6 +113,7 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
     made = (FILE_NAME, "README.md")
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in made)
     state = [p for p in found if p.is_relative_to(folder / TRAINING_STATE)]
+    logs = [p for p in found if p.name == TRAINING_LOG and p not in state]
     return _add(
         graph,
         node,
@@ -120,8 +122,9 @@ def add_model(graph: Graph, node: Node, inputs: Inputs, folder: Path, trained: T
         rows=Rows(read=trained.rows, written=trained.rows),  # a model has no rows of its own: those it was trained on
         counts=dict(trained.counts),
         results=dict(trained.results),
-        files=describe_files(folder, [p for p in found if p not in state]),
+        files=describe_files(folder, [p for p in found if p not in (*state, *logs)]),
         training_state=describe_files(folder, state) or None,
+        training_log=describe_files(folder, logs) or None,
     )
 
 
@@ -147,7 +150,7 @@ def _require_listed(folder: Path, manifest: Manifest) -> None:
     Raises:
         UserError: naming the first that is not.
     """
-    for file in [*manifest.files, *(manifest.training_state or ())]:
+    for file in [*manifest.files, *manifest.apart]:
         path = folder / file.path
         if not path.is_file() or path.stat().st_size != file.size:
             raise UserError(

@@ -21,7 +21,7 @@ from builders.grace_kto import (
     score,
     seed,
 )
-from builders.grace_kto.card import facts, recipe, weight_histogram
+from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.check import check_calibration, check_documents
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.rubrics.check import check_criteria_rows, check_ratings
@@ -224,7 +224,6 @@ CALIBRATE = Stage(
         "grace_kto/calibrate.md.jinja",
         tags=("synthetic", "preference-data", "kto", "trl"),
         annotated=True,
-        figure=weight_histogram,
         facts=facts,
         recipe=recipe,
         example="matched",

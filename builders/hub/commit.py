@@ -44,7 +44,8 @@ class Release:
         folder: local folder of the data files.
         rendered: data files whose content is not the local one, by path.
         origin: content digest of the local files where it is another one, since some are rendered.
-        side: files beside the data: card, manifest and figure, made for the Hub, and the training state if it is sent.
+        side: files beside the data: card, manifest and figures, made for the Hub, the log of a training, and its state
+            if that is sent.
     """
 
     repo: str

@@ -373,14 +373,13 @@ class _Publisher:
         return Publication(release.repo, commit, release.tag, release.kind, release.digest, uploaded=sent)
 
     def _side_files(self, revision: Revision, manifest: Manifest) -> dict[str, Content]:
-        """Return the published manifest and card, and the figure that the card shows, by path."""
+        """Return the published manifest and card, the figures that the card shows, and a training's log, by path."""
         languages = languages_of(manifest_of(revision), revision.path, self.store)
         page = self.page_of(manifest)
         card = render_card(manifest, revision.path, page, published=True, license=self.license, languages=languages)
         side: dict[str, Content] = {FILE_NAME: manifest.to_json().encode(), "README.md": card.encode()}
-        if (revision.path / FIGURE).is_file():
-            side[FIGURE] = revision.path / FIGURE
-        return side | {file.path: revision.path / file.path for file in manifest.training_state or ()}
+        side |= {path.name: path for path in revision.path.glob("*.png") if FIGURE.fullmatch(path.name)}
+        return side | {file.path: revision.path / file.path for file in manifest.apart}
 
     def _published_manifest(self, manifest: Manifest, plain: Release) -> Manifest:
         """Return the manifest with the repositories and commits of the Hub, and without local folders."""

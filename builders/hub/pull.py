@@ -29,6 +29,7 @@ from builders.store.files import inside, write_text
 from builders.store.manifest import (
     FIGURE,
     FILE_NAME,
+    TRAINING_LOG,
     TRAINING_STATE,
     Kind,
     Manifest,
@@ -45,8 +46,9 @@ from scorers.model_loading import HEADS, PICKLE, is_published_bge_m3
 log = logging.getLogger(__name__)
 
 DOWNLOADS = 8  # files at a time
-SIDE_FILES = {"README.md", FIGURE, "weights.png"}  # the last is the figure of manifests of format 1
-# What is fetched of a model: safetensors, configuration and tokenizer, and the two heads of BGE-M3.
+SIDE_FILES = ("README.md", "weights.png")  # besides figures; the last is the one of manifests of format 1
+# What is fetched of a model: safetensors, configuration and tokenizer, the log of its training, and the two heads of
+# BGE-M3.
 MODEL_PATTERNS = (
     "*.safetensors",
     "*.json",
@@ -54,6 +56,7 @@ MODEL_PATTERNS = (
     "*.model",
     "*.jinja",
     "*.tiktoken",
+    f"*{TRAINING_LOG}",
     *HEADS,
 )
 LEFT_OUT = f"{TRAINING_STATE}/*"  # of no use to whoever samples from a model; `pull` brings it
@@ -326,7 +329,7 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
         if not (found := [path for path in listing if _is_model_file(path)]):
             raise UserError(f"{what}: no model file in it")
         return sorted({*found, *_side_files(listing)})
-    named = {file.path for file in [*manifest.files, *(manifest.training_state or ())]}
+    named = {file.path for file in [*manifest.files, *manifest.apart]}
     if missing := sorted(named - listing.keys()):
         raise UserError(f"{what}: {missing[0]} is missing; its manifest names it")
     if extra := sorted(set(data) - named):
@@ -337,8 +340,8 @@ def _wanted(listing: Mapping[str, RemoteFile], manifest: Manifest | None, kind: 
 
 
 def _side_files(listing: Mapping[str, RemoteFile]) -> set[str]:
-    """Return card and figure among the files of a commit; the manifest does not list them."""
-    return listing.keys() & SIDE_FILES
+    """Return card and figures among the files of a commit; the manifest does not list them."""
+    return {path for path in listing if path in SIDE_FILES or FIGURE.fullmatch(path)}
 
 
 def _check_download(

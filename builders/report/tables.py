@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from builders.store.ref import is_commit
+from builders.cards.figure_text import shortened as shortened
 
 GAP = 2  # columns between the columns of a table
 SENTENCE = 24  # columns that a text keeps while names beside it are shortened
@@ -115,27 +115,6 @@ def _fits_numbers(cell: object) -> bool:
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     """Return the width that each column needs."""
     return [max(cell_len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-
-
-def shortened(text: str, room: int) -> str:
-    """Return a name in at most `room` columns: the middle left out, the beginning of a 40-hex revision kept.
-
-    >>> shortened("local/grace-kto-world-0-exercises@8ab01bac7e43", 30)
-    'local/grac…rcises@8ab01bac7e43'
-    """
-    if cell_len(text) <= room:
-        return text
-    name, at, revision = text.rpartition("@")
-    if at and is_commit(revision):
-        return shortened(f"{name}@{revision[:12]}", room)
-    tail = (room - 1) * 2 // 3
-    end = text[len(text) - tail :]
-    while cell_len(end) > tail:
-        end = end[1:]
-    begin = text[: room - 1 - tail]
-    while cell_len(begin) > room - 1 - tail:
-        begin = begin[:-1]
-    return f"{begin}…{end}"
 
 
 def _print_lines(table: Table) -> None:

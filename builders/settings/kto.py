@@ -7,11 +7,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from builders.settings.base import EXECUTION, LATER, PATH, Positive, Section
+from builders.settings.base import EXECUTION, LATER, PATH, PRIVATE, Positive, Section
 
 # strict=False: YAML and manifests have lists, which a strict model would not accept as tuples.
 Pair = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+Trackers = Annotated[tuple[Literal["tensorboard", "trackio", "wandb"], ...], Field(strict=False)]
+TRACKERS = (
+    "trackers that the training logs each step to, of tensorboard, trackio and wandb; the files of tensorboard and "
+    "wandb are in the store's folder .logs; none by default, so nothing is sent anywhere"
+)
+"""What the setting `report_to` means; no manifest shows it, so that whoever repeats a recipe sends nothing either."""
 
 
 class TrainSettings(Section):
@@ -72,6 +78,7 @@ class TrainSettings(Section):
         None, description="zero2, zero3, or a DeepSpeed JSON file; null: none"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
+    report_to: Annotated[Trackers, PRIVATE] = Field((), description=TRACKERS)
 
     @field_validator("lambdas", mode="wrap")
     @classmethod

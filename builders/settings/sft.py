@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from builders.settings.base import EXECUTION, LATER, PATH, Positive, Section
-from builders.settings.kto import Names
+from builders.settings.base import EXECUTION, LATER, PATH, PRIVATE, Positive, Section
+from builders.settings.kto import TRACKERS, Names, Trackers
 
 
 class TuningSettings(Section):
@@ -47,6 +47,7 @@ class TuningSettings(Section):
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
     seed: int = Field(0, ge=0, description="seed of the row order and of the adapter's start; default random_seed")
+    report_to: Annotated[Trackers, PRIVATE] = Field((), description=TRACKERS)
 
 
 class SFTSettings(TuningSettings):

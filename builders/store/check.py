@@ -65,8 +65,8 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
     """
     findings: list[Finding] = []
     present = []
-    state = manifest.training_state or []
-    for file in [*manifest.files, *state]:
+    apart = manifest.apart
+    for file in [*manifest.files, *apart]:
         path = inside(root, file.path)
         if path is None or not path.is_file():
             # A manifest's file names are untrusted: one that leads out of the folder is not read.
@@ -75,13 +75,13 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
             continue
         sha256 = file_sha256(path) if contents else file.sha256
         actual = DataFile(path=file.path, size=path.stat().st_size, sha256=sha256)
-        if file not in state:  # which the digest leaves out
+        if file not in apart:  # which the digest leaves out
             present.append(actual)
         if actual.size != file.size:
             findings.append(Finding(file.path, "size", str(file.size), str(actual.size)))
         if actual.sha256 != file.sha256:
             findings.append(Finding(file.path, "sha256", file.sha256, actual.sha256))
-    listed = {file.path for file in [*manifest.files, *state]}
+    listed = {file.path for file in [*manifest.files, *apart]}
     findings += [Finding(name, "file", "not listed", "present") for name in sorted(_payload(manifest, root) - listed)]
     # Over the files found, so it differs as soon as one of them does.
     digest = content_digest(present)
@@ -93,7 +93,7 @@ def file_findings(manifest: Manifest, root: Path, *, contents: bool = True) -> l
 def _payload(manifest: Manifest, root: Path) -> set[str]:
     """Return the files in a folder that its manifest should list.
 
-    Of a dataset these are all files under data/ and every Parquet file, of a model all but card, figure and manifest.
+    Of a dataset these are all files under data/ and every Parquet file, of a model all but card, figures and manifest.
     Hidden files do not count, unless they are Parquet files under data/, whose rows would be read.
     """
     if manifest.kind == "dataset":
@@ -105,7 +105,11 @@ def _payload(manifest: Manifest, root: Path) -> set[str]:
     kept = {name for name in names if not any(part.startswith(".") for part in name.parts)}
     if manifest.kind == "dataset":
         kept |= {path.relative_to(root) for path in (root / "data").glob(".*.parquet")}
-    return {name.as_posix() for name in kept if name.name not in (FILE_NAME, "README.md", FIGURE)}
+    return {
+        name.as_posix()
+        for name in kept
+        if name.name not in (FILE_NAME, "README.md") and not FIGURE.fullmatch(name.name)
+    }
 
 
 def require_whole(manifest: Manifest, root: Path, what: str) -> None:

@@ -6,6 +6,7 @@ names the pipeline and the kind of every parent; a manifest of format 1 is upgra
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,12 +28,14 @@ from builders.store.ref import REPO
 from scorers.errors import UserError
 
 FILE_NAME = "manifest.json"
-FIGURE = "figure.png"
-"""The picture that a card may show; like the card it stands beside the manifest and is not listed in it."""
+FIGURE = re.compile(r"figure(-[a-z_]+)?\.png")
+"""The pictures that a card may show; like the card they stand beside the manifest and are not listed in it."""
 AGAIN = "delete its folder and build or fetch the revision again"
 """The way out of a manifest that is damaged or lost."""
 TRAINING_STATE = "training_state"
 """The folder in which a model's revision keeps its optimizer's state, from which a later training goes on."""
+TRAINING_LOG = "training_log.jsonl"
+"""The file in which a model's revision keeps what each step of its training logged."""
 HASHED_AT_ONCE = 8
 """Files that are hashed side by side."""
 Kind = Literal["dataset", "model"]
@@ -167,6 +170,8 @@ class Manifest(_Record):
         digest: content digest of the files.
         training_state: the files of the folder `training_state`, which do not count for the digest: the same weights
             with and without them are the same model. None where the revision has none.
+        training_log: the files of what each training step logged, which do not count for the digest either. None where
+            the revision has none.
     """
 
     format: Literal[2] = 2
@@ -192,6 +197,7 @@ class Manifest(_Record):
     files: list[DataFile]
     digest: str
     training_state: list[DataFile] | None = None
+    training_log: list[DataFile] | None = None
 
     @field_validator("training_state")
     @classmethod
@@ -201,11 +207,25 @@ class Manifest(_Record):
             raise ValueError(f"a file outside the folder {TRAINING_STATE}")
         return files
 
+    @field_validator("training_log")
+    @classmethod
+    def _named_as_logs(cls, files: list[DataFile] | None) -> list[DataFile] | None:
+        """Check that no file of the model itself is kept out of the digest."""
+        if any(file.path.rpartition("/")[2] != TRAINING_LOG for file in files or ()):
+            raise ValueError(f"a file of another name than {TRAINING_LOG}")
+        return files
+
+    @property
+    def apart(self) -> list[DataFile]:
+        """The files that the digest leaves out: the same weights with and without them are the same model."""
+        return [*(self.training_state or ()), *(self.training_log or ())]
+
     def to_json(self) -> str:
         """Return canonical JSON: sorted keys, so that equal manifests are equal bytes."""
         value = self.model_dump()
-        if self.training_state is None:
-            del value["training_state"]  # as it is in every manifest that has none
+        for name in ("training_state", "training_log"):
+            if value[name] is None:
+                del value[name]  # as it is in every manifest that has none
         return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property

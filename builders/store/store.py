@@ -8,6 +8,7 @@
     <store>/models--local--tiny-policy/…
     <store>/.work/<repo>/<fingerprint>/…       shards of a stage that is being built
     <store>/.work/checked/<sha1>.json          revisions whose files were hashed, see `builders.store.checked`
+    <store>/.logs/<repo>/<fingerprint>/…       what trackers keep of a training, see the settings' `report_to`
 
 so `snapshot_download(repo, cache_dir=<store>, local_files_only=True)` reads it. A revision appears by one rename.
 """
@@ -244,6 +245,10 @@ class Store:
     def work_path(self, repo: str, fingerprint: str) -> Path:
         """Return the folder for the unfinished shards of one stage with one fingerprint."""
         return self.root / ".work" / repo.replace("/", "--") / fingerprint[:16]
+
+    def log_path(self, work: Path) -> Path:
+        """Return the folder for what trackers keep of a training, which outlives its working folder `work`."""
+        return self.root / ".logs" / "/".join(work.parts[-2:])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[IO[str]]:

@@ -47,6 +47,12 @@ CASES = [
         "sft.attention flash_attention_2 needs the package flash-attn and a GPU that it supports, which are not here; "
         "install it, or set sft.attention to sdpa",
     ),
+    (
+        "policy",
+        ["train.report_to=[trackio]"],
+        "train.report_to=trackio needs the package trackio, which is not installed",
+    ),
+    ("sft", ["sft.report_to=[trackio]"], "sft.report_to=trackio needs the package trackio, which is not installed"),
     ("policy", ["train.attention=flash_attention_2"], "train.attention flash_attention_2 needs the package flash-attn"),
     ("sft", ["sft.deepspeed=zero9"], "sft.deepspeed zero9 is neither one of zero2, zero3, zero3-offload nor a file"),
     (
@@ -73,6 +79,7 @@ def test_it_is_told_before_anything_is_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    hide("trackio", monkeypatch)
     # The first policy is to be made by SFT, so that no stage below has its model yet.
     policy = "models.policy=POLICY" if stage == "generate" else "models.policy=sft"
     options = [option.replace("POLICY", str(causal_lm_dir)) for option in (policy, *overrides)]
@@ -110,6 +117,25 @@ def test_packages(package: str, options: dict[str, Any], message: str, monkeypat
     hide(package, monkeypatch)
     with pytest.raises(UserError, match=message):
         require_training("sft", SFTSettings(**options), None)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
+def test_a_tracker_that_is_not_installed_is_told_before_the_training(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(name, monkeypatch)
+    with pytest.raises(UserError) as error:
+        require_training("sft", SFTSettings.model_validate({"report_to": [name]}), None)
+    way_out = {
+        "tensorboard": "pip install 'grace-data[tensorboard]'",
+        "trackio": "pip install trackio",
+        "wandb": "pip install wandb, then wandb login",
+    }[name]
+    assert str(error.value) == (
+        f"sft.report_to={name} needs the package {name}, which is not installed; {way_out}; or leave it out of "
+        "sft.report_to"
+    )
+    require_training("sft", SFTSettings(), None)  # by default none is needed
 
 
 def hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:

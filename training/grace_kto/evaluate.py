@@ -52,7 +52,7 @@ from training.grace_kto.table import at_equal_length, cautions, cells, progress,
 
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Evaluate policies and write evaluation.json, .md, .csv, .tex and .png; with `pairwise` see `compare_pairs`.
+    """Evaluate policies and write evaluation.json, .md, .csv, .tex, .png and .svg; with `pairwise` see `compare_pairs`.
 
     Args:
         config: the configuration; its `evaluate` section names the held-out queries.
@@ -94,14 +94,14 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
     graded = [graded_by(evaluation, revision) for evaluation, (_, revision) in zip(evaluations, answers, strict=True)]
     lines = [said, *filter(None, (controlled, *graded)), *(f"Caution: {line}." for line in warned)]
     files = write_tables(output, "evaluation", header, rows, record=records, lines=lines)
-    draw(evaluations, output / "evaluation.png")
+    figures = draw(evaluations, output / "evaluation")
     return EvaluationTable(
         title=f"{len(queries)} held-out queries, means over matched responses (rank)",
         header=header,
         rows=rows,
         lines=lines,
         public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
-        files=(*files, "evaluation.png"),
+        files=(*files, *figures),
     )
 
 

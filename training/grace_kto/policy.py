@@ -79,6 +79,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         dataset=weights.data_files(),
         dataset_digest=weights.digest,
         tokens_dir=context.store.work_path(weights.repo, "tokens"),
+        logs_dir=context.store.log_path(context.work),
         settings=settings,
         template_kwargs=template_options(engine),
         round=round_,

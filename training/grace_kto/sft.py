@@ -96,6 +96,7 @@ def train(context: Context[GraceKTOSettings], output: Path) -> Trained:
         conversations=[*conversations, *more],
         settings=context.config.sft,
         template_kwargs=template_options(local_engine("engines.policy", context.config.engines.policy, "SFT")),
+        logs=context.store.log_path(context.work),
     )
     counts |= {"other exercises": len(more)} if more else {}
     result = reported(metrics)

@@ -33,6 +33,7 @@ from training.kto.trainer import GraceKTOConfig, GraceKTOTrainer
 from training.memory import deepspeed_file
 from training.precision import deepspeed_arguments, precision_arguments
 from training.processes import process_count, share_batch
+from training.reporting import report_arguments
 
 # Files of `save_model` that a policy's folder goes without: a pickle of the arguments, and PEFT's empty card.
 LEFT_OUT = ("training_args.bin", "README.md")
@@ -50,6 +51,7 @@ class RoundPlan:
         fingerprint: hash of everything that decides this round's result.
         run: the settings that must not change from round to round.
         state: the training state to go on from; None for a new optimizer.
+        logs_dir: folder for what trackers keep; None: one below `run_dir`.
     """
 
     run_dir: Path
@@ -59,6 +61,12 @@ class RoundPlan:
     fingerprint: str
     run: Mapping[str, Any]
     state: Path | None = None
+    logs_dir: Path | None = None
+
+    @property
+    def logs(self) -> Path:
+        """The folder for what trackers keep."""
+        return self.logs_dir or self.run_dir / "logs"
 
 
 @dataclass(frozen=True)
@@ -253,7 +261,7 @@ def _arguments(
         save_steps=settings.save_steps or plan.schedule_steps,
         logging_steps=1,
         disable_tqdm=True,
-        report_to="none",
+        **report_arguments(settings.report_to, plan.logs),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 

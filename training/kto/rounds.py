@@ -18,7 +18,15 @@ import polars as pl
 from builders.settings.base import identity
 from builders.settings.kto import TrainSettings
 from builders.store.files import ADAPTER_CONFIG, file_sha256
-from builders.store.manifest import FILE_NAME, TRAINING_STATE, content_digest, describe_files, fingerprint_of
+from builders.store.manifest import (
+    FILE_NAME,
+    TRAINING_LOG,
+    TRAINING_STATE,
+    content_digest,
+    describe_files,
+    fingerprint_of,
+)
+from builders.store.training_log import earlier_rows, log_rows, log_text
 from scorers.errors import UserError
 from scorers.gpu_memory import BatchSize
 from training.kto.checkpoints import resume_point
@@ -26,6 +34,7 @@ from training.kto.data import count_rows, one_sided, values_of
 from training.kto.state import read_state, require_same_run, state_digest
 from training.memory import require_deepspeed, require_memory
 from training.processes import process_count
+from training.reporting import reporting
 
 if TYPE_CHECKING:
     from training.kto.assembly import RoundPlan
@@ -44,6 +53,7 @@ def train_round(
     dataset: pl.DataFrame | Sequence[Path],
     dataset_digest: str | None = None,
     tokens_dir: Path | None = None,
+    logs_dir: Path | None = None,
     settings: TrainSettings,
     template_kwargs: Mapping[str, Any] | None = None,
     round: int = 1,
@@ -58,12 +68,13 @@ def train_round(
     Args:
         policy: the policy at the round's start: a model (folder or id), or the adapter folder of the round before. From
             round 2 on training goes on with the optimizer's state that it carries, or else with a new optimizer.
-        output_dir: where the trained policy goes (model or adapter, tokenizer, `training.json`, the folder
-            `training_state`), by one rename.
+        output_dir: where the trained policy goes (model or adapter, tokenizer, `training.json`, the log of this round
+            and of those before it, the folder `training_state`), by one rename.
         run_dir: checkpoints of this round, of no use once output_dir is there.
         dataset: the rows, or their Parquet files.
         dataset_digest: what identifies the rows, such as their revision's content digest; None: their bytes are hashed.
         tokens_dir: where the rows are kept as token ids, for all processes and later trainings; None: run_dir.
+        logs_dir: where TensorBoard and W&B keep their files, of `settings.report_to`; None: below run_dir.
         settings: how to train.
         template_kwargs: variables of the chat template, the same as in sampling.
         round: this round, from 1.
@@ -124,7 +135,9 @@ def train_round(
         template_kwargs=template_kwargs,
     )
     folder = None if state is None else Path(policy) / TRAINING_STATE
-    plan = RoundPlan(run_dir, first, steps, total_rounds * steps, fingerprint, run, folder)
+    # Read before the training, so that a damaged one is told at once.
+    earlier = earlier_rows(Path(policy) / TRAINING_LOG, round, first)
+    plan = RoundPlan(run_dir, first, steps, total_rounds * steps, fingerprint, run, folder, logs_dir)
     models = RoundModels(str(policy), _name(base_model), _name(reference_model))
     trainer = _trained(lambda fitting: build_trainer(models, rows, fitting, plan, callbacks), settings, plan)
     record = {
@@ -137,10 +150,11 @@ def train_round(
         "lambda_negative": trainer.undesirable_weight,
         **_means(trainer.state.log_history),
         "warnings": one_sided(values_of(rows, "label")),
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"report_to"}),
         "fingerprint": fingerprint,
     }
-    save_policy(trainer, output_dir, {RECORD: json.dumps(record, indent=2) + "\n"})
+    rows_of_log = earlier + log_rows(trainer.state.log_history, round=round, first_step=first)
+    save_policy(trainer, output_dir, {RECORD: json.dumps(record, indent=2) + "\n", TRAINING_LOG: log_text(rows_of_log)})
     return record
 
 
@@ -154,11 +168,12 @@ def _trained(build: Callable[[TrainSettings], Any], settings: TrainSettings, pla
     """
 
     def attempt(device_rows: int) -> Any:
-        trainer = build(settings.model_copy(update={"device_batch_size": device_rows}))
-        # The launcher sets RANK; of several processes the first one removes useless checkpoints.
-        resume = resume_point(plan.run_dir, plan.fingerprint, remove=os.environ.get("RANK", "0") == "0")
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
-        return trainer
+        with reporting(settings.report_to, plan.logs):
+            trainer = build(settings.model_copy(update={"device_batch_size": device_rows}))
+            # The launcher sets RANK; of several processes the first one removes useless checkpoints.
+            resume = resume_point(plan.run_dir, plan.fingerprint, remove=os.environ.get("RANK", "0") == "0")
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+            return trainer
 
     return BatchSize(
         settings.device_batch_size, "train.device_batch_size", divides=settings.batch_size, alone=process_count() == 1

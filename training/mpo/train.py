@@ -10,6 +10,7 @@ from typing import Any
 from builders.settings.mpo import MpoSettings
 from scorers.errors import UserError
 from training.chat import tokenize
+from training.reporting import reporting
 from training.tuning import (
     NO_VARIABLES,
     Metrics,
@@ -17,6 +18,7 @@ from training.tuning import (
     arguments_of,
     in_own_folder,
     lately,
+    logs_beside,
     start_from,
     trained,
     whole_model,
@@ -33,6 +35,7 @@ def run_mpo(
     settings: MpoSettings,
     template_kwargs: Mapping[str, Any] = NO_VARIABLES,
     section: str = "mpo",
+    logs: Path | None = None,
 ) -> dict[str, float]:
     """Align a model and save model and tokenizer to a folder, which appears whole or not at all.
 
@@ -45,6 +48,7 @@ def run_mpo(
         settings: see `MpoSettings`.
         template_kwargs: variables of the chat template, the same as in sampling.
         section: of the settings, for messages.
+        logs: folder for what trackers keep; None: one beside the output.
 
     Returns:
         Final metrics: `loss` (mean over the last tenth of the steps) and `train_loss`, `accuracy` (share of pairs whose
@@ -54,7 +58,7 @@ def run_mpo(
     Raises:
         UserError: as `run_sft`, and for a reward that is not finite.
     """
-    start = start_from(section, base, settings, template_kwargs)
+    start = start_from(section, base, settings, logs or logs_beside(output), template_kwargs)
     rows, truncated = tokenized(start, preferences, section)
 
     def attempt(folder: Path, device_batch: int, accumulation: int) -> Metrics:
@@ -125,17 +129,18 @@ def _train(
     from training.tuning_model import adapter_config, load_model, widen_adapter
 
     own = {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    arguments = arguments_of(SFTConfig, section, settings, folder, device_batch, accumulation, **own)
-    trainer: Any = MPOTrainer(
-        settings,
-        model=load_model(start.base, settings, start.attention, arguments),
-        args=arguments,
-        data_collator=PairCollator(start.tokenizer.pad_token_id or 0),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=start.tokenizer,
-        peft_config=adapter_config(settings),
-        callbacks=[StepWatch(section)],
-    )
-    if settings.method == "qlora":
-        widen_adapter(trainer.model)
-    return trained(trainer, settings, folder) | {"accuracy": lately(trainer, "accuracy")}
+    arguments = arguments_of(SFTConfig, section, settings, start, folder, device_batch, accumulation, **own)
+    with reporting(settings.report_to, start.logs):
+        trainer: Any = MPOTrainer(
+            settings,
+            model=load_model(start.base, settings, start.attention, arguments),
+            args=arguments,
+            data_collator=PairCollator(start.tokenizer.pad_token_id or 0),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=start.tokenizer,
+            peft_config=adapter_config(settings),
+            callbacks=[StepWatch(section)],
+        )
+        if settings.method == "qlora":
+            widen_adapter(trainer.model)
+        return trained(trainer, settings, folder) | {"accuracy": lately(trainer, "accuracy")}

@@ -138,6 +138,7 @@ def _sft(context: RationAlignContext, output: Path, conversations: list[dict[str
         settings=section_at(context.config, section),
         template_kwargs=template_options(engine),
         section=section,
+        logs=context.store.log_path(context.work),
     )
     return reported(metrics)
 
@@ -165,6 +166,7 @@ def train_reward(context: RationAlignContext, output: Path) -> Trained:
         pairs=rows.to_dicts(),
         settings=settings,
         per_task=settings.per_task,
+        logs=context.store.log_path(context.work),
     )
     if first_process():
         name_base(output, context.local("base").record, context.store)
@@ -197,6 +199,7 @@ def train_mpo(context: RationAlignContext, output: Path) -> Trained:
         preferences=rows.to_dicts(),
         settings=context.config.mpo,
         template_kwargs=template_options(engine),
+        logs=context.store.log_path(context.work),
     )
     return reported(metrics)
 

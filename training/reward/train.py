@@ -6,6 +6,7 @@ all tasks.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,19 @@ from builders.settings.sft import TuningSettings
 from scorers.errors import UserError
 from scorers.reward import ended
 from training.chat import forget_how_loaded
-from training.tuning import ADAPTER, Metrics, Start, arguments_of, in_own_folder, is_first, lately, start_from, trained
+from training.reporting import reporting
+from training.tuning import (
+    ADAPTER,
+    Metrics,
+    Start,
+    arguments_of,
+    in_own_folder,
+    is_first,
+    lately,
+    logs_beside,
+    start_from,
+    trained,
+)
 
 Pair = Mapping[str, str]  # task, chosen, rejected
 
@@ -26,6 +39,7 @@ def run_reward(
     settings: TuningSettings,
     per_task: bool,
     section: str = "reward",
+    logs: Path | None = None,
 ) -> dict[str, float]:
     """Train a reward model and save it to a folder, which appears whole or not at all.
 
@@ -37,6 +51,7 @@ def run_reward(
         settings: see `TuningSettings`.
         per_task: whether each task has a model of its own.
         section: of the settings, for messages.
+        logs: folder for what trackers keep; None: one beside the output.
 
     Returns:
         Final metrics, of several tasks their mean: `loss` (over the last tenth of the steps) and `train_loss` in nats,
@@ -48,7 +63,7 @@ def run_reward(
     """
     if not pairs:
         raise UserError(f"{section}: no pair to train on; give contests, of which `build --stage contest` makes some")
-    start = start_from(section, base, settings, chats=False)
+    start = start_from(section, base, settings, logs or logs_beside(output), chats=False)
     if start.tokenizer.eos_token is None:
         raise UserError(f"{section}: the tokenizer of {base} has no end-of-sequence token; use another model")
     kinds: list[str | None] = list(dict.fromkeys(pair["task"] for pair in pairs)) if per_task else [None]
@@ -62,7 +77,8 @@ def run_reward(
             rows, cut = tokenized(start, [pair for pair in pairs if kind in (None, pair["task"])])
             truncated += cut
             below = folder if kind is None else folder / folder_of(kind)
-            found.append(_train(start, rows, section, settings, below, device_batch, accumulation))
+            own = start if kind is None else replace(start, logs=start.logs / folder_of(kind))
+            found.append(_train(own, rows, section, settings, below, device_batch, accumulation))
             _put_in_place(start, settings, below)
         if is_first():
             forget_how_loaded(start.tokenizer)
@@ -116,18 +132,19 @@ def _train(
     from training.sft.trainer import StepWatch
     from training.tuning_model import adapter_config, load_model, widen_adapter
 
-    arguments = arguments_of(RewardConfig, section, settings, folder, device_batch, accumulation)
-    trainer: Any = PreferenceTrainer(
-        model=load_model(start.base, settings, start.attention, arguments, scores=True),
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=start.tokenizer,
-        peft_config=adapter_config(settings, "SEQ_CLS"),
-        callbacks=[StepWatch(section)],
-    )
-    if settings.method == "qlora":
-        widen_adapter(trainer.model)
-    return trained(trainer, settings, folder) | {"accuracy": lately(trainer, "accuracy")}
+    arguments = arguments_of(RewardConfig, section, settings, start, folder, device_batch, accumulation)
+    with reporting(settings.report_to, start.logs):
+        trainer: Any = PreferenceTrainer(
+            model=load_model(start.base, settings, start.attention, arguments, scores=True),
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=start.tokenizer,
+            peft_config=adapter_config(settings, "SEQ_CLS"),
+            callbacks=[StepWatch(section)],
+        )
+        if settings.method == "qlora":
+            widen_adapter(trainer.model)
+        return trained(trainer, settings, folder) | {"accuracy": lately(trainer, "accuracy")}
 
 
 def _put_in_place(start: Start, settings: TuningSettings, folder: Path) -> None:

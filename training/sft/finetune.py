@@ -14,7 +14,18 @@ from builders.engines import Message
 from builders.settings.sft import TuningSettings
 from scorers.errors import UserError
 from training.chat import tokenize as tokenize_chats
-from training.tuning import NO_VARIABLES, Metrics, Start, arguments_of, in_own_folder, start_from, trained, whole_model
+from training.reporting import reporting
+from training.tuning import (
+    NO_VARIABLES,
+    Metrics,
+    Start,
+    arguments_of,
+    in_own_folder,
+    logs_beside,
+    start_from,
+    trained,
+    whole_model,
+)
 
 Conversation = Mapping[str, list[Message]]  # {"prompt": messages, "completion": messages}
 
@@ -27,6 +38,7 @@ def run_sft(
     settings: TuningSettings,
     template_kwargs: Mapping[str, Any] = NO_VARIABLES,
     section: str = "sft",
+    logs: Path | None = None,
 ) -> dict[str, float]:
     """Fine-tune a model and save model and tokenizer to a folder, which appears whole or not at all.
 
@@ -42,6 +54,7 @@ def run_sft(
         template_kwargs: variables of the chat template, the same as in sampling; the text `chat_template` among them
             takes the place of the tokenizer's template and is saved with the model.
         section: of the settings, for messages.
+        logs: folder for what trackers keep; None: one beside the output.
 
     Returns:
         Final metrics: `loss` (mean over the last tenth of the steps) and `train_loss` (over all) in nats per token,
@@ -52,7 +65,7 @@ def run_sft(
         UserError: the memory cannot hold weights and optimizer; the batch cannot be shared by the processes; there are
             no rows; the chat template rewrites a row; a prompt leaves no room for an answer; a loss is not finite.
     """
-    start = start_from(section, base, settings, template_kwargs)
+    start = start_from(section, base, settings, logs or logs_beside(output), template_kwargs)
     rows, truncated = tokenize(start.tokenizer, conversations, start.window, start.template_kwargs, section)
 
     def attempt(folder: Path, device_batch: int, accumulation: int) -> Metrics:
@@ -136,17 +149,18 @@ def _train(
     from training.tuning_model import adapter_config, load_model, widen_adapter
 
     own = {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    arguments = arguments_of(SFTConfig, section, settings, folder, device_batch, accumulation, **own)
-    trainer = WeightedSFTTrainer(
-        model=load_model(start.base, settings, start.attention, arguments),
-        args=arguments,
-        # Padding has no weight, so any id will do where the tokenizer has none for it.
-        data_collator=WeightedCollator(start.tokenizer.pad_token_id or 0, settings.prompt_loss_weight),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=start.tokenizer,
-        peft_config=adapter_config(settings),
-        callbacks=[StepWatch(section)],
-    )
-    if settings.method == "qlora":
-        widen_adapter(trainer.model)
-    return trained(trainer, settings, folder)
+    arguments = arguments_of(SFTConfig, section, settings, start, folder, device_batch, accumulation, **own)
+    with reporting(settings.report_to, start.logs):
+        trainer = WeightedSFTTrainer(
+            model=load_model(start.base, settings, start.attention, arguments),
+            args=arguments,
+            # Padding has no weight, so any id will do where the tokenizer has none for it.
+            data_collator=WeightedCollator(start.tokenizer.pad_token_id or 0, settings.prompt_loss_weight),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=start.tokenizer,
+            peft_config=adapter_config(settings),
+            callbacks=[StepWatch(section)],
+        )
+        if settings.method == "qlora":
+            widen_adapter(trainer.model)
+        return trained(trainer, settings, folder)

@@ -84,7 +84,7 @@ def benchmark(
     header = ["Model", *(column.name for column in columns)]
     rows = [[record["model"], *(_shown(record["scores"][column.name]) for column in columns)] for record in records]
     files = write_tables(output, "benchmark", header, rows, record=records)
-    draw(records, output / "benchmark.png")
+    figures = draw(records, output / "benchmark")
     return EvaluationTable(
         title=f"{len(queries)} queries, mean scores from 1 to 10",
         header=header,
@@ -95,7 +95,7 @@ def benchmark(
             *filter(None, (unrated(name, queries, scores) for name, scores in found.items())),
         ],
         public={"models": records, "path": str(output)},
-        files=(*files, "benchmark.png"),
+        files=(*files, *figures),
     )
 
 

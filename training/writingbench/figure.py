@@ -6,57 +6,59 @@ These are the paper's figures 5, 6 and 7.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from builders.cards.figure_text import drawable
-from builders.report.tables import shortened
+from builders.cards.figure_text import drawable, shortened
+from builders.cards.figures.drawing import fixed_style, new_figure, style, write_both
 from scorers.rating import HIGHEST, LOWEST
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LABEL = 28  # characters of a name
 
 
-def draw(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the scores of models.
+def draw(records: Sequence[Mapping[str, Any]], path: Path) -> tuple[str, str]:
+    """Write the figure of a comparison as PNG and as SVG.
 
     Args:
         records: of each model `model`, `subdomains`, `by_query_length` and `by_response_length`.
-        path: PNG file to write.
+        path: its file without the ending.
+
+    Returns:
+        The names of the files.
     """
-    import matplotlib
+    with fixed_style():
+        return write_both(figure_of(records), path)
 
-    # The backend that needs no display; to be chosen before pyplot is imported.
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
+def figure_of(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw the scores of models, see `draw`."""
     kinds = [f"{one['subdomain']}" for one in records[0]["subdomains"]]
     names = [str(record["model"]) for record in records]
     labels, families = drawable([shortened(text, LABEL) for text in (*names, *kinds)])
     models, subdomains = labels[: len(names)], labels[len(names) :]
     height = max(4.0, 0.17 * len(kinds) + 1.5)  # inches
-    figure, grid = pyplot.subplot_mosaic(
-        [["map", "query"], ["map", "response"]],
-        figsize=(max(9.0, 0.5 * len(names) + 8.0), height),
-        layout="constrained",
-    )
+    figure = new_figure(height, max(9.0, 0.5 * len(names) + 8.0))
+    grid: dict[str, Any] = figure.subplot_mosaic([["map", "query"], ["map", "response"]])
     cells = [[_number(record["subdomains"][row]["score"]) for record in records] for row in range(len(kinds))]
-    image = grid["map"].imshow(cells, aspect="auto", cmap="viridis", vmin=LOWEST, vmax=HIGHEST)
+    # From dark to light in black and white too, and the same for the colour-blind.
+    image = grid["map"].imshow(cells, aspect="auto", cmap="cividis", vmin=LOWEST, vmax=HIGHEST)
     grid["map"].set_xticks(range(len(models)), models, rotation=30, ha="right", fontfamily=families)
     grid["map"].set_yticks(range(len(subdomains)), subdomains, fontfamily=families)
     grid["map"].tick_params(labelsize="x-small")
-    grid["map"].set_title("mean score by subdomain", fontsize="medium")
+    grid["map"].set_title("mean score by subdomain")
     figure.colorbar(image, ax=grid["map"])
     for place, what in (("query", "query"), ("response", "answer")):
         axes = grid[place]
-        for record, label in zip(records, models, strict=True):
-            classes = record[f"by_{place}_length"]
-            axes.plot(list(classes), [_number(score) for score in classes.values()], marker="o", label=label)
+        for number, (record, label) in enumerate(zip(records, models, strict=True)):
+            classes, look = record[f"by_{place}_length"], style(number)
+            scores = [_number(score) for score in classes.values()]
+            axes.plot(list(classes), scores, marker=look.marker, linestyle=look.line, color=look.colour, label=label)
         axes.set_ylim(LOWEST, HIGHEST)
-        axes.set_title(f"by words of the {what}", fontsize="medium")
-        axes.tick_params(labelsize="small")
-    grid["query"].legend(frameon=False, fontsize="x-small", prop={"family": families, "size": "x-small"})
-    # Without the version of matplotlib the same numbers give the same file.
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
+        axes.set_title(f"by words of the {what}")
+    grid["query"].legend(prop={"family": families, "size": "x-small"})
+    return figure
 
 
 def _number(value: float | None) -> float:

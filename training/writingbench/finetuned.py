@@ -71,6 +71,7 @@ def train(context: Context[WritingBenchSettings], output: Path, *, stage: str) -
         settings=section_at(context.config, stage),
         template_kwargs=template_options(engine),
         section=stage,
+        logs=context.store.log_path(context.work),
     )
     return reported(metrics)
 

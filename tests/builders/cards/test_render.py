@@ -25,11 +25,11 @@ from toy_pipeline import TOY, toy_config
 from builders.cards.card import Card, Page
 from builders.cards.render import TEMPLATES, environment, languages_of, write_card
 from builders.core.run import run
-from builders.grace_kto.card import SNIPPET_MODEL, weight_histogram
+from builders.grace_kto.card import SNIPPET_MODEL
 from builders.settings.base import executions, identities
 from builders.store.columns import frame_of
 from builders.store.manifest import (
-    FIGURE,
+    TRAINING_LOG,
     DataFile,
     Manifest,
     Model,
@@ -42,11 +42,13 @@ from builders.store.manifest import (
 )
 from builders.store.shards import write_shard
 from builders.store.store import Store
+from builders.store.training_log import log_text
 from scorers.errors import UserError
 from training.grace_kto.pipeline import GRACE_KTO
 from training.pipelines import PIPELINES, load_config, page_of
 
 DATASETS = [stage.name for stage in GRACE_KTO.stages if stage.kind == "dataset"]
+FIGURES = ("figure-weights.png", "figure-reward_by_length.png")
 MODELS = [stage.name for stage in GRACE_KTO.stages if stage.kind == "model"]
 #: A value that is not the preset's in every section that a stage reads.
 OTHER_SETTINGS = (
@@ -164,8 +166,9 @@ def test_equal_manifests_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         manifest = snapshot(tmp_path / name, "calibrate")
         write_card(manifest, tmp_path / name, page_of(manifest), Store(tmp_path / "store"))
-        written.append([(tmp_path / name / file).read_bytes() for file in ("README.md", FIGURE)])
+        written.append([(tmp_path / name / file).read_bytes() for file in ("README.md", *FIGURES)])
     assert written[0] == written[1]
+    assert all(image.startswith(b"\x89PNG") and b"tIME" not in image for image in written[0][1:])
     manifest = snapshot(tmp_path / "c", "calibrate", random_seed=8)
     assert card_of(manifest, tmp_path / "c").encode() != written[0][0]
 
@@ -201,9 +204,6 @@ def test_sections_and_statistics_come_from_the_manifest(tmp_path: Path) -> None:
     assert f"| `weight` | {summary.count} | {summary.null} | {summary.mean:.4g} |".replace("0.0 ", "0 ") in text
     for column in GRACE_KTO.stage("calibrate").columns:
         assert f"| `{column.name}` |" in text
-    assert FIGURE not in text
-    (tmp_path / FIGURE).write_bytes(weight_histogram(tmp_path) or b"")
-    assert f"]({FIGURE})" in card_of(manifest, tmp_path)
 
 
 def test_the_example_is_the_first_matched_row_cut(tmp_path: Path) -> None:
@@ -349,15 +349,51 @@ def test_a_model_speaks_the_languages_of_all_its_data_and_data_not_those_of_a_mo
     assert languages_of(taught, tmp_path / "nothing", store) == ["en"]
 
 
-def test_histogram(tmp_path: Path) -> None:
-    snapshot(tmp_path, "calibrate")
-    image = weight_histogram(tmp_path)
-    assert image is not None and image.startswith(b"\x89PNG")
-    assert b"Software" not in image and b"tIME" not in image
-    assert weight_histogram(tmp_path) == image
-    snapshot(tmp_path / "scores", "score")
-    assert weight_histogram(tmp_path / "scores") is None
-    assert weight_histogram(tmp_path / "nothing") is None
+def test_the_two_best_pictures_are_shown_and_no_others(tmp_path: Path) -> None:
+    manifest = snapshot(tmp_path, "calibrate")
+    assert "](figure" not in card_of(manifest, tmp_path)
+    write_card(manifest, tmp_path, page_of(manifest), Store(tmp_path / "store"))
+    assert {path.name for path in tmp_path.glob("*.png")} == set(FIGURES)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.count("![") == 2
+    assert "![Histogram of the weights by label](figure-weights.png)" in text
+    assert "![Reward against length](figure-reward_by_length.png)" in text
+    statistics = text[text.index("## Statistics") : text.index("## Load")]
+    assert statistics.count("![") == 2
+
+
+@pytest.mark.parametrize(
+    ("stage_name", "figures"),
+    [
+        ("seed", []),
+        ("sample", ["metrics", "metrics_by_policy"]),  # the rows made here are of several policies
+        ("rate", ["ratings"]),
+        ("calibrate", ["reward_by_length", "weights"]),
+    ],
+)
+def test_which_pictures_a_stage_has(stage_name: str, figures: list[str], tmp_path: Path) -> None:
+    manifest = snapshot(tmp_path, stage_name)
+    write_card(manifest, tmp_path, page_of(manifest), Store(tmp_path / "store"))
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [f"figure-{name}.png" for name in figures]
+
+
+def test_the_figure_of_an_earlier_version_is_shown_where_there_is_no_other(tmp_path: Path) -> None:
+    manifest = snapshot(tmp_path, "calibrate")
+    (tmp_path / "figure.png").write_bytes(b"PNG")
+    assert "![Histogram of the weights by label](figure.png)" in card_of(manifest, tmp_path)
+    (tmp_path / FIGURES[0]).write_bytes(b"PNG")
+    assert "(figure.png)" not in card_of(manifest, tmp_path)
+
+
+def test_a_model_with_a_log_shows_its_curves(tmp_path: Path) -> None:
+    rows = [{"step": step, "round": 1, "loss": 1 / step, "kl": 0.1 * step} for step in range(1, 5)]
+    (tmp_path / TRAINING_LOG).write_text(log_text(rows), encoding="utf-8")
+    log = describe_files(tmp_path, [tmp_path / TRAINING_LOG])
+    manifest = model_manifest("policy", Model(id="x/y", revision=COMMIT)).model_copy(update={"training_log": log})
+    write_card(manifest, tmp_path, page_of(manifest), Store(tmp_path / "store"))
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    results = text[text.index("## Results of the training run") : text.index("## Load")]
+    assert "(figure-learning_curves.png)" in results and "(figure-margins.png)" in results
 
 
 def test_an_empty_dataset_has_a_card(tmp_path: Path) -> None:
@@ -452,7 +488,7 @@ def test_how_the_work_was_done_stands_apart_from_what_decides_the_data(tmp_path:
 
 
 def test_a_stage_of_another_pipeline_has_a_card_too(tmp_path: Path) -> None:
-    """The common template, the stage's own columns and figure, and nothing of GRACE-KTO."""
+    """The common template, the stage's own columns, and nothing of GRACE-KTO."""
     config = toy_config(tmp_path / "store", workers=1)
     built = {result.stage: result.revision for result in run(TOY, config, "totals")}
     numbers, fold, totals = built["numbers"], built["fold-1"], built["totals"]
@@ -476,7 +512,7 @@ def test_a_stage_of_another_pipeline_has_a_card_too(tmp_path: Path) -> None:
 
 
 def test_what_a_stage_says_of_its_card_is_shown(tmp_path: Path) -> None:
-    """Figure, facts, example, words and recipe of a stage come from its `Card`, in any pipeline."""
+    """Facts, example, words and recipe of a stage come from its `Card`, in any pipeline."""
 
     def recipe(manifest: Manifest, value: dict[str, Any]) -> dict[str, Any]:
         return value | {"essays": {"prompt": manifest.repo}}
@@ -486,7 +522,6 @@ def test_what_a_stage_says_of_its_card_is_shown(tmp_path: Path) -> None:
         tags=("essays",),
         annotated=True,
         written=True,
-        figure=lambda folder: f"picture of {folder.name}".encode(),
         facts=lambda manifest, folder: {"source_name": f"{manifest.stage} in {folder.name}"},
         recipe=recipe,
         example="matched",
@@ -498,7 +533,6 @@ def test_what_a_stage_says_of_its_card_is_shown(tmp_path: Path) -> None:
     manifest = snapshot(tmp_path, "sample", pipeline="essays", configuration={"seed": {"license": "mit"}})
     write_card(manifest, tmp_path, page, Store(tmp_path / "store"))
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert (tmp_path / FIGURE).read_bytes() == f"picture of {tmp_path.name}".encode()
     assert f"Read from `sample in {tmp_path.name}`." in text
     assert "| essays read | 10 |" in text
     assert json.loads(fences(text, "json")[0])["matched"] is True

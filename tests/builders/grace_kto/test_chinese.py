@@ -21,7 +21,6 @@ from builders.grace_kto.columns import QUERIES_COLUMNS
 from builders.grace_kto.messages import prompt_text
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.columns import frame_of
-from builders.store.manifest import FIGURE
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.extraction import extract
@@ -171,7 +170,7 @@ def test_chinese_from_the_seeds_to_the_weights(
         shown = json.loads(fences(text, "json")[0])["query"]
         assert shown in set(rows[stage]["query"]) and "\\u" not in fences(text, "json")[0]
     assert prompt_text("generate.zh") in (made["generate"].path / "README.md").read_text(encoding="utf-8")
-    assert (made["calibrate"].path / FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert (made["calibrate"].path / "figure-weights.png").read_bytes().startswith(b"\x89PNG")
 
 
 def check_groups(groups: pl.DataFrame, writer: Writer) -> None:

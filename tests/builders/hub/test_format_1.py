@@ -127,16 +127,17 @@ def test_datasets_and_models_are_pulled_whole_and_read_as_format_2(
     assert pull(Ref(queries.repo, queries.revision), empty) == queries and connected.log.count() == 0
 
 
-def test_the_figure_of_format_1_comes_along(connected: HubServer, store: Store, empty: Store) -> None:
+def test_the_figures_of_all_versions_come_along(connected: HubServer, store: Store, empty: Store) -> None:
     made = add_dataset(store, "calibrate")
     publish(made, config_for(store), page_of)
     api = HfApi(endpoint=connected.endpoint, token=TOKEN)
-    for name in ("weights.png", "other.png"):
+    for name in ("weights.png", "figure.png", "other.png"):
         sent = api.upload_file(
             path_or_fileobj=b"PNG", path_in_repo=name, repo_id="alice/demo-weights", repo_type="dataset"
         )
     pulled = pull(Ref("alice/demo-weights", str(sent.oid)), empty)
-    assert (pulled.path / "weights.png").read_bytes() == b"PNG" and (pulled.path / "figure.png").is_file()
+    assert (pulled.path / "weights.png").read_bytes() == (pulled.path / "figure.png").read_bytes() == b"PNG"
+    assert (pulled.path / "figure-weights.png").read_bytes() == (made.path / "figure-weights.png").read_bytes()
     assert not (pulled.path / "other.png").exists()
 
 

@@ -13,7 +13,7 @@ from store_chains import config_for, files_of
 from builders.hub.publish import publish, publish_all
 from builders.hub.pull import download_model, pull
 from builders.inspect.verify import verify
-from builders.store.manifest import TRAINING_STATE, describe_files, read_manifest
+from builders.store.manifest import TRAINING_LOG, TRAINING_STATE, describe_files, read_manifest
 from builders.store.ref import Ref
 from builders.store.revision import Revision
 from builders.store.store import Store
@@ -81,6 +81,31 @@ def test_it_is_sent_pulled_and_checked(
     connected.faults.add("resolve_get", "corrupt", path=f"{TRAINING_STATE}/optimizer.safetensors")
     with pytest.raises(UserError, match=r"training_state/optimizer\.safetensors (is|arrived) damaged"):
         pull(Ref(REPO, "round-001"), Store(tmp_path / "third"), "model")
+
+
+def test_the_log_of_a_training_is_always_sent_pulled_and_checked(
+    connected: HubServer, api: HfApi, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = add_model(store, "local/demo-policy", round_=1)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / TRAINING_LOG).write_text('{"step": 1, "round": 1, "loss": 0.5}\n', encoding="utf-8")
+    local = add_model(
+        store, "local/demo-policy", round_=1, training_log=describe_files(folder, [folder / TRAINING_LOG])
+    )
+    shutil.copy(folder / TRAINING_LOG, local.path)
+    # The same weights with and without it are the same model; a revision of its own it is all the same.
+    assert local.digest == bare.digest and local.revision != bare.revision
+    assert verify(local, PIPELINES) == []
+    publish(local, config_for(store), page_of)
+    pulled = pull(Ref(REPO, "round-001"), Store(tmp_path / "other"), "model")
+    assert (pulled.path / TRAINING_LOG).read_bytes() == (folder / TRAINING_LOG).read_bytes()
+    assert pulled.digest == local.digest and verify(pulled, PIPELINES) == []
+    (pulled.path / TRAINING_LOG).write_text("{}", encoding="utf-8")
+    assert [(found.where, found.what) for found in verify(pulled, PIPELINES)] == [
+        (TRAINING_LOG, "size"),
+        (TRAINING_LOG, "sha256"),
+    ]
 
 
 def test_the_next_rounds_push_replaces_or_removes_it(connected: HubServer, api: HfApi, store: Store) -> None:

@@ -86,7 +86,10 @@ def test_a_file_of_a_model_that_is_not_listed(model: Revision, name: str) -> Non
     assert findings(model) == [Finding(name, "file", "not listed", "present")]
 
 
-@pytest.mark.parametrize("name", ["README.md", "figure.png", "manifest.json", ".cache/state", ".gitattributes"])
+SIDE = ("README.md", "manifest.json", "figure.png", "figure-weights.png", "figure-reward_by_length.png")
+
+
+@pytest.mark.parametrize("name", [*SIDE, ".cache/state", ".gitattributes"])
 def test_card_figure_manifest_and_hidden_files_need_no_listing(dataset: Revision, model: Revision, name: str) -> None:
     for revision in (dataset, model):
         (revision.path / name).parent.mkdir(exist_ok=True)

@@ -185,6 +185,7 @@ def test_policies_of_which_nothing_matches(
     assert markdown.count("– (1.5)") == 10 and printed["verdict"] in markdown
     assert "; not distinguishable: matched" in printed["verdict"]
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "out" / "evaluation.svg").read_bytes()
     assert table.title == "6 held-out queries, means over matched responses (rank)"
     assert len(table.rows) == 2 and {len(row) for row in table.rows} == {len(table.header)}
     # Random models run on to the limit of five tokens.

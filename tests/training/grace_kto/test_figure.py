@@ -8,10 +8,9 @@ from typing import Any
 import evaluations
 import numpy as np
 import pytest
-from matplotlib import pyplot  # noqa: TID253
 
 from training.grace_kto.evaluation import COLUMNS, Evaluation
-from training.grace_kto.figure import caption, draw, interval
+from training.grace_kto.figure import caption, draw, figure_of, interval, rounds_of
 from training.grace_kto.table import RANKED
 
 OTHERS = ("matched", "cut", "P median", "ppl_D", "ppl_D median", "grammaticality")
@@ -24,21 +23,13 @@ def evaluation(name: str, *, matched: float = 0.8, deviation: float = 0.5, **mea
     return evaluations.evaluation(name, matched=matched, deviation=deviation, **values)
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Draws a figure and returns it, with every panel by its title."""
-    monkeypatch.setattr(pyplot, "close", lambda figure: None)
-
-    def show(*evaluations: Evaluation) -> tuple[Any, dict[str, Any]]:
-        draw(evaluations, tmp_path / "figure.png")
-        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-        figure = pyplot.gcf()
-        return figure, {axes.get_title().partition(",")[0]: axes for axes in figure.axes if axes.axison}
-
-    return show
+def drawn(*evaluations: Evaluation) -> tuple[Any, dict[str, Any]]:
+    """The figure, with every panel by its title."""
+    figure = figure_of(evaluations)
+    return figure, {axes.get_title().partition(",")[0]: axes for axes in figure.axes if axes.axison}
 
 
-def test_a_panel_a_metric_in_its_own_unit(drawn: Any) -> None:
+def test_a_panel_a_metric_in_its_own_unit() -> None:
     first, later = evaluation("first", L=50.0), evaluation("round 1", L=90.0, deviation=20.0)
     figure, panels = drawn(first, later)
     assert list(panels) == [*RANKED, *OTHERS]
@@ -51,10 +42,29 @@ def test_a_panel_a_metric_in_its_own_unit(drawn: Any) -> None:
     # 80 answers with a deviation of 20; 2,000 resamples of them know the interval's ends to a twentieth.
     assert (low, high) == pytest.approx((90 - 1.96 * 20 / 80**0.5, 90 + 1.96 * 20 / 80**0.5), abs=0.7)
     assert [text.get_text() for text in panels["E"].get_xticklabels()] == ["first", "round 1"]
-    assert figure.get_supxlabel() == caption([evaluation("first"), evaluation("round 1")])
+    assert figure.get_supxlabel().replace("\n", " ") == caption([evaluation("first"), evaluation("round 1")])
+    # In black and white the markers tell the policies apart.
+    assert [container.lines[0].get_marker() for container in panels["L"].containers] == ["o", "s"]
 
 
-def test_what_has_no_value_or_no_interval(drawn: Any) -> None:
+def test_the_rounds_of_a_training_are_joined_at_their_places() -> None:
+    _, panels = drawn(evaluation("first", L=50.0), evaluation("round 1", L=None), evaluation("round 4", L=90.0))
+    (line,) = (line for line in panels["L"].lines if len(line.get_xdata()) == 3)
+    assert line.get_xdata().tolist() == [0, 1, 4]
+    assert np.isnan(line.get_ydata()).tolist() == [False, True, False] and line.get_ydata()[2] == pytest.approx(90)
+    assert panels["L"].get_xlabel() == "round (0: the first policy)"
+    assert rounds_of(["round 2", "round 1", "first"]) is None and rounds_of(["round 1", "b", "round 3"]) is None
+
+
+def test_both_formats_are_written_and_are_equal_for_equal_numbers(tmp_path: Path) -> None:
+    written = [draw([evaluation("a"), evaluation("b")], tmp_path / name) for name in ("one", "two")]
+    assert written == [("one.png", "one.svg"), ("two.png", "two.svg")]
+    for ending, begins in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in ("one", "two"))
+        assert first == second and first.startswith(begins)
+
+
+def test_what_has_no_value_or_no_interval() -> None:
     single = Evaluation("b", "b@rev", {label: np.ones((1, 1)) for label in (*CONSTANT, "matched", "cut")})
     _, panels = drawn(evaluation("a", P=None), single)
     assert [container.lines[0].get_xdata().tolist() for container in panels["P"].containers] == [[1]]
@@ -77,13 +87,15 @@ def test_the_intervals() -> None:
     assert low == 0 and high == pytest.approx(0.037, abs=5e-4)
 
 
-def test_names_in_chinese_have_no_boxes_and_many_policies_have_room(drawn: Any) -> None:
+def test_names_in_chinese_have_no_boxes_and_many_policies_have_room() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Glyph")
         figure, panels = drawn(evaluation("策略一"), evaluation("/some/folder/with/a/policy"))
-        drawn(*(evaluation(f"round {n}") for n in range(20)))
+        _, many = drawn(*(evaluation(f"policy {n}") for n in range(20)))
     labels = [text.get_text() for text in panels["L"].get_xticklabels()]
     # A font of the machine that has the characters, or else the policy's number and a line that says so.
-    assert labels[0] == "策略一" or (labels[0] == "1" and "number is its place" in figure.get_supxlabel())
+    assert labels[0] == "策略一" or (
+        labels[0] == "1" and "number is its place" in figure.get_supxlabel().replace("\n", " ")
+    )
     assert labels[1].startswith("/some") and labels[1].endswith("/policy") and len(labels[1]) == 18
-    assert len([text for text in pyplot.gcf().axes[0].get_xticklabels() if text.get_text()]) <= 8
+    assert 4 < len([text for text in many["L"].get_xticklabels() if text.get_text()]) <= 8

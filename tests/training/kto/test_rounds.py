@@ -11,7 +11,8 @@ from forks import commands, together
 from kto_trainers import weights_frame
 
 from builders.settings.kto import TrainSettings
-from builders.store.manifest import TRAINING_STATE
+from builders.store.manifest import TRAINING_LOG, TRAINING_STATE
+from builders.store.training_log import read_log
 from scorers.errors import UserError
 from training.kto.rounds import train_round
 
@@ -92,6 +93,13 @@ def test_an_interrupted_run_ends_with_the_same_bytes(options: Any, causal_lm_dir
         for path in (first / TRAINING_STATE).iterdir():
             assert path.read_bytes() == (second / TRAINING_STATE / path.name).read_bytes(), path.name
         assert json.loads((first / "training.json").read_text()) == json.loads((second / "training.json").read_text())
+        assert (first / TRAINING_LOG).read_bytes() == (second / TRAINING_LOG).read_bytes()
+    # A policy's log has the rounds before, too.
+    found = read_log(second / TRAINING_LOG)
+    assert found.select("step", "round").rows() == [(step, 1 + step // 4) for step in range(1, 7)]
+    assert (
+        found.select("loss", "kl", "grad_norm", "learning_rate", "rewards/chosen").null_count().sum_horizontal()[0] == 0
+    )
     assert whole[0]["learning_rate"] > whole[1]["learning_rate"]
     assert (
         weights_file(tmp_path / "whole/policy-1").read_bytes() != weights_file(tmp_path / "whole/policy-2").read_bytes()

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from builders.settings.sft import TuningSettings
+from builders.store.manifest import TRAINING_LOG
+from builders.store.training_log import read_log
 from scorers.errors import UserError
 from scorers.reward import RewardModels
 from training.reward.train import run_reward
@@ -65,6 +67,10 @@ def test_each_task_has_its_own(causal_lm_dir: Path, tmp_path: Path, method: str)
     assert found["models"] == 2
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert {path.parent.name for path in (tmp_path / "out").rglob(name)} == set(TASKS)
+    logs = {path.parent.name: read_log(path) for path in (tmp_path / "out").rglob(TRAINING_LOG)}
+    assert set(logs) == set(TASKS) and all(
+        log["accuracy"].count() == 3 == log["margin"].count() for log in logs.values()
+    )
     assert not list((tmp_path / "out").rglob("training_args.bin")) and not list((tmp_path / "out").rglob("adapter"))
     scores = scores_of(tmp_path / "out", None if method == "full" else causal_lm_dir)
     assert all(math.isfinite(score) for column in scores.values() for score in column)

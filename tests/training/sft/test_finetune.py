@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.settings.sft import SFTSettings
+from builders.store.manifest import TRAINING_LOG
+from builders.store.training_log import read_log
 from scorers.errors import UserError
 from training.sft.finetune import run_sft, tokenize
 
@@ -108,6 +110,10 @@ def test_output_is_a_trained_model_and_reproducible(causal_lm_dir: Path, tmp_pat
     assert weights != (causal_lm_dir / "model.safetensors").read_bytes()
     assert _tokenizer(tmp_path / "a")("River")["input_ids"] == _tokenizer(causal_lm_dir)("River")["input_ids"]
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    assert (tmp_path / "a" / TRAINING_LOG).read_bytes() == (tmp_path / "b" / TRAINING_LOG).read_bytes()
+    found = read_log(tmp_path / "a" / TRAINING_LOG)
+    assert found["step"].to_list() == [1, 2] and found["round"].null_count() == 2
+    assert found.select("loss", "grad_norm", "learning_rate").null_count().sum_horizontal()[0] == 0
     assert not (tmp_path / "a" / "training_args.bin").exists()
 
 

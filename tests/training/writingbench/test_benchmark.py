@@ -142,7 +142,8 @@ def test_models_answer_and_are_rated_through_the_endpoint(tmp_path: Path) -> Non
     # What was written can be read again, and gives the same row.
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
-        *("benchmark.json", "benchmark.md", "benchmark.csv", "benchmark.tex", "benchmark.png"),
+        *("benchmark.json", "benchmark.md", "benchmark.csv", "benchmark.tex"),
+        *("benchmark.png", "benchmark.svg"),
         *("author.responses.jsonl", "author.scores.jsonl"),
     }
     assert set(read_responses(out / "author.responses.jsonl")) == {3, 5, 8}

@@ -1,0 +1,1 @@
+"""Figures: what is drawn of datasets and of trainings, for cards and reports, in one style."""
