@@ -343,7 +343,20 @@ def report(
     pipelines = dict.fromkeys(pipeline.name for pipeline, _ in stages if pipeline is not None)
     comparisons = (p.compared(revisions) for p in PIPELINES if p.name in pipelines and p.compared is not None)
     tables = [Table(found.title, found.header, found.rows, found.lines) for found in comparisons if found is not None]
-    return write_page(output, revisions, store, meanings=meanings, tables=tables, lineage=lineage, max_mb=max_mb)
+    from builders.report.pictures import pictures_of
+
+    drawn = [(named, picture) for named, one in zip(references, revisions, strict=True) for picture in pictures_of(one)]
+    pictures = [(f"{picture.title}, {named}", picture.svg) for named, picture in drawn]
+    return write_page(
+        output,
+        revisions,
+        store,
+        meanings=meanings,
+        tables=tables,
+        lineage=lineage,
+        pictures=pictures,
+        max_mb=max_mb,
+    )
 
 
 def page_of(manifest: Manifest) -> Page:
