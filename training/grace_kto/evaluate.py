@@ -37,7 +37,7 @@ from builders.report.text_tables import write_tables
 from builders.store.files import require_folder
 from builders.store.manifest import has_manifest, read_manifest
 from builders.store.names import naming_near
-from builders.store.ref import is_commit, round_tag
+from builders.store.ref import LOCAL, is_commit, round_tag
 from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -182,11 +182,11 @@ def dataset_names(names: Sequence[str]) -> list[str]:
     """Return what names of policies are in names of datasets; the same one is not given twice.
 
     >>> dataset_names(["first", "round 1", "local/tiny-policy@round-002", "/models/writer", "/old/writer"])
-    ['first', 'round-1', 'local-tiny-policy-round-002', 'writer', 'writer-2']
+    ['first', 'round-1', 'tiny-policy-round-002', 'writer', 'writer-2']
     """
     found: list[str] = []
     for name in names:
-        text = Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+        text = Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name.removeprefix(f"{LOCAL}/")
         slug = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "policy"
         numbered = (f"{slug}-{number}" for number in count(2))
         found.append(next(one for one in (slug, *islice(numbered, len(names))) if one not in found))

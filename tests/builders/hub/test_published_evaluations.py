@@ -42,7 +42,7 @@ def test_published_grades_are_traced_to_their_policy(
             public = evaluate_policies(own, names, tmp_path / "out").public
             found = public["policies"][0] if setting == "judge" else public["pairs"][0]
             pushed = push(found["dataset"], own, page_of)
-            assert pushed["repo"].startswith("alice/tiny-local-tiny-policy") and pushed["repo"].endswith(f"-{last}")
+            assert pushed["repo"].startswith("alice/tiny-tiny-policy") and pushed["repo"].endswith(f"-{last}")
             nodes = lineage(f"{pushed['repo']}@{pushed['revision']}", Store(tmp_path / "empty"))
             assert {last, "answers", "policy"} <= {node.stage for node in nodes}
             policies = [node for node in nodes if node.stage == "policy"]
