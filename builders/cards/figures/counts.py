@@ -174,20 +174,21 @@ def sampled(rows: pl.LazyFrame, by: str | None) -> tuple[pl.LazyFrame, int]:
         by: the column of the groups' ids; None: the first rows.
 
     Returns:
-        The chosen rows, all where there are no more than `SAMPLE`, and how many there are to choose from.
+        The chosen rows, `SAMPLE` at most and all where there are no more, and how many there are to choose from.
     """
     count = rows.select(pl.len()).collect().item()
     if count <= SAMPLE or by is None:
         return rows.head(SAMPLE), count
-    sizes = dict(rows.group_by(pl.col(by).cast(pl.String)).len().collect().iter_rows())
-    order = sorted(sizes, key=lambda name: hashlib.sha256(str(name).encode()).digest())
-    chosen, left = [], SAMPLE
-    for name in order:
+    sizes = dict(rows.group_by(pl.col(by).cast(pl.String)).len().collect().drop_nulls().iter_rows())
+    order = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())
+    chosen, left = order[:1], SAMPLE - sum(sizes[name] for name in order[:1])
+    for name in order[1:]:
         left -= sizes[name]
         if left < 0:
             break
         chosen.append(name)
-    return rows.filter(pl.col(by).cast(pl.String).is_in(chosen)), count
+    # The first group alone may be too large.
+    return rows.filter(pl.col(by).cast(pl.String).is_in(chosen)).head(SAMPLE), count
 
 
 def tenths(rows: pl.DataFrame) -> tuple[pl.DataFrame, float | None]:

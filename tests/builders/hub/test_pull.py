@@ -78,6 +78,8 @@ def test_a_tag_is_resolved_once_printed_and_kept(
         "manifest.json",
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
+        "figure-metrics.png",
+        "figure-metrics_by_policy.png",
     }
     assert pulled.scan().collect().equals(groups.scan().collect())
     folder = snapshot_download(REPO, repo_type="dataset", revision=commit, cache_dir=other.root, local_files_only=True)

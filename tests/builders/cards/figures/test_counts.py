@@ -110,6 +110,8 @@ def test_a_sample_is_of_whole_groups_in_the_order_of_their_hashes() -> None:
     assert count == 3 * SAMPLE and frame.height == SAMPLE // 3 * 3
     first = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())[: SAMPLE // 3]
     assert set(frame["query_id"]) == set(first) and frame["query_id"].value_counts()["count"].unique().to_list() == [3]
+    alone, _ = sampled(rows.with_columns(query_id=pl.lit("one")), "query_id")
+    assert alone.collect()["x"].to_list() == list(range(SAMPLE)), "of a group that is too large the first rows"
     few, count = sampled(rows.head(5), "query_id")
     assert (few.collect().height, count) == (5, 5)
     without, count = sampled(rows, None)
