@@ -127,7 +127,10 @@ def _annotation(text: str, words: int, where: str) -> tuple[int, GoldEdit | None
     if kind == NOOP or start == -1:
         return annotator, None
     if not 0 <= start <= end <= words:
-        raise UserError(f"{where}: the edit is of words {start} to {end}, and the sentence has {words}")
+        raise UserError(
+            f"{where}: the edit is of words {start} to {end}, and the sentence has {words}; correct the line, or leave "
+            "the sentence out"
+        )
     return annotator, GoldEdit(start, end, tuple(() if choice == ("-NONE-",) else choice for choice in corrections))
 
 

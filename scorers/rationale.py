@@ -44,24 +44,28 @@ def reasons_of(reply: str) -> list[str]:
 
 
 def covered(edits: Sequence[Edit], reasons: Sequence[str]) -> list[bool]:
-    """Tell which edits have a reason of their own; a line counts for one edit.
+    """Tell which edits have a reason of their own, see `covering`."""
+    return [reason is not None for reason in covering(edits, reasons)]
+
+
+def covering(edits: Sequence[Edit], reasons: Sequence[str]) -> list[str | None]:
+    """Return the reason of each edit; a line counts for one edit.
 
     Args:
         edits: the edits.
         reasons: a sentence each, in any order.
 
     Returns:
-        Of each edit, whether a line quotes the words that go and the words that come, and says what happens to them.
+        Of each edit, the first free line that quotes the words that go and the words that come, and says what happens
+        to them; None where there is none.
     """
-    free = [found for found in map(_read, reasons) if found is not None]
-    result = []
+    free = [(*found, line) for line in reasons if (found := _read(line)) is not None]
+    result: list[str | None] = []
     for edit in edits:
         wanted = [_small(" ".join(words)) for words in (edit.source, edit.target) if words]
-        fits = (k for k, (kind, quotes) in enumerate(free) if kind == edit.kind and quotes[: len(wanted)] == wanted)
+        fits = (k for k, (kind, quotes, _) in enumerate(free) if kind == edit.kind and quotes[: len(wanted)] == wanted)
         place = next(fits, None)
-        result.append(place is not None)
-        if place is not None:
-            free.pop(place)
+        result.append(None if place is None else free.pop(place)[2])
     return result
 
 

@@ -33,6 +33,7 @@ class RewardModels:
         dtype: float32, bfloat16 or float16.
         batch_size: texts in one pass.
         max_length: longest text in tokens, of which the end is kept; None for the model's window.
+        name: what messages call it; None: the folder's name.
 
     Attributes:
         truncated: texts that were cut so far.
@@ -50,8 +51,10 @@ class RewardModels:
         dtype: str,
         batch_size: int,
         max_length: int | None = None,
+        name: str | None = None,
     ) -> None:
         self.folder, self.adapter = folder, adapter
+        self.name = name or (adapter or folder).name
         self.device, self.dtype, self.max_length = device, dtype, max_length
         self.truncated = 0
         self._batch = BatchSize(batch_size, "prefer.batch_size")
@@ -79,6 +82,12 @@ class RewardModels:
             for place, reward in zip(places, self._scored([texts[place] for place in places]), strict=True):
                 rewards[place] = reward
         return rewards
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a model for a kind."""
+        top = self.adapter or self.folder
+        name = ADAPTER if self.adapter is not None else CONFIG
+        return (top / name).is_file() or (top / kind / name).is_file()
 
     def require(self, kinds: Iterable[str]) -> None:
         """Check that there is a model for some kinds.
@@ -154,7 +163,7 @@ class RewardModels:
         if not (top / kind / name).is_file():
             kinds = sorted(path.parent.name for path in top.glob(f"*/{name}"))
             raise UserError(
-                f"reward model {top.name}: none for task {kind}; it has {', '.join(kinds) or 'none'}: train it on "
+                f"reward model {self.name}: none for task {kind}; it has {', '.join(kinds) or 'none'}: train it on "
                 "contests of that task too, or one for all tasks (reward.per_task: false)"
             )
         return (top / kind, None) if self.adapter is None else (self.folder, top / kind)

@@ -290,6 +290,8 @@ def completions_of(reply: Any, name: str) -> list[Completion]:
     choices = [choice for choice in reply.choices if isinstance(choice.message.content, str) or _withheld(choice)]
     # Half a character, which a server may leave at the end of a text that it cuts, cannot be written.
     texts = [(choice.message.content or "").encode("utf-8", "replace").decode() for choice in choices]
+    if reply.usage is None:
+        raise ValueError("they have no usage, so nobody knows how many tokens they are")
     counts = dealt(int(reply.usage.completion_tokens), [len(text) for text in texts])
     completions = []
     for choice, text, count in zip(choices, texts, counts, strict=True):

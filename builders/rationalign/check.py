@@ -13,7 +13,7 @@ from builders.store.check import Finding, listed
 from builders.store.manifest import Manifest
 from scorers.edits import edits_between
 from scorers.rationale import covered
-from scorers.suggestion import read_answer
+from scorers.suggestion import has_tag, read_answer
 
 
 def check_pairs(manifest: Manifest, files: Mapping[str, Path], sound: bool) -> list[Finding]:
@@ -60,6 +60,8 @@ def _rationales(rows: pl.DataFrame) -> Iterator[Finding]:
             yield Finding(row["pair_id"], "edits", f"{len(row['edits'])} edits", f"{len(edits)} from source to target")
         elif not all(covered(edits, row["rationale"].splitlines())):
             yield Finding(row["pair_id"], "rationale", row["rationale"][:80], "a reason for each edit")
+        elif has_tag(row["rationale"]) or has_tag(row["target"]):
+            yield Finding(row["pair_id"], "rationale", row["rationale"][:80], "no tag of the answers' form")
 
 
 def _contests(rows: pl.DataFrame) -> Iterator[Finding]:

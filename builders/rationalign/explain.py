@@ -24,12 +24,14 @@ from builders.store.columns import check_frame, frame_of, require_columns
 from builders.store.revision import Revision
 from scorers.edits import Edit, edits_between
 from scorers.errors import UserError
-from scorers.rationale import covered, reasons_of
+from scorers.rationale import covering, reasons_of
+from scorers.suggestion import has_tag
 
 ExplainContext = Context[RationAlignSettings]
 
 ROWS_PER_SHARD = 64
 UNCOVERED = "reply that leaves an edit without a reason"
+WITH_TAGS = "reply with a tag of the answers' form"
 
 
 def prompts(config: RationAlignSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
@@ -42,8 +44,7 @@ def plan(context: ExplainContext) -> list[Shard]:
     parent = context.inputs["pairs"]
     require_columns(parent.schema(), PAIRS_COLUMNS, str(parent))
     rows = parent.scan().select("task").collect()
-    for task in rows["task"].unique().sort():
-        messages.task_of(context.config, task, str(parent))
+    messages.require_tasks(context.config, rows["task"], parent)
     return row_shards(rows.height, context.config.explain.shard_rows, ROWS_PER_SHARD)
 
 
@@ -65,8 +66,14 @@ def build(context: ExplainContext, shard: Shard) -> Asking:
     wanted = {question.name: edits for _, edits, question in asked}
 
     def read(question: Question[list[str]], reply: str) -> list[str] | Unread:
-        reasons = reasons_of(reply)
-        return reasons if all(covered(wanted[question.name], reasons)) else Unread(UNCOVERED)
+        if question.reply is not None and question.reply.finish_reason == "length":
+            return Unread(UNCOVERED)  # counted as cut: its last reason may be half of one
+        # One reason for each edit, in their order; what a teacher says beyond that is of no edit.
+        found = covering(wanted[question.name], reasons_of(reply))
+        reasons = [reason for reason in found if reason is not None]
+        if len(reasons) < len(found):
+            return Unread(UNCOVERED)
+        return Unread(WITH_TAGS) if any(map(has_tag, reasons)) else reasons
 
     questions = [question for _, edits, question in asked if edits]
     yield from ask(context, "explain", "teacher", questions, config.explain, read, counts)

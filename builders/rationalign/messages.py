@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import polars as pl
 import yaml
 
 from builders.core.prompting import ask_for, prompts_of, read_prompt
@@ -51,6 +52,16 @@ def task_of(config: RationAlignSettings, name: str, where: str) -> TaskSettings:
             f"your own: tasks: {{{name}: {{metric: sari, edit: …, change: …, quality: …}}}}"
         )
     return tasks[name]
+
+
+def require_tasks(config: RationAlignSettings, tasks: pl.Series, texts: Revision) -> None:
+    """Check that all tasks of a dataset are known.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in tasks.unique().sort():
+        task_of(config, name, str(texts))
 
 
 def prompts(

@@ -23,6 +23,7 @@ from builders.rationalign.texts import Labelled, read_texts, source_of, source_s
 from builders.store.columns import frame_of, polars_schema
 from builders.store.files import replacing
 from builders.store.revision import Revision
+from scorers.edits import words_of
 from scorers.errors import UserError
 
 PairsContext = Context[RationAlignSettings]
@@ -106,7 +107,7 @@ def plan(context: PairsContext) -> list[Shard]:
             f"pairs: {len(kept)} pairs with {len(sources)} distinct sources leave one of {settings.folds} folds empty"
             f"{left_out}; give more labelled texts, or lower pairs.folds"
         )
-    counts[UNCHANGED] = sum(row["source"] == row["target"] for row in kept)
+    counts[UNCHANGED] = sum(words_of(str(row["source"])) == words_of(str(row["target"])) for row in kept)
     return _planned(context, frame_of(kept, PAIRS_COLUMNS), settings.shard_rows, counts)
 
 
@@ -117,9 +118,10 @@ def _usable(
     kept = []
     for identity, found in gathered.items():
         # An annotator who changes something is a better target than one who changes nothing.
-        ordered = sorted(found.references, key=lambda text: text == found.source)
-        found.references = dict.fromkeys(ordered)
-        if tasks[found.task].metric != "maxmatch" and set(found.references) == {found.source}:
+        # Other blanks alone are no edit of a word: there would be nothing to give a reason for.
+        same = {text: words_of(text) == words_of(found.source) for text in found.references}
+        found.references = dict.fromkeys(sorted(found.references, key=same.__getitem__))
+        if tasks[found.task].metric != "maxmatch" and all(same.values()):
             counts[f"dropped.{UNCHANGED_ELSEWHERE}"] += 1
         else:
             kept.append((identity, found))

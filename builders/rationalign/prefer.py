@@ -8,6 +8,7 @@ each with its reasons. Of all texts, or those of each task, the top share by the
      "reward_model": "…", "prompt": [{"role": "user", …}], "chosen": [{…}], "rejected": [{…}]}
 """
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ from scorers.reward import RewardModels
 
 PreferContext = Context[RationAlignSettings]
 
+log = logging.getLogger(__name__)
+
 TEXTS_PER_SHARD = 256
 ROWS = "preferences.parquet"
 SAME = 1e-9  # difference of rewards that counts as none
@@ -41,6 +44,7 @@ READ = CANDIDATES_COLUMNS[:6]
 UNREAD = "responses without a suggestion"
 WITHOUT_REASONS = "responses without reasons"
 UNUSABLE = "no response that can be used"
+NO_MODEL = "no reward model of the task"
 EQUAL = "all responses equal by reward"
 BELOW_SHARE = "below the top share"
 # Of each text, what the files of the step hold.
@@ -71,7 +75,17 @@ def plan(context: PreferContext) -> list[Shard]:
     ids = rows["text_id"]
     if ids.is_empty():
         raise UserError(f"{parent}: no response; give a dataset of candidates")
-    models_of(context).require(rows["task"].unique().sort())
+    messages.require_tasks(context.config, rows["task"], parent)
+    models = models_of(context)
+    lacking = [task for task in rows["task"].unique().sort() if not models.has(task)]
+    if lacking and len(lacking) == rows["task"].n_unique():
+        models.require(lacking)
+    if lacking:
+        log.warning(
+            "prefer: %s has no model of task %s, for which there may have been no contest; %d texts are left out",
+            context.models["reward"].record, ", ".join(lacking),
+            rows.filter(pl.col("task").is_in(lacking))["text_id"].n_unique(),
+        )  # fmt: skip
     responses = len(ids) // max(1, ids.n_unique())
     # As many rows as the responses of the texts of a shard; a text whose rows are cut by a shard would count twice.
     if ids.rle().len() != ids.n_unique():
@@ -125,16 +139,24 @@ def rewarded(context: PreferContext, shard: Shard) -> ShardResult:
     check_frame(rows, CANDIDATES_COLUMNS, str(parent))
     counts: Counter[str] = Counter(read=rows["text_id"].n_unique())
     counts[UNREAD] = rows["suggestion"].null_count()
-    left = rows.drop_nulls("suggestion")
+    models = models_of(context)
+    judged = pl.col("task").is_in([task for task in rows["task"].unique() if models.has(task)])
+    counts[f"dropped.{NO_MODEL}"] = rows.filter(~judged)["text_id"].n_unique()
+    left = rows.filter(judged).drop_nulls("suggestion")
     if config.prefer.rationale == "required" and config.sft.order != "none":
         counts[WITHOUT_REASONS] = left["rationale"].null_count()
         left = left.drop_nulls("rationale")
+    # What was cut at the limit may lose, but nobody is to learn it.
+    whole = left.filter(pl.col("finish_reason") == "stop")["text_id"]
+    left = left.filter(pl.col("text_id").is_in(whole.unique().to_list()))
     texts = left["text_id"].n_unique()
-    counts[f"dropped.{UNUSABLE}"] = counts["read"] - texts
+    counts[f"dropped.{UNUSABLE}"] = counts["read"] - counts[f"dropped.{NO_MODEL}"] - texts
     # Each suggestion of a text once; equal ones have one reward.
-    unique = left.unique(["text_id", "suggestion"], keep="first", maintain_order=True)
+    unique = left.sort(pl.col("finish_reason") != "stop", maintain_order=True).unique(
+        ["text_id", "suggestion"], keep="first", maintain_order=True
+    )
     shown = [messages.reward_text(config, *row) for row in unique.select("task", "source", "suggestion").iter_rows()]
-    rewards = models_of(context).score(shown, unique["task"].to_list())
+    rewards = models.score(shown, unique["task"].to_list())
     scored = unique.with_columns(reward=pl.Series("reward", rewards, pl.Float64))
     bad = scored.filter(~pl.col("reward").is_finite())
     if bad.height:
@@ -145,7 +167,12 @@ def rewarded(context: PreferContext, shard: Shard) -> ShardResult:
     # Of equal rewards the one whose hash is least: no order of drawing is favoured.
     draws = [derive_seed("prefer", name) for name in scored["response_id"]]
     ordered = scored.with_columns(draw=pl.Series("draw", draws, pl.Int64))
-    best = ordered.sort(["reward", "draw"], descending=[True, False]).group_by("text_id", maintain_order=True).first()
+    best = (
+        ordered.filter(pl.col("finish_reason") == "stop")
+        .sort(["reward", "draw"], descending=[True, False])
+        .group_by("text_id", maintain_order=True)
+        .first()
+    )
     worst = ordered.sort(["reward", "draw"]).group_by("text_id", maintain_order=True).first()
     both = best.join(worst, on="text_id", suffix="_worst").filter(pl.col("reward") - pl.col("reward_worst") > SAME)
     counts[f"dropped.{EQUAL}"] = texts - both.height
@@ -175,6 +202,7 @@ def models_of(context: PreferContext) -> RewardModels:
             dtype=pick_dtype(settings.dtype, device),
             batch_size=settings.batch_size,
             max_length=settings.max_length,
+            name=str(model.record),
         ),
     )
 

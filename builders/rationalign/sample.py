@@ -39,8 +39,7 @@ def plan(context: SampleContext) -> list[Shard]:
     parent = context.inputs["unlabelled"]
     require_columns(parent.schema(), UNLABELLED_COLUMNS, str(parent))
     rows = parent.scan().select("task").collect()
-    for task in rows["task"].unique().sort():
-        messages.task_of(context.config, task, str(parent))
+    messages.require_tasks(context.config, rows["task"], parent)
     return row_shards(rows.height, context.config.sample.shard_rows, ROWS_PER_SHARD)
 
 

@@ -12,6 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +190,17 @@ def _m2(config: RationAlignSettings, source: PairSource, parent: Revision | None
     with opened(_file(source.source)) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
         try:
             for sentence in read_m2(lines, Path(source.source).name):
-                references = tuple(dict.fromkeys(" ".join(corrected(sentence, who)) for who in sorted(sentence.gold)))
+                whole = (who for who in sorted(sentence.gold) if not overlapping(sentence.gold[who]))
+                references = tuple(dict.fromkeys(" ".join(corrected(sentence, who)) for who in whole))
                 yield Labelled(task, " ".join(sentence.source), references, sentence.gold)
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: not UTF-8 ({error}); save the file as UTF-8") from None
+
+
+def overlapping(edits: Sequence[GoldEdit]) -> bool:
+    """Whether edits of one annotator change the same word: nobody can tell what text they lead to."""
+    ordered = sorted((edit.start, edit.end) for edit in edits)
+    return any(before[1] > after[0] for before, after in pairwise(ordered))
 
 
 def corrected(sentence: Annotated, annotator: int) -> list[str]:

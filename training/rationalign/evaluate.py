@@ -128,12 +128,13 @@ def _models(config: RationAlignSettings, runs: Mapping[str, Sequence[str]]) -> d
         wanted["classifier"] = config.models.classifier
     if config.models.judge is not None:
         wanted["judge"] = config.models.judge
-    stage = RATIONALIGN.stage("reward")
-    if config.evaluate.samples is not None and Store(Path(config.store)).find(
-        RATIONALIGN.repo(stage, config), "main", "model"
-    ):
-        wanted["reward"] = "reward"
-    return dict(materialise(RATIONALIGN, config, wanted)[0])
+    found, finder = materialise(RATIONALIGN, config, wanted)
+    # The one that is there, were it stale: to evaluate is not to train.
+    repo = RATIONALIGN.repo(RATIONALIGN.stage("reward"), config)
+    reward = Store(Path(config.store)).find(repo, "main", "model")
+    if config.evaluate.samples is not None and reward is not None:
+        found |= {"reward": finder.of(reward)}
+    return found
 
 
 def evaluated(
@@ -269,16 +270,18 @@ def _agreement(
     Returns:
         `wins`, `ties` and `losses`: texts whose suggestion with the highest reward has a better, an equal and a worse
         metric than the one with the lowest; `pearson`: the correlation of reward and metric, by test set and under ALL
-        their mean, None where either is constant.
+        their mean, None where either is constant, or the reward model has nothing of the task.
     """
     if reward is None or config.evaluate.samples is None:
         return None
     from scipy.stats import pearsonr
 
     models = reward_models(config, on_disk(reward, "the reward model"))
-    suggestions = drawn(config, model, tests, config.evaluate.samples)
+    without = [test.name for test in tests if not models.has(test.task)]
+    tests = [test for test in tests if models.has(test.task)]
+    suggestions = drawn(config, model, tests, config.evaluate.samples) if tests else []
     signs: list[float] = []
-    pearson: dict[str, float | None] = {}
+    pearson: dict[str, float | None] = dict.fromkeys(without)
     for test, by_text in zip(tests, suggestions, strict=True):
         unique = [list(dict.fromkeys(some)) for some in by_text]
         shown = [(text, one) for text, some in zip(test.texts, unique, strict=True) for one in some]

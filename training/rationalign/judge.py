@@ -6,6 +6,7 @@ from typing import TypeVar
 from builders.core.draws import derive_seed
 from builders.core.models import AnyModel, load_engine_for
 from builders.core.prompting import ask_for
+from builders.core.replies import begins_in_block
 from builders.engines import Engine, Message, SamplingSettings
 from builders.rationalign.messages import LANGUAGE, tasks_of
 from builders.rationalign.settings import PROMPTS, RationAlignSettings
@@ -33,11 +34,14 @@ def judged(
         The mean of each respect (1 to 5), `correct reasons` (share of the reasons judged), `unscored` (replies that
         could not be read). None where there is nothing to take a mean of.
     """
-    shown = [
-        (test.task, text.source, output)
+    by_place = [
+        (place, test.task, text.source, output)
         for test, found in zip(tests, outputs, strict=True)
-        for text, output in zip(test.texts, found, strict=True)
-    ][: config.evaluate.judged]
+        for place, (text, output) in enumerate(zip(test.texts, found, strict=True))
+    ]
+    # Where not all are judged, as many of each test set.
+    by_place.sort(key=lambda one: one[0])
+    shown = [(task, source, output) for _, task, source, output in by_place[: config.evaluate.judged]]
     tasks = tasks_of(config)
     engine = load_engine_for(config.engines.judge, judge, None, "engines.judge")
     try:
@@ -83,12 +87,16 @@ def _asked(
         if not waiting:
             break
         seeds = [derive_seed(config.random_seed, "judge", number, attempt) for number in waiting]
+        opened = begins_in_block(
+            engine, [prompts[0]], settings.thinking_tags, config.engines.judge.chat_template_kwargs
+        )
         for number, completion in zip(
             waiting, engine.generate([prompts[number] for number in waiting], seeds, sampling), strict=True
         ):
             text = completion.text
             if settings.thinking_tags is not None:
-                text = cut_thinking(text, settings.thinking_tags)[0]
+                text, thought = cut_thinking(text, settings.thinking_tags, opened=opened)
+                text = "" if thought == "unclosed" else text
             if (answer := read(number, text)) is not None:
                 found[number] = answer
     return [found.get(number) for number in range(len(prompts))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from builders.core.draws import derive_seed
 from builders.core.models import LocalModel, load_engine_for, pick_device, pick_dtype
+from builders.core.replies import begins_in_block
 from builders.core.run import run
 from builders.engines import SamplingSettings
 from builders.engines.prompts import fits_window
@@ -143,12 +144,15 @@ def _answers(
         prompts = [(number, place, said, j) for number, place, said in fitting for j in range(count)]
         seeds = [derive_seed(config.random_seed, "evaluate", number, place, j) for number, place, _, j in prompts]
         completions = engine.generate([said for _, _, said, _ in prompts], seeds, settings) if prompts else []
+        opened = begins_in_block(engine, [said for _, _, said, _ in prompts[:1]], tags, variables)
     finally:
         engine.close()
     found: list[list[list[Answer | None]]] = [[[None] * count for _ in test.texts] for test in tests]
     for (number, place, _, j), completion in zip(prompts, completions, strict=True):
-        text = completion.text if tags is None else cut_thinking(completion.text, tags)[0]
-        found[number][place][j] = read_answer(text)
+        text, thought = completion.text, "none"
+        if tags is not None:
+            text, thought = cut_thinking(text, tags, opened=opened)
+        found[number][place][j] = None if thought == "unclosed" else read_answer(text)
     return found
 
 
@@ -170,6 +174,7 @@ def reward_models(config: RationAlignSettings, model: LocalModel) -> RewardModel
         dtype=dtype,
         batch_size=settings.batch_size,
         max_length=settings.max_length,
+        name=str(model.record),
     )
 
 

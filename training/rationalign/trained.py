@@ -94,7 +94,14 @@ def train_fold(context: RationAlignContext, output: Path, *, fold: int) -> Train
     parent = context.inputs["pairs"]
     require_fold(context.config, fold)
     require_columns(parent.schema(), PAIRS_COLUMNS, str(parent))
+    folds = sorted(parent.scan().select(pl.col("fold").unique()).collect()["fold"])
+    if (folds and folds[-1] > context.config.pairs.folds) or len(folds) not in (0, 1, context.config.pairs.folds):
+        raise UserError(
+            f"{parent}: folds {', '.join(map(str, folds))}, and pairs.folds is {context.config.pairs.folds}; set it to "
+            "the dataset's: a model would have seen the pairs that it is to be asked about"
+        )
     rows = parent.scan().filter(pl.col("fold") != fold).select("task", "source", "target").collect()
+    messages.require_tasks(context.config, rows["task"], parent)
     if rows.is_empty():
         raise UserError(f"{parent}: no pair outside fold {fold} to train on; give labelled texts of several folds")
     config = context.config
@@ -117,6 +124,7 @@ def train_sft(context: RationAlignContext, output: Path) -> Trained:
     rows = parent.scan().select("task", "source", "target", "rationale").collect()
     if rows.is_empty():
         raise UserError(f"{parent}: no row to train on; give a dataset of rationales")
+    messages.require_tasks(config, rows["task"], parent)
     conversations = [
         {
             "prompt": messages.ask_to_edit(config, task, source, order),

@@ -107,6 +107,14 @@ def test_pairs_without_change_are_right_in_gec_alone(tmp_path: Path) -> None:
     assert manifest(result).counts == {"pairs without change": 2}
 
 
+def test_other_blanks_are_no_edit(tmp_path: Path) -> None:
+    """There is no word to give a reason for."""
+    blanks = [{"task": task, "source": "I  like it.", "target": "I like it."} for task in ("gec", "clarity")]
+    result = built(tmp_path, [*rows_of("gec", range(20)), *blanks], "pairs")["pairs"]
+    assert manifest(result).rows.dropped == {"without change": 1}
+    assert manifest(result).counts == {"pairs without change": 1}
+
+
 @pytest.mark.parametrize("numbers", [[1], [1, 2], [k for k in range(40) if fold_of(f"text {k}", 3) != 2]])
 def test_sources_that_leave_a_fold_empty(tmp_path: Path, numbers: list[int]) -> None:
     """Sources count, not pairs: each of them stands there for two tasks, and once more."""

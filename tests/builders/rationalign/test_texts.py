@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from builders.rationalign.settings import PairColumns, PairSource
-from builders.rationalign.texts import Labelled, corrected, read_texts
+from builders.rationalign.texts import Labelled, corrected, overlapping, read_texts
 from scorers.errors import UserError
-from scorers.maxmatch import read_m2
+from scorers.maxmatch import GoldEdit, read_m2
 from training.pipelines import load_config
 
 Rows = list[tuple[str, tuple[str, ...]]]
@@ -112,6 +112,18 @@ def test_annotators_are_references(tmp_path: Path) -> None:
         ("All is well .", ("All is well .",)),
     ]
     assert found[0].gold is not None and sorted(found[0].gold) == [0, 1] and counts == {"read": 2}
+
+
+def test_an_annotator_whose_edits_overlap_gives_no_reference(tmp_path: Path) -> None:
+    """Nobody can tell what text they lead to; the others' count."""
+    overlap = "A 1 3|||R|||goes to|||R|||-NONE-|||0\nA 2 4|||R|||into schools|||R|||-NONE-|||0\n"
+    other = "A 1 2|||R|||goes|||R|||-NONE-|||1\n"
+    content = f"S He go to school .\n{overlap}{other}\nS He go to town .\n{overlap}"
+    found, counts = read(tmp_path, written(tmp_path, "a.m2", content))
+    assert shown(found) == [("He go to school .", ("He goes to school .",))]
+    assert counts == {"read": 2, "dropped.without an edited text": 1}
+    beside, across = ([GoldEdit(*ends, ((),)) for ends in edits] for edits in ([(1, 2), (2, 3)], [(2, 4), (1, 3)]))
+    assert overlapping(across) and not overlapping(beside)
 
 
 @pytest.mark.parametrize(
