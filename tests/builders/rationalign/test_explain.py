@@ -28,7 +28,8 @@ def explained(folder: Path, answer: Callable[[Body], Answer], *settings: str) ->
         config = load_config(
             "tiny-rationalign",
             [
-                *(f"pairs.sources=[{{source: {file}}}]", "pairs.folds=2", "models.teacher=writer", "explain.attempts=2"),
+                *(f"pairs.sources=[{{source: {file}}}]", "pairs.folds=2", "explain.attempts=2"),
+                "models.teacher=writer",
                 f"engines.teacher={{kind: openai, base_url: '{server.url}', retries: 0}}", *settings,
             ],
             str(folder / "store"),
