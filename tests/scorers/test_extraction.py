@@ -162,7 +162,12 @@ def test_the_form_of_a_document() -> None:
     ]
 
 
-PART = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(bool)
+# A part that holds a tag cannot be told apart; hypothesis takes texts such as tags from the source.
+PART = (
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+    .map(str.strip)
+    .filter(lambda text: text and not re.search("</?(summary|outline|answer)>", text))
+)
 
 
 @given(PART, PART, PART)

@@ -169,10 +169,10 @@ def compared_answers(datasets: Sequence[Revision]) -> EvaluationTable | None:
 
 def graded_by(evaluation: Evaluation, revision: Revision) -> str | None:
     """One sentence on who graded a policy's answers and how many could not be graded; None where nobody did."""
-    if JUDGE_SCORE not in evaluation.columns or revision.manifest is None:
+    judge = None if revision.manifest is None else revision.manifest.models.get("judge")
+    if judge is None or JUDGE_SCORE not in evaluation.columns:
         return None
     unscored = int(np.isnan(evaluation.columns[JUDGE_SCORE]).sum())
-    judge = revision.manifest.models["judge"]
     return (
         f"{evaluation.name} graded by {judge}: {unscored} of {evaluation.columns[JUDGE_SCORE].size} answers unscored."
     )
