@@ -6,7 +6,7 @@ Offline is one data set; semi-online renews it R times. The learning rate, and R
 held-out queries, by the average rank over L, E, median P, R_s and R_d among a method's runs of one world: the
 neighbours of the best setting are tried until it has none that is better, so it never lies at the edge of what was
 tried. Then all methods run on all worlds. Prints the table and one line of JSON, and writes `comparison.md`,
-`comparison.json` and `comparison.png`. A rerun goes on where it stopped.
+`.json`, `.png` and `.svg`. A rerun goes on where it stopped.
 
     python scripts/compare_methods.py --worlds 0-9 --jobs 2
 """
@@ -22,7 +22,9 @@ from pathlib import Path
 
 from scipy import stats
 
+from builders.cards.figures.drawing import caption, fixed_style, panels, style, write_both, zero_line
 from scripts.runs import QUERIES, Result, Run, made_by, parser_of, results, sign, value
+from training.standings import Column, average_ranks
 
 RANKED = ("L", "E", "P median", "R_s", "R_d")  # the mean of P over documents is that of its one outlier
 OTHERS = ("matched", "ppl_D median", "grammaticality", "on_topic", "duplicate_sentences", "heading_coverage")
@@ -95,13 +97,10 @@ BASES = (STARTS[-2].method, STARTS[-1].method)
 SFT = "SFT"
 
 
-def average_ranks(rows: Sequence[Mapping[str, float]]) -> list[float]:
+def ranks_of(rows: Sequence[Mapping[str, float]]) -> list[float]:
     """The average rank of each row over the ranked metrics; rank 1 is best, ties share the mean rank, NaN is last."""
-    ranks = []
-    for label in RANKED:
-        losses = [math.inf if math.isnan(row[label]) else -row[label] for row in rows]
-        ranks.append(stats.rankdata(losses))
-    return [float(statistics.mean(rank[place] for rank in ranks)) for place in range(len(rows))]
+    columns = [[None if math.isnan(row[label]) else row[label] for row in rows] for label in RANKED]
+    return average_ranks([Column(label, values) for label, values in zip(RANKED, columns, strict=True)])
 
 
 def best(tried: Mapping[Setting, Sequence[Result]]) -> Setting:
@@ -109,8 +108,7 @@ def best(tried: Mapping[Setting, Sequence[Result]]) -> Setting:
     settings = list(tried)
     by_world = zip(*tried.values(), strict=True)
     ranks = [
-        average_ranks([{label: value(found, label, "choice") for label in RANKED} for found in world])
-        for world in by_world
+        ranks_of([{label: value(found, label, "choice") for label in RANKED} for found in world]) for world in by_world
     ]
     means = [statistics.mean(rank[place] for rank in ranks) for place in range(len(settings))]
     return settings[means.index(min(means))]
@@ -157,7 +155,7 @@ def table(methods: Mapping[str, Sequence[Result]]) -> tuple[list[str], dict[str,
     """
     ranks: dict[str, list[float]] = {method: [] for method in methods}
     for world in zip(*methods.values(), strict=True):
-        placed = average_ranks([{label: value(found, label) for label in RANKED} for found in world])
+        placed = ranks_of([{label: value(found, label) for label in RANKED} for found in world])
         for method, rank in zip(methods, placed, strict=True):
             ranks[method].append(rank)
     lines = [
@@ -223,31 +221,23 @@ def counts(methods: Mapping[str, Sequence[Result]]) -> list[str]:
 
 
 def draw(found: Mapping[str, Mapping[str, tuple[float, float, float]]], base: str, path: Path) -> None:
-    """Draw the differences with their intervals, a panel a metric."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Draw the differences with their intervals, a panel a metric, as PNG and SVG."""
     labels = ("avg. rank", *RANKED, *OTHERS)
-    figure, grid = pyplot.subplots(3, 4, figsize=(11, 7), layout="constrained")
-    for axes, label in zip(grid.flat, labels, strict=True):
-        axes.axvline(0, color="0.6", linewidth=0.8)
-        for place, by_label in enumerate(found.values()):
-            mean, low, high = by_label[label]
-            axes.errorbar(
-                mean, -place, xerr=[[mean - low], [high - mean]], fmt="o", markersize=4, capsize=3, color="C0"
-            )
-        axes.set_title(
-            f"{label}{' (low is better)' if label in ('avg. rank', *LOW_IS_BETTER) else ''}", fontsize="small"
-        )
-        axes.set_yticks([-place for place in range(len(found))], list(found), fontsize="small")
-        axes.tick_params(axis="x", labelsize="small")
-    for axes in grid[:, 1:].flat:
-        axes.set_yticklabels([])
-    figure.supxlabel(f"difference from {base}: mean over worlds with 95 % interval, paired by world", fontsize="small")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
+    with fixed_style():
+        figure, grid = panels(len(labels), 4, 1.2, below=0.25, left=1.75)
+        for axes, label in zip(grid, labels, strict=True):
+            zero_line(axes, vertical=True)
+            for place, by_label in enumerate(found.values()):
+                mean, low, high = by_label[label]
+                look, errors = style(place), [[mean - low], [high - mean]]
+                axes.errorbar(mean, -place, xerr=errors, fmt=look.marker, markersize=4, capsize=3, color=look.colour)
+            axes.set_title(f"{label}{' ↓' if label in ('avg. rank', *LOW_IS_BETTER) else ''}", fontsize=8)
+            names = list(found) if axes.get_subplotspec().is_first_col() else [""] * len(found)
+            axes.set_yticks([-place for place in range(len(found))], names)
+            axes.set_ylim(0.5 - len(found), 0.5)
+            axes.tick_params(labelsize=7)
+        caption(figure, f"difference from {base}: mean over worlds, 95 % interval; ↓: lower is better")
+        write_both(figure, path)
 
 
 def main() -> None:
@@ -272,7 +262,7 @@ def main() -> None:
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "comparison.md").write_text(text, encoding="utf-8")
-    draw(compared[BASES[0]], BASES[0], options.output / "comparison.png")
+    draw(compared[BASES[0]], BASES[0], options.output / "comparison")
     hours = sum(result["seconds"] for rows in tried.values() for result in rows)
     hours = (hours + sum(result["seconds"] for result in found.values())) / 3600
     record = {

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from builders.core.console import quiet_libraries
+from builders.core.evaluation_table import Table
 from builders.core.run import run
 from builders.report import console
 from training.pipelines import evaluate_policies, load_config
@@ -30,8 +31,7 @@ def main() -> None:
         if (manifest := result.revision.manifest) is not None and manifest.kind == "dataset"
     ]
     found = evaluate_policies(config, [], options.output)
-    console.print_evaluation("Datasets", ("dataset", "rows", "left out"), rows, [])
-    console.print_evaluation(found.title, found.header, found.rows, found.lines)
+    console.print_evaluation([Table("Datasets", ("dataset", "rows", "left out"), rows), found], found.lines)
 
 
 if __name__ == "__main__":

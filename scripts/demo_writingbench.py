@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from builders.core.console import quiet_libraries
+from builders.core.evaluation_table import Table
 from builders.core.run import materialise
 from builders.report import console
 from builders.store.store import Store
@@ -36,8 +37,7 @@ def main() -> None:
             score = revision.manifest.metrics.get("score")
             mean = "" if score is None else f"{score.mean:.2f}"
             rows.append((revision.repo, str(revision.manifest.rows.written), mean))
-    console.print_evaluation("Datasets", ("dataset", "rows", "mean score"), rows, [])
-    console.print_evaluation(found.title, found.header, found.rows, found.lines)
+    console.print_evaluation([Table("Datasets", ("dataset", "rows", "mean score"), rows), found], found.lines)
 
 
 if __name__ == "__main__":

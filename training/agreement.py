@@ -15,8 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from builders.core.pipeline import EvaluationTable
-from builders.core.tables import read_columns
+from builders.core.evaluation_table import EvaluationTable
+from builders.core.tables import ENDINGS, ending_of, read_columns
 from builders.hub.refs import open_revision
 from builders.rubrics.columns import RATINGS_COLUMNS
 from builders.store.columns import column, require_columns
@@ -27,8 +27,8 @@ from scorers.preference import CHOICES, SWAPPED
 from scorers.rating import HIGHEST, LOWEST
 from training.intervals import Estimate, of_ragged
 
-VerdictOf = Callable[[str, str, str], tuple[str, str]]
-"""From two responses and a place for messages, the query and the judge's verdict: a, b or tie."""
+VerdictOf = Callable[[str, str, str], tuple[str, str | None]]
+"""From two responses and a place for messages, the query and the judge's verdict: a, b or tie; None for none."""
 NEEDED = ("response_a", "response_b", "preference")
 EQUAL = 1e-9  # means of scores that differ by less are equal
 
@@ -43,20 +43,29 @@ def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
 
     Returns:
         The share of judgements with which the judge agrees, with its interval by bootstrap over queries: of all, and of
-        those without a tie on either side; and Cohen's kappa, in which agreement by chance is 0.
+        those without a tie on either side; and Cohen's kappa, in which agreement by chance is 0. Pairs on which the
+        judge has no verdict, since none of its replies could be read, are left out and counted.
 
     Raises:
-        UserError: a file is missing or not readable, a preference is none of a, b and tie, a response has no rating, or
-            two responses are to different queries.
+        UserError: a file is missing or not readable, a preference is none of a, b and tie, a response has no rating,
+            two responses are to different queries, or the dataset holds the scores of several judges.
     """
     from sklearn.metrics import cohen_kappa_score
 
     revision = open_revision(ratings, Store(Path(store)), "dataset")
     compared = "preference" in revision.schema()
     verdict_of = of_comparisons(revision) if compared else of_scores(revision)
-    judged = [_judgement(row, f"{human}, row {n}", verdict_of) for n, row in enumerate(_read(human), 1)]
-    if not judged:
+    judge = _judge(revision)
+    found = [_judgement(row, f"{human}, row {n}", verdict_of) for n, row in enumerate(_read(human), 1)]
+    judged = [one for one in found if one is not None]
+    if not found:
         raise UserError(f"{human}: holds no preference; a row has {', '.join(NEEDED)}")
+    if not judged:
+        raise UserError(
+            f"{human}: on none of its {len(found)} pairs has {judge} a verdict in {ratings}; rate them again"
+        )
+    left = len(found) - len(judged)
+    lines = [f"{left} of {len(found)} judgements left out: {judge} has no verdict on them."] if left else []
     people, verdicts = [one["person"] for one in judged], [one["judge"] for one in judged]
     everything = share(judged)
     decided = share([one for one in judged if "tie" not in (one["person"], one["judge"])])
@@ -64,12 +73,14 @@ def agreement(ratings: str, human: str, store: str) -> EvaluationTable:
     header = ("judgements", "agreement", "95 % interval", "without ties", "95 % interval", "Cohen's kappa")
     cells = (str(len(judged)), *_cells(everything), *_cells(decided), "–" if kappa is None else f"{kappa:.3f}")
     return EvaluationTable(
-        title="Agreement with people's preferences",
+        title=f"Agreement of {judge} with people's preferences",
         header=header,
         rows=[cells],
-        lines=[],
+        lines=lines,
         public={
+            "judge": judge,
             "judgements": len(judged),
+            "left_out": left,
             "queries": len({one["query"] for one in judged}),
             "agreement": everything.value,
             "interval": [everything.low, everything.high],
@@ -85,7 +96,26 @@ def _read(human: str) -> list[dict[str, Any]]:
     """Read the preferences."""
     if not Path(human).is_file():
         raise UserError(f"{human}: no such file; give people's preferences, with {', '.join(NEEDED)}")
+    if ending_of(Path(human)) is None:
+        raise UserError(f"{human}: files ending in {', '.join(ENDINGS)} are read; write it as one of them")
     return [row for frame in read_columns(Path(human), NEEDED, human) for row in frame.iter_rows(named=True)]
+
+
+def _judge(revision: Revision) -> str:
+    """Return who judged.
+
+    Raises:
+        UserError: several did, whose scores do not compare.
+    """
+    if "judge" not in revision.schema():
+        return "the judge"
+    judges = sorted(revision.scan().select(pl.col("judge").drop_nulls().unique()).collect()["judge"])
+    if len(judges) > 1:
+        raise UserError(
+            f"{revision}: holds what {len(judges)} judges said ({', '.join(judges)}), whose scores do not compare; "
+            "give the ratings of one"
+        )
+    return str(judges[0]) if judges else "the judge"
 
 
 def of_scores(revision: Revision) -> VerdictOf:
@@ -96,6 +126,11 @@ def of_scores(revision: Revision) -> VerdictOf:
     """
     schema = revision.schema()
     name, low, high = ("judge_score", 10, 100) if "judge_score" in schema else ("score", LOWEST, HIGHEST)
+    if not {"score", "judge_score"} & set(schema):
+        raise UserError(
+            f"{revision}: holds no ratings (criterion, score), no grades (judge_score) and no comparisons "
+            "(preference); `grace evaluate --judge` makes grades, `--pairwise` comparisons"
+        )
     if name == "score":
         require_columns(schema, RATINGS_COLUMNS[:5], str(revision))
     scores = revision.scan().select("response_id", "query_id", score=pl.col(name).cast(pl.Float64))
@@ -108,13 +143,15 @@ def of_scores(revision: Revision) -> VerdictOf:
     rows = scores.group_by("response_id").agg(pl.col("score").mean(), pl.col("query_id").first()).collect()
     means = {row["response_id"]: row for row in rows.iter_rows(named=True)}
 
-    def verdict(first: str, second: str, where: str) -> tuple[str, str]:
+    def verdict(first: str, second: str, where: str) -> tuple[str, str | None]:
         a, b = (
             _scored(means.get(response), f"{where}: {name} {response}")
             for name, response in (("response_a", first), ("response_b", second))
         )
         if a["query_id"] != b["query_id"]:
             raise UserError(f"{where}: its responses are to different queries; a pair has two responses to one query")
+        if a["score"] is None or b["score"] is None:
+            return a["query_id"], None
         difference = a["score"] - b["score"]
         return a["query_id"], "tie" if abs(difference) < EQUAL else "a" if difference > 0 else "b"
 
@@ -138,23 +175,22 @@ def of_comparisons(revision: Revision) -> VerdictOf:
             known[a, b] = query, preference
             known[b, a] = query, None if preference is None else SWAPPED[preference]
 
-    def verdict(first: str, second: str, where: str) -> tuple[str, str]:
-        query, found = known.get((first, second), (None, None))
-        if query is None or found is None:
-            said = "was not compared in that dataset" if query is None else "has no preference, its replies were unread"
+    def verdict(first: str, second: str, where: str) -> tuple[str, str | None]:
+        if (first, second) not in known:
             raise UserError(
-                f"{where}: the pair {first} and {second} {said}; leave the row out, or name responses as policy/id"
+                f"{where}: the pair {first} and {second} was not compared in that dataset; leave the row out, or name "
+                "responses as policy/id"
             )
-        return query, found
+        return known[first, second]
 
     return verdict
 
 
-def _judgement(row: Mapping[str, Any], where: str, verdict_of: VerdictOf) -> dict[str, str]:
-    """Return one judgement: query, the person's verdict, the judge's.
+def _judgement(row: Mapping[str, Any], where: str, verdict_of: VerdictOf) -> dict[str, str] | None:
+    """Return one judgement: query, the person's verdict, the judge's; None where the judge has none.
 
     Raises:
-        UserError: it is none, or the judge has no verdict on it.
+        UserError: it is none, or the judge was never asked about the pair.
     """
     choice = (row["preference"] or "").strip().lower()
     if choice not in CHOICES:
@@ -162,18 +198,17 @@ def _judgement(row: Mapping[str, Any], where: str, verdict_of: VerdictOf) -> dic
     if row["response_a"] == row["response_b"]:
         raise UserError(f"{where}: both responses are {row['response_a']}; a pair has two different ones")
     query, verdict = verdict_of(row["response_a"], row["response_b"], where)
-    return {"query": query, "person": choice, "judge": verdict}
+    return None if verdict is None else {"query": query, "person": choice, "judge": verdict}
 
 
 def _scored(found: Mapping[str, Any] | None, what: str) -> Mapping[str, Any]:
-    """Return a response's query and mean score.
+    """Return a response's query and mean score, which is None where none of its ratings could be read.
 
     Raises:
-        UserError: it has none.
+        UserError: it was not rated.
     """
-    if found is None or found["score"] is None:
-        said = "has no rating" if found is None else "has no score, only unscored ratings"
-        raise UserError(f"{what} {said} in that dataset; rate it, or leave the row out")
+    if found is None:
+        raise UserError(f"{what} has no rating in that dataset; rate it, or leave the row out")
     return found
 
 

@@ -29,7 +29,7 @@ from training.options import (
 )
 
 if TYPE_CHECKING:
-    from builders.core.pipeline import EvaluationTable
+    from builders.core.evaluation_table import EvaluationTable
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -165,6 +165,6 @@ def _print(found: "EvaluationTable", output: "Path | str | None", *, as_json: bo
     if as_json:
         machine.print_json(found.public)
         return
-    console.print_evaluation(found.title, found.header, found.rows, found.lines)
+    console.print_evaluation((found, *found.beside), found.lines)
     if output is not None:
         typer.echo(f"written to {output}: {', '.join(found.files)}")

@@ -18,6 +18,8 @@ Statistic = Literal["mean", "median"]
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+LEAST_QUERIES = 20
+"""Of fewer a percentile interval is too narrow: of eight queries, one metric in nine differs where nothing does."""
 _BATCH = 500  # resamples that are in memory together
 _FLAT = 1e-12  # spread of log lengths that counts as none
 
@@ -32,7 +34,7 @@ class Estimate:
         low: lower end of its 95 % interval, the 2.5 % quantile of the resamples; None as `error`.
         high: upper end.
         p: of a difference, how surprising it would be if there were none: twice the smaller share of resamples on
-            either side of 0, in (0, 1]; None as `error`, and of what is no difference.
+            either side of 0, in (0, 1]; None of fewer than `LEAST_QUERIES` queries, and of what is no difference.
     """
 
     value: float | None
@@ -76,6 +78,9 @@ def of_ragged(values: Sequence[Sequence[float]]) -> Estimate:
 def difference(before: Floats, after: Floats, statistic: Statistic = "mean") -> Estimate:
     """The statistic after less that before, of two policies that answered the same queries.
 
+    Queries of which one of the two has no value are left out, see `paired`: they may be the hard ones, which one policy
+    answered in form and the other did not.
+
     Args:
         before: shape (queries, answers); NaN where an answer has no value.
         after: the same queries in the same order; the number of answers may be another.
@@ -84,19 +89,31 @@ def difference(before: Floats, after: Floats, statistic: Statistic = "mean") -> 
     Raises:
         ValueError: the numbers of queries differ.
     """
-    if len(before) != len(after):
-        raise ValueError(f"{len(before)} and {len(after)} queries cannot be paired")
+    before, after = paired(before, after)
     return _bootstrapped(
         lambda rows: _of(statistic, after[rows]) - _of(statistic, before[rows]), len(before), test=True
     )
+
+
+def paired(before: Floats, after: Floats) -> tuple[Floats, Floats]:
+    """The values of the queries for which both policies have one, as `difference` reads them.
+
+    Raises:
+        ValueError: the numbers of queries differ.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} and {len(after)} queries cannot be paired")
+    there = ~(np.isnan(before).all(1) | np.isnan(after).all(1))
+    return before[there], after[there]
 
 
 def length_controlled(before: Floats, after: Floats, lengths: tuple[Floats, Floats]) -> Estimate:
     """The mean difference at equal length: what is left of it when longer answers are taken out of account.
 
     Over the queries, the difference of the means is fitted by least squares as a + b · (difference of the mean log
-    lengths); a is what a query with answers of equal length would show. Where the lengths do not differ from query to
-    query there is nothing to fit, and no value.
+    lengths); a is what a query with answers of equal length would show. Answers without a length do not count. Where no
+    length changed the difference is that of the means; where all changed alike, or of fewer than `LEAST_QUERIES`
+    queries, there is nothing to fit, and no value.
 
     Args:
         before: a metric, shape (queries, answers); NaN where an answer has no value.
@@ -115,16 +132,19 @@ def length_controlled(before: Floats, after: Floats, lengths: tuple[Floats, Floa
     # Of each query, the means over its answers.
     change = _of("mean", after[:, None]) - _of("mean", before[:, None])
     growth = _of("mean", logs[1][:, None]) - _of("mean", logs[0][:, None])
-    there = ~np.isnan(change)
+    there = ~(np.isnan(change) | np.isnan(growth))
     change, growth = change[there], growth[there]
+    if len(change) < LEAST_QUERIES:
+        return Estimate(None)
     return _bootstrapped(lambda rows: _intercept(growth[rows], change[rows]), len(change), test=True)
 
 
 def _intercept(x: Floats, y: Floats) -> Floats:
-    """Where lines of least squares meet x = 0, over the last axis; NaN where x does not vary."""
+    """Where lines of least squares meet x = 0, over the last axis; NaN where x does not vary, but for 0 throughout."""
     deviation = x - x.mean(-1, keepdims=True)
     spread = (deviation**2).sum(-1)
-    slope = np.divide((deviation * y).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > _FLAT)
+    unknown = np.where((x**2).sum(-1) > _FLAT, np.nan, 0.0)
+    slope = np.divide((deviation * y).sum(-1), spread, out=unknown, where=spread > _FLAT)
     found: Floats = y.mean(-1) - slope * x.mean(-1)
     return found
 
@@ -188,5 +208,5 @@ def _bootstrapped(statistic: Callable[[Rows], Floats], queries: int, *, test: bo
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     # The observed value counts as one of the resamples: p is never 0.
     sides = [(1 + np.count_nonzero(side)) / (1 + len(drawn)) for side in (drawn <= 0, drawn >= 0)]
-    p = min(1.0, 2 * min(sides)) if test else None
+    p = min(1.0, 2 * min(sides)) if test and queries >= LEAST_QUERIES else None
     return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), p)

@@ -10,12 +10,12 @@ from typing import Any
 
 from builders.cards.card import Page
 from builders.core.costs import CostPlan, Rehearsed
-from builders.core.pipeline import EvaluationTable, Pipeline, pipeline_named
+from builders.core.evaluation_table import EvaluationTable
+from builders.core.pipeline import Pipeline, pipeline_named
 from builders.core.run import StagePlan, dry_run, run
 from builders.core.runner import StageResult
 from builders.report.page.opening import lineage_table, open_all
 from builders.report.page.page import MAX_MB, Written, write_page
-from builders.report.page.summary import Table
 from builders.settings.base import Settings
 from builders.settings.load import DEFAULT_PRESET, Configuration, preset_names, read_configuration
 from builders.settings.write import write_config
@@ -341,12 +341,14 @@ def report(
     meanings = {column.name: column.meaning for stage in found if stage is not None for column in stage.columns}
     lineage = [table for one in zip(references, revisions, strict=True) if (table := lineage_table(*one, store))]
     pipelines = dict.fromkeys(pipeline.name for pipeline, _ in stages if pipeline is not None)
-    comparisons = (p.compared(revisions) for p in PIPELINES if p.name in pipelines and p.compared is not None)
-    tables = [Table(found.title, found.header, found.rows, found.lines) for found in comparisons if found is not None]
+    asked = (p.compared(revisions) for p in PIPELINES if p.name in pipelines and p.compared is not None)
+    comparisons = [found for found in asked if found is not None]
+    tables = [table for found in comparisons for table in (found, *found.beside)]
     from builders.report.pictures import pictures_of
 
     drawn = [(named, picture) for named, one in zip(references, revisions, strict=True) for picture in pictures_of(one)]
-    pictures = [(f"{picture.title}, {named}", picture.svg) for named, picture in drawn]
+    pictures = [picture for found in comparisons for picture in found.pictures]
+    pictures += [(f"{picture.title}, {named}", picture.svg) for named, picture in drawn]
     return write_page(
         output,
         revisions,

@@ -49,35 +49,52 @@ def average_ranks(columns: Sequence[Column]) -> list[float]:
 
 
 def relative_change(before: float | None, after: float | None) -> float | None:
-    """Return (after − before) / |before| in percent; None where either is missing, or before is 0."""
-    if before is None or after is None or before == 0:
+    """Return (after − before) / before in percent; None where either is missing or not above 0, as of a log-ratio."""
+    if before is None or after is None or before <= 0 or after <= 0:
         return None
-    return 100 * (after - before) / abs(before)
+    return 100 * (after - before) / before
 
 
 def standings(
-    methods: Sequence[str], columns: Sequence[Column], *, baseline: int | None = None, unranked: Collection[int] = ()
+    methods: Sequence[str],
+    columns: Sequence[Column],
+    others: Sequence[Column] = (),
+    *,
+    baseline: int | None = None,
+    unranked: Collection[int] = (),
 ) -> tuple[list[str], list[list[str]]]:
     """Format the methods by metrics, each with its rank, and the average rank.
 
     Args:
         methods: names of the rows.
         columns: the metrics.
+        others: columns behind the average rank, which are not in it.
         baseline: place of the method that a last row compares the last ranked method with, in percent; None: no row.
         unranked: places of methods that stand outside, such as answers written by people.
 
     Returns:
         The header and the rows, all as text.
     """
-    header = ["method", *(column.name for column in columns), "avg. rank"]
+    header = ["method", *(column.name for column in columns), "avg. rank", *(column.name for column in others)]
     ranked = [place for place in range(len(methods)) if place not in unranked]
     among = [replace(column, values=[column.values[place] for place in ranked]) for column in columns]
-    rows = [[method, *(column.text(place) for column in columns), "–"] for place, method in enumerate(methods)]
+    rest = [[column.text(place) for column in others] for place in range(len(methods))]
+    rows = [[name, *(c.text(place) for c in columns), "–", *rest[place]] for place, name in enumerate(methods)]
     for place, *own, mean in zip(ranked, *map(ranks, among), average_ranks(among), strict=True):
-        cells = [f"{column.text(place)} ({rank:g})" for column, rank in zip(columns, own, strict=True)]
-        rows[place] = [methods[place], *cells, f"{mean:.1f}"]
+        cells = [
+            column.text(place) if column.values[place] is None else f"{column.text(place)} ({rank:g})"
+            for column, rank in zip(columns, own, strict=True)
+        ]
+        valued = any(value is not None for column in among for value in column.values)
+        rows[place] = [methods[place], *cells, f"{mean:.1f}" if valued else "–", *rest[place]]
     if baseline is not None:
-        found = [relative_change(column.values[baseline], column.values[ranked[-1]]) for column in columns]
-        changes = ("–" if change is None else f"{change:+.1f} %" for change in found)
-        rows.append([f"{methods[ranked[-1]]} from {methods[baseline]}", *changes, ""])
+        last = ranked[-1]
+        inside, outside = ([_change(column, baseline, last) for column in group] for group in (columns, others))
+        rows.append([f"{methods[last]} from {methods[baseline]}", *inside, "", *outside])
     return header, rows
+
+
+def _change(column: Column, baseline: int, last: int) -> str:
+    """The relative change of a metric as a cell; a dash for none."""
+    change = relative_change(column.values[baseline], column.values[last])
+    return "–" if change is None else f"{change:+.1f} %"

@@ -21,7 +21,8 @@ def drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
         names: texts of any script.
 
     Returns:
-        The labels, and the font families to draw them in. A second font is the first one installed that has all
+        The labels, and the font families to draw them in. Every dollar sign is escaped: two of them would make what is
+        between them a formula. A second font is the first one installed that has all
         characters which matplotlib's own one lacks; where no font has them, a name that needs them becomes its number,
         from 1.
     """
@@ -31,13 +32,14 @@ def drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
     known = _characters(own)
     missing = [{char for char in name if not char.isspace()} - known for name in names]
     lacking = set().union(*missing)
+    labels = [name.replace("$", r"\$") for name in names]
     if not lacking:
-        return list(names), [OWN_FONT]
+        return labels, [OWN_FONT]
     for entry in sorted(fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
         plain = entry.style == "normal" and entry.weight in (400, "normal") and not entry.name.startswith(BOXES)
         if plain and lacking <= _characters(entry.fname):
-            return list(names), [OWN_FONT, entry.name]
-    return [str(i + 1) if missing[i] else name for i, name in enumerate(names)], [OWN_FONT]
+            return labels, [OWN_FONT, entry.name]
+    return [str(i + 1) if missing[i] else label for i, label in enumerate(labels)], [OWN_FONT]
 
 
 def shortened(text: str, room: int) -> str:

@@ -91,6 +91,23 @@ def on_disk(model: AnyModel, what: str) -> LocalModel:
     return model
 
 
+def require_distinct(models: Iterable[tuple[str, LocalModel]], what: str) -> None:
+    """Check that no model is compared with itself under two names.
+
+    Args:
+        models: names with models.
+        what: what compares them, for the message.
+
+    Raises:
+        UserError: two names stand for the same revision.
+    """
+    names: dict[str, str] = {}
+    for name, model in models:
+        first = names.setdefault(model.record.revision, name)
+        if first != name:
+            raise UserError(f"{what}: {first} and {name} are the same model, {model.record}; leave one out")
+
+
 @dataclass
 class ModelFinder:
     """Resolves model names to models.

@@ -11,6 +11,7 @@ from typing import Any
 
 from builders.cards.card import Page
 from builders.core.costs import CostPlan, Rehearsed
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.stage import Stage
 from builders.settings.base import Settings
 from builders.store.manifest import Manifest
@@ -22,27 +23,6 @@ from scorers.errors import UserError, did_you_mean
 def one_round(config: Any) -> int:
     """Return 1, the number of rounds of a pipeline without a loop."""
     return 1
-
-
-@dataclass(frozen=True)
-class EvaluationTable:
-    """The result of an evaluation.
-
-    Attributes:
-        title: heading of the table.
-        header: names of the table's columns.
-        rows: cells of the table, formatted for people.
-        lines: sentences printed below the table.
-        public: the same results as a JSON value, for `--json`.
-        files: names of the files that were written.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    lines: Sequence[str]
-    public: dict[str, Any]
-    files: Sequence[str]
 
 
 @dataclass(frozen=True)

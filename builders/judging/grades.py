@@ -70,6 +70,7 @@ def graded(
     yield from ask(context, "judge", "judge", questions, settings, read, counts, pattern=pattern)
     keep_unanswered(context, shard.index, questions)
     counts[UNSCORED] = sum(question.answer is None for question in asked)
+    counts.update(f"{UNSCORED}, {question.fault}" for question in questions if question.fault is not None)
     judge = str(context.models["judge"].record)
     rows: list[dict[str, object]] = [
         {

@@ -9,6 +9,7 @@ from dataclasses import astuple
 from typing import Any
 
 from builders.core.costs import Cost, CostPlan, Rehearsed
+from builders.core.evaluation_table import Table
 from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.diff import STATISTICS
@@ -134,9 +135,12 @@ def print_findings(revision: Revision, findings: Sequence[Finding]) -> None:
     print(f"ok: {revision}, digest {revision.digest}, {counted}{files} files")
 
 
-def print_evaluation(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> None:
-    """Print the table of an evaluation and the lines below it."""
-    print_wide_table(title, header, rows)
+def print_evaluation(tables: Sequence[Table], lines: Sequence[str]) -> None:
+    """Print the tables of an evaluation and the lines below them."""
+    for place, table in enumerate(tables):
+        if place:
+            print()
+        print_wide_table(table.title, table.header, table.rows)
     for line in lines:
         print_paragraph(line)
 

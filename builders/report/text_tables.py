@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builders.store.files import write_text
+from scorers.errors import UserError
 
 
 def write_tables(
@@ -32,14 +33,20 @@ def write_tables(
 
     Returns:
         The names of the files.
+
+    Raises:
+        UserError: the folder cannot be made.
     """
     texts = {
-        "json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
+        "json": json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "md": "\n".join([markdown(header, rows), *lines]).rstrip() + "\n",
         "csv": comma_separated(header, rows),
         "tex": latex(header, rows),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made: {error.strerror}; name another folder") from None
     for ending, text in texts.items():
         write_text(folder / f"{name}.{ending}", text)
     return tuple(f"{name}.{ending}" for ending in texts)

@@ -158,12 +158,14 @@ def require_folder(output: Path) -> None:
     """Check that a folder can be written into, or made.
 
     Raises:
-        UserError: a file stands in its place, or in the place of a folder above it.
+        UserError: a file stands in its place, or in the place of a folder above it, or it cannot be written into.
     """
     if output == Path():
         raise UserError("--output: no folder is named; give one, such as results")
     for path in (output, *output.parents):
         if path.is_dir():
+            if not os.access(path, os.W_OK):
+                raise UserError(f"--output {output}: {path} cannot be written into; give another folder")
             return
         if os.path.lexists(path):
             raise UserError(f"--output {output}: {path} is a file, a folder is needed; give another name")

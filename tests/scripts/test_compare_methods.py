@@ -12,13 +12,13 @@ from scripts import compare_methods
 from scripts.compare_methods import (
     RANKED,
     Setting,
-    average_ranks,
     best,
     choose,
     counts,
     difference_table,
     differences,
     interval,
+    ranks_of,
     table,
 )
 from scripts.demo_seeds import markdown, rows_of
@@ -35,10 +35,10 @@ def result(change: float = 0.0, error: float = 0.1, **values: float | None) -> d
     return {"seconds": 1.0, "test": part, "choice": part}
 
 
-def test_average_ranks() -> None:
+def test_ranks_of() -> None:
     rows = [dict.fromkeys(RANKED, 1.0), dict.fromkeys(RANKED, 2.0), dict.fromkeys(RANKED, 1.0) | {"L": math.nan}]
     # L: 2, 1, 3; each of the four others: 2.5, 1, 2.5.
-    assert average_ranks(rows) == pytest.approx([(2 + 4 * 2.5) / 5, 1.0, (3 + 4 * 2.5) / 5])
+    assert ranks_of(rows) == pytest.approx([(2 + 4 * 2.5) / 5, 1.0, (3 + 4 * 2.5) / 5])
 
 
 def test_the_interval_is_students() -> None:

@@ -1,6 +1,7 @@
 """A page taken apart again in Python, as `page.js` does it in the browser, and texts that try to break out of it."""
 
 import base64
+import hashlib
 import json
 import re
 import zlib
@@ -59,3 +60,35 @@ def index_in(path: Path) -> list[Any]:
     """The lines of a page's index."""
     page = path.read_text(encoding="utf-8")
     return [line for data in block_bytes(page, "index") for line in json.loads(data)]
+
+
+WORDS = " ".join(f"word{i}" for i in range(3_200))
+ODD: dict[str, list[dict[str, Any]]] = {
+    "filters": [{"response": "a", "matched": True, "label": False}, {"response": "b", "matched": False, "label": True}],
+    "fits both": [{"response": "a", "matched": True, "label": True}, {"response": "b", "matched": False}],
+    "blanks": [{"response": "red  cat\nsat"}, {"response": "red cat sat"}],
+    "replaced": [{"response": "the red cat sat there"}, {"response": "the blue cat sat there"}],
+    "a sign": [{"response": "red cat"}, {"response": "red cat."}],
+    "gone last": [{"response": "red cat sat on the mat"}, {"response": "red cat"}],
+    "gone within": [{"response": "<answer>red old cat sat</answer>"}, {"response": "<answer>red cat</answer>"}],
+    "sentences": [{"response": f"{WORDS}. End."}, {"response": f"{WORDS.replace('word', 'other ')}. End."}],
+    "many": [{"response": f"response number {i}", "score": float(i)} for i in range(120)],
+    "long": [{"response": "x ".join(f"{i:05}" for i in range(60_000))}, {"response": "short"}],
+    "marks": [{"response": "नमस्ते दुनिया"}, {"response": "cafe\u0301 nin\u0303o"}, {"response": "word"}],
+    "lines": [{"response": "three zebra\r\nline end\rx"}],
+    "numbers": [{"response": "x", "big": 2**53 + 1, "score": 1e300}, {"response": "y", "big": 12_345, "score": 1e20}],
+}
+"""By query, responses that a page has to show in a way of their own."""
+
+
+def odd_rows(fillers: int) -> list[dict[str, Any]]:
+    """Rows of `ODD` and of some more groups, with columns that have the names of what the page counts itself."""
+    rows = [{"prompt": query, **row} for query, several in ODD.items() for row in several]
+    rows += [{"prompt": f"filler {i}", "response": f"text {i}", "score": float(i % 7)} for i in range(fillers)]
+    empty = {"score": None, "big": None, "matched": None, "label": None}
+    return [{**empty, **row, "words": 1.5, "mean rating": 2.5, "": 3.5} for row in rows]
+
+
+def id_of(query: str) -> str:
+    """The id of a group of other people's data."""
+    return hashlib.sha256(query.encode()).hexdigest()[:16]

@@ -23,6 +23,7 @@ SCORES: dict[str, list[int | None]] = {
     "q3-0": [2, None],
     "q3-1": [10],
     "q4-0": [None],
+    "q4-1": [7],
 }
 
 
@@ -63,6 +64,7 @@ ROWS = (
     ("q3-0", "q3-1", "b"),  # agrees
     ("q3-1", "q3-0", "a"),  # agrees
 )
+UNREAD = ("q4-0", "q4-1", "a")  # none of the ratings of q4-0 could be read
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -77,6 +79,25 @@ def test_by_hand(tmp_path: Path) -> None:
     assert found["kappa"] == pytest.approx(11 / 23)
 
 
+def test_what_could_not_be_rated_is_left_out_and_counted(tmp_path: Path) -> None:
+    found = agreement(ratings(tmp_path), people(tmp_path, *ROWS, UNREAD), str(tmp_path / "store"))
+    assert (found.public["judgements"], found.public["left_out"], found.public["judge"]) == (6, 1, "j@1")
+    assert found.lines == ["1 of 7 judgements left out: j@1 has no verdict on them."]
+    assert found.title == "Agreement of j@1 with people's preferences"
+    with pytest.raises(UserError, match=r"on none of its 1 pairs has j@1 a verdict in .*; rate them again$"):
+        agreement(ratings(tmp_path), people(tmp_path, UNREAD), str(tmp_path / "store"))
+
+
+def test_two_judges_are_not_averaged(tmp_path: Path) -> None:
+    path = ratings(tmp_path)
+    rows = pl.read_parquet(path)
+    pl.concat([rows, rows.with_columns(judge=pl.lit("k@2"), score=11 - pl.col("score"))]).write_parquet(path)
+    with pytest.raises(
+        UserError, match=r"holds what 2 judges said \(j@1, k@2\), whose scores do not compare; give the"
+    ):
+        agreement(path, people(tmp_path, *ROWS), str(tmp_path / "store"))
+
+
 def test_one_query_has_no_interval(tmp_path: Path) -> None:
     found = agreement(ratings(tmp_path), people(tmp_path, ROWS[0]), str(tmp_path / "store"))
     assert found.rows == [("1", "100.0%", "–", "100.0%", "–", "–")]
@@ -87,7 +108,6 @@ def test_one_query_has_no_interval(tmp_path: Path) -> None:
     [
         (("q1-0", "q1-1", "first"), "row 1: preference is 'first'; a, b, tie are allowed"),
         (("q1-0", "q9-1", "a"), "row 1: response_b q9-1 has no rating in that dataset"),
-        (("q4-0", "q1-1", "a"), "row 1: response_a q4-0 has no score, only unscored ratings"),
         (("q1-0", "q2-1", "a"), "row 1: its responses are to different queries"),
         (("q1-0", "q1-0", "tie"), "row 1: both responses are q1-0; a pair has two different ones"),
     ],
@@ -103,6 +123,15 @@ def test_files_that_do_not_do(tmp_path: Path) -> None:
         agreement(ratings(tmp_path), people(tmp_path), store)
     with pytest.raises(UserError, match="no such file; give people's preferences"):
         agreement(ratings(tmp_path), str(tmp_path / "none.csv"), store)
+    array = tmp_path / "array.json"
+    array.write_text('[{"response_a": "q1-0"}]')
+    with pytest.raises(UserError, match=r"array.json: files ending in \.jsonl, \.csv, .* are read; write it as one of"):
+        agreement(ratings(tmp_path), str(array), store)
+    pl.DataFrame({"response_id": ["q1-0"], "query_id": ["q1"]}).write_parquet(tmp_path / "bare.parquet")
+    with pytest.raises(
+        UserError, match=r"holds no ratings .*, no grades .* and no comparisons .*grace evaluate --judge"
+    ):
+        agreement(str(tmp_path / "bare.parquet"), people(tmp_path, *ROWS), store)
     other = tmp_path / "other.csv"
     other.write_text("response_a,winner\nq1-0,a\n")
     with pytest.raises(UserError, match="no column response_b, preference; it has response_a, winner"):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.stats import beta
 
 from training.bradley_terry import Judged, strengths
 
@@ -37,7 +38,7 @@ def test_a_policy_that_always_wins_has_a_strength() -> None:
 )
 def test_the_likelihood_is_greatest(pairs: list[tuple[tuple[int, int], float]]) -> None:
     """The negative log-likelihood, ties and the added tie as half wins, minimised by another method."""
-    judged = [Judged(f"q{n}", *policies, share) for n, (policies, share) in enumerate(pairs)]
+    judged = [Judged("q", *policies, share) for policies, share in pairs]  # of one query there are no resamples
 
     def cost(values: NDArray[np.float64]) -> float:
         terms = [(one.first, one.second, one.share) for one in judged]
@@ -53,10 +54,17 @@ def test_the_likelihood_is_greatest(pairs: list[tuple[tuple[int, int], float]]) 
 
 def test_intervals_are_over_queries() -> None:
     few = strengths([*repeated(1.0, 6), *repeated(0.0, 4, start=6)], 2)[0]
-    many = strengths([*repeated(1.0, 60), *repeated(0.0, 40, start=60)], 2)[0]
+    many = strengths([*repeated(1.0, 65), *repeated(0.0, 35, start=65)], 2)[0]
     assert few.low is not None and few.high is not None and many.low is not None and many.high is not None
     assert few.low < 0 < few.high and 0 < many.low < many.value < many.high
     assert many.high - many.low < few.high - few.low
+    # One that always wins is no surer than a share of Beta(n + 1/2, 1/2); one that was never judged is anywhere.
+    ends = beta.ppf([0.025, 0.975], 20.5, 0.5)
+    always, _, never = strengths(repeated(1.0, 20), 3)
+    assert always.low is not None and always.high is not None and never.low is not None and never.high is not None
+    two = strengths(repeated(1.0, 20), 2)[0]
+    assert two.low == pytest.approx(np.log(ends[0] / (1 - ends[0])) / 2, rel=0.15)
+    assert never.high - never.low > 1 and always.low < always.value < always.high
     # A query that is repeated a hundred times is one query.
     again = strengths([Judged("q", 0, 1, 1.0)] * 100, 2)[0]
     assert again.low is None and again.high is None

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.intervals import RESAMPLES, Estimate, corrected, difference, estimate, length_controlled
+from training.intervals import (
+    LEAST_QUERIES,
+    RESAMPLES,
+    Estimate,
+    corrected,
+    difference,
+    estimate,
+    length_controlled,
+    paired,
+)
 
 NAN = float("nan")
 
@@ -19,8 +28,8 @@ def test_means_and_medians_leave_out_what_has_no_value() -> None:
     values = np.array([[1.0, NAN], [3.0, 8.0], [NAN, NAN]])
     assert estimate(values).value == 4.0
     assert estimate(values, "median").value == 3.0
-    # (3 + 8) / 2 - (1 + 3 + 8) / 3
-    assert difference(values, np.array([[NAN], [3.0], [8.0]])).value == pytest.approx(1.5)
+    # The second query alone has values on both sides: 3 - (3 + 8) / 2.
+    assert difference(values, np.array([[NAN], [3.0], [8.0]])).value == pytest.approx(-2.5)
 
 
 def test_without_a_value_and_of_a_single_query() -> None:
@@ -30,6 +39,26 @@ def test_without_a_value_and_of_a_single_query() -> None:
     assert difference(column(1, 2), np.full((2, 1), NAN)) == Estimate(None)
     with pytest.raises(ValueError, match="3 and 2 queries cannot be paired"):
         difference(column(1, 2, 3), column(1, 2))
+
+
+def test_queries_that_one_policy_alone_answered_do_not_hide_what_the_other_does_better() -> None:
+    rng = np.random.default_rng(7)
+    hardness = np.where(np.arange(100) < 30, -3.0, 0.0)[:, None]
+    before, after = hardness + rng.normal(0, 0.3, (100, 1)), hardness + 0.3 + rng.normal(0, 0.3, (100, 1))
+    before[:30] = NAN  # the hard ones it did not answer in form
+    found = difference(before, after)
+    assert found.value == pytest.approx(0.3, abs=0.1) and found.sign == 1
+    assert float(np.nanmean(after) - np.nanmean(before)) < -0.4
+    one, other = paired(before, after)
+    assert one.shape == other.shape == (70, 1) and found.value == pytest.approx(float(other.mean() - one.mean()))
+
+
+@pytest.mark.parametrize(("queries", "told"), [(2, False), (LEAST_QUERIES - 1, False), (LEAST_QUERIES, True)])
+def test_few_queries_have_no_p(queries: int, told: bool) -> None:
+    before = column(*np.random.default_rng(0).normal(0, 1, queries))
+    assert (difference(before, before + 9).p is not None) is told
+    lengths = (np.exp(before), np.exp(before[::-1]))
+    assert (length_controlled(before, before + 9, lengths).value is not None) is told
 
 
 def test_a_constant_difference_has_an_interval_without_width() -> None:
@@ -131,10 +160,21 @@ def test_a_length_controlled_difference_is_the_intercept_of_least_squares() -> N
     assert length_controlled(before, after, (lengths[0], lengths[1])).value == pytest.approx(intercept, rel=1e-9)
 
 
-def test_without_lengths_that_differ_there_is_nothing_to_fit() -> None:
-    same = np.full((5, 1), 100.0)
-    values = column(1, 2, 3, 4, 5)
-    assert length_controlled(values, values + 1, (same, same)).value is None
-    assert length_controlled(values, np.full((5, 1), NAN), (same, same)) == Estimate(None)
+def test_an_answer_without_a_length_does_not_count() -> None:
+    rng = np.random.default_rng(6)
+    before, after = rng.normal(0, 1, (2, 60, 1))
+    lengths = np.exp(rng.normal(5, 1, (2, 60, 1)))
+    without = length_controlled(before[1:], after[1:], (lengths[0, 1:], lengths[1, 1:]))
+    lengths[1, 0] = NAN  # a judge grades what does not match, but its document has no length
+    assert length_controlled(before, after, (lengths[0], lengths[1])) == without and without.value is not None
+
+
+def test_lengths_that_all_change_alike_leave_nothing_to_fit_and_equal_ones_the_difference() -> None:
+    values = column(*range(LEAST_QUERIES))
+    same = np.full_like(values, 100.0)
+    assert length_controlled(values, values + 1, (same, 2 * same)).value is None
+    assert length_controlled(values, values + 1, (same, same)).value == pytest.approx(1)
+    assert length_controlled(values, np.full_like(values, NAN), (same, same)) == Estimate(None)
+    values, same = values[:5], same[:5]
     with pytest.raises(ValueError, match="5 and 4 queries cannot be paired"):
         length_controlled(values, values[1:], (same, same[1:]))

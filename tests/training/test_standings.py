@@ -80,8 +80,10 @@ def test_equal_and_missing_values() -> None:
     assert ranks(Column("a", (1.0, 1.0, 2.0, None))) == [2.5, 2.5, 1.0, 4.0]
     assert ranks(Column("a", (1.0, 1.0, 2.0, None), low=True)) == [1.5, 1.5, 3.0, 4.0]
     assert average_ranks([Column("a", (1.0, 2.0)), Column("b", (1.0, 2.0), low=True)]) == [1.5, 1.5]
-    assert standings(["x"], [Column("a", (None,))])[1] == [["x", "– (1)", "1.0"]]
-    assert relative_change(0.0, 1.0) is None and relative_change(-2.0, -1.0) == 50.0
+    assert standings(["x"], [Column("a", (None,))])[1] == [["x", "–", "–"]]
+    assert standings(["x", "y"], [Column("a", (None, 1.0))])[1] == [["x", "–", "2.0"], ["y", "1.000 (1)", "1.0"]]
+    assert relative_change(2.0, 1.0) == -50.0 and relative_change(0.0, 1.0) is None
+    assert relative_change(-2.0, -1.0) is None and relative_change(-2.0, 1.0) is None
     assert relative_change(None, 1.0) is None and relative_change(1.0, None) is None
 
 

@@ -94,7 +94,7 @@ def queries_of(settings: EvaluateSettings, source: Path | pl.LazyFrame) -> list[
         frames = list(read_columns(source, [settings.column], f"evaluate.source {settings.source}"))
     except NoColumn as error:
         raise UserError(f"{error}; set evaluate.column") from None
-    texts = pl.concat(frames)[settings.column].str.strip_chars()
+    texts = pl.concat([pl.DataFrame(schema={settings.column: pl.String}), *frames])[settings.column].str.strip_chars()
     # In the order of the source, so that `skip` and `queries` always mean the same texts.
     distinct = texts.filter(texts != "").unique(maintain_order=True)
     queries = distinct.slice(settings.skip, settings.queries).to_list()

@@ -14,13 +14,11 @@ import polars as pl
 from builders.cards.card import Card
 from builders.core import sources
 from builders.core.plan import SOURCE
-from builders.core.ready import engine_ready
 from builders.core.replies import replies_depend_on
-from builders.core.stage import Asking, Asks, Context, FindModel, Shard, ShardResult, Source, Stage, row_shards
+from builders.core.stage import Asking, Asks, Context, Shard, ShardResult, Source, Stage, row_shards
 from builders.grace_kto import roles
 from builders.grace_kto.card import facts, recipe
 from builders.grace_kto.languages import language_column
-from builders.grace_kto.ready import require_guidable
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.judging import pairs
 from builders.judging.pairs import COMPARED_COLUMNS
@@ -31,7 +29,7 @@ from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.answers import stem
-from training.grace_kto.evaluations import READ
+from training.grace_kto.evaluations import READ, languages_of, ready
 
 PAIRS = "pairs.parquet"
 SIDES = {"policy": "model@revision", "response_id": "id of the answer", "response": "text that the judge saw"}
@@ -63,18 +61,7 @@ def source_of(config: GraceKTOSettings, require_pinned: bool = False) -> Source:
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the judge's prompts by name, in the queries' languages."""
-    languages = inputs["answers"].scan().select(language_column("query").unique().sort()).collect()
-    return pairs.prompts(config.judge, languages.to_series())
-
-
-def ready(config: GraceKTOSettings, find: FindModel) -> None:
-    """Check what asking the judge needs.
-
-    Raises:
-        UserError: as `require_guidable` and `engine_ready`.
-    """
-    require_guidable("judge", "judge", config)
-    engine_ready(config, find, "judge")
+    return pairs.prompts(config.judge, languages_of(inputs["answers"]))
 
 
 def plan(context: Context[GraceKTOSettings]) -> list[Shard]:

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.machine import local_engine, require_engine
 from builders.core.models import Loaded, LocalModel
-from builders.core.pipeline import EvaluationTable
 from builders.core.prompting import chat
 from builders.engines import Completion
 from builders.engines.loading import load_tokenizer_and_config
@@ -54,7 +54,7 @@ from training.grace_kto.evaluate import (
     require_reference,
 )
 from training.grace_kto.evaluation import Evaluation
-from training.grace_kto.table import RUNAWAY_SHARE, directions, number
+from training.grace_kto.table import RUNAWAY_SHARE, differences_between, number
 from training.intervals import Floats
 
 log = logging.getLogger(__name__)
@@ -347,12 +347,10 @@ def _table(
 def _compared(window: int, first: str, method: str, evaluations: Evaluations) -> str:
     """One sentence on what a method changes at a window beyond the policy's own."""
     before, after = evaluations[first, window], evaluations[method, window]
-    words = {1: "better", -1: "worse", 0: "not distinguishable"}
-    changes = {label: change for label, change in after.change_from(before).items() if label in LABELS}
-    good = directions(changes)
+    found = {one.metric: one for one in differences_between(before, after, only=LABELS)}
     told = ", ".join(
-        f"{word} {number(before.value(label), label)} → {number(after.value(label), label)}, {words[good[label]]}"
+        f"{word} {number(one.before, label)} → {number(one.after, label)}, {one.verdict}"
         for label, word in LABELS.items()
-        if changes[label].value is not None
+        if (one := found[label]).raw.value is not None
     )
     return f"At {short(window)}, from {first} to {method}: {told}."

@@ -13,18 +13,17 @@ on-topic share and heading coverage.
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from builders.core.continued import continued
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.machine import local_engine, require_engine
-from builders.core.models import LocalModel, ModelFinder, on_disk
-from builders.core.pipeline import EvaluationTable
+from builders.core.models import LocalModel, ModelFinder, on_disk, require_distinct
 from builders.core.run import materialise, run
 from builders.core.sources import source_file
 from builders.core.stage import Stage
@@ -42,13 +41,20 @@ from builders.store.revision import Choice, Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 from training.grace_kto.answers import ANSWERS, queries_of
-from training.grace_kto.evaluation import JUDGE_SCORE, Evaluation, evaluation_of
+from training.grace_kto.compared import WATCHED, comparison_of, ungraded
+from training.grace_kto.evaluation import Evaluation, evaluation_of
 from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.figure import draw
 from training.grace_kto.pairwise import compare_pairs
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.policy import POLICY
-from training.grace_kto.table import at_equal_length, cautions, cells, progress, rank_policies, verdict
+from training.grace_kto.table import (
+    all_differences,
+    cautions,
+    progress,
+    rank_policies,
+    verdict,
+)
 
 
 def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
@@ -76,9 +82,12 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         roles.grader(config, 0)
     for text in references:
         require_reference(text, config, store)
-    queries = held_out_queries(config)
-    models, finder = evaluation_models(config, first=not references)
+    held_out_queries(config)
+    models, finder = evaluation_models(config, first=not references, judge=stage is EVALUATIONS)
     policies = named_policies(config, store, finder, references, models.pop("first", None))
+    require_distinct(policies, "grace evaluate")
+    if pairwise and len(policies) < 2:
+        raise UserError("grace evaluate --pairwise: one policy alone; give two or more")
     answers = answers_of(config, policies, models, stage)
     if pairwise:
         return compare_pairs(config, answers, dataset_names([name for name, _ in policies]), output)
@@ -88,20 +97,17 @@ def evaluate_policies(config: GraceKTOSettings, references: Sequence[str], outpu
         _record(evaluation, evaluations[0]) | {"ranks": rank, "average_rank": mean, "dataset": str(revision)}
         for evaluation, rank, mean, (_, revision) in zip(evaluations, ranks, average, answers, strict=True)
     ]
-    header, rows = cells(evaluations, ranks, average)
-    said, warned = verdict(evaluations), cautions(config, evaluations)
-    controlled = at_equal_length(evaluations)
-    graded = [graded_by(evaluation, revision) for evaluation, (_, revision) in zip(evaluations, answers, strict=True)]
-    lines = [said, *filter(None, (controlled, *graded)), *(f"Caution: {line}." for line in warned)]
-    files = write_tables(output, "evaluation", header, rows, record=records, lines=lines)
-    figures = draw(evaluations, output / "evaluation")
-    return EvaluationTable(
-        title=f"{len(queries)} held-out queries, means over matched responses (rank)",
-        header=header,
-        rows=rows,
-        lines=lines,
-        public={"policies": records, "verdict": said, "cautions": warned, "path": str(output)},
-        files=(*files, *figures),
+    datasets = [revision for _, revision in answers]
+    warned = [*ungraded(evaluations, datasets), *cautions(config, evaluations)]
+    found = comparison_of(evaluations, datasets, warned)
+    files = write_tables(output, "evaluation", found.header, found.rows, record=records, lines=found.lines)
+    if len(evaluations) > 1:
+        every, judged = all_differences(evaluations)
+        files += write_tables(output, "differences", every.header, every.rows, record=judged)
+    return replace(
+        found,
+        public={"policies": records, "verdict": verdict(evaluations), "cautions": warned, "path": str(output)},
+        files=(*files, *draw(evaluations, output / "evaluation")),
     )
 
 
@@ -120,7 +126,7 @@ def answers_of(
     Args:
         config: the configuration.
         policies: names and models.
-        scorers: the models of the score stage, by role.
+        scorers: the models of the score stage, by role; `judge` where a stage makes the judge.
         stage: `answers`, or `evaluations` for graded ones.
         suffix: end of each policy's name.
     """
@@ -128,6 +134,7 @@ def answers_of(
     # Found already, wherever the configuration says they come from.
     fixed = {role: name_of(scorers[role], store) for role in ("general", "domain", "relevance")}
     fixed |= dict.fromkeys(("policy", "base"), name_of(scorers["tokenizer"], store))
+    fixed |= {"judge": name_of(scorers["judge"], store)} if "judge" in scorers else {}
     after = f"-after-{config.evaluate.skip}" if config.evaluate.skip else ""
     found = []
     for (name, policy), part in zip(policies, dataset_names([name for name, _ in policies]), strict=True):
@@ -136,46 +143,6 @@ def answers_of(
         own = config.model_copy(update={"models": models, "evaluate": evaluate, "continues": None})
         found.append((name, run(GRACE_KTO, own, stage.name)[-1].revision))
     return found
-
-
-def compared_answers(datasets: Sequence[Revision]) -> EvaluationTable | None:
-    """Return the comparison of policies that datasets of answers hold, without any model.
-
-    Args:
-        datasets: revisions; those of stage `answers` and `evaluations` count, the first of them is compared with.
-
-    Returns:
-        The table and what is said below it; None where there are no such datasets, or they are of different queries.
-    """
-    stages = (ANSWERS.name, EVALUATIONS.name)
-    own = [one for one in datasets if one.manifest is not None and one.manifest.stage in stages]
-    frames = [one.scan().collect() for one in own]
-    if not own or any(frame["response_id"].to_list() != frames[0]["response_id"].to_list() for frame in frames):
-        return None
-    names = [one.repo.rpartition("/")[2].rpartition("-")[0] for one in own]
-    evaluations = [evaluation_of(name, frame) for name, frame in zip(names, frames, strict=True)]
-    ranks, average = rank_policies(evaluations)
-    header, rows = cells(evaluations, ranks, average)
-    graded = (graded_by(evaluation, one) for evaluation, one in zip(evaluations, own, strict=True))
-    return EvaluationTable(
-        title=f"{evaluations[0].queries} held-out queries, means over matched responses (rank)",
-        header=header,
-        rows=rows,
-        lines=[verdict(evaluations), *filter(None, (at_equal_length(evaluations), *graded))],
-        public={},
-        files=(),
-    )
-
-
-def graded_by(evaluation: Evaluation, revision: Revision) -> str | None:
-    """One sentence on who graded a policy's answers and how many could not be graded; None where nobody did."""
-    judge = None if revision.manifest is None else revision.manifest.models.get("judge")
-    if judge is None or JUDGE_SCORE not in evaluation.columns:
-        return None
-    unscored = int(np.isnan(evaluation.columns[JUDGE_SCORE]).sum())
-    return (
-        f"{evaluation.name} graded by {judge}: {unscored} of {evaluation.columns[JUDGE_SCORE].size} answers unscored."
-    )
 
 
 def dataset_names(names: Sequence[str]) -> list[str]:
@@ -216,9 +183,7 @@ def learned(config: GraceKTOSettings, round_: int) -> list[str]:
     models, finder = evaluation_models(config)
     first, *rounds = named_policies(config, Store(Path(config.store)), finder, (), models.pop("first"))
     policies = [first, *((name, policy) for name, policy in rounds if name == round_name(round_))]
-    found = answers_of(
-        config, policies, models, ANSWERS, suffix="-watch"
-    )  # beside those of `grace evaluate`, which are others
+    found = answers_of(config, policies, models, ANSWERS, suffix=WATCHED)
     evaluations = [evaluation_of(name, own.scan().collect()) for name, own in found]
     cautious = [f"caution: {line}" for line in cautions(config, evaluations)]
     return [f"{len(queries)} held-out queries, from the first policy: {progress(evaluations)}", *cautious]
@@ -240,20 +205,23 @@ def _record(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]:
 
 
 def evaluation_models(
-    config: GraceKTOSettings, *, first: bool = True, only: Collection[str] = tuple(SCORE.roles)
+    config: GraceKTOSettings, *, first: bool = True, judge: bool = False, only: Collection[str] = tuple(SCORE.roles)
 ) -> tuple[dict[str, LocalModel], ModelFinder]:
     """The models that an evaluation needs; models that are made by stages are built where they are missing.
 
     Args:
         config: the configuration.
         first: whether the first policy is needed too.
+        judge: whether the judge is needed too, where a stage makes it; any other is found when it is asked.
         only: roles of the score stage whose models are needed.
 
     Returns:
-        The scorers by role, with `first` also the first policy; and the finder that knows them.
+        The scorers by role, with `first` and `judge` also these; and the finder that knows them.
     """
     scorers = {role: fill for role, fill in SCORE.roles.items() if role in only}
     fills = {**scorers, **({"first": roles.first_policy} if first else {})}
+    if judge and GRACE_KTO.find(roles.grader(config, 0)) is not None:
+        fills["judge"] = roles.grader
     wanted: dict[str, Any] = {role: fill(config, 1) for role, fill in fills.items()}
     models, finder = materialise(GRACE_KTO, config, wanted)
     return {role: on_disk(model, "evaluate") for role, model in models.items()}, finder

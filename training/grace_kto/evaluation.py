@@ -5,7 +5,7 @@ from functools import cached_property
 
 import polars as pl
 
-from training.intervals import Estimate, Floats, Statistic, difference, estimate, length_controlled, value_of
+from training.intervals import Estimate, Floats, Statistic, difference, estimate, length_controlled, paired, value_of
 
 # The paper's symbols, and the columns of the score stage that they stand for.
 COLUMNS = {
@@ -65,10 +65,21 @@ class Evaluation:
         return {label: estimate(self.columns[_column(label)], _statistic(label)) for label in self.labels}
 
     def change_from(self, first: "Evaluation") -> dict[str, Estimate]:
-        """By label, the difference from another policy that answered the same queries, paired by query."""
+        """By label, the difference from another policy, over the queries that both have a value for."""
         return {
             label: difference(first.columns[_column(label)], self.columns[_column(label)], _statistic(label))
             for label in self.labels
+        }
+
+    def beside(self, first: "Evaluation") -> dict[str, tuple[float | None, float | None, int]]:
+        """By label, the values of another policy and of this one over the queries that both have one for, and how many.
+
+        These are the two whose difference `change_from` is.
+        """
+        pairs = {label: paired(first.columns[_column(label)], self.columns[_column(label)]) for label in self.labels}
+        return {
+            label: (value_of(before, _statistic(label)), value_of(after, _statistic(label)), len(before))
+            for label, (before, after) in pairs.items()
         }
 
     def change_at_equal_length(self, first: "Evaluation") -> dict[str, Estimate]:

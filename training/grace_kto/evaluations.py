@@ -40,8 +40,12 @@ READ = tuple(c for c in GROUPS_COLUMNS if c.name in NEEDED)
 
 def prompts(config: GraceKTOSettings, inputs: Mapping[str, Revision]) -> dict[str, str]:
     """Return the judge's prompts by name, in the queries' languages."""
-    languages = inputs["answers"].scan().select(language_column("query").unique().sort()).collect()
-    return grades.prompts(config.judge, languages.to_series())
+    return grades.prompts(config.judge, languages_of(inputs["answers"]))
+
+
+def languages_of(answers: Revision) -> list[str]:
+    """Return the languages of the queries, each once."""
+    return answers.scan().select(language_column("query").unique().sort()).collect().to_series().to_list()
 
 
 def ready(config: GraceKTOSettings, find: FindModel) -> None:

@@ -28,7 +28,8 @@ UNITS = {
 PANELS_IN_A_ROW = 4
 TICKS = 8  # policies at most that are named below a panel
 LABEL = 18  # characters of a policy's name below a panel
-ROUND = re.compile(r"round ([0-9]+)")  # the name of a round's policy; the one before the first round is called first
+# The name of a round's policy, or the label of its answers; the one before the first round is called first.
+ROUND = re.compile(r"round[ -]([0-9]+)")
 
 
 def draw(evaluations: Sequence[Evaluation], path: Path) -> tuple[str, str]:
@@ -73,7 +74,7 @@ def figure_of(evaluations: Sequence[Evaluation]) -> "Figure":
         else:
             _join(axes, places, [evaluation.value(label) for evaluation in evaluations])
     # A name that no font here has the characters for.
-    more = " A policy's number is its place in the table." if labels != names else ""
+    more = " A policy's number is its place in the table." if any(map(str.isdecimal, labels)) else ""
     write_caption(figure, caption(evaluations) + more)
     return figure
 

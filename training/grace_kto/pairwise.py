@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from builders.core.pipeline import EvaluationTable
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.run import run
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.report.text_tables import write_tables
@@ -42,10 +42,8 @@ def compare_pairs(
         output: folder to write into; it is made where it is missing.
 
     Raises:
-        UserError: there is one policy alone, or no pair has a preference.
+        UserError: no pair has a preference.
     """
-    if len(answers) < 2:
-        raise UserError("grace evaluate --pairwise: one policy alone; give two or more")
     frames = {}
     for first, second in combinations(range(len(answers)), 2):
         frames[first, second] = _compared(config, answers, names, first, second)
@@ -62,13 +60,21 @@ def compare_pairs(
     policies = [name for name, _ in answers]
     header, rows = _table(policies, strengths(judged, len(answers)), judged)
     lines = [_line(policies[a], policies[b], frame) for (a, b), (_, frame) in frames.items()]
+    judge = next(str(frame["judge"][0]) for _, frame in frames.values())
+    found = [counts_of(frame) for _, frame in frames.values()]
+    agree, pairs = sum(one["orders agree"] for one in found), sum(sum(one[name] for name in SHARES) for one in found)
+    lines.append(f"Chosen by {judge}.")
+    if 2 * agree < pairs:
+        lines.append(
+            f"Caution: both orders agree in {agree} of {pairs} pairs: the judge hardly tells the answers apart."
+        )
     record = {
         "strengths": dict(zip(policies, map(asdict, strengths(judged, len(answers))), strict=True)),
         "pairs": [
             {"policy_a": policies[a], "policy_b": policies[b], "dataset": str(revision), **counts_of(frame)}
             for (a, b), (revision, frame) in frames.items()
         ],
-        "judge": config.models.judge,
+        "judge": judge,
         "path": str(output),
     }
     bias = position_bias(pl.concat([frame for _, frame in frames.values()]))

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from builders.core.costs import CostPlan, Rehearsed
-from builders.core.pipeline import EvaluationTable, Pipeline
+from builders.core.evaluation_table import EvaluationTable
+from builders.core.pipeline import Pipeline
 from builders.grace_kto.messages import ask_for_queries
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.grace_kto.stages import CALIBRATE, CRITERIA, FORMAT, GENERATE, RATE, SAMPLE, SCORE, SEED
@@ -74,14 +75,14 @@ def watch(config: GraceKTOSettings, round_: int, made: Mapping[str, Revision]) -
 
 
 def compared(datasets: Sequence[Revision]) -> EvaluationTable | None:
-    """Compare policies by their answers alone; see `training.grace_kto.evaluate`."""
-    from training.grace_kto.evaluate import compared_answers
+    """Compare policies by their answers alone; see `training.grace_kto.compared`."""
+    from training.grace_kto.compared import compared_answers
 
     return compared_answers(datasets)
 
 
 def evaluate(config: GraceKTOSettings, references: Sequence[str], output: Path) -> EvaluationTable:
-    """Compare policies on held-out queries; see `training.grace_kto.evaluate`."""
+    """Compare policies on held-out queries; see `training.grace_kto.compared`."""
     from training.grace_kto.evaluate import evaluate_policies
 
     return evaluate_policies(config, references, output)

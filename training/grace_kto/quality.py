@@ -68,7 +68,7 @@ def quality_of(
         "effective sample": float(sizes.sum() ** 2 / (len(sizes) * (sizes**2).sum())) if sizes.any() else None,
         "reward and length": _finite(correlation),
         "near-duplicates": None if repeated is None else float(repeated),
-        "KL": policy.results.get("kl"),
+        "KL": _finite(policy.results.get("kl")),
     }
     for symbol, (mean, deviation) in before.items():
         now = _metrics(weights).get(symbol)
@@ -124,7 +124,7 @@ def look_at(
     }
     path = store.root / ".loop" / config.local_namespace / config.name / f"{round_tag(round_)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return quality_line(found), alarm(config, round_, found, policy.manifest.results)
 
 

@@ -1,11 +1,15 @@
-"""An evaluation as a table: ranks, verdict, cautions, Markdown (GRACE-KTO, tables 1 and 4)."""
+"""An evaluation as tables: ranks, differences, verdict, cautions (GRACE-KTO, tables 1 and 4)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
 
+from builders.core.evaluation_table import Table
 from builders.grace_kto.settings import GraceKTOSettings
+from training.differences import Difference, difference_table, differences
 from training.grace_kto.evaluation import JUDGE_SCORE, MEDIAN, SHARES, Evaluation
-from training.intervals import CONFIDENCE, Estimate, corrected
-from training.standings import Column, average_ranks, ranks
+from training.intervals import LEAST_QUERIES
+from training.standings import Column, average_ranks, ranks, standings
 
 # Metrics that the paper ranks policies by; higher is better in all of them.
 RANKED = ("L", "E", "P", "R_s", "R_d")
@@ -33,65 +37,74 @@ def rank_policies(evaluations: Sequence[Evaluation]) -> tuple[list[dict[str, flo
     return [dict(zip(RANKED, own, strict=True)) for own in zip(*found, strict=True)], average_ranks(columns)
 
 
-def cells(
-    evaluations: Sequence[Evaluation], ranks: Sequence[dict[str, float]], average: Sequence[float]
-) -> tuple[list[str], list[list[str]]]:
-    """Format the table: one row per policy, the ranked metrics with their ranks first.
+def cells(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
+    """Format the table: one row per policy, the ranked metrics with their ranks first, and the change in percent last.
 
     Args:
-        evaluations: the policies' results, at least one.
-        ranks: the ranks of each policy by metric.
-        average: the average rank of each policy.
+        evaluations: the policies' results, at least one; the last row compares the last with the first.
 
     Returns:
         The header and the rows, all as text.
     """
     # Outside the average rank: shares, medians, the domain perplexity and the generated world's own measures.
     others = [*SHARES, *(label for label in evaluations[0].labels if label not in (*RANKED, *SHARES))]
-    header = ["policy", *RANKED, "avg. rank", *others]
-    rows = []
-    for evaluation, rank, mean in zip(evaluations, ranks, average, strict=True):
-        ranked = [f"{number(evaluation.value(metric), metric)} ({rank[metric]:g})" for metric in RANKED]
-        rest = [number(evaluation.value(label), label) for label in others]
-        rows.append([evaluation.name, *ranked, f"{mean:.1f}", *rest])
-    return header, rows
+    ranked, unranked = (
+        [Column(label, [e.value(label) for e in evaluations], digits(label)) for label in labels]
+        for labels in (RANKED, others)
+    )
+    names = [evaluation.name for evaluation in evaluations]
+    (_, *header), rows = standings(names, ranked, unranked, baseline=0 if len(names) > 1 else None)
+    return ["policy", *header], rows
 
 
 def number(value: float | None, label: str) -> str:
     """A value with the digits that its metric deserves; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:.1f}" if label in ("L", "E", JUDGE_SCORE) else f"{value:.3f}"
+    return "–" if value is None else f"{value:.{digits(label)}f}"
 
 
-def changes(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[str], list[str]]:
-    """Sort the labels by what became of them from the first policy to the last: better, worse, not distinguishable.
+def digits(label: str) -> int:
+    """How many digits of a metric stand after the point."""
+    return 1 if label in ("L", "E", JUDGE_SCORE) else 3
 
-    A label without a value is in none of them.
+
+def differences_between(first: Evaluation, other: Evaluation, only: Collection[str] = ()) -> list[Difference]:
+    """What became of each label of the table from one policy to another.
+
+    Args:
+        first: the policy that is compared with.
+        other: the other one.
+        only: labels to judge, together; none for all.
     """
-    found = evaluations[-1].change_from(evaluations[0])
-    good = directions(found)
-    known = [label for label, change in found.items() if change.value is not None]
-    better, worse, same = ([label for label in known if good[label] == sign] for sign in (1, -1, 0))
-    return better, worse, same
+    raw = {label: found for label, found in other.change_from(first).items() if not only or label in only}
+    values = other.beside(first)
+    return differences(values, raw, other.change_at_equal_length(first), LOW_IS_BETTER)
 
 
-def directions(changes: Mapping[str, Estimate]) -> dict[str, int]:
-    """1 for a change to the better, -1 to the worse, 0 where it cannot be told from none, by label.
-
-    A change counts where its p, corrected for the number of labels, is at most 5 %: of twenty metrics one would seem to
-    have changed by chance.
-    """
-    tested = {label: change.p for label, change in changes.items() if change.p is not None}
-    p = dict(zip(tested, corrected(list(tested.values())), strict=True))
-    return {
-        label: 0 if p.get(label, 1.0) > 1 - CONFIDENCE else _sign(change) * (-1 if label in LOW_IS_BETTER else 1)
-        for label, change in changes.items()
-    }
+def differences_from(first: Evaluation, other: Evaluation) -> Table:
+    """The differences of a policy from another one as a table."""
+    found = differences_between(first, other)
+    header, rows = difference_table(found, (first.name, other.name), {one.metric: digits(one.metric) for one in found})
+    tested = sum(one.p is not None for one in found)
+    title = (
+        f"{other.name} from {first.name}, over common queries, with 95 % intervals; p corrected for {tested} metrics"
+    )
+    return Table(title, header, rows)
 
 
-def _sign(change: Estimate) -> int:
-    return 0 if change.value is None else int(change.value > 0) - int(change.value < 0)
+def all_differences(evaluations: Sequence[Evaluation]) -> tuple[Table, list[dict[str, Any]]]:
+    """The differences of every policy from the first one, in one table for a file, and the same for machines."""
+    first, *others = evaluations
+    header: list[str] = []
+    rows: list[Sequence[str]] = []
+    records: list[dict[str, Any]] = []
+    for other in others:
+        table = differences_from(first, other)
+        metric, n, _, _, *rest = table.header
+        header = ["policy", metric, n, first.name, "value", *rest]
+        rows += [[other.name, *row] for row in table.rows]
+        found = differences_between(first, other)
+        records += [{"policy": other.name, **asdict(one), "verdict": one.verdict} for one in found]
+    return Table("", header, rows), records
 
 
 def verdict(evaluations: Sequence[Evaluation]) -> str:
@@ -100,14 +113,20 @@ def verdict(evaluations: Sequence[Evaluation]) -> str:
         return "One policy alone: nothing to compare."
     first, last = evaluations[0], evaluations[-1]
 
-    def told(labels: Iterable[str]) -> str:
-        ends = ((label, number(first.value(label), label), number(last.value(label), label)) for label in labels)
+    def told(found: Iterable[Difference]) -> str:
+        ends = ((one.metric, number(one.before, one.metric), number(one.after, one.metric)) for one in found)
         return ", ".join(f"{label} {before} → {after}" for label, before, after in ends) or "nothing"
 
-    better, worse, same = changes(evaluations)
+    found = [one for one in differences_between(first, last) if one.raw.value is not None]
+    if not any(one.p for one in found):
+        return (
+            f"From {first.name} to {last.name}: {first.queries} held-out queries are too few to tell a difference; "
+            f"evaluate.queries of {LEAST_QUERIES} and more can."
+        )
+    better, worse, same = ([one for one in found if one.direction == sign] for sign in (1, -1, 0))
     return (
-        f"From {first.name} to {last.name}, better: {told(better)}; worse: {told(worse)}; not distinguishable: "
-        f"{', '.join(same) or 'nothing'}."
+        f"From {first.name} to {last.name}, over common queries, better: {told(better)}; "
+        f"worse: {told(worse)}; not distinguishable: {', '.join(one.metric for one in same) or 'nothing'}."
     )
 
 
@@ -116,30 +135,12 @@ def progress(evaluations: Sequence[Evaluation]) -> str:
 
     A `+` stands behind a change to the better, a `-` behind one to the worse, nothing where none can be told.
     """
-    first, last = evaluations[0], evaluations[-1]
     marks = {1: "+", -1: "-", 0: ""}
-    changes = {label: c for label, c in last.change_from(first).items() if label in (*RANKED, *SHARES)}
     found = []
-    for label, good in directions(changes).items():
-        ends = (number(first.value(label), label), number(last.value(label), label))
-        found.append(f"{label} {' → '.join(ends)}{marks[good]}")
+    for one in differences_between(evaluations[0], evaluations[-1], only=(*RANKED, *SHARES)):
+        ends = (number(one.before, one.metric), number(one.after, one.metric))
+        found.append(f"{one.metric} {' → '.join(ends)}{marks[one.direction]}")
     return ", ".join(found)
-
-
-def at_equal_length(evaluations: Sequence[Evaluation]) -> str | None:
-    """One sentence on what changed beside what length explains; None where nothing can be told.
-
-    Of the ranked metrics and a judge's score, from the first to the last policy, see `length_controlled`.
-    """
-    found = evaluations[-1].change_at_equal_length(evaluations[0]) if len(evaluations) > 1 else {}
-    told = [
-        f"{label} {change.value:+.3g} ({change.low:+.3g} … {change.high:+.3g})"
-        for label, change in found.items()
-        if label in (*RANKED, JUDGE_SCORE) and change.value is not None and change.low is not None
-    ]
-    return (
-        f"At equal length, from {evaluations[0].name} to {evaluations[-1].name}: {', '.join(told)}." if told else None
-    )
 
 
 def cautions(config: GraceKTOSettings, evaluations: Sequence[Evaluation]) -> list[str]:
@@ -153,7 +154,11 @@ def cautions(config: GraceKTOSettings, evaluations: Sequence[Evaluation]) -> lis
         One line per caution, with the way out.
     """
     first, last = evaluations[0], evaluations[-1]
-    lines = []
+    lines = [
+        f"no answer of {one.name} has the tagged form, so it has no metrics; grace report shows what it wrote"
+        for one in evaluations
+        if not one.value("matched")
+    ]
     if (cut := last.value("cut") or 0.0) > RUNAWAY_SHARE:
         lines.append(
             f"{cut:.0%} of {last.name}'s responses are cut at the length limit: length runs away; "

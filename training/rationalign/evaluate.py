@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.machine import local_engine, require_engine
-from builders.core.models import AnyModel, LocalModel, on_disk
-from builders.core.pipeline import EvaluationTable
+from builders.core.models import AnyModel, LocalModel, on_disk, require_distinct
 from builders.core.run import materialise
 from builders.rationalign import messages
 from builders.rationalign.settings import RationAlignSettings
@@ -93,6 +93,9 @@ def evaluate_assistants(config: RationAlignSettings, references: Sequence[str], 
         if not all(joined) or len(set(joined)) < len(joined):
             raise UserError(f"grace evaluate {name}: give several runs of one assistant as REF+REF, each of them once")
     models = _models(config, runs)
+    require_distinct(
+        [(part, on_disk(models[part], "grace evaluate")) for parts in runs.values() for part in parts], "grace evaluate"
+    )
     found = []
     for name in names:
         parts = [on_disk(models[part], "grace evaluate") for part in runs[name]]

@@ -7,7 +7,8 @@ pairs ─ unlabelled;  sft, unlabelled ─ sample;  sample, reward ─ prefer �
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.core.pipeline import EvaluationTable, Pipeline
+from builders.core.evaluation_table import EvaluationTable
+from builders.core.pipeline import Pipeline
 from builders.rationalign.settings import RationAlignSettings
 from builders.rationalign.stages import CONTEST, EXPLAIN, PAIRS, PREFER, SAMPLE, UNLABELLED
 from builders.store.manifest import Manifest

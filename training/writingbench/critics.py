@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.machine import local_engine, require_engine
 from builders.core.models import LocalModel, load_engine_for, on_disk
-from builders.core.pipeline import EvaluationTable
 from builders.core.run import materialise, run
 from builders.engines import SamplingSettings
 from builders.engines.prompts import fits_window

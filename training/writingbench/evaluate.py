@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from builders.core.pipeline import EvaluationTable
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.run import run
 from builders.report.text_tables import write_tables
 from builders.store.columns import frame_of

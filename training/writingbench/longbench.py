@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from builders.core.pipeline import EvaluationTable
+from builders.core.evaluation_table import EvaluationTable
 from builders.report.text_tables import write_tables
 from builders.writingbench.settings import WritingBenchSettings
 from scorers.errors import UserError

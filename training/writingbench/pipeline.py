@@ -7,7 +7,8 @@ taxonomy ─ request ─ refine ─ criteria ─ respond ─ rate ─ select ─
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.core.pipeline import EvaluationTable, Pipeline, one_round
+from builders.core.evaluation_table import EvaluationTable
+from builders.core.pipeline import Pipeline, one_round
 from builders.store.manifest import Manifest
 from builders.writingbench.settings import WritingBenchSettings
 from builders.writingbench.stages import BENCHMARK, CRITERIA, CRITIQUE, RATE, REFINE, REQUEST, RESPOND, SELECT, TAXONOMY

@@ -26,7 +26,7 @@ from scorers.rating import HIGHEST, LOWEST
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_PANELS = 16
+MOST_PANELS = 24
 MOST_SERIES = 8  # policies or criteria whose means are compared
 LABEL = 22  # characters of a name
 PAIRS = (
@@ -131,7 +131,8 @@ def metrics_figure(rows: pl.LazyFrame) -> "Figure | None":
     None without a metric that has a number.
     """
     schema = rows.collect_schema()
-    found = spreads(rows, metric_columns(schema)[:MOST_PANELS])
+    columns = metric_columns(schema)
+    found = spreads(rows, columns[:MOST_PANELS])
     if not found:
         return None
     labelled = schema.get("label") == pl.Boolean
@@ -153,7 +154,8 @@ def metrics_figure(rows: pl.LazyFrame) -> "Figure | None":
     if series:
         grid[0].legend(fontsize=7)
     figure.supylabel("% of the rows" if series else "rows", fontsize=8, x=0.01)
-    caption(figure, "dashed: median; n: rows with a number; min, max: how far the outermost bin goes")
+    more = f"; the first {MOST_PANELS} of {len(columns)} metrics" if len(columns) > MOST_PANELS else ""
+    caption(figure, f"dashed: median; n: rows with a number; min, max: how far the outermost bin goes{more}")
     return figure
 
 

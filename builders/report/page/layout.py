@@ -9,9 +9,9 @@ Datasets of this project and of other people are read alike:
     rows         anything else of this project: one row is one entry, without responses
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -35,8 +35,10 @@ _TOLD: dict[Kind, tuple[str, ...]] = {
     "rows": (),
 }
 """By kind, columns with a place of their own."""
+FLAGS = ("label", "matched")
+"""Columns that are told as a label and a form, where they hold truth values."""
 _PARTS = {"summary", "outline", "document", "prompt", "completion", "response", "suggestion", "chosen", "rejected"}
-"""Columns that repeat a part of what is shown already."""
+"""Columns of this project that repeat a part of what is shown already."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Layout:
         columns: by metric, its columns: one, or one for each side.
         ranks: by metric, the column of its rank in the group.
         fields: columns that are shown as they are.
+        flags: those of `FLAGS` that hold truth values.
         read: every column that is read.
     """
 
@@ -65,16 +68,18 @@ class Layout:
     columns: dict[str, tuple[str, ...]]
     ranks: dict[str, str]
     fields: tuple[str, ...]
+    flags: tuple[str, ...]
     read: tuple[str, ...]
 
 
-def layout_of(schema: pl.Schema, what: str, *, known: bool) -> Layout:
+def layout_of(schema: pl.Schema, what: str, *, known: bool, zero_or_one: Collection[str] = ()) -> Layout:
     """Return how a dataset is read.
 
     Args:
         schema: its columns.
         what: names the dataset in the error message.
         known: whether this project made it; then every dataset can be shown.
+        zero_or_one: columns of integers that hold 0 and 1 alone.
 
     Raises:
         UserError: for a foreign dataset that has neither queries with responses nor pairs.
@@ -99,7 +104,8 @@ def layout_of(schema: pl.Schema, what: str, *, known: bool) -> Layout:
             f"{what}: has no text to show: it needs query or prompt with response or completion, or chosen and "
             f"rejected; it has {', '.join(schema.names()) or 'no column'}; rename what fits, or name another dataset"
         )
-    return _completed(schema, kind, query, texts, known=known)
+    flags = tuple(name for name in FLAGS if schema.get(name) == pl.Boolean or name in zero_or_one)
+    return _completed(schema, kind, query, texts, flags, known=known)
 
 
 def _pairs() -> list[tuple[str, ...]]:
@@ -107,7 +113,9 @@ def _pairs() -> list[tuple[str, ...]]:
     return [("suggestion_chosen", "suggestion_rejected"), ("winner", "loser"), ("chosen", "rejected")]
 
 
-def _completed(schema: pl.Schema, kind: Kind, query: str | None, texts: tuple[str, ...], *, known: bool) -> Layout:
+def _completed(
+    schema: pl.Schema, kind: Kind, query: str | None, texts: tuple[str, ...], flags: tuple[str, ...], *, known: bool
+) -> Layout:
     """Return a layout with what follows from its texts: metrics, ranks, fields."""
     names = schema.names()
     whole = {"suggestion": "response", "suggestion_chosen": "chosen", "suggestion_rejected": "rejected"}
@@ -115,18 +123,24 @@ def _completed(schema: pl.Schema, kind: Kind, query: str | None, texts: tuple[st
     base = "source" if "source" in names and _edits(texts) else None
     if kind == "rows":
         query = query or next((name for name in names if schema[name] == pl.String), None)
-    placed = {*texts, *filter(None, wholes), query, base, *_TOLD[kind], *(IDS if known else ())}
-    placed |= _PARTS if kind != "rows" else set()
-    numbers = [name for name in names if schema[name].is_numeric() and name not in _NUMBERS | placed]
+    told = [name for name in _TOLD[kind] if name not in FLAGS or name in flags]
+    placed = {*texts, *filter(None, wholes), query, base, *told, *(IDS if known else ())}
+    placed |= _PARTS if known and kind != "rows" else set()
+    numbers = [name for name in names if schema[name].is_numeric() and name not in placed and not _is_count(name)]
     columns = _columns(kind, numbers)
     ranks = {name: f"rank_{name}" for name in columns if f"rank_{name}" in numbers}
     metrics = tuple(name for name in columns if name not in ranks.values())
     placed |= {column for several in columns.values() for column in several}
     fields = tuple(name for name in names if name not in placed and _is_field(schema[name], known=known))
-    told = (name for name in _TOLD[kind] if name in names and (known or kind != "preferences"))
+    told = [name for name in told if name in names and (known or kind != "preferences")]
     needed = (query, *texts, *wholes, base, *(c for m in metrics for c in columns[m]), *ranks.values(), *fields, *told)
     read = tuple(dict.fromkeys(name for name in needed if name is not None))
-    return Layout(kind, query, texts, wholes, base, metrics, columns, ranks, fields, read)
+    return Layout(kind, query, texts, wholes, base, metrics, columns, ranks, fields, flags, read)
+
+
+def _is_count(name: str) -> bool:
+    """Whether a number is no metric: a setting, a place, an id."""
+    return name in _NUMBERS or name in ("id", "idx") or name.endswith("_id")
 
 
 def _columns(kind: Kind, numbers: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -156,7 +170,7 @@ def _sided(numbers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _is_text(dtype: pl.DataType | None) -> bool:
     """Whether a column holds texts or chat messages."""
-    return dtype == pl.String or is_messages(dtype)
+    return dtype is not None and (dtype in (pl.String, pl.Categorical, pl.Enum) or is_messages(dtype))
 
 
 def is_messages(dtype: pl.DataType | None) -> bool:
@@ -168,6 +182,13 @@ def is_messages(dtype: pl.DataType | None) -> bool:
 
 
 def _is_field(dtype: pl.DataType, *, known: bool) -> bool:
-    """Whether a column is shown as it is: texts and numbers, and of this project's datasets lists too."""
-    simple = dtype == pl.String or dtype == pl.Boolean or dtype.is_numeric()
-    return simple or (known and dtype.is_nested())
+    """Whether a column is shown as it is: all but bytes and, of other people, lists of numbers, such as embeddings."""
+    numbers = isinstance(dtype, pl.List | pl.Array) and dtype.inner.is_numeric()
+    return _is_said(dtype) and (known or not numbers)
+
+
+def _is_said(dtype: Any) -> bool:
+    """Whether nothing of a type is bytes."""
+    if isinstance(dtype, pl.Struct):
+        return all(_is_said(field.dtype) for field in dtype.fields)
+    return _is_said(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else dtype not in (pl.Binary, pl.Object)

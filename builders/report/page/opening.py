@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from builders.core.evaluation_table import Table
 from builders.hub.refs import open_revision
 from builders.inspect.lineage import lineage
 from builders.report.lineage import lineage_rows
-from builders.report.page.summary import Table
 from builders.store.names import naming_near
 from builders.store.ref import parse_ref
 from builders.store.revision import Choice, Revision

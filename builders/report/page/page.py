@@ -7,9 +7,14 @@ give the same bytes.
 """
 
 import base64
+import errno
 import hashlib
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,10 +22,10 @@ from typing import IO, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from builders.core.evaluation_table import Table
 from builders.report.page.packing import characters, codes_of, deflate, encode, vocabulary_of
-from builders.report.page.records import number
 from builders.report.page.sources import Source, groups_of, order_of, source_of
-from builders.report.page.summary import Overview, Table, overview_of
+from builders.report.page.summary import Overview, overviews_of
 from builders.store.files import replacing
 from builders.store.revision import Revision
 from builders.store.store import Store
@@ -39,6 +44,8 @@ SHORT = 160
 """Characters of a query that the index holds, which are what the search box looks through at once."""
 SLACK = 2**12
 """Bytes kept free for the numbers that are known last."""
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and marks that turn the direction of a text."""
 BLOCKS = "<!--blocks-->"
 """Where the blocks go; escaped text cannot hold it."""
 
@@ -65,7 +72,7 @@ class Written:
         if not self.of:
             return ""
         if self.groups == self.of:
-            return f"all {self.of:,} groups shown"
+            return "the one group shown" if self.of == 1 else f"all {self.of:,} groups shown"
         return f"{self.groups:,} of {self.of:,} groups shown: {RULE}"
 
 
@@ -129,11 +136,13 @@ def write_page(
     Raises:
         UserError: a dataset without texts to show, an empty one, and a page that has no room for a single group.
     """
-    require_file(path)
+    path = require_file(path)
+    if not math.isfinite(max_mb):
+        raise UserError(f"--max-mb {max_mb}: give a number of megabytes, such as {MAX_MB}")
     sources = [source_of(revision, store) for revision in revisions if not _is_model(revision)]
     total = order_of(sources).height if sources else 0
     values = {
-        "overviews": [overview_of(revision) for revision in revisions],
+        "overviews": overviews_of(revisions),
         "tables": tables,
         "lineage": lineage,
         "pictures": [(title, base64.b64encode(svg).decode()) for title, svg in pictures],
@@ -151,7 +160,7 @@ def write_page(
             raise UserError(f"--max-mb {max_mb:g}: not even the first group fits; give more")
         head, tail = _render(values, Written(path, 0, packed.groups, total)).encode().split(BLOCKS.encode())
         file.seek(0)
-        with replacing(path) as page:
+        with _writing(path) as page:
             page.write(head)
             while piece := file.read(2**20):
                 page.write(piece)
@@ -159,18 +168,39 @@ def write_page(
     return Written(path, path.stat().st_size, packed.groups, total)
 
 
-def require_file(path: Path) -> None:
-    """Check that a file can stand there, and make its folder.
+def require_file(path: Path) -> Path:
+    """Check that a file can stand there, make its folder, and return its path; of a link, of what it leads to.
 
     Raises:
-        UserError: it is a folder, or a file stands in the place of a folder above it.
+        UserError: it is a folder or a device, or a file stands in the place of a folder above it.
     """
     if path.is_dir() or not path.name:
         raise UserError(f"--output {path}: is a folder; name a file, such as {path / 'report.html'}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--output {path}: is a device or a pipe; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--output {path}: {path.parent} is a file, not a folder; name another file") from None
+    except OSError as error:
+        raise UserError(f"--output {path}: {path.parent}: {error.strerror}; name another file") from None
+    return path.resolve() if path.is_symlink() else path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that replaces the page at the end.
+
+    Raises:
+        UserError: it cannot be written there, but for a full disk, which is told as everywhere.
+    """
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"--output {path}: cannot be written: {error.strerror}; name another file") from None
 
 
 def _is_model(revision: Revision) -> bool:
@@ -248,7 +278,8 @@ def _write_index(packed: _Packed) -> None:
 def _index_line(group: dict[str, Any], sources: Sequence[Source]) -> str:
     """Return what is known of a group before its block is unpacked, as JSON.
 
-    `[id, query, [[source, responses, matched, unmatched, positive, negative, [mean of each metric]], …]]`.
+    `[id, query, [[source, responses, matched, unmatched, positive, negative, [mean of each metric], both], …]]`; `both`
+    counts the responses that are matched and positive, matched and negative, unmatched and positive, and so on.
     """
     # Prompts for edits begin alike; what is edited tells one from another.
     text = " ".join((group["base"] or group["query"]).split())
@@ -259,15 +290,18 @@ def _index_line(group: dict[str, Any], sources: Sequence[Source]) -> str:
         counts = [
             sum(one.get(key) is value for one in found) for key in ("matched", "label") for value in (True, False)
         ]
+        pairs = Counter((one.get("matched"), one.get("label")) for one in found)
+        both = [pairs[matched, label] for matched in (True, False) for label in (True, False)]
         columns = zip(*(one["values"] for one in found), strict=True)
-        parts.append([part["source"], len(found), *counts, [_mean(column) for column in columns]])
+        parts.append([part["source"], len(found), *counts, [_mean(column) for column in columns], both])
     return _json([group["id"], query, parts])
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of the values that are there."""
-    there = [value for value in values if value is not None]
-    return number(float(f"{sum(there) / len(there):.4g}")) if there else None
+def _mean(values: Sequence[float | str | None]) -> float | None:
+    """Return the mean of the values that are there; whole numbers too large for a browser are texts."""
+    there = [float(value) for value in values if value is not None]
+    mean = float(f"{sum(there) / len(there):.4g}") if there else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def _json(value: object) -> str:
@@ -314,6 +348,7 @@ def _render(values: Mapping[str, Any], written: Written) -> str:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -332,6 +367,13 @@ def _render(values: Mapping[str, Any], written: Written) -> str:
         config=config,
         blocks=BLOCKS,
     )
+
+
+def _visible(value: object) -> object:
+    """Return a text with control characters, and marks that turn the direction of a text, as `U+202E`."""
+    if type(value) is not str:
+        return value
+    return "".join(f"U+{ord(c):04X}" if HIDDEN.match(c) else c for c in value)
 
 
 def _hash(text: str) -> str:

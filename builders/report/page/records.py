@@ -16,6 +16,8 @@ from typing import Any
 from builders.report.page.layout import SIDES, Layout
 
 Row = Mapping[str, Any]
+EXACT = 2**53
+"""Up to here a float holds every whole number."""
 
 
 def part_of(layout: Layout, rows: Sequence[Row]) -> dict[str, Any]:
@@ -54,18 +56,26 @@ def text_of(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(item is None or (isinstance(item, dict) and "role" in item) for item in value)
+    ):
         return messages_text(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "\n".join(value)
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
 
 
-def messages_text(messages: Sequence[Row]) -> str:
-    """Return chat messages as one text, each below its role; one user or assistant message is its content alone."""
-    if len(messages) == 1 and messages[0]["role"] in ("user", "assistant"):
-        return text_of(messages[0].get("content"))
-    return "\n\n".join(f"{m['role']}:\n{text_of(m.get('content'))}" for m in messages)
+def messages_text(messages: Sequence[Row | None]) -> str:
+    """Return chat messages as one text, each below its role; one user or assistant message is its content alone.
+
+    A message that is null says nothing.
+    """
+    there = [message for message in messages if message is not None]
+    if len(there) == 1 and there[0]["role"] in ("user", "assistant"):
+        return text_of(there[0].get("content"))
+    return "\n\n".join(f"{m['role']}:\n{text_of(m.get('content'))}" for m in there)
 
 
 def criteria_of(value: object) -> list[dict[str, str]]:
@@ -75,11 +85,16 @@ def criteria_of(value: object) -> list[dict[str, str]]:
     return [{key: text_of(text) for key, text in one.items()} for one in value if isinstance(one, dict)]
 
 
-def number(value: object) -> float | int | None:
-    """Return a number of six significant digits; None for what is none, NaN and infinity."""
+def number(value: object) -> float | int | str | None:
+    """Return a number, of six significant digits where it has a fraction; None for what is none, NaN and infinity.
+
+    A browser's numbers are floats: whole ones beyond 2^53 are texts.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+    if isinstance(value, int):
+        return value if abs(value) <= EXACT else str(value)
+    return value if value.is_integer() or abs(value) >= 10**6 else float(f"{value:.6g}")
 
 
 def query_of(layout: Layout, row: Row) -> str:
@@ -205,8 +220,8 @@ def _record(layout: Layout, row: Row, id_: str, text: str, side: int) -> dict[st
     found["values"] = [number(row[layout.columns[name][side]]) for name in layout.metrics]
     if layout.ranks:
         found["ranks"] = [number(row[layout.ranks[m]]) if m in layout.ranks else None for m in layout.metrics]
-    for name in ("matched", "label"):
-        if isinstance(value := row.get(name), bool | int):
+    for name in layout.flags:
+        if (value := row.get(name)) is not None:
             found[name] = bool(value)
     return found | {"fields": _fields(layout, row)}
 

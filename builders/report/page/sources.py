@@ -5,24 +5,25 @@ A dataset is never whole in memory: its ids and the sizes of its texts are read 
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from builders.hub.refs import open_revision
-from builders.report.page.layout import IDS, Layout, is_messages, layout_of
+from builders.report.page.layout import FLAGS, IDS, Layout, is_messages, layout_of
 from builders.report.page.records import criteria_of, part_of, query_of, text_of
 from builders.store.revision import Revision
 from builders.store.store import Store
-from scorers.errors import UserError
+from scorers.errors import UserError, plain
 
 PIECE = 16 * 2**20
 """Bytes of texts that are read at once."""
 SLICE = 20_000
 """Rows whose queries are read at once where a dataset has no ids."""
-ID = "id of the group"
-"""Name of the column of ids while rows are read; no dataset has one of this name."""
+ID, ROW = "\0id", "\0row"
+"""Names of the columns of ids and of places while rows are read; NUL is in no name of a column that anybody writes."""
 NESTED = 200
 """Bytes that a value which is neither text nor messages counts for."""
 MAX_PARENTS = 8
@@ -54,18 +55,30 @@ def source_of(revision: Revision, store: Store) -> Source:
     Raises:
         UserError: a foreign dataset without texts, or one that is empty or cannot be read.
     """
-    try:
+    with reading(revision):
         return _source_of(revision, store)
+
+
+@contextmanager
+def reading(revision: Revision) -> Iterator[None]:
+    """Say which dataset cannot be read.
+
+    Raises:
+        UserError: polars cannot read what it needs of the dataset inside.
+    """
+    try:
+        yield
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"dataset {revision}: not readable as Parquet: {reason}; run `grace verify` on it") from None
+        reason = plain(str(error).splitlines()[0])
+        way = "make it anew" if revision.manifest is None else "run `grace verify` on it"
+        raise UserError(f"dataset {revision}: not readable: {reason}; {way}, or name another") from None
 
 
 def _source_of(revision: Revision, store: Store) -> Source:
     """Return a dataset as a source of groups."""
     schema = revision.schema()
     known = revision.manifest is not None
-    layout = layout_of(schema, f"dataset {revision}", known=known)
+    layout = layout_of(schema, f"dataset {revision}", known=known, zero_or_one=_zero_or_one(revision, schema))
     # Other people's ids may be numbers in the order of the file, which would be no fair sample.
     key = next((name for name in IDS if known and schema.get(name) == pl.String), None)
     groups = _by_key(revision, layout, key) if key else _by_query(revision, layout)
@@ -75,6 +88,15 @@ def _source_of(revision: Revision, store: Store) -> Source:
     for parent in texts:
         groups = _with_sizes(groups, parent)
     return Source(revision, layout, key, groups, texts)
+
+
+def _zero_or_one(revision: Revision, schema: pl.Schema) -> list[str]:
+    """Return the integer columns of `FLAGS` in which there is nothing but 0 and 1."""
+    numbers = [name for name in FLAGS if name in schema and schema[name].is_integer()]
+    if not numbers:
+        return []
+    held = revision.scan().select(pl.col(numbers).drop_nulls().is_in([0, 1]).all()).collect(engine="streaming")
+    return [name for name in numbers if held[name].item()]
 
 
 def order_of(sources: Sequence[Source]) -> pl.DataFrame:
@@ -90,7 +112,7 @@ def groups_of(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
     pieces = order.with_columns(piece=(pl.col("size").cum_sum() - pl.col("size")) // PIECE)
     for _, piece in pieces.group_by("piece", maintain_order=True):
         ids = piece["id"].to_list()
-        parts = [_parts(source, ids) for source in sources]
+        parts = [_read_parts(source, ids) for source in sources]
         for id_ in ids:
             found = [(number, part[id_]) for number, part in enumerate(parts) if id_ in part]
             yield _group(id_, found)
@@ -144,15 +166,25 @@ def _by_query(revision: Revision, layout: Layout) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame(schema={"id": pl.String, "size": pl.Int64, "row": pl.UInt32})
 
 
+def _read_parts(source: Source, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what a source says of some groups, by id.
+
+    Raises:
+        UserError: the dataset cannot be read.
+    """
+    with reading(source.revision):
+        return _parts(source, ids)
+
+
 def _parts(source: Source, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what a source says of some groups, by id."""
     scan = source.revision.scan()
     if source.key is not None:
         found = scan.filter(pl.col(source.key).is_in(ids)).select(pl.col(source.key).alias(ID), *source.layout.read)
     else:
-        wanted = source.groups.filter(pl.col("id").is_in(ids)).select("row", pl.col("id").alias(ID)).sort("row")
-        rows = scan.with_row_index("row").filter(pl.col("row").is_in(wanted["row"].implode()))
-        found = rows.join(wanted.lazy(), on="row", how="left", maintain_order="left").select(ID, *source.layout.read)
+        wanted = source.groups.filter(pl.col("id").is_in(ids)).select(pl.col("row").alias(ROW), pl.col("id").alias(ID))
+        rows = scan.select(source.layout.read).with_row_index(ROW).filter(pl.col(ROW).is_in(wanted[ROW].implode()))
+        found = rows.join(wanted.sort(ROW).lazy(), on=ROW, how="left", maintain_order="left").drop(ROW)
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in found.collect().iter_rows(named=True):
         by_id.setdefault(row.pop(ID), []).append(row)

@@ -1,8 +1,12 @@
 """What the page says of a revision before its rows are looked at: facts, distributions of its metrics, results."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from builders.core.evaluation_table import Table
+from builders.report.page.layout import layout_of
+from builders.report.page.sources import reading
 from builders.store.manifest import Manifest, Summary
 from builders.store.revision import Revision
 from builders.store.summary import summarise
@@ -10,23 +14,6 @@ from builders.store.summary import summarise
 STATISTICS = ("mean", "std", "min", "q10", "q25", "median", "q75", "q90", "max")
 ROUNDING = 1e-12
 """Below it a mean, such as that of standardised rewards, is 0."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page; cells are text, never markup.
-
-    Attributes:
-        title: its heading.
-        header: names of the columns.
-        rows: cells, formatted for people.
-        lines: sentences below it.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +35,16 @@ class Overview:
     results: Table | None
 
 
+def overviews_of(revisions: Sequence[Revision]) -> list[Overview]:
+    """Return revisions in short; those that would have one title, such as answers of two policies, have their names."""
+    found = []
+    for revision in revisions:
+        with reading(revision):
+            found.append(overview_of(revision))
+    titles = Counter(one.title for one in found)
+    return [replace(one, title=one.name) if titles[one.title] > 1 else one for one in found]
+
+
 def overview_of(revision: Revision) -> Overview:
     """Return a revision in short; what a manifest does not say of a dataset is computed from its files."""
     manifest = revision.manifest
@@ -55,7 +52,10 @@ def overview_of(revision: Revision) -> Overview:
     if manifest is None:
         schema = revision.schema()
         found = summarise(revision.data_files(), [c for c in schema.names() if schema[c].is_numeric()])
+        layout = layout_of(schema, f"dataset {revision}", known=False)
+        left = ", ".join(name for name in schema.names() if name not in layout.read)
         facts = [("rows", f"{_rows(revision):,}"), ("columns", ", ".join(schema.names()))]
+        facts += [("not shown", left)] if left else []
         return Overview(name, revision.repo, facts, _metrics(found), None)
     round_ = f", round {manifest.round}" if manifest.round else ""
     results = [(key, f"{value:.4g}") for key, value in sorted(manifest.results.items())]

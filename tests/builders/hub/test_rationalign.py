@@ -27,11 +27,10 @@ def test_published_loaded_and_traced(remote: RemoteHub, stack: ExitStack, tmp_pa
     )
     writer = Person(stack, remote, tmp_path / "writer", config="tiny-rationalign")
     writer.grace("train", "--stage", "mpo", settings=settings)
-    for stage in ("pairs", "unlabelled", "explain", "contest", "sample", "prefer"):
-        built = writer.grace("build", "--stage", stage, "--push", settings=settings)
-        assert built["pushed"]["tag"] == "round-000"
-    for stage in MODELS:
-        writer.grace("train", "--stage", stage, "--push", settings=settings)
+    built = writer.grace("build", "--stage", "prefer", "--push", settings=settings)
+    assert built["pushed"]["tag"] == "round-000"
+    pushed = {one["repo"] for one in writer.grace("push", "--all", settings=settings)["revisions"]}
+    assert pushed >= {f"alice/tiny-editing-{suffix}" for suffix in (*DATASETS, *MODELS)}
     reader = Person(stack, remote, tmp_path / "reader", config="tiny-rationalign")
     names = [f"alice/tiny-editing-{suffix}" for suffix in DATASETS]
     found = json.loads(reader.run(LOAD, *names).splitlines()[-1])
@@ -41,6 +40,5 @@ def test_published_loaded_and_traced(remote: RemoteHub, stack: ExitStack, tmp_pa
     assert {"mpo", "prefer", "sample", "unlabelled", "reward", "contest", "sft", "explain", "pairs"} <= stages
     assert {"fold-1", "fold-2", "fold-3"} <= stages
     assert {node["state"] for node in chain["nodes"]} <= {"found", "external"}
-    for name in names:
-        assert reader.grace("verify", name)["ok"]
+    assert reader.grace("verify", names[-1])["ok"]
     assert reader.grace("verify", "alice/tiny-editing-reward", "--model")["ok"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from builders.core.evaluation_table import Table
 from builders.core.run import StagePlan
 from builders.core.runner import StageResult
 from builders.inspect.status import Status
@@ -77,7 +78,7 @@ def test_a_plan_a_status_and_findings(columns: int, capsys: pytest.CaptureFixtur
 
 def test_an_evaluation_of_many_metrics(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [["first", *["-0.649 (5)"] * 11], ["/a/folder/with/a/long/name/of/a/policy", *["1.657 (5)"] * 11]]
-    console.print_evaluation("128 held-out queries", WIDE, rows, ["From first to last, better: nothing. " * 5])
+    console.print_evaluation([Table("128 held-out queries", WIDE, rows)], ["From first to last, better: nothing. " * 5])
     found = lines(capsys, columns)
     # Every metric stands once, in tables below one another that each begin with the policy.
     text = "\n".join(found)

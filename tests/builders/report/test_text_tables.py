@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.report.text_tables import comma_separated, latex, markdown, write_tables
+from scorers.errors import UserError
 
 HEADER = ["method", "R_s", "P & L"]
 ROWS = [["a|b", "1.5 (1)", "50 %"], ["c\\d~^", "–", "#2 {x}$"]]
@@ -58,4 +59,8 @@ def test_the_files_of_a_comparison(tmp_path: Path) -> None:
     assert (folder / "found.tex").read_text(encoding="utf-8") == latex(HEADER, ROWS)
     with pytest.raises(TypeError):
         write_tables(folder, "found", HEADER, [["z"]], record=object())
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_tables(folder, "found", HEADER, [["z"]], record=float("nan"))
+    with pytest.raises(UserError, match=r"^--output /proc/x: cannot be made: .*; name another folder$"):
+        write_tables(Path("/proc/x"), "found", HEADER, ROWS, record=None)
     assert "z" not in (folder / "found.md").read_text(encoding="utf-8")

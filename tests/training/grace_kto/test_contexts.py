@@ -112,7 +112,7 @@ def test_beyond_the_policys_own_window(tmp_path: Path, models: dict[str, Path]) 
         "At 128, from none to yarn",
         "Caution",
     ]
-    assert "matched 0.000 → 0.000, not distinguishable." in table.lines[0]
+    assert "matched 0.000 → 0.000, too few queries." in table.lines[0]
     assert len(list((Store(Path(config.store)).root / ".evaluations").iterdir())) == 3
 
 

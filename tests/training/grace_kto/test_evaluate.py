@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame
@@ -10,14 +11,23 @@ from huggingface_hub import constants
 from real_configs import SEEDS, config_on, write_lines
 from tiny_models import make_causal_lm, make_reciting_lm
 
+from builders.core.evaluation_table import EvaluationTable
 from builders.core.models import LocalModel, ModelFinder
-from builders.core.pipeline import EvaluationTable
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.store.manifest import Model
 from builders.store.store import Store
 from scorers.errors import UserError
+from training.grace_kto import evaluate
 from training.grace_kto.answers import answer_queries
-from training.grace_kto.evaluate import evaluation_models, held_out_queries, learned, named_policies
+from training.grace_kto.compared import compared_answers
+from training.grace_kto.evaluate import (
+    answers_of,
+    evaluation_models,
+    held_out_queries,
+    learned,
+    named_policies,
+)
+from training.grace_kto.evaluations import EVALUATIONS
 from training.grace_kto.pipeline import GRACE_KTO
 from training.grace_kto.table import RANKED
 from training.pipelines import evaluate_policies
@@ -33,8 +43,10 @@ def test_held_out_queries(tmp_path: Path) -> None:
     source = tmp_path / "numbers.csv"
     source.write_text("n,text\n3,\n3,\n5,  \n")
     assert held_out(f"evaluate.source={source}", "evaluate.column=n") == ["3", "5"]
+    (tmp_path / "header.csv").write_text("query\n")
     for overrides, words in (
         (["evaluate.skip=6"], "holds no query after the first 6"),
+        ([f"evaluate.source={tmp_path / 'header.csv'}"], "holds no query after the first 0"),
         ([f"evaluate.source={source}", "evaluate.column=text"], "holds no query after the first 0"),
         ([f"evaluate.source={source}"], "no column query; it has n, text; set evaluate.column"),
         (["evaluate.source=none.jsonl"], "none.jsonl: no such file"),
@@ -150,6 +162,27 @@ def test_the_models_that_score_are_those_of_the_stage(tmp_path: Path, causal_lm_
     assert "first" not in evaluation_models(config, first=False)[0]
 
 
+def test_a_judge_that_a_stage_makes_is_asked_by_its_revision(
+    tmp_path: Path, causal_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the stage's name it would be made anew: the base model of an evaluation is a revision, no stage."""
+    config = config_on(tmp_path, "models.judge=sft", policy=causal_lm_dir)
+    made = add_model(Store(Path(config.store)), "local/tiny-sft", folder=causal_lm_dir)
+    model = ModelFinder(Store(Path(config.store))).of(made)
+    asked: list[GraceKTOSettings] = []
+
+    def run(_: object, own: GraceKTOSettings, __: str) -> list[SimpleNamespace]:
+        asked.append(own)
+        return [SimpleNamespace(revision=made)]
+
+    monkeypatch.setattr(evaluate, "run", run)
+    scorers = dict.fromkeys(("general", "domain", "relevance", "tokenizer"), model)
+    answers_of(config, [("a", model)], scorers | {"judge": model}, EVALUATIONS)
+    answers_of(config_on(tmp_path, "models.judge=gpt-4o"), [("a", model)], scorers, EVALUATIONS)
+    assert [own.models.judge for own in asked] == [str(model.record), "gpt-4o"]
+    assert {own.models.base for own in asked} == {str(model.record)}
+
+
 def test_policies_of_which_nothing_matches(
     tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,15 +215,41 @@ def test_policies_of_which_nothing_matches(
     assert [policy["average_rank"] for policy in record] == [1.5, 1.5]
     assert record[0]["policy"].startswith(f"{causal_lm_dir.name}@") and record[0]["policy"] != record[1]["policy"]
     markdown = (tmp_path / "out" / "evaluation.md").read_text()
-    assert markdown.count("– (1.5)") == 10 and printed["verdict"] in markdown
-    assert "; not distinguishable: matched" in printed["verdict"]
+    assert "(1.5)" not in markdown and printed["verdict"] in markdown
+    assert "6 held-out queries are too few to tell a difference; evaluate.queries of 20 and more" in printed["verdict"]
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "out" / "evaluation.svg").read_bytes()
     assert table.title == "6 held-out queries, means over matched responses (rank)"
-    assert len(table.rows) == 2 and {len(row) for row in table.rows} == {len(table.header)}
+    assert [row[0] for row in table.rows] == [*(policy["name"] for policy in found), table.rows[-1][0]]
+    assert table.rows[-1][0] == f"{other} from {causal_lm_dir}" and {len(row) for row in table.rows} == {
+        len(table.header)
+    }
+    (differences,) = table.beside
+    assert [row[4] for row in differences.rows[-2:]] == 2 * ["too few queries"]
+    assert {row[4] for row in differences.rows[:-2]} == {"no value"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{name}.{ending}" for name in ("evaluation", "differences") for ending in ("json", "md", "csv", "tex")
+    } | {"evaluation.png", "evaluation.svg"}
+    # A page of the answers has the same tables and the figure, without any model.
+    store = Store(Path(config.store))
+    named = [policy["dataset"].partition("@") for policy in found]
+    kept = [store.find(repo, revision) for repo, _, revision in named]
+    shown = compared_answers([revision for revision in kept if revision is not None])
+    assert shown is not None and len(shown.pictures) == 1 and b"<svg" in shown.pictures[0][1]
+    assert [row[1:] for row in shown.rows] == [row[1:] for row in table.rows]
+    assert [row[0] for row in shown.rows[:2]] == [causal_lm_dir.name, "other"]
+    assert shown.beside[0].rows == differences.rows and compared_answers([]) is None
     # Random models run on to the limit of five tokens.
-    (caution,) = printed["cautions"]
-    assert "length runs away" in caution and table.lines == [printed["verdict"], f"Caution: {caution}."]
+    assert [line.partition(";")[0] for line in printed["cautions"][:2]] == [
+        "no answer of " + str(name) + " has the tagged form, so it has no metrics" for name in (causal_lm_dir, other)
+    ]
+    (caution,) = printed["cautions"][2:]
+    assert "length runs away" in caution and table.lines[-1] == f"Caution: {caution}."
+    assert len(table.lines) == 4 and table.lines[0] == printed["verdict"]
+
+    with pytest.raises(UserError, match=r"^grace evaluate: .* and .*link are the same model, .*; leave one out$"):
+        (tmp_path / "link").symlink_to(causal_lm_dir)
+        evaluated(str(causal_lm_dir), str(tmp_path / "link"))
 
     # The first policy is taken where none is named; a dataset has the name that the table gives its policy.
     again, _ = evaluated()

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.judgement import CRITERIA
+from training.grace_kto.compared import compared_answers
 from training.options import judge_of
 from training.pipelines import PIPELINES, build, evaluate_policies, load_config, report
 
@@ -67,7 +69,7 @@ def rows_of(config: GraceKTOSettings, folder: Path, *references: str) -> tuple[A
 
 
 def test_every_answer_is_graded_and_the_table_has_the_grades(
-    tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path
+    tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = make_causal_lm(tmp_path / "other", seed=5)
     lock, first = threading.Lock(), set[str]()
@@ -97,7 +99,7 @@ def test_every_answer_is_graded_and_the_table_has_the_grades(
     shown = {match[2] for body in server.asked if (match := TEXT.search(body["messages"][-1]["content"]))}
     assert set(frame["response"]) | set(theirs.scan().collect()["response"]) == shown
     assert table.header.index("Score") > 0 and table.rows[0][table.header.index("Score")] == "60.0"
-    assert f"{causal_lm_dir} graded by writer@" in table.lines[-3] and "0 of 6 answers unscored" in table.lines[-3]
+    assert f"{causal_lm_dir} graded by writer@" in table.lines[1] and "0 of 6 answers unscored" in table.lines[1]
     assert table.public["policies"][0]["estimates"]["CAR"]["value"] == 7.0
     # Traced to policy and judge, and verified.
     assert all(verify(revision, PIPELINES) == [] for revision in (mine, theirs))
@@ -110,6 +112,28 @@ def test_every_answer_is_graded_and_the_table_has_the_grades(
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "6 held-out queries, means over matched responses (rank)" in page and "0 of 6 answers unscored" in page
     assert "Score" in page and "tiny-other" in page
+    # Another judge's grades do not compare with these, and a policy is not compared with itself.
+    frame = theirs.scan().collect().with_columns(judge=pl.lit("other@1"))
+    shard = tmp_path / "other-judge.parquet"
+    frame.write_parquet(shard)
+    judged = replace(theirs, files=(shard,), manifest=theirs.manifest)
+    caplog.clear()
+    apart = compared_answers([mine, judged])
+    assert apart is not None and "Score" not in apart.header and "not all graded by one judge" in caplog.text
+    assert compared_answers([mine, mine]) is None and "answers of one policy in two datasets" in caplog.text
+    fewer = replace(theirs, files=(tmp_path / "fewer.parquet",))
+    frame.head(3).write_parquet(tmp_path / "fewer.parquet")
+    bare = replace(theirs, files=(tmp_path / "bare.parquet",))
+    frame.drop("matched", "length").write_parquet(tmp_path / "bare.parquet")
+    assert compared_answers([mine, bare]) is None and "answers without metrics" in caplog.text
+    # Queries in two languages have two prompts; that is one judge still.
+    hashes = frame.with_columns(judge=pl.lit("j@1"), prompt_hash=pl.Series(["en", "zh"] * (frame.height // 2)))
+    hashes.write_parquet(tmp_path / "theirs.parquet")
+    mine.scan().collect().with_columns(hashes["judge"], hashes["prompt_hash"]).write_parquet(tmp_path / "mine.parquet")
+    both = [replace(one, files=(tmp_path / f"{name}.parquet",)) for one, name in ((mine, "mine"), (theirs, "theirs"))]
+    graded = compared_answers(both)
+    assert graded is not None and "Score" in graded.header
+    assert compared_answers([mine, fewer]) is None and "answers to other queries" in caplog.text
 
 
 def test_what_cannot_be_read_is_unscored_and_never_0(tmp_path: Path, causal_lm_dir: Path, bge_m3_dir: Path) -> None:
@@ -133,7 +157,11 @@ def test_what_cannot_be_read_is_unscored_and_never_0(tmp_path: Path, causal_lm_d
     assert set(unscored["attempts"]) == {3} and asked <= 18  # asked again twice at the most
     manifest = revision.manifest
     assert manifest is not None and manifest.counts["unscored"] == frame["judge_score"].null_count() >= 5
-    assert "5 of 6 answers unscored" in table.lines[-2] or "6 of 6 answers unscored" in table.lines[-2]
+    assert re.search(r"[56] of 6 answers unscored\.$", table.lines[1])
+    caution = next(line for line in table.lines if "have no grade" in line)
+    assert re.search(
+        r"answers have no grade \(.*[1-6] reply without five grades.*\): its scores are of the others", caution
+    )
     assert verify(revision, PIPELINES) == []
 
 

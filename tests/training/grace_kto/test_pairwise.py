@@ -11,7 +11,7 @@ from chat_server import Answer, Body, ChatServer, choices, running
 from real_configs import SEEDS, config_on
 from tiny_models import make_causal_lm
 
-from builders.core.pipeline import EvaluationTable
+from builders.core.evaluation_table import EvaluationTable
 from builders.grace_kto.settings import GraceKTOSettings
 from builders.inspect.lineage import lineage
 from builders.inspect.verify import verify
@@ -133,7 +133,10 @@ def test_people_beside_the_choices(tmp_path: Path) -> None:
     people.write_text("response_a,response_b,preference\nx@1/q-0,y@2/q-0,a\ny@2/q-0,x@1/q-0,a\nx@1/q-1,y@2/q-1,tie\n")
     found = agreement(str(tmp_path / "choices"), str(people), str(tmp_path / "store")).public
     assert found["agreement"] == pytest.approx(2 / 3) and found["judgements"] == 3
-    for row, words in (("x@1/p-0,y@2/p-0,a", "has no preference"), ("q-0,q-1,a", "was not compared in that dataset")):
+    for row, words in (
+        ("x@1/p-0,y@2/p-0,a", "on none of its 1 pairs has the judge a verdict"),
+        ("q-0,q-1,a", "was not compared in that dataset"),
+    ):
         people.write_text(f"response_a,response_b,preference\n{row}\n")
         with pytest.raises(UserError, match=words):
             agreement(str(tmp_path / "choices"), str(people), str(tmp_path / "store"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_drift_is_in_deviations_of_the_round_before(tmp_path: Path) -> None:
     assert kept["quality"]["drift L"] == pytest.approx(10 / math.sqrt(200 / 3))
     assert "drift E" not in kept["quality"]  # the first round's had no deviation
     assert kept["held_out"] == ["64 held-out queries, …"] and kept["weights"] == str(second["calibrate"])
+
+
+def test_what_is_not_finite_is_kept_as_null(tmp_path: Path) -> None:
+    made = round_of(tmp_path, weights_frame(weight=[1.0, -1.0]))
+    manifest = manifest_of(made["policy"]).model_copy(update={"results": {"kl": math.nan}})
+    made["policy"] = replace(made["policy"], manifest=manifest)
+    line, reason = look_at(config_on(tmp_path), 1, made, [])
+    kept = (tmp_path / "store/.loop/local/tiny/round-001.json").read_text()
+    assert json.loads(kept, parse_constant=pytest.fail)["quality"]["KL"] is None
+    assert line is not None and "KL –" in line and reason is not None and "kl of the training is nan" in reason
 
 
 def test_a_round_without_data_is_passed_over(tmp_path: Path) -> None:

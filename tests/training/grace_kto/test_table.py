@@ -1,5 +1,6 @@
 """The table of an evaluation: ranks, the sentence, cautions."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from builders.report.text_tables import markdown
 from training.grace_kto.evaluation import Evaluation
-from training.grace_kto.table import RANKED, at_equal_length, cautions, cells, rank_policies, verdict
+from training.grace_kto.table import RANKED, all_differences, cautions, cells, differences_from, rank_policies, verdict
 from training.intervals import difference
 from training.pipelines import load_config
 
@@ -50,7 +51,7 @@ def test_the_sentence_names_what_changed_beyond_its_interval() -> None:
         "round 4", L=95.0, E=80.0, P=0.2, R_s=None, R_d=0.5, ppl_D=7.0, deviation=1, matched=0.95, cut=0.3
     )
     assert verdict([first, evaluation("between"), last]).startswith(
-        "From first to round 4, better: L 50.0 → 95.0, ppl_D 9.000 → 7.000, ppl_D median "
+        "From first to round 4, over common queries, better: L 50.0 → 95.0, ppl_D 9.000 → 7.015, ppl_D median "
     )
     assert "matched 0.800 → 0.950; worse: E 90.0 → 80.0, cut 0.000 → 0.300; not distinguishable: P, " in verdict(
         [first, last]
@@ -67,7 +68,9 @@ def test_differences_are_paired_by_query() -> None:
 def test_the_sentence_without_a_change_and_without_a_second_policy() -> None:
     assert verdict([evaluation()]) == "One policy alone: nothing to compare."
     sentence = verdict([evaluation("a"), evaluation("b")])
-    assert sentence.startswith("From a to b, better: nothing; worse: nothing; not distinguishable: L, E, P, P median, ")
+    assert sentence.startswith(
+        "From a to b, over common queries, better: nothing; worse: nothing; not distinguishable: L, E, P, P median, "
+    )
 
 
 def test_what_seems_to_change_by_chance_among_many_is_not_told() -> None:
@@ -87,12 +90,26 @@ def test_a_metric_that_follows_length_is_told_at_equal_length() -> None:
     short, long = evaluation("short", L=400.0, deviation=50.0), evaluation("long", L=600.0, deviation=50.0)
     for one in (short, long):
         one.columns["E"] = 10 * np.log(one.columns["L"])
-    sentence = at_equal_length([short, long])
-    assert sentence is not None and sentence.startswith("At equal length, from short to long: E ")
+    table = differences_from(short, long)
+    cells_of = dict(zip(table.header, next(row for row in table.rows if row[0] == "E"), strict=True))
+    assert cells_of["difference"].startswith("+4.1 (") and cells_of["verdict"] == "better"
+    assert re.fullmatch(r"[+-]0\.0 \([+-]0\.0 … [+-]0\.0\)", cells_of["at equal length"])
+    assert next(row for row in table.rows if row[0] == "L")[6] == "–"
     raw = long.change_from(short)["E"].value
     controlled = long.change_at_equal_length(short)["E"].value
     assert raw == pytest.approx(10 * np.log(1.5), abs=0.2) and controlled == pytest.approx(0, abs=1e-9)
-    assert "L" not in long.change_at_equal_length(short) and at_equal_length([short]) is None
+    assert "L" not in long.change_at_equal_length(short)
+
+
+def test_the_differences_of_all_policies_stand_in_one_table_for_a_file() -> None:
+    a, b, c = (evaluation(name, L=value, deviation=1.0) for name, value in (("a", 10.0), ("b", 12.0), ("c", 10.0)))
+    table, records = all_differences([a, b, c])
+    assert table.header[:4] == ["policy", "metric", "n", "a"] and len(table.rows) == 2 * len(a.labels)
+    assert [row[5] for row in table.rows if row[1] == "L"] == ["better", "not distinguishable"]
+    assert [r["verdict"] for r in records if r["metric"] == "L"] == ["better", "not distinguishable"]
+    assert differences_from(a, b).title == (
+        f"b from a, over common queries, with 95 % intervals; p corrected for {len(a.labels)} metrics"
+    )
 
 
 def test_a_share_is_known_as_well_as_its_answers_allow() -> None:
@@ -113,18 +130,19 @@ def test_medians_are_not_moved_by_one_document() -> None:
 
 def test_the_table_as_markdown() -> None:
     policies = [evaluation("a|b", L=10.25, P=None, matched=0.5), evaluation("c", L=20.0, P=0.1234)]
-    lines = markdown(*cells(policies, *rank_policies(policies))).splitlines()
+    lines = markdown(*cells(policies)).splitlines()
     assert lines[0] == (
         "| policy | L | E | P | R_s | R_d | avg. rank | matched | cut | P median | ppl_D | ppl_D median |"
     )
     assert lines[1] == "|" + " --- |" * 12
     assert lines[2] == (
-        "| a\\|b | 10.2 (2) | 1.0 (1.5) | – (2) | 1.000 (1.5) | 1.000 (1.5) | 1.7 | 0.500 | 0.000 | – | 1.000 | 1.000 |"
+        "| a\\|b | 10.2 (2) | 1.0 (1.5) | – | 1.000 (1.5) | 1.000 (1.5) | 1.7 | 0.500 | 0.000 | – | 1.000 | 1.000 |"
     )
     assert lines[3] == (
         "| c | 20.0 (1) | 1.0 (1.5) | 0.123 (1) | 1.000 (1.5) | 1.000 (1.5) | 1.3 | 1.000 | 0.000 | 0.123 | 1.000 "
         "| 1.000 |"
     )
+    assert lines[4].startswith("| c from a\\|b | +95.1 % | +0.0 % | – | +0.0 % | +0.0 % |  | +100.0 % | – | – |")
 
 
 def test_cautions_name_what_the_metrics_hide() -> None:
@@ -138,5 +156,7 @@ def test_cautions_name_what_the_metrics_hide() -> None:
     assert "diversity E fell from 99.0 to 93.9: last repeats itself" in repeated
     assert "71% of last's responses have the tagged form, 90% of first's" in untagged
     assert cautions(config, [first, evaluation("last", ppl_D=None, E=None, matched=0.9)]) == []
+    (silent,) = cautions(config, [evaluation("mute", matched=0.0), evaluation("b", matched=0.0)])[:1]
+    assert silent == "no answer of mute has the tagged form, so it has no metrics; grace report shows what it wrote"
     (cold,) = cautions(load_config("tiny", ["sample.temperature=0.7"]), [first])
     assert "sample.temperature is 0.7" in cold

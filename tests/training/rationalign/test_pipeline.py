@@ -270,6 +270,8 @@ def test_evaluate_compares_before_and_after(built: dict[str, StageResult], edito
     for name in ("+", "sft++mpo", "sft+sft"):
         with pytest.raises(UserError, match="give several runs of one assistant as REF\\+REF, each of them once"):
             evaluate_policies(config, [name], tmp_path / "no")
+    with pytest.raises(UserError, match=r"^grace evaluate: sft and local/.*-sft are the same model, local/.*leave one"):
+        evaluate_policies(config, ["sft", str(built["sft"].revision.repo)], tmp_path / "no")
 
 
 def test_test_texts_that_were_trained_on_are_counted(built: dict[str, StageResult], editor_dir: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from chat_server import ChatServer, choices, running
 from writing_benchmark import CHINESE, ENGLISH, QUERIES, query_row, scores_row, write_benchmark, write_lines
 
-from builders.core.pipeline import EvaluationTable
+from builders.core.evaluation_table import EvaluationTable
 from builders.report.text_tables import latex, markdown
 from scorers.errors import UserError
 from training.pipelines import benchmark, build, load_config

@@ -226,3 +226,15 @@ def test_nothing_is_drawn_of_nothing(draw: Any) -> None:
     # Texts under the names of numbers are no numbers.
     texts = ("weight", "reward", "length", "score", "label", "diversity", "reward_chosen", "reward_rejected")
     assert draw(pl.LazyFrame({name: ["1"] for name in texts})) is None
+
+
+def test_a_name_between_dollar_signs_is_no_formula() -> None:
+    figure = metrics_figure(pl.LazyFrame({"$\\frac{$": [0.5, 1.5], "cost in $": [1.5, 2.5], "$a_b$": [1.5, 2.5]}))
+    assert figure is not None and png(figure).startswith(b"\x89PNG")
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [r"\$\frac{\$", r"cost in \$", r"\$a_b\$"]
+
+
+def test_more_metrics_than_there_is_room_for_are_counted() -> None:
+    figure = metrics_figure(pl.LazyFrame({f"m{n}": [0.5, 1.5] for n in range(26)}))
+    assert figure is not None and figure.get_supxlabel().endswith("; the first 24 of 26 metrics")

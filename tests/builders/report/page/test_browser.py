@@ -11,7 +11,7 @@ import chromium
 import polars as pl
 import pytest
 from datasets_factory import add_dataset, scores_frame, weights_frame
-from report_pages import HOSTILE
+from report_pages import HOSTILE, ODD, id_of, odd_rows
 
 from builders.hub.refs import open_revision
 from builders.report.page.page import write_page
@@ -117,7 +117,7 @@ def test_sorting_and_filters_by_the_keyboard(shown: Any) -> None:
     script = (
         "[...document.querySelectorAll('.response')].map(e => e.querySelector('.metrics .sorted dd')?.firstChild.data)"
     )
-    while shown.execute_script("return document.querySelector('[data-control=sort]').value") != "length":
+    while shown.execute_script("return document.querySelector('[data-control=sort]').value") != "=length":
         press(shown, "s")
     assert shown.execute_script(f"return {script}") == ["61", "55", "40", None]
     press(shown, "S")
@@ -254,3 +254,272 @@ def test_preferences_are_marked_against_their_source(driver: Any, tmp_path: Path
     chromium.opened(driver, page.as_uri())
     assert driver.execute_script("return document.querySelector('.response ins').textContent").strip() == "good"
     assert driver.execute_script("return document.querySelector('.response del').textContent").strip() == "bad"
+    assert driver.execute_script("return document.getElementById('found').textContent") == "1 of 1 group listed"
+
+
+# --------------------------------------------------------------------------------------------- odd data on one page
+
+FILLERS = 600
+GROUPS = len(ODD) + FILLERS
+
+
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Groups that are large, long, or written in an unusual way, among 600 small ones."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "data").mkdir()
+    pl.DataFrame(odd_rows(FILLERS), infer_schema_length=None).write_parquet(folder / "data" / "x.parquet")
+    store = Store(folder / "store")
+    return write_page(folder / "odd.html", [open_revision(str(folder / "data"), store)], store).path
+
+
+@pytest.fixture
+def odd(driver: Any, odd_page: Path) -> Any:
+    """The browser with the page of odd data open."""
+    chromium.screen(driver, 1400, 900)
+    driver.get("about:blank")
+    chromium.opened(driver, odd_page.as_uri())
+    return driver
+
+
+def lead(driver: Any, wanted: str) -> None:
+    """Let the address lead to the group of a query."""
+    driver.execute_script("location.hash = arguments[0]", id_of(wanted))
+    chromium.until(driver, "document.querySelector('.query-text').textContent === arguments[0]", wanted)
+
+
+def text_at(driver: Any, selector: str) -> str:
+    return str(driver.execute_script("return document.querySelector(arguments[0]).textContent", selector))
+
+
+def choice(driver: Any, control: str, value: str) -> None:
+    """Choose a value of one of the controls."""
+    script = (
+        "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('change'))"
+    )
+    driver.execute_script(script, control, value)
+
+
+def against(driver: Any, wanted: str) -> tuple[str, str]:
+    """The second response of a group and what is said of it, with differences from the first."""
+    lead(driver, wanted)
+    choice(driver, "[data-control=base]", "0 0")
+    second = "article:nth-of-type(2)"
+    return text_at(driver, f"{second} .text"), text_at(driver, f"{second} .said")
+
+
+def test_the_place_in_the_list_follows_its_order_and_the_search(odd: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    place = "document.querySelector('.place').textContent"
+    assert odd.execute_script(f"return {place}") == f"1 of {GROUPS}"
+    lead(odd, "many")
+    choice(odd, "#order", "=score")
+    listed = "[...document.querySelectorAll('#list li')].findIndex(e => e.ariaSelected === 'true')"
+    at = odd.execute_script(f"return {listed}")
+    assert at == 1 and odd.execute_script(f"return {place}") == f"2 of {GROUPS}"
+    assert not odd.execute_script("return document.querySelector('[data-control=previous]').disabled")
+    press(odd, "/", "nothing like it")
+    chromium.until(odd, f"{place} === 'not listed: no group is'")
+    assert odd.execute_script("return document.querySelector('[data-control=next]').disabled")
+    odd.execute_script("document.getElementById('search').select()")
+    press(odd, Keys.BACKSPACE)
+    chromium.until(odd, f"{place} === '2 of {GROUPS}'")
+
+
+def test_form_and_label_list_only_groups_with_such_a_response(odd: Any) -> None:
+    choice(odd, "#matched", "1")
+    choice(odd, "#label", "1")
+    chromium.until(odd, "document.querySelector('.query-text').textContent === 'fits both'")
+    assert text_at(odd, "#found") == f"1 of {GROUPS} groups listed"
+    assert odd.execute_script(f"return {CARDS}") == ["response 0"]
+
+
+def test_the_address_leads_to_a_group_and_back(shown: Any, page: Path) -> None:
+    first = "document.querySelector('.query-text').textContent.startsWith(arguments[0])"
+    top = "document.getElementById('group').getBoundingClientRect().top"
+    shown.execute_script("location.hash = 'query2'")
+    chromium.until(shown, first, "Query 2")
+    assert 0 <= shown.execute_script(f"return {top}") < 200
+    press(shown, "j")
+    chromium.until(shown, first, "Query 3")
+    shown.back()
+    chromium.until(shown, first, "Query 2")
+    press(shown, "j", "j")  # as a held key: one step back
+    chromium.until(shown, first, "Query 4")
+    shown.back()
+    chromium.until(shown, first, "Query 2")
+    shown.execute_script("document.querySelector('nav a[href=\"#summary\"]').click()")
+    shown.refresh()
+    chromium.until(shown, "document.documentElement.dataset.ready === '1'")
+    assert query(shown).startswith("Query 2") and shown.current_url.endswith("#summary")
+    shown.get("about:blank")
+    chromium.opened(shown, f"{page.as_uri()}#query2")
+    assert 0 <= shown.execute_script(f"return {top}") < 200
+
+
+def test_an_unknown_id_is_said_to_be_unknown(shown: Any) -> None:
+    shown.execute_script("location.hash = 'nobody'")
+    chromium.until(shown, "!document.getElementById('unknown').hidden")
+    assert text_at(shown, "#unknown") == "No group of this page has the id “nobody”; another one is shown."
+    assert shown.current_url.endswith("#nobody") and query(shown).startswith("Query 0")
+    press(shown, "j")
+    chromium.until(shown, "document.getElementById('unknown').hidden")
+
+
+def test_what_differs_is_counted_and_told(odd: Any) -> None:
+    same = "0.0 % of 4-grams repeated"
+    assert against(odd, "blanks") == ("red cat sat", f"{same} · they differ in white space alone")
+    text, said = against(odd, "replaced")
+    assert (text, said) == (
+        "the red blue cat sat there",
+        f"{same} · 1 difference, 20 % of the words",
+    )
+    assert against(odd, "a sign") == ("red cat.", f"{same} · 1 difference, in signs alone")
+    text, said = against(odd, "gone last")
+    assert text.rstrip() == "red cat sat on the mat" and said == f"{same} · 1 difference, 50 % of the words"
+    text, _ = against(odd, "gone within")
+    assert text.replace("  ", " ").split("<")[1].rstrip() == "answer>red old cat sat"
+    _, said = against(odd, "sentences")
+    assert "1 difference of sentences, too many for words, " in said
+
+
+def test_large_groups_and_long_texts_come_in_portions(odd: Any) -> None:
+    lead(odd, "many")
+    counted = "document.querySelectorAll('.response').length"
+    portion = ".group > .portion"
+    assert odd.execute_script(f"return {counted}") == 50
+    assert text_at(odd, portion) == "50 of 120 responses shown Show 50 more"
+    press(odd, "+")
+    assert odd.execute_script(f"return {counted}") == 100
+    odd.execute_script("document.querySelector('[data-control=cards]').click()")
+    assert odd.execute_script(f"return {counted}") == 120
+    assert odd.execute_script("return document.querySelector(arguments[0]).hidden", portion)
+    lead(odd, "long")
+    size = "document.querySelector('.response .text').textContent.length"
+    assert 199_000 < odd.execute_script(f"return {size}") <= 200_000
+    assert "the rest of a long text is neither counted nor compared" in text_at(odd, ".response .said")
+    assert "of 419,998 characters shown" in text_at(odd, ".response .portion")
+    for _ in range(2):
+        odd.execute_script("document.querySelector('.response .portion button').click()")
+    assert odd.execute_script(f"return {size}") == 419_998
+    assert odd.execute_script("return document.querySelector('.response .portion')") is None
+
+
+def test_the_list_holds_a_window_of_the_groups(odd: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    entries = "[...document.querySelectorAll('#list li')].map(e => Number(e.ariaPosInSet))"
+    assert odd.execute_script(f"return {entries}") == list(range(1, 201))
+    odd.execute_script("document.getElementById('list').focus()")
+    press(odd, Keys.END)
+    chromium.until(odd, f"document.querySelector('.place').textContent === '{GROUPS} of {GROUPS}'")
+    found = odd.execute_script(f"return {entries}")
+    assert found[-1] == GROUPS and len(found) <= 200
+    chosen = "document.querySelector('#list [aria-selected=true]').getBoundingClientRect()"
+    bottom = odd.execute_script("return document.getElementById('list').getBoundingClientRect().bottom")
+    assert odd.execute_script(f"return {chosen}.bottom") <= bottom
+    odd.execute_script("document.getElementById('earlier').click()")
+    assert odd.execute_script(f"return {entries}") == list(range(found[0] - 200, GROUPS + 1))
+    press(odd, Keys.HOME)
+    chromium.until(odd, f"document.querySelector('.place').textContent === '1 of {GROUPS}'")
+    odd.execute_script("document.getElementById('more').click()")
+    assert odd.execute_script(f"return {entries}") == list(range(1, 401))
+
+
+def test_words_numbers_and_line_ends_are_read_as_they_are(odd: Any) -> None:
+    lead(odd, "marks")
+    script = "return [...document.querySelectorAll('.length span')].map(e => e.textContent.split(',')[0])"
+    assert odd.execute_script(script) == ["2 words", "2 words", "1 word"]
+    lead(odd, "numbers")
+    values = "[...e.querySelectorAll('dd')].map(d => d.textContent)"
+    script = f"return [...document.querySelectorAll('.metrics')].map(e => {values})"
+    assert [found[:2] for found in odd.execute_script(script)] == [
+        ["1e+300", "9,007,199,254,740,993"],
+        ["1e+20", "12,345"],
+    ]
+    lead(odd, "lines")
+    assert odd.execute_script("return [...document.querySelectorAll('.hidden-sign')].map(e => e.textContent)") == [
+        "U+000D"
+    ]
+    assert text_at(odd, ".response .text") == "three zebra\r\nline endU+000Dx"
+    press(odd, "/", "ZEBRA  line end")
+    odd.execute_script("document.getElementById('whole').click()")
+    chromium.until(odd, "document.querySelectorAll('#list li').length === 1")
+
+
+def test_every_way_to_sort_has_a_name_of_its_own(odd: Any) -> None:
+    lead(odd, "many")
+    script = "return [...document.querySelector('[data-control=sort]').options].map(e => e.textContent)"
+    names = odd.execute_script(script)
+    assert names == ["as in the data", "score", "big", "words", "mean rating", "(no name)", "words (counted here)"]
+    choice(odd, "[data-control=sort]", "=")
+    assert text_at(odd, ".metrics .sorted dt") == "(no name)"
+    assert odd.execute_script("return document.querySelector('[data-control=sort]').selectedIndex") == 5
+
+
+def test_brackets_on_alt_gr_and_the_name_of_the_theme(shown: Any) -> None:
+    options = "{key: ']', ctrlKey: true, altKey: true, bubbles: true}"
+    shown.execute_script(f"document.body.dispatchEvent(new KeyboardEvent('keydown', {options}))")
+    assert shown.execute_script("return document.querySelector('.tabs [aria-pressed=true]').textContent")[:1] == "1"
+    assert text_at(shown, "#theme") == "Dark page"
+    shown.execute_script("document.getElementById('theme').click()")
+    assert text_at(shown, "#theme") == "Light page"
+    shown.execute_script("document.getElementById('theme').click()")
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of WCAG 2 of a colour as the browser tells it."""
+    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_borders_of_controls_are_seen(shown: Any, theme: str) -> None:
+    shown.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    for selector in ("#search", "#matched", "#theme", "#list"):
+        script = "const e = document.querySelector(arguments[0]), s = getComputedStyle(e);"
+        script += "return [s.borderTopColor, s.backgroundColor, getComputedStyle(document.body).backgroundColor]"
+        border, *grounds = map(luminance, shown.execute_script(script, selector))
+        for ground in grounds:
+            light, dark = max(border, ground), min(border, ground)
+            assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def test_on_paper_everything_stands_in_one_light_column(odd: Any) -> None:
+    lead(odd, "long")
+    odd.execute_script("document.documentElement.dataset.theme = 'dark'")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    try:
+        odd.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+        odd.execute_script("dispatchEvent(new Event('beforeprint'))")
+        assert luminance(odd.execute_script("return getComputedStyle(document.body).backgroundColor")) > 0.9
+        lefts = "new Set([...document.querySelectorAll('.response')].map(e => e.getBoundingClientRect().left)).size"
+        assert odd.execute_script(f"return {lefts}") == 1
+        seen = "e.checkVisibility() && !e.closest('td, th, summary')"
+        hides = "getComputedStyle(e).overflowY !== 'visible' && e.scrollHeight > e.clientHeight + 1"
+        cut = f"[...document.querySelectorAll('main *')].filter(e => {seen} && {hides}).length"
+        assert odd.execute_script(f"return {cut}") == 0
+        assert not odd.execute_script("return document.querySelectorAll('main details:not([open])').length")
+        odd.execute_script("dispatchEvent(new Event('afterprint'))")
+        assert odd.execute_script("return document.querySelectorAll('main details:not([open])').length")
+    finally:
+        odd.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_the_browser_is_blamed_only_where_it_is_too_old(driver: Any, page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    start = text.index('class="index">') + len('class="index">')
+    broken = tmp_path / "broken.html"
+    broken.write_text(text[:start] + "00000" + text[start + 5 :], encoding="utf-8")
+    driver.get(broken.as_uri())
+    chromium.until(driver, "document.getElementById('loading').textContent.includes('cannot be shown')")
+    assert "browser" not in text_at(driver, "#loading") and "damaged" in text_at(driver, "#loading")
+    source = {"source": "delete window.DecompressionStream"}
+    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
+    try:
+        driver.get(page.as_uri())
+        chromium.until(driver, "document.getElementById('loading').textContent.includes('a browser of 2023 or later')")
+    finally:
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)

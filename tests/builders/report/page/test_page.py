@@ -3,19 +3,24 @@
 import base64
 import hashlib
 import html
+import math
+import os
 import re
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from datasets_factory import add_dataset, add_model, scores_frame, weights_frame
 from report_pages import HOSTILE, groups_in, index_in
 
+from builders.core.evaluation_table import Table
 from builders.hub.refs import open_revision
 from builders.report.page import page as page_module
 from builders.report.page.page import Written, write_page
-from builders.report.page.summary import Table
 from builders.store.revision import Revision
 from builders.store.store import Store
 from scorers.errors import UserError
@@ -199,3 +204,90 @@ def test_an_earlier_page_stays_where_a_new_one_fails(store: Store, tmp_path: Pat
     with pytest.raises(UserError):
         write_page(target, [empty], store)
     assert target.read_bytes() == before
+
+
+def texts(**columns: object) -> pl.DataFrame:
+    return pl.DataFrame({"prompt": ["Write.", "Write.", "Sing."], "response": ["One.", "Two.", "Three."], **columns})
+
+
+def shown(tmp_path: Path, frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """The responses of a foreign dataset's page, in the order of the rows of `texts`."""
+    revision = foreign(tmp_path / "x", frame)
+    written = write_page(tmp_path / "r.html", [revision], Store(tmp_path / "none"))
+    parts = [part for group in groups_in(written.path) for part in group["parts"]]
+    found = [one | {"fields": part["fields"] | one["fields"]} for part in parts for one in part["responses"]]
+    return sorted(found, key=lambda one: ["One.", "Two.", "Three."].index(one["text"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [([True, False, None], [True, False, None]), ([1, 0, None], [True, False, None]), ([1, -1, 0], [None] * 3)],
+)
+def test_a_label_is_a_truth_value_or_0_and_1(tmp_path: Path, values: list[Any], labels: list[bool | None]) -> None:
+    found = shown(tmp_path, texts(label=values))
+    assert [one.get("label") for one in found] == labels
+    if labels == [None] * 3:  # another number is a metric, and shown as it is
+        assert [one["values"] for one in found] == [[1], [-1], [0]]
+
+
+def test_columns_of_other_people_are_shown_whatever_their_names(tmp_path: Path) -> None:
+    day = date(2026, 1, 2)
+    frame = texts(
+        completion=["a", "b", "c"], label=["good", "bad", "bad"], row=[5, 6, 7], document_id=[7, 8, 9], day=[day] * 3,
+        nested=[{"x": [1]}] * 3, kind=pl.Series(["p", "q", "p"], dtype=pl.Categorical), embedding=[[0.5]] * 3,
+    )  # fmt: skip
+    first = shown(tmp_path, frame.with_columns(pl.col("prompt").cast(pl.Categorical)))[0]
+    assert first["fields"] == {
+        "completion": "a", "label": "good", "document_id": "7", "day": "2026-01-02", "kind": "p",
+        "nested": '{"x": [1]}',
+    }  # fmt: skip
+    assert first["values"] == [5]
+    assert '<dt>not shown</dt><dd dir="auto">embedding</dd>' in (tmp_path / "r.html").read_text()
+
+
+def test_a_dataset_that_breaks_off_or_is_damaged_is_named(tmp_path: Path) -> None:
+    revision = foreign(tmp_path / "x", texts(score=[float(n) for n in range(3)]))
+    (file,) = (tmp_path / "x").iterdir()
+    whole = file.read_bytes()
+    numbers = pq.ParquetFile(file).metadata.row_group(0).column(2)
+    start, size = numbers.dictionary_page_offset or numbers.data_page_offset, numbers.total_compressed_size
+    for data in (whole[:-20], whole[:start] + bytes(size) + whole[start + size :]):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=r"x.*: not readable.*(give it again|make it anew, or name another)$"):
+            write_page(tmp_path / "r.html", [revision], Store(tmp_path / "none"))
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_conversation_with_nothing_in_it(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Go."}]
+    pair = pl.DataFrame({"chosen": [said, [said[0], None], None], "rejected": [[said[0]], said, said]})
+    groups = groups_in(write_page(tmp_path / "r.html", [foreign(tmp_path / "x", pair)], Store(tmp_path / "no")).path)
+    assert sum(len(group["parts"][0]["responses"]) for group in groups) == 6
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    revision = foreign(tmp_path / "my [data]*", texts())
+    assert write_page(tmp_path / "r.html", [revision], Store(tmp_path / "none")).groups == 2
+
+
+def test_a_pipe_is_no_page_and_a_link_leads_to_one(tmp_path: Path) -> None:
+    revision, store = foreign(tmp_path / "x", texts()), Store(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    for output in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match=rf"^--output {output}: is a device or a pipe; name a file$"):
+            write_page(output, [revision], store)
+    (tmp_path / "old.html").write_text("old")
+    (tmp_path / "link.html").symlink_to(tmp_path / "old.html")
+    write_page(tmp_path / "link.html", [revision], store)
+    assert (tmp_path / "link.html").is_symlink() and "<title>" in (tmp_path / "old.html").read_text()
+    with pytest.raises(UserError, match=r"^--output /proc/x\.html: cannot be written: .*; name another file$"):
+        write_page(Path("/proc/x.html"), [revision], store)
+    with pytest.raises(UserError, match=r"^--max-mb inf: give a number of megabytes, such as 60$"):
+        write_page(tmp_path / "r.html", [revision], store, max_mb=math.inf)
+
+
+def test_marks_that_turn_the_direction_are_seen(tmp_path: Path) -> None:
+    revision = foreign(tmp_path / "x", texts(**{"a\u202eb": [1, 2, 3]}))
+    page = write_page(tmp_path / "r.html", [revision], Store(tmp_path))
+    summary = page.path.read_text().partition('id="groups"')[0].partition("<body")[2]
+    assert "aU+202Eb" in summary and "\u202e" not in summary

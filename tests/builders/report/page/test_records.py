@@ -122,7 +122,8 @@ def test_several_messages_stand_below_their_roles() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, True, "7"])
 def test_what_is_no_number_is_null(value: object) -> None:
     assert number(value) is None
-    assert number(1234567.891) == 1234570.0 and number(3) == 3
+    assert number(1234567.891) == 1234567.891 and number(3) == 3 and number(0.12345678) == 0.123457
+    assert number(2**62 + 1) == str(2**62 + 1) and number(123456.0) == 123456.0
 
 
 def test_criteria_that_are_none() -> None:
