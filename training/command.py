@@ -9,15 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, NoReturn
 
 import typer
-from typer import Abort
 from typer._click.exceptions import NoArgsIsHelpError, UsageError  # the pinned typer has no public name for them
 from typer.core import TyperCommand, TyperGroup
-
-from training.interruption import INTERRUPTED, LINE
 
 READER_GONE = 128 + signal.SIGPIPE  # exit status, as shells report it
 STAND_INS = "ascii_stand_ins"  # name of the way to print what a terminal's encoding lacks
@@ -73,11 +69,6 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _interrupted() -> None:
-    """Say that a command was interrupted and how to go on."""
-    print(LINE, file=sys.stderr)
-
-
 def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
     """Run a command and end the process; a usage error becomes one line on stderr and exit status 2."""
     # Not standalone: click then raises usage errors to the caller, and returns the status of an `Exit`.
@@ -89,9 +80,6 @@ def _run(main: Callable[..., Any], *args: Any, **options: Any) -> NoReturn:
     except BrokenPipeError:
         _drop_output()
         sys.exit(READER_GONE)
-    except (KeyboardInterrupt, Abort):
-        _interrupted()
-        sys.exit(INTERRUPTED)
     except NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -161,7 +149,7 @@ EXTRAS = {
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake into one line on stderr and exit status 2, an interruption into exit status 130.
+    """Turn a user's mistake into one line on stderr and exit status 2; `training.interruption` has Ctrl-C.
 
     A user's mistake is a `UserError`, a disk that is full or refuses access, a path that cannot be one, or an extra
     that is not installed. Every other exception is a defect of the program and keeps its traceback.
@@ -172,8 +160,7 @@ def one_line_errors() -> Iterator[None]:
     quiet_libraries()
     _log_to_stderr()
     try:
-        with _told_of_its_end(), _one_interruption():
-            yield
+        yield
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {plain(' '.join(str(error).split()))}", file=sys.stderr)
@@ -189,9 +176,6 @@ def one_line_errors() -> Iterator[None]:
         if error.errno in FULL:
             _drop_output()
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        _interrupted()
-        raise typer.Exit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         # The package of a module such as transformers.utils.
         name = (error.name or "").partition(".")[0]
@@ -200,74 +184,6 @@ def one_line_errors() -> Iterator[None]:
         way_out = f"install the extra that brings it: pip install 'grace-data[{EXTRAS[name]}]'"
         print(f"error: this needs {name}, which is not installed; {way_out}", file=sys.stderr)
         raise typer.Exit(2) from None
-
-
-@contextlib.contextmanager
-def _told_of_its_end() -> Iterator[None]:
-    """See to it that a command which SIGTERM ends, as a batch system does, says how to go on.
-
-    It still ends at once: what it leaves behind is what SIGKILL leaves, and a rerun goes on with that.
-    """
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    owner = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:  # a child that was forked off is ended so by its parent
-            os.write(2, f"{LINE}\n".encode())
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def _one_interruption() -> Iterator[None]:
-    """See to it that Ctrl-C ends the command, wherever it meets it.
-
-    Python drops an exception that is raised while an object is deleted, and libraries turn it into others: a second one
-    is then raised as soon as that is over, and whatever a command ends with after Ctrl-C is an interruption.
-
-    Raises:
-        KeyboardInterrupt: in place of any exception after Ctrl-C.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a job in the background ignores it
-        yield
-        return
-    met = []
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        met.append(number)
-        raise KeyboardInterrupt
-
-    def dropped(what: "sys.UnraisableHookArgs") -> None:
-        if isinstance(what.exc_value, KeyboardInterrupt):
-            # A moment later: raised in here it would be dropped once more.
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-        else:
-            sys.__unraisablehook__(what)
-
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGALRM, interrupt)
-    sys.unraisablehook = dropped
-    try:
-        yield
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        if met:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        sys.unraisablehook = sys.__unraisablehook__
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _log_to_stderr() -> None:

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import IO, Any
 
 from builders.executors.handing import Worker
-from builders.executors.processes import Held, ctrl_c_ignored, end_with_parent
+from builders.executors.processes import Held, end_with_parent, without_ctrl_c
 from builders.executors.worker import LOST, Message, serve
 from builders.settings.base import ExecutorSettings
 from scorers.errors import UserError
@@ -68,7 +68,7 @@ class ProcessTeam:
         values = (theirs, os.getpid(), [Held(file) for file in self._held], self._gpus[place])
         # Not a daemon, which may have no children, as vLLM's engine has.
         process = context.Process(target=_work, args=values, name=f"worker {place}")
-        with ctrl_c_ignored():
+        with without_ctrl_c():
             process.start()
         theirs.close()  # so that the connection ends with the process
         return ProcessWorker(place, process, ours)

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from multiprocessing.reduction import DupFd
 from typing import IO, Any, TypeVar
 
@@ -63,22 +63,20 @@ def submit(pool: ProcessPoolExecutor, task: Callable[..., T], *values: Any) -> "
 
     A terminal sends it to all; each would print a traceback of its own.
     """
-    with ctrl_c_ignored():
+    with without_ctrl_c():
         return pool.submit(task, *values)
 
 
 @contextlib.contextmanager
-def ctrl_c_ignored() -> Iterator[None]:
-    """Let the processes that are started in this block ignore Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
-        yield
-        return
-    # A process that is started while the signal is ignored ignores it too.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def without_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C not reach the processes that are started in this block; pressed meanwhile, it is met after it here."""
+    resource_tracker.ensure_running()  # its start would let the signal through
+    # A process inherits what the thread that starts it holds back.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent(parent: int, held: Sequence[object] = ()) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from typing import IO, Any, TypeVar
 
-from builders.executors.processes import Held, ctrl_c_ignored, end_with_parent
+from builders.executors.processes import Held, end_with_parent, without_ctrl_c
 from scorers.errors import UserError
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def run_together(processes: int, task: Callable[..., T], *values: Any, held: Seq
     said = get_context("spawn").SimpleQueue()
     locks = [Held(file) for file in held]
     arguments = (processes, _free_port(), os.getpid(), locks, said, task, values)
-    with ctrl_c_ignored():
+    with without_ctrl_c():
         started = start_processes(  # type: ignore[no-untyped-call]
             _one, arguments, nprocs=processes, join=False, start_method="spawn"
         )
