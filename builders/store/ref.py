@@ -13,6 +13,7 @@ LOCAL = "local"
 # Names become folders and files, so they are checked before they are used.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_FILE = re.compile(r".*\.(csv|tsv|json|jsonl|parquet|arrow|gz|zip|txt)", re.IGNORECASE)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 ROUND_TAG = re.compile(r"round-(\d{3,})")
 
@@ -44,12 +45,16 @@ def parse_ref(text: str) -> Ref:
     `namespace/name@main` never means a folder.
 
     Raises:
-        UserError: for a text that is neither.
+        UserError: for a text that is neither, and for the name of a file that is not there.
     """
     path = Path(text)
     if text and os.path.exists(text):
         return Ref(repo=path.stem, revision=None, path=path)
-    if (ref := parse_name(text)) is None:
+    ref = parse_name(text)
+    # The Hub would be asked for it, and the mistake be told as the Hub's; owner/name.csv can be a repository.
+    if _FILE.fullmatch(text) and (ref is None or "/" not in ref.repo):
+        raise UserError(f"{text}: no such file; name one that exists, or a dataset as namespace/name[@revision]")
+    if ref is None:
         raise UserError(
             f"{text!r} names no dataset: expected namespace/name, namespace/name@revision or an existing path"
         )

@@ -56,6 +56,13 @@ def test_what_names_nothing(text: str, tmp_path: Path, monkeypatch: pytest.Monke
         parse_ref(text)
 
 
+@pytest.mark.parametrize("text", ["nope.csv", "./nope.jsonl", "a/b/c.parquet", "/no/such.CSV.gz"])
+def test_a_file_that_is_not_there_is_no_dataset_of_the_hub(text: str) -> None:
+    with pytest.raises(UserError, match=f"^{text}: no such file; name one that exists, or a dataset as namespace/name"):
+        parse_ref(text)
+    assert parse_ref("owner/name.csv").repo == "owner/name.csv"
+
+
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ns" / "x").mkdir(parents=True)
     (tmp_path / "rows.parquet").touch()
