@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,8 @@ def _peak() -> int:
 
 def test_a_big_model_is_counted_without_being_made(big: Path) -> None:
     count_parameters(big, SFTSettings())  # imports transformers
-    peak, began = _peak(), time.process_time()
+    peak = _peak()
     sizes = count_parameters(big, SFTSettings(method="qlora"))
-    assert time.process_time() - began < 2
     assert _peak() - peak < GIB / 4  # its weights alone are 135 GiB
     assert (sizes.total, sizes.linear, sizes.adapter, sizes.stored) == (PARAMETERS, LINEAR, ADAPTER, 2)
 
