@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from scorers.edits import Edit, words_of
 
-_NUMBER = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s*")
+_NUMBER = re.compile(r"^\s*(?:[-*•](?=\s)|•|\(?\d+[.):])\s*")  # two stars begin bold type
 _PAIRS = (('"', '"'), ("“", "”"), ("`", "`"), ("‘", "’"), ("«", "»"), ("„", "“"))
 # A quoted text, in any of these marks or between apostrophes that are inside no word.
 _QUOTED = re.compile("|".join(rf"{a}[^{b}\n]*{b}" for a, b in _PAIRS) + r"|(?<!\w)'[^\n]*?'(?!\w)")

@@ -20,6 +20,7 @@ from training.options import (
     SetOption,
     StoreOption,
     WorkersOption,
+    engine_of,
     examples,
     judge_of,
     load_settings,
@@ -62,7 +63,7 @@ def evaluate(
 ) -> None:
     """Compare policies on held-out queries, or with --contexts one policy's context windows."""
     with one_line_errors():
-        settings = load_settings(config, overrides, store)
+        settings = load_settings(config, overrides, store, engine_of(judge))
         from scorers.errors import UserError
         from training.pipelines import evaluate_contexts, evaluate_policies
 

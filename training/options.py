@@ -69,6 +69,12 @@ PairwiseOption = Annotated[
 ]
 
 
+def engine_of(judge: str | None) -> list[str]:
+    """Return what the option `--judge` says of its engine: other settings of the engine are known by its kind alone."""
+    engine = (judge or "").partition(":")[0]
+    return [f"engines.judge.kind={engine}"] if engine in ENGINES else []
+
+
 def judge_of(judge: str | None, settings: "Settings", *, pairwise: bool = False) -> list[str]:
     """Return what the options `--judge` and `--pairwise` set.
 

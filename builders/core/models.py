@@ -92,19 +92,21 @@ def on_disk(model: AnyModel, what: str) -> LocalModel:
 
 
 def require_distinct(models: Iterable[tuple[str, LocalModel]], what: str) -> None:
-    """Check that no model is compared with itself under two names.
+    """Check that no model is compared with itself, under one name or two.
 
     Args:
         models: names with models.
         what: what compares them, for the message.
 
     Raises:
-        UserError: two names stand for the same revision.
+        UserError: two names stand for the same revision, or one is there twice.
     """
     names: dict[str, str] = {}
     for name, model in models:
-        first = names.setdefault(model.record.revision, name)
-        if first != name:
+        if (first := names.get(model.record.revision)) == name:
+            raise UserError(f"{what}: {name} is named twice; leave one out")
+        names[model.record.revision] = name
+        if first is not None:
             raise UserError(f"{what}: {first} and {name} are the same model, {model.record}; leave one out")
 
 

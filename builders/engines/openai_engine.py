@@ -282,12 +282,13 @@ def completions_of(reply: Any, name: str) -> list[Completion]:
         name: the model's name.
 
     Returns:
-        One completion per choice that has a text, or an empty one where the server withholds it; `token_ids` is None.
+        One completion per choice, an empty one where the server withholds its text, or where a thinking model's tokens
+        ended before its answer; `token_ids` is None.
 
     Raises:
         AttributeError, TypeError, ValueError: for what is no reply.
     """
-    choices = [choice for choice in reply.choices if isinstance(choice.message.content, str) or _withheld(choice)]
+    choices = [choice for choice in reply.choices if isinstance(choice.message.content, str | None)]
     # Half a character, which a server may leave at the end of a text that it cuts, cannot be written.
     texts = [(choice.message.content or "").encode("utf-8", "replace").decode() for choice in choices]
     if reply.usage is None:
@@ -308,11 +309,6 @@ def completions_of(reply: Any, name: str) -> list[Completion]:
             )
         )
     return completions
-
-
-def _withheld(choice: Any) -> bool:
-    """Whether a server says that it does not give an answer; to ask again would not help."""
-    return choice.finish_reason == "content_filter" or bool(getattr(choice.message, "refusal", None))
 
 
 def dealt(total: int, lengths: Sequence[int]) -> list[int]:

@@ -1,10 +1,9 @@
 """Other people's datasets, pulled or in a folder: of several subsets and splits the part that is wanted."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from builders.hub.layout import DEFAULT, Part, cards_of, find_part, write_parquet
+from builders.hub.layout import DEFAULT, cards_of, find_part, write_parquet
 from builders.hub.pull import fetch_files, files_on_hub
 from builders.store.manifest import content_digest, describe_files, fingerprint_of
 from builders.store.revision import Choice, Revision
@@ -18,7 +17,7 @@ def choose(revision: Revision, store: Store, choice: Choice) -> Revision:
     Files of other formats are read by `datasets` once and kept as Parquet files in the store's working folder.
 
     Args:
-        revision: a dataset of this project, which has one split; one that was pulled; a folder; a Parquet file.
+        revision: a dataset of this project, which has one split; one that was pulled; a folder; a file.
         store: the local store.
         choice: the subset and the split that are wanted.
 
@@ -26,20 +25,27 @@ def choose(revision: Revision, store: Store, choice: Choice) -> Revision:
         UserError: for a part that the dataset does not have, where it has several and none was chosen, and for data
             that cannot be read.
     """
-    if revision.manifest is not None or revision.path.is_file():
+    one = revision.path.is_file()
+    if revision.manifest is not None or (one and revision.path.suffix == ".parquet"):
         _require_default(revision, choice)
         return revision
     pulled = revision.revision != "" and store.holds(revision)
-    names = list(files_on_hub(revision, store)) if pulled else _files_in(revision.path)
+    folder = revision.path.parent if one else revision.path
+    # What lies beside a file says nothing of it.
+    names = [revision.path.name] if one else list(files_on_hub(revision, store)) if pulled else _files_in(folder)
+    cards = cards_of(folder, names)
     what = f"dataset {revision if pulled else revision.path}"
-    part = find_part(names, cards_of(revision.path), choice, what)
+    part = find_part(names, cards, choice, what)
     if pulled:
         fetch_files(revision, store, part.files)
     if part.format == "parquet":
-        return replace(revision, files=tuple(revision.path / name for name in part.files), part=part.choice)
-    target = store.work_path("tables", _identity(revision, part))
+        return replace(revision, files=tuple(folder / name for name in part.files), part=part.choice)
+    held = revision.revision or content_digest(
+        describe_files(folder, (folder / name for name in (*part.files, *cards)))
+    )
+    target = store.work_path("tables", fingerprint_of([revision.repo, held, part.subset, part.split]))
     if not target.is_dir():
-        write_parquet(part, revision.path, names, target, what)
+        write_parquet(part, folder, names, target, what)
     return replace(revision, path=target, part=part.choice)
 
 
@@ -61,10 +67,3 @@ def _files_in(folder: Path) -> list[str]:
     """List the files of a folder, relative to it; in a clone without what git keeps there."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in found if path.parts[0] != ".git")
-
-
-def _identity(revision: Revision, part: Part) -> str:
-    """Return what identifies the rows of a part: its files' hashes, or the commit, and what says how they are read."""
-    files: Iterable[Path] = (revision.path / name for name in (*part.files, *cards_of(revision.path)))
-    held = revision.revision or content_digest(describe_files(revision.path, files))
-    return fingerprint_of([revision.repo, held, part.subset, part.split])

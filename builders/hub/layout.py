@@ -111,7 +111,7 @@ def find_part(names: Iterable[str], cards: Mapping[str, bytes], choice: Choice, 
     return Part(builder.config.name, split, builder.name, tuple(found))
 
 
-def write_parquet(part: Part, folder: Path, names: Iterable[str], target: Path, what: str) -> None:
+def write_parquet(part: Part, folder: Path, names: Sequence[str], target: Path, what: str) -> None:
     """Write a part as Parquet files into a folder that does not exist yet, as `datasets` reads it, piece by piece.
 
     Args:
@@ -130,7 +130,7 @@ def write_parquet(part: Part, folder: Path, names: Iterable[str], target: Path, 
     # Beside the target: a rename is atomic only within a file system.
     with (
         tempfile.TemporaryDirectory(dir=target.parent) as scratch,
-        _skeleton(names, cards_of(folder), what) as root,
+        _skeleton(names, cards_of(folder, names), what) as root,
         _told(what, root),
     ):
         builder = _builder(root, part.subset, what, cache=f"{scratch}/cache")
@@ -152,9 +152,9 @@ def write_parquet(part: Part, folder: Path, names: Iterable[str], target: Path, 
                 raise
 
 
-def cards_of(folder: Path) -> dict[str, bytes]:
-    """Return those of `CARDS` that a folder has, with their content."""
-    return {name: (folder / name).read_bytes() for name in CARDS if (folder / name).is_file()}
+def cards_of(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Return those of `CARDS` that are among a dataset's files and that its folder has, with their content."""
+    return {name: (folder / name).read_bytes() for name in CARDS if name in names and (folder / name).is_file()}
 
 
 def _builder(root: Path, subset: str | None, what: str, cache: str | None = None) -> "datasets.DatasetBuilder":

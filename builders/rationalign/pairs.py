@@ -18,8 +18,8 @@ from builders.core.replies import dropped_in
 from builders.core.stage import Context, Shard, ShardResult, Source, row_shards
 from builders.rationalign.columns import PAIRS_COLUMNS, UNLABELLED_COLUMNS
 from builders.rationalign.messages import tasks_of
-from builders.rationalign.settings import RationAlignSettings, TaskSettings
-from builders.rationalign.texts import Labelled, read_texts, source_of, source_stages
+from builders.rationalign.settings import LEAST_FOLDS, RationAlignSettings, TaskSettings
+from builders.rationalign.texts import Labelled, nothing_in, read_texts, source_of, source_stages
 from builders.store.columns import frame_of, polars_schema
 from builders.store.files import replacing
 from builders.store.revision import Revision
@@ -76,7 +76,7 @@ def plan(context: PairsContext) -> list[Shard]:
     """Read all sources, choose the labelled texts and deal them out to folds.
 
     Raises:
-        UserError: there is no source or no pair, or fewer distinct sources than folds.
+        UserError: there is no source, one without a labelled text, or fewer distinct texts than folds.
     """
     settings = context.config.pairs
     if not settings.sources:
@@ -84,8 +84,13 @@ def plan(context: PairsContext) -> list[Shard]:
     counts: Counter[str] = Counter()
     gathered: dict[str, Gathered] = {}
     for number, source in enumerate(settings.sources, 1):
-        for text in read_texts(context.config, source, context.inputs.get(f"pairs-{number}"), counts, labelled=True):
+        own, found = Counter[str](), False
+        for text in read_texts(context.config, source, context.inputs.get(f"pairs-{number}"), own, labelled=True):
             _gather(gathered, text, counts)
+            found = True
+        if not found:  # a word of `where` that is misspelt would leave out a whole task
+            raise UserError(f"pairs.sources: {nothing_in(source.source, own)}")
+        counts += own
     rows = [
         {
             "pair_id": identity,
@@ -103,9 +108,10 @@ def plan(context: PairsContext) -> list[Shard]:
     if len(sources := {row["source"] for row in kept}) < settings.folds or {row["fold"] for row in kept} != set(
         range(1, settings.folds + 1)
     ):
+        lower = ", or lower pairs.folds" if settings.folds > LEAST_FOLDS else ""
         raise UserError(
             f"pairs: {len(kept)} pairs with {len(sources)} distinct sources leave one of {settings.folds} folds empty"
-            f"{left_out}; give more labelled texts, or lower pairs.folds"
+            f"{left_out}; give more labelled texts{lower}"
         )
     counts[UNCHANGED] = sum(words_of(str(row["source"])) == words_of(str(row["target"])) for row in kept)
     return _planned(context, frame_of(kept, PAIRS_COLUMNS), settings.shard_rows, counts)
@@ -140,8 +146,8 @@ def text_id(task: str, source: str) -> str:
 
 
 def fold_of(source: str, folds: int) -> int:
-    """Return the fold of a source, 1 to `folds`, by its text alone."""
-    return 1 + derive_seed("fold", source) % folds
+    """Return the fold of a source, 1 to `folds`, by its words alone: other blanks make no other text."""
+    return 1 + derive_seed("fold", " ".join(source.split())) % folds
 
 
 def _drawn(
@@ -166,14 +172,15 @@ def plan_unlabelled(context: PairsContext) -> list[Shard]:
         UserError: no text is left.
     """
     config, counts = context.config, Counter[str]()
-    labelled = set(context.inputs["pairs"].scan().select("source").collect()["source"])
+    texts = context.inputs["pairs"].scan().select("source").collect()["source"]
+    labelled = {" ".join(text.split()) for text in texts}
     rows: dict[str, dict[str, object]] = {}
     both = (("pairs", config.pairs.sources), ("unlabelled", config.unlabelled.sources))
     for stem, found in both:
         for number, source in enumerate(found, 1):
             for text in read_texts(config, source, context.inputs.get(f"{stem}-{number}"), counts, labelled=False):
                 identity = text_id(text.task, text.source)
-                if text.source in labelled:
+                if " ".join(text.source.split()) in labelled:
                     counts[f"dropped.{IS_LABELLED}"] += 1
                     continue
                 counts[f"dropped.{SAME_TEXT}"] += identity in rows

@@ -47,6 +47,8 @@ UNUSABLE = "no response that can be used"
 NO_MODEL = "no reward model of the task"
 EQUAL = "all responses equal by reward"
 BELOW_SHARE = "below the top share"
+CUT = "texts cut for the reward model"
+ONE_FOR_ALL = "one reward model for all tasks needs no contest of each (reward.per_task: false)"
 # Of each text, what the files of the step hold.
 EXTREMES = (
     column("text_id", pl.String, "the text's"),
@@ -82,9 +84,9 @@ def plan(context: PreferContext) -> list[Shard]:
         models.require(lacking)
     if lacking:
         log.warning(
-            "prefer: %s has no model of task %s, for which there may have been no contest; %d texts are left out",
+            "prefer: %s has no model of task %s, for which there may have been no contest; %d texts are left out; %s",
             context.models["reward"].record, ", ".join(lacking),
-            rows.filter(pl.col("task").is_in(lacking))["text_id"].n_unique(),
+            rows.filter(pl.col("task").is_in(lacking))["text_id"].n_unique(), ONE_FOR_ALL,
         )  # fmt: skip
     responses = len(ids) // max(1, ids.n_unique())
     # As many rows as the responses of the texts of a shard; a text whose rows are cut by a shard would count twice.
@@ -98,12 +100,18 @@ def plan(context: PreferContext) -> list[Shard]:
     for path in files:
         counts.update(shard_counts(path))
     found = pl.concat([pl.read_parquet(path, glob=False) for path in files])
+    if counts[CUT]:
+        log.warning(
+            "prefer: %d texts are longer than the reward model reads, of which it saw the end alone; raise "
+            "prefer.max_length, or train reward from a model with a larger window", counts[CUT],
+        )  # fmt: skip
     kept = top(found, settings)
     counts[f"dropped.{BELOW_SHARE}"] += found.height - kept.height
     if kept.is_empty():
         raise UserError(
             f"prefer: no text of {parent} has two responses that differ by reward ({dropped_in(counts)}); draw more "
             "(sample.responses), train sft longer, or set prefer.rationale to optional where reasons are missing"
+            + (f"; {ONE_FOR_ALL}" if lacking else "")
         )
     with replacing(context.work / ROWS) as file:
         kept.write_parquet(file)
@@ -156,7 +164,9 @@ def rewarded(context: PreferContext, shard: Shard) -> ShardResult:
         ["text_id", "suggestion"], keep="first", maintain_order=True
     )
     shown = [messages.reward_text(config, *row) for row in unique.select("task", "source", "suggestion").iter_rows()]
+    cut_before = models.truncated
     rewards = models.score(shown, unique["task"].to_list())
+    counts[CUT] = models.truncated - cut_before
     scored = unique.with_columns(reward=pl.Series("reward", rewards, pl.Float64))
     bad = scored.filter(~pl.col("reward").is_finite())
     if bad.height:

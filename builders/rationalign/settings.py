@@ -16,6 +16,7 @@ from builders.settings.mpo import MpoSettings
 from builders.settings.sft import TuningSettings
 
 PROMPTS = Path(__file__).parent / "prompts"
+LEAST_FOLDS = 2
 MOST_FOLDS = 10
 FOLDS = tuple(f"fold-{number}" for number in range(1, MOST_FOLDS + 1))
 """The stages that train a model without one fold each; the first `pairs.folds` of them are used."""
@@ -83,7 +84,8 @@ class PairSource(Section):
     def _is_read(self) -> Self:
         for name in _NOT_READ[self.read_as]:
             if getattr(self, name) != type(self).model_fields[name].get_default():
-                raise ValueError(f"{name} says nothing of a source that is read as {self.read_as}; leave it out")
+                way = "set format to lines" if (self.read_as, name) == ("table", "references") else "leave it out"
+                raise ValueError(f"{name} says nothing of a source that is read as {self.read_as}; {way}")
         return self
 
 
@@ -128,7 +130,7 @@ class PairsSettings(Section):
 
     sources: Sources = Field((), description="labelled texts by task")
     per_task: Positive = Field(10_000, description="pairs of each task; the others' sources go to the unlabelled side")
-    folds: int = Field(5, ge=2, le=MOST_FOLDS, description="K; equal sources are in one fold")
+    folds: int = Field(5, ge=LEAST_FOLDS, le=MOST_FOLDS, description="K; equal sources are in one fold")
     license: str = Field("apache-2.0", description="licence of the sources, for the cards")
     shard_rows: Positive | None = Field(None, description="rows per shard; null: 10 000, or more of many rows")
 

@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from builders.core import sources
+from builders.core.replies import dropped_in
 from builders.core.stage import Source
 from builders.core.tables import NoColumn, opened, read_columns
 from builders.hub.refs import open_revision
@@ -122,6 +123,13 @@ def read_texts(
             counts[f"dropped.{NO_TARGET}"] += 1
         else:
             yield Labelled(found.task, text, references, found.gold)
+
+
+def nothing_in(source: str, counts: Mapping[str, int]) -> str:
+    """Return in words that a source has no labelled text, and why."""
+    if not counts.get("read"):
+        return f"{source} has no row; give another file"
+    return f"{source} has no text with an edited form ({counts['read']} rows read: {dropped_in(counts)}); mend it"
 
 
 Found = Iterator[Labelled | None]

@@ -37,6 +37,8 @@ def test_lines_that_give_a_reason() -> None:
     deleted, inserted = 'The word "a" should be deleted because x.', 'The word "b" should be inserted because y.'
     reply = f"Here you are:\n1. {REPLACED}\n 2) {deleted}\r\n(3) {inserted}\n- {deleted}\n• {inserted}\n* {REPLACED}\n"
     assert reasons_of(reply) == [REPLACED, deleted, inserted, deleted, inserted, REPLACED]
+    bold = f"**{REPLACED}**"
+    assert reasons_of(f"{bold}\n- {bold}\n2. {bold}") == [bold] * 3
     # No reason, no edit, and nothing at all.
     assert reasons_of('The word "a" should be deleted.\nIt is good because I say so.\n\n') == []
     assert reasons_of("") == []

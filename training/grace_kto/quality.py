@@ -141,13 +141,13 @@ def alarm(config: GraceKTOSettings, round_: int, found: Quality, results: Mappin
         return (
             f"round {round_}: {matched:.0%} of the responses have the tagged form, fewer than loop.min_matched "
             f"{config.loop.min_matched:.0%}, which leaves little to learn from; raise train.mu or lower "
-            "train.learning_rate and run the loop again, or go on all the same: `grace loop --set loop.min_matched=0`"
+            "train.learning_rate and run the loop again, or go on all the same: add --set loop.min_matched=0"
         )
     if cut is not None and cut > config.loop.max_cut:
         return (
             f"round {round_}: {cut:.0%} of the responses are cut at the length limit, more than loop.max_cut "
             f"{config.loop.max_cut:.0%}: length runs away; raise sample.max_new_tokens or train.mu and run the loop "
-            "again, or go on all the same: `grace loop --set loop.max_cut=1`"
+            "again, or go on all the same: add --set loop.max_cut=1"
         )
     return None
 

@@ -14,7 +14,7 @@ from builders.engines.prompts import fits_window
 from builders.rationalign import messages
 from builders.rationalign.contest import sampling_of
 from builders.rationalign.settings import RationAlignSettings
-from builders.rationalign.texts import read_texts
+from builders.rationalign.texts import nothing_in, read_texts
 from builders.store.revision import Revision
 from scorers.editing import Edited, Metric
 from scorers.errors import UserError
@@ -64,6 +64,8 @@ class Output:
 def evaluation_sets(config: RationAlignSettings) -> list[EvaluationSet]:
     """Return the test sets of the configuration; a source with several tasks is one for each.
 
+    Sets of several tasks that have one name are told apart by the task, as in `mine gec`.
+
     Raises:
         UserError: there is none, a source is missing or has no text, or two have one name.
     """
@@ -75,19 +77,33 @@ def evaluation_sets(config: RationAlignSettings) -> list[EvaluationSet]:
         if RATIONALIGN.find(source.source) is not None:
             parent = run(RATIONALIGN, config, source.source)[-1].revision
         counts: Counter[str] = Counter()
-        before = len(found)
+        own: dict[tuple[str, str], list[Edited]] = {}
         for text in read_texts(config, source, parent, counts, labelled=True):
             name = source.name or text.task
-            found.setdefault((name, text.task), []).append(Edited(text.source, text.references, text.gold))
-        if len(found) == before:
-            raise UserError(f"evaluate.sources: {source.source} adds no test set of a name of its own; give it a name")
-        if any(name == ALL for name, _ in found):
-            raise UserError(f"evaluate.sources: {source.source}: {ALL} is the table's mean; give it another name")
+            own.setdefault((name, text.task), []).append(Edited(text.source, text.references, text.gold))
+        if not own:
+            raise UserError(f"evaluate.sources: {nothing_in(source.source, counts)}")
+        if twice := sorted(own.keys() & found.keys()):
+            raise UserError(
+                f"evaluate.sources: {source.source}: there is a test set {twice[0][0]} already; give this one a name"
+            )
+        found |= own
+    shared = Counter(name for name, _ in found)
     limit = config.evaluate.per_task
-    return [
-        EvaluationSet(name, task, messages.task_of(config, task, name).metric, texts[:limit])
+    sets = [
+        EvaluationSet(
+            name if shared[name] == 1 else f"{name} {task}",
+            task,
+            messages.task_of(config, task, name).metric,
+            texts[:limit],
+        )
         for (name, task), texts in found.items()
     ]
+    for name, number in Counter([ALL, *(one.name for one in sets)]).items():
+        if number > 1:
+            said = "is the table's mean" if name == ALL else "is what two test sets would be called"
+            raise UserError(f"evaluate.sources: {name} {said}; give another name")
+    return sets
 
 
 def edited(config: RationAlignSettings, model: LocalModel, tests: Sequence[EvaluationSet]) -> list[list[Output]]:

@@ -100,9 +100,13 @@ def layout_of(schema: pl.Schema, what: str, *, known: bool, zero_or_one: Collect
     elif known and {"source", "target"} <= names:
         kind, texts = "edits", ("target",)
     elif not known:
+        needed = ("query", "prompt", "response", "completion", "chosen", "rejected")
+        mixed = [name for name in schema.names() if name in needed and not _is_text(schema[name])]
+        fault = f", of which {', '.join(mixed)} not of texts alone, nor of messages alone" if mixed else ""
         raise UserError(
             f"{what}: has no text to show: it needs query or prompt with response or completion, or chosen and "
-            f"rejected; it has {', '.join(schema.names()) or 'no column'}; rename what fits, or name another dataset"
+            f"rejected; it has {', '.join(schema.names()) or 'no column'}{fault}; rename what fits, or name another "
+            "dataset"
         )
     flags = tuple(name for name in FLAGS if schema.get(name) == pl.Boolean or name in zero_or_one)
     return _completed(schema, kind, query, texts, flags, known=known)

@@ -80,11 +80,14 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     rows = manifest.rows
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(rows.dropped.items()) if count)
     trained = "rows trained on" if manifest.kind == "model" else "rows"
+    # A stage that asks a model can make several rows of one reply.
+    way = "of" if rows.written < rows.read else "from"
+    read = f" {way} {rows.read:,} read" if rows.written != rows.read else ""
     facts = [
         ("revision", f"{manifest.repo}@{manifest.revision}"),
         ("stage", f"{manifest.pipeline} / {manifest.stage}, version {manifest.stage_version}"),
         ("round", str(manifest.round) if manifest.round else "of all rounds"),
-        (trained, f"{rows.written:,} of {rows.read:,} read" if rows.read != rows.written else f"{rows.written:,}"),
+        (trained, f"{rows.written:,}{read}"),
         ("dropped", dropped or "none"),
         *((name.replace("_", " "), f"{count:,}") for name, count in sorted(manifest.counts.items())),
         *((f"model: {role}", f"{model.id}@{model.revision[:12]}") for role, model in sorted(manifest.models.items())),

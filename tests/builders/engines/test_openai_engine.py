@@ -122,7 +122,14 @@ def test_finish_reasons(server: ChatServer) -> None:
     assert [completion.finish_reason for completion in found] == ["length", "stop", "stop"]
 
 
-@pytest.mark.parametrize("why", [{"finish_reason": "content_filter"}, {"message": {"content": None, "refusal": "No."}}])
+@pytest.mark.parametrize(
+    "why",
+    [
+        {"finish_reason": "content_filter"},
+        {"message": {"content": None, "refusal": "No."}},
+        {"finish_reason": "stop"},  # a thinking model's tokens ended before its answer
+    ],
+)
 def test_an_answer_that_is_withheld_is_empty_and_not_asked_again(server: ChatServer, why: Body) -> None:
     reply = choices("x")
     reply["choices"][0] |= {"message": {"content": None}} | why

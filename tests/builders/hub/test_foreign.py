@@ -53,6 +53,18 @@ def numbers(revision: Revision) -> list[int]:
     return [int(n) for n in revision.scan().collect()["n"]]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz", "test.parquet"])
+def test_one_file_is_a_dataset_whatever_lies_beside_it(store: Store, tmp_path: Path, name: str) -> None:
+    lines = {"a.jsonl": b'{"n": 1}\n{"n": 2}\n', "a.csv": b"n\n1\n2\n", "test.parquet": parquet(1, 2)}
+    lines["a.jsonl.gz"] = gzip.compress(lines["a.jsonl"])
+    folder = write(tmp_path / "data", {name: lines[name], "b.jsonl": b"{", "README.md": TWO_SUBSETS.encode()})
+    first = open_revision(str(folder / name), store)
+    assert numbers(first) == [1, 2]
+    assert open_revision(str(folder / name), store).digest == first.digest
+    with pytest.raises(UserError, match=r"no split other"):
+        open_revision(str(folder / name), store, choice=Choice(None, "other"))
+
+
 def write(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

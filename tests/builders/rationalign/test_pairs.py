@@ -126,6 +126,34 @@ def test_sources_that_leave_a_fold_empty(tmp_path: Path, numbers: list[int]) -> 
         built(tmp_path, rows, "pairs")
 
 
+def test_a_source_without_a_labelled_text(tmp_path: Path) -> None:
+    """A word of `where` that is misspelt would leave out a whole task."""
+    for name, rows in (("whole", rows_of("gec", range(20))), ("empty", []), ("other", rows_of("clarity", range(3)))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def sources(second: str) -> list[str]:
+        return [f"pairs.sources=[{{source: {tmp_path}/whole.jsonl}}, {second}]"]
+
+    other = f"{{source: {tmp_path}/other.jsonl, where: {{task: Clarity}}}}"
+    with pytest.raises(UserError, match=r"other.jsonl has no text with an edited form \(3 rows read: 3 other rows by"):
+        build(load_config("tiny-rationalign", sources(other), str(tmp_path / "store")), "pairs")
+    with pytest.raises(UserError, match=r"^pairs.sources: .*empty.jsonl has no row; give another file"):
+        build(load_config("tiny-rationalign", sources(f"{{source: {tmp_path}/empty.jsonl}}"), str(tmp_path)), "pairs")
+
+
+def test_two_folds_cannot_be_fewer(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text(json.dumps(rows_of("gec", [1])[0]) + "\n", encoding="utf-8")
+    changed = [f"pairs.sources=[{{source: {tmp_path}/one.jsonl}}]", "pairs.folds=2"]
+    with pytest.raises(UserError, match=r"leave one of 2 folds empty; give more labelled texts$"):
+        build(load_config("tiny-rationalign", changed, str(tmp_path / "store")), "pairs")
+
+
+def test_other_blanks_make_no_other_text() -> None:
+    assert {fold_of(f"The cat{blanks}sat.", 10) for blanks in (" ", "  ", "\n", "\u00a0")} == {
+        fold_of("The cat sat.", 10)
+    }
+
+
 @pytest.mark.parametrize("stage", ["pairs", "unlabelled"])
 def test_no_source_is_named(tmp_path: Path, stage: str) -> None:
     with pytest.raises(UserError, match=r"pairs.sources names no source; give labelled texts"):

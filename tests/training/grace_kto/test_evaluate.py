@@ -250,6 +250,8 @@ def test_policies_of_which_nothing_matches(
     with pytest.raises(UserError, match=r"^grace evaluate: .* and .*link are the same model, .*; leave one out$"):
         (tmp_path / "link").symlink_to(causal_lm_dir)
         evaluated(str(causal_lm_dir), str(tmp_path / "link"))
+    with pytest.raises(UserError, match=r"^grace evaluate: .* is named twice; leave one out$"):
+        evaluated(str(causal_lm_dir), str(causal_lm_dir))
 
     # The first policy is taken where none is named; a dataset has the name that the table gives its policy.
     again, _ = evaluated()

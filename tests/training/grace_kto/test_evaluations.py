@@ -21,7 +21,7 @@ from builders.store.store import Store
 from scorers.errors import UserError
 from scorers.judgement import CRITERIA
 from training.grace_kto.compared import compared_answers
-from training.options import judge_of
+from training.options import engine_of, judge_of, load_settings
 from training.pipelines import PIPELINES, build, evaluate_policies, load_config, report
 
 SCORES = {"content": 7, "tone": 8, "ideas": 5, "structure": 6, "persuasiveness": 4}
@@ -236,6 +236,13 @@ def test_who_judges(judge: str, found: list[str]) -> None:
     assert judge_of(judge, settings) == found
     changed = load_config("tiny", found)
     assert changed.evaluate.judge and changed.models.judge == json.loads(found[1].partition("=")[2])
+
+
+def test_other_settings_of_the_judges_engine_go_by_the_kind_that_the_option_says() -> None:
+    address = "engines.judge.base_url=http://127.0.0.1:1/v1"
+    settings = load_settings("tiny", [address], None, engine_of("openai:jj"))
+    assert load_settings("tiny", [address], None, judge_of("openai:jj", settings)).engines.judge.kind == "openai"  # type: ignore[attr-defined]
+    assert engine_of("policy") == engine_of(None) == []
 
 
 def test_a_role_that_has_an_engine_judges_by_it() -> None:

@@ -156,7 +156,7 @@ def test_a_loop_says_the_line_and_stops(tmp_path: Path) -> None:
     assert GRACE_KTO.watch is not None
     lines = iter(GRACE_KTO.watch(config, 1, made))
     assert next(lines).startswith("quality: matched 25%")
-    with pytest.raises(UserError, match=r"go on all the same: `grace loop --set loop\.min_matched=0`$"):
+    with pytest.raises(UserError, match=r"go on all the same: add --set loop\.min_matched=0$"):
         next(lines)
     calm = config_on(tmp_path, "loop.held_out=0", "loop.min_matched=0")
     assert len(list(GRACE_KTO.watch(calm, 1, made))) == 1

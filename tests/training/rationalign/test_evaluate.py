@@ -1,5 +1,6 @@
 """The evaluation's table and its statistics, on outputs written by hand."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,11 +102,32 @@ def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
         evaluate_policies(load_config("tiny-rationalign", [], store), ["sft", "sft"], tmp_path / "out")
     (tmp_path / "t.jsonl").write_text('{"source": "a", "target": "b"}\n', encoding="utf-8")
     twice = f"{{source: {tmp_path}/t.jsonl, task: gec}}"
-    with pytest.raises(UserError, match=r"t.jsonl adds no test set of a name of its own; give it a name"):
+    with pytest.raises(UserError, match=r"t.jsonl: there is a test set gec already; give this one a name"):
         evaluation_sets(load_config("tiny-rationalign", [f"evaluate.sources=[{twice}, {twice}]"], store))
     mean = f"{{source: {tmp_path}/t.jsonl, task: gec, name: ALL}}"
-    with pytest.raises(UserError, match=r"t.jsonl: ALL is the table's mean; give it another name"):
+    with pytest.raises(UserError, match=r"^evaluate.sources: ALL is the table's mean; give another name"):
         evaluation_sets(load_config("tiny-rationalign", [f"evaluate.sources=[{mean}]"], store))
+    (tmp_path / "none.jsonl").write_text('{"source": "a", "target": ""}\n', encoding="utf-8")
+    none = f"{{source: {tmp_path}/none.jsonl, task: gec}}"
+    with pytest.raises(
+        UserError, match=r"none.jsonl has no text with an edited form \(1 rows read: 1 without an edited"
+    ):
+        evaluation_sets(load_config("tiny-rationalign", [f"evaluate.sources=[{none}]"], store))
+
+
+def test_sets_of_one_name_are_told_apart_by_their_tasks(tmp_path: Path) -> None:
+    rows = [{"task": task, "source": f"{task} a", "target": "b"} for task in ("gec", "clarity", "gec")]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    named = [f"{{source: {tmp_path}/t.jsonl, name: mine}}", f"{{source: {tmp_path}/t.jsonl}}"]
+    config = load_config("tiny-rationalign", [f"evaluate.sources=[{', '.join(named)}]"], str(tmp_path / "store"))
+    found = [(one.name, one.task, len(one.texts)) for one in evaluation_sets(config)]
+    assert found == [
+        ("mine gec", "gec", 2), ("mine clarity", "clarity", 1), ("gec", "gec", 2), ("clarity", "clarity", 1),
+    ]  # fmt: skip
+    taken = f"{{source: {tmp_path}/t.jsonl, task: gec, name: mine clarity}}"
+    config = load_config("tiny-rationalign", [f"evaluate.sources=[{named[0]}, {taken}]"], str(tmp_path / "store"))
+    with pytest.raises(UserError, match=r"^evaluate.sources: mine clarity is what two test sets would be called; give"):
+        evaluation_sets(config)
 
 
 def test_the_formal_share_is_the_classifiers(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from builders.core.plan import configuration_of
 from builders.core.runner import StageResult
 from builders.rationalign.messages import ours
+from builders.rationalign.prefer import CUT
 from builders.store.manifest import Manifest, read_manifest
 from scorers.editing import Edited, sentence_score
 from scorers.errors import UserError
@@ -205,6 +206,17 @@ def test_reasons_stand_where_the_order_says(built: dict[str, StageResult], edito
     # A model that writes no tags gives suggestions without reasons, all of which are dropped where they are required.
     with pytest.raises(UserError, match=r"^prefer: no text of .* has two responses that differ by reward \(\d+ "):
         run(store, "prefer", [*small(editor_dir), *more, "prefer.rationale=required"])
+
+
+def test_what_the_reward_model_does_not_read_is_counted(
+    built: dict[str, StageResult], editor_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(built["pairs"].revision.path.parents[2], store, symlinks=True)
+    assert CUT not in manifest_of(built["prefer"]).counts
+    cut = run(store, "prefer", [*small(editor_dir), "prefer.max_length=8"])["prefer"]
+    count = manifest_of(cut).counts[CUT]
+    assert count > 0 and f"prefer: {count} texts are longer than the reward model reads" in caplog.text
 
 
 def test_a_models_folder_per_task_and_its_adapters(
