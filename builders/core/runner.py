@@ -279,7 +279,8 @@ class Runner:
         """Return the arguments of `train`, all of which can be pickled."""
         stage, context = self._stage(job), self._context(job)
         self.began[job.node] = time.monotonic()
-        log.info("%s: training", stage.name)
+        # That something is made anew needs a reason, that it is made none.
+        log.info("%s: training%s", stage.name, "" if job.reason == "missing" else f", {job.reason}")
         return stage, context, context.work / "model"
 
     def _build(self, job: _Job) -> None:

@@ -119,7 +119,10 @@ def test_integer_weights_of_several_widths_in_a_folder(tmp_path: Path, causal_lm
 
 
 @pytest.mark.slow
-def test_only_what_decides_the_weights_makes_it_stale(tmp_path: Path, causal_lm_dir: Path) -> None:
+def test_only_what_decides_the_weights_makes_it_stale(
+    tmp_path: Path, causal_lm_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     start = str(add_weights(configured(tmp_path, causal_lm_dir)))
     first = trained(configured(tmp_path, causal_lm_dir), start)
     execution = ("train.device_batch_size=2", "train.gradient_checkpointing=true", "train.save_steps=1", "workers=3")
@@ -127,6 +130,8 @@ def test_only_what_decides_the_weights_makes_it_stale(tmp_path: Path, causal_lm_
     assert not kept.built and kept.revision == first.revision
     changed = trained(configured(tmp_path, causal_lm_dir, "train.beta=0.2"), start)
     assert changed.built and changed.reason == "configuration changed: train.beta"
+    said = [line for line in caplog.messages if line.startswith("policy: training") and " on " not in line]
+    assert said == ["policy: training", "policy: training, configuration changed: train.beta"]
     assert changed.revision.digest != first.revision.digest
     other = add_weights(configured(tmp_path, causal_lm_dir), weight=pl.col("weight") * 0.5)
     assert trained(configured(tmp_path, causal_lm_dir, "train.beta=0.2"), str(other)).reason == (
